@@ -1,0 +1,67 @@
+"""One tree of exceptions. The command line turns each into one line and an exit code.
+
+    PeftportError                 exit code 1: the work failed
+    ├── TrainingFailed            a loss or a matrix became NaN or infinite
+    └── BadRequest                exit code 2: the request was wrong, nothing was written
+        ├── UnknownName           no host, task, technique, method, ... of that name
+        ├── HostRefused           a host that is broken, unsafe or of no known family
+        ├── TaskRefused           a data set that cannot be read as asked
+        ├── ModuleRefused         a module folder that is incomplete, corrupt or unsafe
+        ├── SlotMismatch          a module that does not fit a host
+        └── OutputRefused         a place that must not be written to
+
+Every message says what, where, expected, got and remedy, in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PeftportError(Exception):
+    """The work failed; the message says at what and why."""
+
+    exit_code = 1
+
+
+class TrainingFailed(PeftportError):
+    """A loss or a trained matrix is no longer finite."""
+
+
+class BadRequest(PeftportError):
+    """The request cannot be served as it was made."""
+
+    exit_code = 2
+
+
+class UnknownName(BadRequest):
+    """A name that stands for nothing here."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:
+        """Build the message: the unknown name, the nearest known one, and all of them if few."""
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        return cls(f"unknown {kind} {name!r}: {guess}expected one of {', '.join(names)}{'; ' + remedy if remedy else ''}")
+
+
+class HostRefused(BadRequest):
+    """A host folder that is broken, unsafe or of no known family."""
+
+
+class TaskRefused(BadRequest):
+    """A data set that cannot be read as asked."""
+
+
+class ModuleRefused(BadRequest):
+    """A module folder that is incomplete, corrupt or unsafe."""
+
+
+class SlotMismatch(BadRequest):
+    """A module whose slots or widths are not the host's."""
+
+
+class OutputRefused(BadRequest):
+    """An output place that exists and is not empty, or cannot be written."""

@@ -1,0 +1,146 @@
+"""A host in memory: frozen, in evaluation mode, with its slots, tokenizer and fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from peftport.errors import HostRefused
+from peftport.hosts import attention
+from peftport.hosts.fingerprint import Fingerprint, fingerprint, weight_files
+from peftport.hosts.slots import HostKind, Layout, Slot, find_slots, layout_for
+from peftport.hosts.sources import Source, find_host, read_config
+
+# "body" gives hidden states; "language_model" scores tokens.
+View = Literal["body", "language_model"]
+AUTO: dict[tuple[HostKind, View], str] = {
+    ("encoder", "body"): "AutoModel",
+    ("encoder", "language_model"): "AutoModelForMaskedLM",
+    ("encoder_decoder", "body"): "AutoModelForSeq2SeqLM",
+    ("encoder_decoder", "language_model"): "AutoModelForSeq2SeqLM",
+    ("decoder", "body"): "AutoModelForCausalLM",
+    ("decoder", "language_model"): "AutoModelForCausalLM",
+}
+# Weights that a body may lack without changing any hidden state.
+HARMLESS = ("pooler.", "position_ids", "rotary_emb.inv_freq")
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """A frozen pretrained transformer.
+
+    Attributes:
+        base: the module below which slot paths start.
+        slots: every slot by name, in layer order.
+        text_prefix: put before every text (``query: `` for e5), from the folder's config.
+    """
+
+    name: str
+    folder: Path | None
+    kind: HostKind
+    layout: Layout
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: Fingerprint
+    slots: dict[str, Slot] = field(repr=False)
+    text_prefix: str = ""
+
+    @property
+    def base(self) -> nn.Module:
+        """The model without its language-model head."""
+        return self.model.base_model  # type: ignore[return-value]
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.model.config
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the frozen weights; matrices of techniques take the same."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def slot_module(self, slot: Slot) -> nn.Module:
+        """The module that a slot attaches to."""
+        return self.base.get_submodule(slot.path)
+
+    def slot_weight(self, slot: Slot) -> Tensor:
+        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it."""
+        module = self.slot_module(slot)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        full = weight if isinstance(module, nn.Linear) else weight.T
+        return full[slot.start : slot.start + slot.out_width]
+
+
+def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float32) -> Host:
+    """Load a host frozen.
+
+    Raises:
+        UnknownName: no such host.
+        HostRefused: broken, unsafe, of no known family, or without the weights that ``view`` needs.
+    """
+    source = find_host(ref)
+    config = read_config(source.folder)
+    layout = layout_for(config["model_type"], source.name)
+    weight_files(source.folder)
+    mark = fingerprint(source.folder, source.name, layout.family)
+    model = _load_model(source, layout, view, dtype)
+    tokenizer = _load_tokenizer(source)
+    return wrap_host(source.name, model, tokenizer, layout, mark, source.folder, config.get("peftport_text_prefix", ""))
+
+
+def wrap_host(
+    name: str, model: nn.Module, tokenizer: Any, layout: Layout, mark: Fingerprint, folder: Path | None, text_prefix: str
+) -> Host:
+    """Freeze a transformers model that is in memory already and find its slots."""
+    model.requires_grad_(False).eval()
+    model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
+    slots = find_slots(model.base_model, layout, name)  # type: ignore[arg-type]
+    return Host(name, folder, layout.kind, layout, model, tokenizer, mark, slots, text_prefix)
+
+
+def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) -> nn.Module:
+    auto = getattr(transformers, AUTO[layout.kind, view])
+    try:
+        model, info = auto.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise HostRefused(f"{source.name}: expected a loadable transformers folder, got: {first}; fetch it again") from error
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
+    if missing:
+        need = "a language-model head" if view == "language_model" else "all weights"
+        raise HostRefused(
+            f"{source.name}: expected {need}, {len(missing)} tensors are missing (first: {missing[0]}); "
+            + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _load_tokenizer(source: Source) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise HostRefused(f"{source.name}: expected a tokenizer in its folder, got: {first}; add tokenizer.json") from error

@@ -1,0 +1,83 @@
+"""Where hosts come from: a local folder, the name of an offline host, or a hub id ``org/name[@revision]``."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftport.errors import HostRefused, UnknownName
+from peftport.hosts.offline import offline_catalogue, offline_host_folder
+
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A host found on this machine: the name people use for it and its folder."""
+
+    name: str
+    folder: Path
+
+
+def find_host(ref: str) -> Source:
+    """The folder of a host, downloaded from the hub first if ``ref`` is a hub id that is not here yet.
+
+    Raises:
+        UnknownName: neither a folder, nor an offline host, nor a hub id.
+        HostRefused: not a transformers folder, or it wants its own code run.
+    """
+    if Path(ref).is_dir():
+        folder = Path(ref)
+        read_config(folder)
+        return Source(folder.resolve().name, folder)
+    offline = offline_host_folder(ref)
+    if offline is not None:
+        read_config(offline)
+        return Source(ref, offline)
+    if HUB_ID.match(ref) and not ref.startswith(("./", "../")):
+        folder = _download(ref)
+        read_config(folder)
+        return Source(ref, folder)
+    raise UnknownName.of("host", ref, offline_catalogue().hosts, "or a local folder, or a hub id org/name[@revision]")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The host's config.json.
+
+    Raises:
+        HostRefused: missing, not JSON, without a model type, or asking for remote code.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise HostRefused(f"{folder}: expected a transformers folder with config.json, found none; give the model's folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise HostRefused(f"{path}: expected JSON, got {error}; fetch the host again") from error
+    if not isinstance(config, dict) or not config.get("model_type"):
+        raise HostRefused(f"{path}: expected a model_type, found none; a PEFT module is not a host")
+    if "auto_map" in config:
+        raise HostRefused(
+            f"{path}: this host asks for its own code to be run (auto_map), which peftport never does; "
+            "use a host whose architecture transformers has"
+        )
+    return config
+
+
+def _download(ref: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = ref.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise HostRefused(
+            f"{ref}: expected a hub model that can be reached, got: {first}; check the name and the network, "
+            "or use a local folder or an offline host (peftport hosts list)"
+        ) from error

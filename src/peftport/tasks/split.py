@@ -1,0 +1,154 @@
+"""Deterministic, leak-free splits: an item's split depends on its own text (or group) and on nothing else.
+
+    u = sha256(salt, group or normalised text) / 2^256       train: u < 0.65, valid: u < 0.75, test: the rest
+
+A quarter for the test is at least 1,000 items wherever a task has 5,000. The salt is one for all tasks: a text that two
+tasks share falls on the same side in both. Adding items moves no other item from one split to another; it can only drop
+some from the training side.
+
+Shapes: N items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from peftport.errors import TaskRefused
+from peftport.tasks.duplicates import Shingles, near_duplicates, normalise
+from peftport.tasks.task import Dropped, Labels, Split, Task, TaskSpec
+
+SALT = "peftport split 1"
+TRAIN, VALID = 0.65, 0.10
+SPLITS = ("train", "valid", "test")  # later ones keep what earlier ones lose
+MIN_ITEMS = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """N labelled texts as a source gives them, before anything is dropped for its likeness to another.
+
+    ``ids`` and ``groups`` are optional; items of one group stay in one split. ``splits`` (of SPLITS) is what the source
+    itself declares, if it does. ``dropped`` counts what the reader of the source has left out already.
+    """
+
+    texts: tuple[str, ...]
+    labels: Labels  # (N,)
+    ids: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+    dropped: Dropped = Dropped()
+
+
+def make_task(spec: TaskSpec, items: Items) -> Task:
+    """Split ``items`` without leaks and make them a task.
+
+    Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if a label is missing from
+    the training or test split.
+    """
+    if len(items.texts) < MIN_ITEMS:
+        raise TaskRefused(f"{spec.name}: {len(items.texts)} items, expected at least {MIN_ITEMS}; add labelled texts")
+    keys = [normalise(text) for text in items.texts]
+    places = _places(spec.name, items, keys)
+    alone, conflicting, duplicates = _without_copies(items, keys, places)
+    whole = _without_straddlers(items, places, alone)
+    kept = _without_near_copies(keys, places, whole)
+    splits = {name: _in_hash_order(items, keys, [i for i in kept if places[i] == name]) for name in SPLITS}
+    _check(spec, splits)
+    report = replace(
+        items.dropped,
+        conflicting_labels=conflicting,
+        exact_duplicates=duplicates,
+        straddling_groups=len(alone) - len(whole),
+        near_duplicates=len(whole) - len(kept),
+    )
+    return Task(spec, splits["train"], splits["valid"], splits["test"], report)
+
+
+def leaks(train: Split, test: Split) -> int:
+    """How many items of ``train`` are exact or near duplicates of one of ``test``, which may be of another task."""
+    return int(near_duplicates([normalise(t) for t in train.texts], [normalise(t) for t in test.texts]).sum())
+
+
+def _unit(role: str, key: str) -> float:
+    """A number in [0, 1) that is a hash of the key: uniform over keys, independent between roles."""
+    return int.from_bytes(hashlib.sha256(f"{SALT}\0{role}\0{key}".encode()).digest()[:8]) / 2**64
+
+
+def _places(name: str, items: Items, keys: Sequence[str]) -> list[str]:
+    """The split of each item: the declared one; where the source declares none, or not all three, by hash."""
+    units = [_unit("group", g) for g in items.groups] if items.groups else [_unit("text", key) for key in keys]
+    given = set(items.splits or ())
+    if items.splits is None or len(given) == 1:
+        return ["train" if u < TRAIN else "valid" if u < TRAIN + VALID else "test" for u in units]
+    if "train" not in given:
+        raise TaskRefused(f"{name}: splits {', '.join(sorted(given))}, expected train among them; add one or declare none")
+    if len(given) == len(SPLITS):
+        return list(items.splits)
+    # Of train and one more, that one is the test, and train gives some of its own items for validation.
+    share = VALID / (TRAIN + VALID)
+    return [("valid" if u < share else "train") if s == "train" else "test" for s, u in zip(items.splits, units, strict=True)]
+
+
+def _without_copies(items: Items, keys: Sequence[str], places: Sequence[str]) -> tuple[list[int], int, int]:
+    """Indices of one item for each text, and how many were dropped for conflicting labels and as further copies.
+
+    The copy in the latest split stays: a test set does not shrink because the training texts repeat it.
+    """
+    copies: defaultdict[str, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        copies[key].append(i)
+
+    def preference(i: int) -> tuple[int, str, str, str]:
+        group, own = items.groups[i] if items.groups else "", items.ids[i] if items.ids else ""
+        return -SPLITS.index(places[i]), items.texts[i], group, own
+
+    kept, conflicting = [], 0
+    for rows in copies.values():
+        if len({int(items.labels[i]) for i in rows}) > 1:
+            conflicting += len(rows)
+        else:
+            kept.append(min(rows, key=preference))
+    return sorted(kept), conflicting, len(keys) - conflicting - len(kept)
+
+
+def _without_straddlers(items: Items, places: Sequence[str], rows: list[int]) -> list[int]:
+    """The rows whose group has no item in a later split; only declared splits can tear a group apart."""
+    if items.groups is None or items.splits is None:
+        return rows
+    latest: dict[str, int] = {}
+    for i in rows:
+        latest[items.groups[i]] = max(latest.get(items.groups[i], 0), SPLITS.index(places[i]))
+    return [i for i in rows if SPLITS.index(places[i]) == latest[items.groups[i]]]
+
+
+def _without_near_copies(keys: Sequence[str], places: Sequence[str], rows: list[int]) -> list[int]:
+    """The rows less those of valid near one of test, then those of train near one of test or of what stays of valid."""
+    shingles = Shingles([keys[i] for i in rows])
+    of = {name: np.array([n for n, i in enumerate(rows) if places[i] == name], dtype=np.int64) for name in SPLITS}
+    valid = of["valid"][~shingles.near(of["valid"], of["test"])]
+    train = of["train"][~shingles.near(of["train"], np.concatenate([of["test"], valid]))]
+    return [rows[n] for n in np.sort(np.concatenate([train, valid, of["test"]]))]
+
+
+def _in_hash_order(items: Items, keys: Sequence[str], rows: Sequence[int]) -> Split:
+    """The items of one split, ordered by the hash of their texts; an item without an id gets one from its text."""
+    order = sorted(rows, key=lambda i: (_unit("order", keys[i]), keys[i]))
+    ids = items.ids or {i: hashlib.sha256(keys[i].encode()).hexdigest()[:16] for i in order}
+    return Split(tuple(ids[i] for i in order), tuple(items.texts[i] for i in order), items.labels[order])
+
+
+def _check(spec: TaskSpec, splits: dict[str, Split]) -> None:
+    """Refuse a task with an empty split, or a label that cannot be learnt or tested."""
+    for name, split in splits.items():
+        if not len(split):
+            raise TaskRefused(f"{spec.name}: no item is left for {name}, expected some; add items, or declare splits")
+    for name in ("train", "test"):
+        for label in sorted(set(range(len(spec.labels))) - set(splits[name].labels.tolist())):
+            raise TaskRefused(
+                f"{spec.name}: label {spec.labels[label]!r} has no item in {name}, expected at least 1; add items of it"
+            )

@@ -1,0 +1,83 @@
+"""Bottleneck adapter: two small matrices with a nonlinearity between, added to what a sub-layer puts out.
+
+    y' = y + W_up f(W_down h + b_down) + b_up
+
+    houlsby     after attention and after the FFN, h = y, the sub-layer's output before residual and layer norm
+                (Houlsby et al. 2019, arXiv 1902.00751, sec. 2.1)
+    pfeiffer    after the FFN only, y the residual sum and h the same after the layer norm that follows it, where
+                one does (Pfeiffer et al. 2020, arXiv 2005.00052, sec. 3; as the `adapters` library places it)
+
+Weights start from N(0, 0.02^2) and biases at zero: nearly, not exactly, the unchanged host.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftport.hosts.slots import SiteName, Slot
+from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
+
+Activation = Literal["relu", "swish", "gelu"]
+ACTIVATIONS = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
+PLACEMENTS: dict[str, tuple[SiteName, ...]] = {"houlsby": ("attn_o", "ffn_out"), "pfeiffer": ("ffn_sum",)}
+INITIAL_STD = 0.02
+
+
+class AdapterSpec(TechniqueSpec):
+    """Placement, bottleneck (D / reduction_factor, at least 1) and nonlinearity."""
+
+    kind: Literal["adapter"] = "adapter"
+    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    reduction_factor: PositiveInt = 16
+    activation: Activation = "swish"
+
+
+class Adapter(MatrixTechnique[AdapterSpec]):
+    """Bottleneck adapter: down (R, D), down_bias (R), up (D, R), up_bias (D)."""
+
+    name = "adapter"
+    title = "Bottleneck adapter"
+    source = "Houlsby et al. 2019, arXiv 1902.00751; Pfeiffer et al. 2020, arXiv 2005.00052"
+    spec_class = AdapterSpec
+    learning_rate: ClassVar[float] = 1e-3
+    outer = ("up", "up_bias")
+
+    def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
+        """Behind which sub-layers the adapters sit."""
+        return PLACEMENTS[spec.placement]
+
+    def shapes(self, spec: AdapterSpec, slot: Slot) -> Shapes:
+        """Down and up matrices and their biases."""
+        width = slot.out_width
+        rank = max(1, width // spec.reduction_factor)
+        return {"down": (rank, width), "down_bias": (rank,), "up": (width, rank), "up_bias": (width,)}
+
+    def fresh(self, spec: AdapterSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Weights from N(0, 0.02^2), biases zero (as BERT's own)."""
+        shapes = self.shapes(spec, slot)
+        return {
+            "down": normal(rng, shapes["down"], INITIAL_STD),
+            "down_bias": torch.zeros(shapes["down_bias"]),
+            "up": normal(rng, shapes["up"], INITIAL_STD),
+            "up_bias": torch.zeros(shapes["up_bias"]),
+        }
+
+    def apply(self, spec: AdapterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
+        """Y plus the bottleneck of y (linear slots) or of the normed sum x (sums)."""
+        return y + bottleneck(y if slot.kind == "linear" else x, own, spec.activation)
+
+    def effective(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """W_up W_down, (K, D, D): the update without its nonlinearity."""
+        return torch.bmm(own["up"], own["down"])
+
+
+def bottleneck(h: Tensor, m: Matrices, activation: Activation) -> Tensor:
+    """W_up f(W_down h + b_down) + b_up, each entry with its own matrices. h (K, N, D)."""
+    low = torch.baddbmm(m["down_bias"].unsqueeze(1), h, m["down"].mT)  # (K, N, R)
+    return torch.baddbmm(m["up_bias"].unsqueeze(1), ACTIVATIONS[activation](low), m["up"].mT)  # (K, N, D)

@@ -1,0 +1,89 @@
+"""Put matrices of K entries on one host for the time of a `with` block.
+
+The host's batch must hold the entries' rows one entry after the other: rows of entry 0, rows of entry 1, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftport.hosts.attention import Prefix, prefixes
+from peftport.hosts.load import Host
+from peftport.hosts.slots import Slot
+from peftport.techniques import technique_named
+from peftport.techniques.base import SHARED, AttentionTechnique, Matrices, MatrixTechnique, StackedMatrices, TechniqueSpec
+
+Change = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> changed y, rows of all entries together
+
+
+@contextmanager
+def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) -> Iterator[None]:
+    """Attach one spec's matrices, each stacked (K, ...), to every slot they name. No spec: the bare host."""
+    with ExitStack() as stack:
+        if spec is not None:
+            technique = technique_named(spec.kind)
+            for name, slot in technique.slots(spec, host.slots).items():
+                own, module = matrices[name], host.slot_module(slot)
+                if isinstance(technique, AttentionTechnique):
+                    stack.enter_context(_prefixed(module, Prefix(*technique.keys_values(spec, slot, own))))
+                elif isinstance(technique, MatrixTechnique):
+                    change = partial(_by_entry, technique, spec, slot, own, matrices.get(SHARED, {}))
+                    handle = _hook(module, slot, change)
+                    stack.callback(handle.remove)
+        yield
+
+
+def prefix_length(spec: TechniqueSpec | None, host: Host) -> int:
+    """Positions that a prefix takes before the text: its length on decoder-only hosts, else none."""
+    return int(getattr(spec, "length", 0)) if host.kind == "decoder" else 0
+
+
+@contextmanager
+def _prefixed(module: nn.Module, prefix: Prefix) -> Iterator[None]:
+    prefixes[module] = prefix
+    try:
+        yield
+    finally:
+        del prefixes[module]
+
+
+def _by_entry(
+    technique: MatrixTechnique[Any], spec: Any, slot: Slot, own: Matrices, shared: Matrices, x: Tensor, y: Tensor
+) -> Tensor:
+    entries = next(iter(own.values())).shape[0]
+    x_rows = x.reshape(entries, -1, x.shape[-1])  # (K, N, D_in)
+    y_rows = y.reshape(entries, -1, y.shape[-1])  # (K, N, D_out)
+    return technique.apply(spec, slot, x_rows, y_rows, own, shared).reshape(y.shape)
+
+
+def _hook(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.RemovableHandle:
+    if slot.kind == "linear":
+        return module.register_forward_hook(partial(_after_linear, slot, change))
+    if slot.kind == "sum_into":
+        return module.register_forward_pre_hook(partial(_before_norm, change))
+    return module.register_forward_hook(partial(_after_block, change))
+
+
+def _after_linear(slot: Slot, change: Change, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    end = slot.start + slot.out_width
+    if end - slot.start == y.shape[-1]:
+        return change(args[0], y)
+    part = change(args[0], y[..., slot.start : end])
+    return torch.cat([y[..., : slot.start], part, y[..., end:]], dim=-1)
+
+
+def _before_norm(change: Change, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    total = args[0]
+    return (change(norm.forward(total), total), *args[1:])  # .forward: the norm without this hook
+
+
+def _after_block(change: Change, block: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (change(output[0], output[0]), *output[1:])
+    return change(output, output)

@@ -1,0 +1,128 @@
+"""What a technique is: a spec, the shapes of its matrices at a slot, how they start, and how they change the host.
+
+Letters: B batch, T tokens, N = B T rows, D width, R rank or bottleneck, P prefix length, K entries, H heads.
+Everything that computes takes matrices stacked over K entries; a module's own matrices have no K.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from peftport.errors import SlotMismatch
+from peftport.hosts.slots import SiteName, Slot
+from peftport.identity import rng_for
+
+Matrices = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+Parameters = dict[str, dict[str, Tensor]]  # {slot: {matrix name: tensor}}, without K
+StackedMatrices = Mapping[str, Matrices]  # the same, every tensor stacked over K entries
+SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's rule)
+
+
+class TechniqueSpec(BaseModel):
+    """Settings of a technique: frozen and closed. ``kind`` tells the techniques apart in files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+
+
+Spec = TypeVar("Spec", bound=TechniqueSpec)
+
+
+class Technique(ABC, Generic[Spec]):
+    """One PEFT technique. Stateless: all state is in specs and matrices."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    spec_class: ClassVar[type[TechniqueSpec]]
+    # What suits training from scratch here; chosen on validation items (docs/learning-rates.md).
+    learning_rate: ClassVar[float]
+
+    @abstractmethod
+    def sites(self, spec: Spec) -> tuple[SiteName, ...]:
+        """The sites of a layer at which the technique attaches."""
+
+    @abstractmethod
+    def shapes(self, spec: Spec, slot: Slot) -> Shapes:
+        """Shapes of the matrices at one slot, without K."""
+
+    def shared_shapes(self, spec: Spec) -> Shapes:
+        """Shapes of the matrices that all slots share, without K. Most techniques have none."""
+        return {}
+
+    @abstractmethod
+    def fresh(self, spec: Spec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Initial matrices of one slot, float32."""
+
+    def fresh_shared(self, spec: Spec, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Initial matrices that all slots share."""
+        return {}
+
+    def effective(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """The slot's update as one tensor (LoRA: alpha/r B A), stacked over K: (K, ...)."""
+        raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
+
+    # The matrices in which `effective` is linear: scaling them scales the update.
+    outer: ClassVar[tuple[str, ...]]
+
+    def start(self, spec: Spec, slots: Mapping[str, Slot], seed: int) -> Parameters:
+        """Fresh trainable parameters for these slots. Every slot draws from its own stream of the seed."""
+        start: Parameters = {
+            name: self.fresh(spec, slot, rng_for(seed, "initialisation", name)) for name, slot in slots.items()
+        }
+        shared = self.fresh_shared(spec, rng_for(seed, "initialisation", SHARED))
+        return {**start, SHARED: shared} if shared else start
+
+    def materialise(self, spec: Spec, slots: Mapping[str, Slot], parameters: StackedMatrices) -> StackedMatrices:
+        """The module's matrices from trainable parameters, both stacked over K. Most techniques train the matrices."""
+        return parameters
+
+    def slots(self, spec: Spec, slots: Mapping[str, Slot]) -> dict[str, Slot]:
+        """The host's slots that this spec attaches to.
+
+        Raises:
+            SlotMismatch: the host has none of the sites.
+        """
+        sites = self.sites(spec)
+        chosen = {name: slot for name, slot in slots.items() if slot.site in sites}
+        if not chosen:
+            known = sorted({slot.site for slot in slots.values()})
+            raise SlotMismatch(f"{self.name}: expected sites {', '.join(sites)}, this host has only {', '.join(known)}")
+        return chosen
+
+
+class MatrixTechnique(Technique[Spec]):
+    """A technique that changes the output of a linear map or a sum, row by row."""
+
+    @abstractmethod
+    def apply(self, spec: Spec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
+        """The changed y. At a linear slot x (K, N, D_in) went in and y (K, N, D_out) came out of the frozen map;
+
+        at a sum, y (K, N, D) is the sum and x the sum after the layer norm that follows it (or y, where none does).
+        """
+
+
+class AttentionTechnique(Technique[Spec]):
+    """A technique that gives attention more keys and values."""
+
+    @abstractmethod
+    def keys_values(self, spec: Spec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (K, P, H * head width)."""
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Tensor:
+    """Float32 numbers from N(0, std^2)."""
+    return torch.from_numpy(rng.normal(0.0, std, shape).astype(np.float32))
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> Tensor:
+    """Float32 numbers from U(-bound, bound)."""
+    return torch.from_numpy(rng.uniform(-bound, bound, shape).astype(np.float32))

@@ -1,0 +1,111 @@
+"""Compacter: a bottleneck adapter whose matrices are sums of Kronecker products.
+
+    W = sum_i A_i (x) (s_i t_i)          A_i (n, n) shared by all slots; s_i (D_in/n, q), t_i (q, D_out/n)
+
+Karimi Mahabadi et al. 2021, arXiv 2106.04647, eq. 6. n is ``phm_dim``, q is ``phm_rank``. Placed like a Houlsby
+adapter. A starts from N(0, 1e-4^2) and s, t Glorot-uniform: nearly the unchanged host.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from peftport.errors import SlotMismatch
+from peftport.hosts.slots import SiteName, Slot
+from peftport.techniques.adapter import Activation, bottleneck
+from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal, uniform
+
+RULE_STD = 1e-4
+
+
+class CompacterSpec(TechniqueSpec):
+    """Bottleneck (D / reduction_factor, rounded up to a multiple of phm_dim) and its factorisation."""
+
+    kind: Literal["compacter"] = "compacter"
+    phm_dim: PositiveInt = 4
+    phm_rank: PositiveInt = 1
+    reduction_factor: PositiveInt = 32
+    activation: Activation = "gelu"
+
+
+class Compacter(MatrixTechnique[CompacterSpec]):
+    """Per slot: down_left (n, D/n, q), down_right (n, q, R/n), up_left (n, R/n, q), up_right (n, q, D/n), two biases.
+
+    Shared by all slots: rule (n, n, n).
+    """
+
+    name = "compacter"
+    title = "Compacter"
+    source = "Karimi Mahabadi et al. 2021, arXiv 2106.04647"
+    spec_class = CompacterSpec
+    learning_rate: ClassVar[float] = 3e-3
+    outer = ("up_right", "up_bias")
+
+    def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:
+        """Behind attention and behind the FFN."""
+        return ("attn_o", "ffn_out")
+
+    def shapes(self, spec: CompacterSpec, slot: Slot) -> Shapes:
+        """Factors of the down and the up matrix, and their biases."""
+        n, q, width = spec.phm_dim, spec.phm_rank, slot.out_width
+        if width % n:
+            raise SlotMismatch(f"{slot.name}: Compacter needs a width that phm_dim {n} divides, got {width}; change phm_dim")
+        rank = self.bottleneck_width(spec, width)
+        return {
+            "down_left": (n, width // n, q), "down_right": (n, q, rank // n), "down_bias": (rank,),
+            "up_left": (n, rank // n, q), "up_right": (n, q, width // n), "up_bias": (width,),
+        }  # fmt: skip
+
+    def bottleneck_width(self, spec: CompacterSpec, width: int) -> int:
+        """R: the reduced width, rounded up to a multiple of phm_dim."""
+        return spec.phm_dim * max(1, math.ceil(width // spec.reduction_factor / spec.phm_dim))
+
+    def shared_shapes(self, spec: CompacterSpec) -> Shapes:
+        """The rule A (n, n, n)."""
+        return {"rule": (spec.phm_dim,) * 3}
+
+    def fresh(self, spec: CompacterSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Factors Glorot-uniform, biases zero."""
+        return {name: _initial(name, shape, rng) for name, shape in self.shapes(spec, slot).items()}
+
+    def fresh_shared(self, spec: CompacterSpec, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The rule from N(0, 1e-4^2)."""
+        return {"rule": normal(rng, (spec.phm_dim,) * 3, RULE_STD)}
+
+    def apply(self, spec: CompacterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
+        """Y plus the bottleneck of y."""
+        return y + bottleneck(y, expand(own, shared["rule"]), spec.activation)
+
+    def effective(self, spec: CompacterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """W_up W_down, (K, D, D): the update without its nonlinearity."""
+        full = expand(own, shared["rule"])
+        return torch.bmm(full["up"], full["down"])
+
+
+def expand(own: Matrices, rule: Tensor) -> dict[str, Tensor]:
+    """The adapter matrices that the factors stand for: down (K, R, D), up (K, D, R) and the biases."""
+    return {
+        "down": kronecker_sum(rule, own["down_left"], own["down_right"]).mT,
+        "down_bias": own["down_bias"],
+        "up": kronecker_sum(rule, own["up_left"], own["up_right"]).mT,
+        "up_bias": own["up_bias"],
+    }
+
+
+def kronecker_sum(rule: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """sum_i A_i (x) (s_i t_i). rule (K, n, n, n), left (K, n, a, q), right (K, n, q, b) -> (K, n a, n b)."""
+    factors = left @ right  # (K, n, a, b)
+    entries, n, a, b = factors.shape
+    return torch.einsum("kiuv,kiab->kuavb", rule, factors).reshape(entries, n * a, n * b)
+
+
+def _initial(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> Tensor:
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    return uniform(rng, shape, math.sqrt(6 / (shape[1] + shape[2])))  # Glorot over one factor's own fans

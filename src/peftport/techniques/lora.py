@@ -1,0 +1,69 @@
+"""LoRA: a low-rank update beside a frozen linear map.
+
+    y = x W^T + (alpha / r) (x A^T) B^T            Hu et al. 2021, arXiv 2106.09685, eq. 3
+
+A starts Kaiming-uniform and B zero, so a fresh module leaves its host unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from peftport.hosts.slots import SiteName, Slot
+from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
+
+LinearSite = Literal[
+    "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o",
+    "ffn_gate", "ffn_in", "ffn_out",
+]  # fmt: skip
+
+
+class LoraSpec(TechniqueSpec):
+    """Rank, scale and the linear maps it sits beside (cross attention only where the host has any)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 8.0
+    sites: tuple[LinearSite, ...] = ("attn_q", "attn_v", "cross_q", "cross_v")
+
+
+class Lora(MatrixTechnique[LoraSpec]):
+    """Low-rank update: A (R, D_in), B (D_out, R)."""
+
+    name = "lora"
+    title = "LoRA"
+    source = "Hu et al. 2021, arXiv 2106.09685"
+    spec_class = LoraSpec
+    learning_rate: ClassVar[float] = 3e-3
+    outer = ("B",)
+
+    def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:
+        """The linear maps named in the spec."""
+        return spec.sites
+
+    def shapes(self, spec: LoraSpec, slot: Slot) -> Shapes:
+        """A (R, D_in), B (D_out, R)."""
+        return {"A": (spec.rank, slot.in_width), "B": (slot.out_width, spec.rank)}
+
+    def fresh(self, spec: LoraSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A from U(-1/sqrt(D_in), 1/sqrt(D_in)), which is Kaiming-uniform with a = sqrt(5); B zero."""
+        bound = 1 / math.sqrt(slot.in_width)
+        return {
+            "A": uniform(rng, (spec.rank, slot.in_width), bound),
+            "B": torch.zeros(slot.out_width, spec.rank),
+        }
+
+    def apply(self, spec: LoraSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
+        """Host output y plus each entry's own update."""
+        low = torch.bmm(x, own["A"].mT)  # (K, N, D_in) -> (K, N, R)
+        return torch.baddbmm(y, low, own["B"].mT, alpha=spec.alpha / spec.rank)  # (K, N, D_out)
+
+    def effective(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """alpha/r B A, (K, D_out, D_in)."""
+        return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])

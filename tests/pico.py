@@ -1,0 +1,71 @@
+"""Hosts small enough to reason about: random weights, two layers, width 16, a tokenizer of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.load import AUTO, Host, wrap_host
+from peftport.hosts.slots import layout_for
+
+WORDS = "good bad film plot dull fine the a was it positive negative great terrible movie is this review or .".split()
+SPECIAL = ["<pad>", "</s>", "<unk>", "<mask>", "<s>"]
+SMALL: dict[str, dict[str, Any]] = {
+    "bert": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
+    "roberta": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
+    "distilbert": dict(dim=16, n_layers=2, n_heads=2, hidden_dim=32),
+    "t5": dict(d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu"),
+    "mt5": dict(d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3),
+    "bart": dict(d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+                 encoder_ffn_dim=32, decoder_ffn_dim=32),
+    "llama": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32),
+    "mistral": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                    intermediate_size=32, head_dim=4),
+    "qwen2": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32),
+    "qwen3": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32,
+                  head_dim=4),
+    "gemma": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+                  head_dim=8),
+    "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
+    "opt": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16),
+}  # fmt: skip
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", mask_token="<mask>"
+    )
+
+
+def pico_model(model_type: str, seed: int = 0, view: str = "language_model", **changes: Any) -> nn.Module:
+    layout = layout_for(model_type, "pico")
+    shared = dict(vocab_size=len(SPECIAL) + len(WORDS), pad_token_id=0, eos_token_id=1, bos_token_id=4)
+    if layout.kind == "encoder_decoder":
+        shared["decoder_start_token_id"] = 0
+    config = transformers.AutoConfig.for_model(model_type, **{**shared, **SMALL[model_type], **changes})
+    torch.manual_seed(seed)
+    model = getattr(transformers, AUTO[layout.kind, view]).from_config(config)
+    for parameter in model.parameters():  # random enough that every part matters
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def pico_host(
+    model_type: str, seed: int = 0, view: str = "language_model", dtype: torch.dtype = torch.float32, **changes: Any
+) -> Host:
+    model = pico_model(model_type, seed, view, **changes).to(dtype)
+    layout = layout_for(model_type, "pico")
+    mark = Fingerprint(
+        name=f"pico-{model_type}", family=layout.family, model_type=model_type, layers=2, width=16,
+        architecture=model_type, weights=str(seed), tokenizer="words",
+    )  # fmt: skip
+    return wrap_host(f"pico-{model_type}", model, word_tokenizer(), layout, mark, None, "")
