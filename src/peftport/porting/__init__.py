@@ -1,1 +1,33 @@
-"""porting"""
+"""The porters by name, and the samplers, which are porters too. A porter is one file and one line here."""
+
+from __future__ import annotations
+
+from peftport.errors import UnknownName
+from peftport.porting.base import Porter
+from peftport.porting.copy import Copy
+from peftport.porting.sampled import Gaussian, NormMatched, Permutation, Sampler, Spectrum
+
+PORTERS: dict[str, Porter] = {p.name: p for p in (Copy(),)}
+SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Gaussian(), Permutation(), Spectrum(), NormMatched())}
+
+
+def porter_named(name: str) -> Porter:
+    """The porter of that name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if name not in PORTERS:
+        raise UnknownName.of("method", name, PORTERS)
+    return PORTERS[name]
+
+
+def sampler_named(name: str) -> Sampler:
+    """The sampler of that name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if name not in SAMPLERS:
+        raise UnknownName.of("sampler", name, SAMPLERS)
+    return SAMPLERS[name]

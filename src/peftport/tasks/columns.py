@@ -50,13 +50,16 @@ def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> Labelle
     Raises TaskRefused naming the row for an empty text, a missing label or group, a label that is not declared or an
     unknown split; also for fewer than 2 labels or more than MAX_LABELS.
     """
-    texts = tuple(_text(columns.where, row, value) for row, value in enumerate(columns.texts, 1))
-    found = [_name(columns.where, row, "label", value) for row, value in enumerate(columns.labels, 1)]
+    where = columns.where
+    if not columns.texts:
+        raise TaskRefused(f"{where}: no items, expected labelled texts; check that this is the right data")
+    texts = tuple(_text(where, row, value) for row, value in enumerate(columns.texts, 1))
+    found = [_name(where, row, "label", value) for row, value in enumerate(columns.labels, 1)]
     names = declared or _sorted_names(set(found))
     if declared is None and not 2 <= len(names) <= MAX_LABELS:
         shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         raise TaskRefused(
-            f"{columns.where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
+            f"{where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
             "name the right column with --label"
         )
     index = {name: i for i, name in enumerate(names)}
@@ -64,12 +67,17 @@ def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> Labelle
         if name not in index:
             expected = ", ".join(names)
             raise TaskRefused(
-                f"{columns.where}, row {row}: label {name!r}, expected one of {expected}; correct the row or declare it"
+                f"{where}, row {row}: label {name!r}, expected one of {expected}; correct the row or declare it"
             )
-    groups = columns.groups and tuple(_name(columns.where, row, "group", v) for row, v in enumerate(columns.groups, 1))
-    splits = columns.splits and tuple(_split(columns.where, row, v) for row, v in enumerate(columns.splits, 1))
+    groups, splits = columns.groups, columns.splits
     labels = np.array([index[name] for name in found], dtype=np.int64)
-    return Labelled(names, Items(texts, labels, groups=groups or None, splits=splits or None))
+    items = Items(
+        texts,
+        labels,
+        groups=None if groups is None else tuple(_name(where, row, "group", v) for row, v in enumerate(groups, 1)),
+        splits=None if splits is None else tuple(_split(where, row, v) for row, v in enumerate(splits, 1)),
+    )
+    return Labelled(names, items)
 
 
 def own_spec(name: str, labels: tuple[str, ...], wording: Wording) -> TaskSpec:
@@ -132,7 +140,7 @@ def _text(where: str, row: int, value: object) -> str:
 
 
 def _name(where: str, row: int, what: str, value: object) -> str:
-    """A label's or group's name: an integer by its digits, a truth value as JSON writes it, a string less outer space."""
+    """A label's or group's name: an integer by its digits, a truth value as in JSON, a string less outer space."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -165,5 +173,3 @@ def _sorted_names(found: set[str]) -> tuple[str, ...]:
     if all(name.removeprefix("-").isdecimal() for name in names):
         names.sort(key=int)
     return tuple(names)
-
-

@@ -3,9 +3,9 @@
     J(a, b) = |a & b| / |a | b| >= 7/10
 
 a, b: sets of 3-word shingles (Broder 1997, "On the resemblance and containment of documents"), or sets of words where
-either text has fewer than 8 different words. Candidates come from prefix filtering (Chaudhuri et al. 2006, "A primitive
-operator for similarity joins"): two sets can reach J >= t only if they meet in the ``n - ceil(t n) + 1`` rarest elements
-of each. No pair is lost: the result is exact.
+either text has fewer than 8 different words. Candidates come from prefix filtering (Chaudhuri et al. 2006, "A
+primitive operator for similarity joins"): two sets can reach J >= t only if they meet in the ``n - ceil(t n) + 1``
+rarest elements of each. No pair is lost: the result is exact.
 
 Shapes: N texts, F different elements, P candidate pairs.
 """
@@ -119,7 +119,8 @@ class _Sets:
 def _sorted_without_repeats(values: Ints) -> Ints:
     """What np.unique returns, whose hash table takes a hundred times as long on millions of large numbers."""
     ordered = np.sort(values)
-    return ordered[np.diff(ordered, prepend=-1) != 0]  # values are not negative
+    different: Bools = np.diff(ordered, prepend=-1) != 0  # values are not negative
+    return ordered[different]
 
 
 def _ngrams(tokens: Ints, owners: Ints, size: int) -> tuple[Ints, Ints]:
@@ -141,6 +142,7 @@ class Shingles:
     """The word and shingle sets of N normalised texts, ready to be compared."""
 
     def __init__(self, keys: Sequence[str]) -> None:
+        """Collect the sets of ``keys``, which ``normalise`` made."""
         vocabulary: defaultdict[str, int] = defaultdict()
         vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
         numbers, lengths, different = array("q"), [], []

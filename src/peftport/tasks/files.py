@@ -71,8 +71,8 @@ def _read_csv(path: Path) -> Table:
     """Every value as a string: a text of digits stays a text, the label 01 stays apart from 1."""
     import polars
 
-    text = _utf8(path)
-    if not text.strip():
+    text = _utf8(path).rstrip("\r\n")  # blank lines at the end are no items
+    if not text:
         raise TaskRefused(f"{path}: the file is empty, expected a header line and items; check the path")
     try:
         frame = polars.read_csv(text.encode(), infer_schema=False)

@@ -77,24 +77,24 @@ def _refused(path: str, error: Exception, remedy: str) -> TaskRefused:
     return TaskRefused(f"{path}: cannot be read ({first.rstrip('.')}), expected a data set of text files; {remedy}")
 
 
-def _labelled(
-    where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None
-) -> Labelled:
+def _labelled(where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None) -> Labelled:
     """Check the rows of the labelled splits; class names, where the data set has them, in its own order."""
     known = {split: SPLIT_NAMES[split] for split in loaded if split in SPLIT_NAMES}
     if len(loaded) == 1:
         known = dict.fromkeys(loaded, "train")
     if not known:
         raise TaskRefused(f"{where}: splits {', '.join(loaded)}, expected train, validation or test; use a local file")
-    first = loaded[next(iter(known))]
+    label = names.label or "label"
+    labelled = {split: place for split, place in known.items() if label in loaded[split].column_names} or known
+    first = loaded[next(iter(labelled))]
     text = names.text or next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0])
-    names = replace(names, text=text, label=names.label or "label")
-    _check_names(where, names, first.column_names)
-    rows = [_rows(loaded[split], names, place) for split, place in known.items()]
-    merged = _merged(rows)
+    names = replace(names, text=text, label=label)
+    for split in labelled:
+        _check_names(f"{where} [{split}]", names, loaded[split].column_names)
+    merged = _merged([_rows(loaded[split], names, place) for split, place in labelled.items()])
     classes = getattr(first.features[names.label], "names", None)
     order = declared or (tuple(name for name in classes if name in set(merged.labels)) if classes else None)
-    columns = Columns(f"{where} (labelled rows of {', '.join(known)})", merged.texts, merged.labels)
+    columns = Columns(f"{where} (labelled rows of {', '.join(labelled)})", merged.texts, merged.labels)
     columns = replace(columns, groups=merged.groups if names.group else None, splits=merged.splits)
     checked = check_columns(columns, order)
     dropped = Dropped(unlabelled=merged.unlabelled, empty_texts=merged.empty_texts)
@@ -114,8 +114,6 @@ def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
     """The rows of one split that have a label and a text; none of a split whose labels are all absent or -1."""
     assert names.text is not None and names.label is not None, "columns are resolved before rows are read"
     rows = _Rows([], [], [], [])
-    if names.label not in split.column_names:
-        return rows
     feature, labels = split.features[names.label], list(split[names.label])
     if all(label in (None, -1) for label in labels):
         return rows

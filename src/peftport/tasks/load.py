@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def load_task(
 ) -> Task:
     """Load the task that ``ref`` names, split without leaks.
 
-    ``ref`` is a built-in name (a key of TASKS), a path to a .csv, .jsonl or .parquet file or to a local data set folder,
-    or a hub id ``org/name[:config][@revision]``. ``text``, ``label`` and ``group`` name columns, and ``labels`` declares
-    the labels and their order; all four are for data of the user's own. ``words`` and ``descriptions`` (one for each
-    label) and ``prompt`` (with ``{text}`` in it) replace the default wording of any task.
+    ``ref`` is a built-in name (a key of TASKS), a path to a .csv, .jsonl or .parquet file or to a local data set
+    folder, or a hub id ``org/name[:config][@revision]``. ``text``, ``label`` and ``group`` name columns, and ``labels``
+    declares the labels and their order; all four are for data of the user's own. ``words`` and ``descriptions`` (one
+    for each label) and ``prompt`` (with ``{text}`` in it) replace the default wording of any task.
 
     Raises UnknownName if ``ref`` names nothing, TaskRefused if what it names cannot be read or split as asked.
     """
@@ -41,13 +42,16 @@ def load_task(
         from peftport.tasks.prepared import built_in_task
 
         if names != Names() or labels is not None:
-            raise TaskRefused(f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options")
+            raise TaskRefused(
+                f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options"
+            )
         task = built_in_task(TASKS[ref])
         return task if wording == Wording() else replace(task, spec=reworded(task.spec, wording))
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(ref))
+    # os.path says no where pathlib raises: a name that is too long, a home that nobody has.
+    if ref and os.path.isdir(path):
         name, read = path.resolve().name, hub.read_folder(path, names, labels)
-    elif path.exists() or _looks_like_a_file(ref):
+    elif (ref and os.path.exists(path)) or _looks_like_a_file(ref):
         name, read = path.stem, read_file(path, names, labels)
     elif hub.HUB_REFERENCE.fullmatch(ref):
         name, read = ref, hub.read_hub(ref, names, labels)

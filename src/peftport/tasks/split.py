@@ -47,8 +47,8 @@ class Items:
 def make_task(spec: TaskSpec, items: Items) -> Task:
     """Split ``items`` without leaks and make them a task.
 
-    Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if a label is missing from
-    the training or test split.
+    Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if a label is missing
+    from the training or test split.
     """
     if len(items.texts) < MIN_ITEMS:
         raise TaskRefused(f"{spec.name}: {len(items.texts)} items, expected at least {MIN_ITEMS}; add labelled texts")
@@ -86,12 +86,14 @@ def _places(name: str, items: Items, keys: Sequence[str]) -> list[str]:
     if items.splits is None or len(given) == 1:
         return ["train" if u < TRAIN else "valid" if u < TRAIN + VALID else "test" for u in units]
     if "train" not in given:
-        raise TaskRefused(f"{name}: splits {', '.join(sorted(given))}, expected train among them; add one or declare none")
+        got = ", ".join(sorted(given))
+        raise TaskRefused(f"{name}: splits {got}, expected train among them; add it or declare none")
     if len(given) == len(SPLITS):
         return list(items.splits)
     # Of train and one more, that one is the test, and train gives some of its own items for validation.
     share = VALID / (TRAIN + VALID)
-    return [("valid" if u < share else "train") if s == "train" else "test" for s, u in zip(items.splits, units, strict=True)]
+    from_train = ["valid" if u < share else "train" for u in units]
+    return [place if own == "train" else "test" for own, place in zip(items.splits, from_train, strict=True)]
 
 
 def _without_copies(items: Items, keys: Sequence[str], places: Sequence[str]) -> tuple[list[int], int, int]:

@@ -77,6 +77,7 @@ class Split:
     labels: Labels  # (N,) indices into TaskSpec.labels, read-only
 
     def __post_init__(self) -> None:
+        """Make the labels int64 and read-only."""
         assert len(self.ids) == len(self.texts) == len(self.labels), "a split's columns differ in length"
         labels = np.array(self.labels, dtype=np.int64)
         labels.setflags(write=False)
@@ -117,6 +118,7 @@ class Task:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
+        """Fill in the digest."""
         object.__setattr__(self, "digest", self._digest())
 
     def _digest(self) -> str:

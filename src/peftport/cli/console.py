@@ -1,0 +1,71 @@
+"""What commands print with: results on stdout, progress and remarks on stderr, ``--json`` one document on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from peftport.progress import Progress
+    from peftport.report.tables import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as the terminal allows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+    Console(width=None if sys.stdout.isatty() else 120).print(shown)
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars with time left on stderr; plain silence where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    quiet_libraries()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=False) as progress:
+        yield _Bars(progress)
+
+
+class _Bars:
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+
+    def stage(self, title: str, total: int) -> Callable[[int], None]:
+        task = self._progress.add_task(title, total=total)
+        return lambda units: self._progress.advance(task, units)
+
+
+def quiet_libraries() -> None:
+    """Keep other libraries' bars and remarks off the terminal: what matters is in our errors."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()

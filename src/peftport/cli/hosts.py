@@ -1,0 +1,99 @@
+"""hosts list, hosts show, hosts update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peftport.cli import options as o
+from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, say
+
+app = typer.Typer(help="Hosts: offline ones, what any host looks like, and updates of a host.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_hosts(json_: AsJson = False) -> None:
+    """The offline hosts and the known host families.
+
+    Example: peftport hosts list
+    """
+    from peftport.hosts.offline import SOURCE_FILE, cache_dir, offline_catalogue
+    from peftport.hosts.slots import layouts
+    from peftport.report.tables import Table
+
+    rows = [
+        {
+            "name": name, "family": host.family, "description": host.description,
+            "installed": (cache_dir() / "hosts" / name / SOURCE_FILE).is_file(),
+        }
+        for name, host in offline_catalogue().hosts.items()
+    ]  # fmt: skip
+    families = [{"family": f, "kind": x.kind, "model_types": x.model_types} for f, x in layouts().items()]
+    if json_:
+        print_json({"hosts": rows, "families": families})
+        return
+    cells = tuple((str(r["name"]), str(r["family"]), "yes" if r["installed"] else "no", str(r["description"])) for r in rows)
+    print_table(Table("offline hosts", ("name", "family", "installed", "what it is"), cells))
+    known = tuple((str(f["family"]), str(f["kind"]), ", ".join(f["model_types"])) for f in families)
+    print_table(Table("families (any local folder or hub id of these)", ("family", "kind", "model types"), known))
+
+
+@app.command()
+def show(host: o.HostArgument, json_: AsJson = False) -> None:
+    """A host's fingerprint and slots.
+
+    Example: peftport hosts show sre
+    """
+    from peftport.hosts.load import load_host
+    from peftport.report.tables import Table
+
+    quiet_libraries()
+    loaded = load_host(host)
+    slots = [
+        {"name": s.name, "kind": s.kind, "path": s.path, "in_width": s.in_width, "out_width": s.out_width}
+        for s in loaded.slots.values()
+    ]
+    if json_:
+        print_json({"kind": loaded.kind, "fingerprint": loaded.fingerprint.model_dump(), "slots": slots})
+        return
+    mark = loaded.fingerprint
+    say(f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), {mark.layers} layers, width {mark.width}")
+    say(f"  weights {mark.weights[:16]}  architecture {mark.architecture[:16]}  tokenizer {mark.tokenizer[:16]}")
+    rows = tuple((str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots)
+    print_table(Table(f"{len(rows)} slots", ("slot", "kind", "widths", "path"), rows))
+
+
+@app.command()
+def update(
+    host: o.HostArgument,
+    text: Annotated[Path, typer.Option("--text", help="Unlabelled UTF-8 text, one text a line.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Pretraining steps.")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder; each checkpoint is a host in it, step-N.")],
+    save_at: Annotated[str | None, typer.Option("--save-at", help="Further steps to keep: 10,50.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default by the host's kind.")] = None,
+    batch_size: o.BatchSize = 16,
+    max_tokens: o.MaxTokens = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of masks and data order.")] = 0,
+    json_: AsJson = False,
+) -> None:
+    """Continue a host's pretraining on unlabelled text: a base model update at a measured distance.
+
+    Example: peftport hosts update all-MiniLM-L6-v2 --text reviews.txt --steps 200 --out updates/minilm
+    """
+    from peftport.updating import update_host
+
+    quiet_libraries()
+    extra = {} if learning_rate is None else {"learning_rate": learning_rate}
+    with bars() as progress:
+        advance = progress.stage(f"updating {host}", steps)
+        found = update_host(
+            host, text, steps=steps, out=out, save_at=o.numbers(save_at, "--save-at") if save_at else (),
+            batch_size=batch_size, max_tokens=max_tokens, seed=seed, advance=advance, **extra,
+        )  # fmt: skip
+    if json_:
+        print_json({"out": str(out), "checkpoints": [one.model_dump(mode="json") for one in found]})
+        return
+    for one in found:
+        say(f"{out}/step-{one.steps}: relative weight distance {one.weight_distance:.4%} from {host}")

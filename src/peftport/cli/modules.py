@@ -1,0 +1,283 @@
+"""demo, train, evaluate, port, compare, techniques, methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peftport.cli import options as o
+from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, say
+from peftport.errors import BadRequest
+
+if TYPE_CHECKING:
+    from peftport.evaluation import Scores
+    from peftport.modules.formats import Format
+
+ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, or a PEFT LoRA.")]
+To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + o.HOST_HELP)]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="HOST", help="The origin: needed for a PEFT checkpoint, checked for a native one.")
+]
+FormatName = Annotated[str | None, typer.Option("--format", help="native or peft (LoRA only).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application, in the order of a first session."""
+    for command in (demo, train, evaluate, port, compare, techniques, methods):
+        app.command()(command)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where results.json and table.md go; files there are replaced.")] = Path("demo"),
+    json_: AsJson = False,
+) -> None:
+    """Four techniques, three arms, two real hosts, real reviews: the whole story in a few minutes.
+
+    Example: peftport demo --out demo
+    """
+    import json
+
+    from peftport.demo import run_demo
+    from peftport.report.tables import comparison_sentence, comparison_table, demo_page
+    from peftport.store.artifacts import write_text
+
+    if out.exists() and not out.is_dir():
+        raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
+    with bars() as progress:
+        found = run_demo(progress=progress)
+    write_text(out / "results.json", json.dumps(found.as_json(), indent=2) + "\n")
+    write_text(out / "table.md", demo_page(found))
+    if json_:
+        print_json(found.as_json())
+        return
+    print_table(comparison_table(found.comparisons))
+    say(comparison_sentence(found.comparisons))
+    say(f"\nTable: {out / 'table.md'}   every run: {out / 'results.json'}   ({found.seconds:.0f} s)")
+
+
+def train(
+    host: o.HostArgument,
+    task: o.TaskArgument,
+    technique: Annotated[str, typer.Option("--technique", "-t", help="lora, adapter, compacter or prefix.")],
+    out: Annotated[Path, typer.Option("--out", help="The new module's folder.")],
+    settings: o.Settings = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps.")] = 120,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of initialisation and data order.")] = 0,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = 16,
+    max_tokens: o.MaxTokens = 128,
+    readout: o.ReadoutName = None,
+    test_items: o.TestItems = None,
+    text: o.Text = None,
+    label: o.Label = None,
+    group: o.Group = None,
+    labels: o.Labels = None,
+    words: o.Words = None,
+    format_: FormatName = None,
+    json_: AsJson = False,
+) -> None:
+    """Train a module on a host and test it.
+
+    Example: peftport train all-MiniLM-L6-v2 rotten_tomatoes --technique lora --out modules/lora
+    """
+    from peftport.actions import train_module
+    from peftport.techniques import make_spec
+
+    spec = make_spec(technique, o.settings_dict(settings))
+    chosen = o.train_settings(batch_size, max_tokens, learning_rate)
+    quiet_libraries()
+    data = o.read_task(task, text, label, group, labels, words)
+    with bars() as progress:
+        trained = train_module(
+            host, data, spec, out=out, steps=steps, seed=seed, learning_rate=learning_rate, readout=readout,
+            settings=chosen, test_items=test_items, file_format=_format(format_) or "native", progress=progress,
+        )  # fmt: skip
+    module = trained.module
+    if json_:
+        print_json({
+            "out": str(out), "technique": module.spec.model_dump(mode="json"), "host": module.host.model_dump(),
+            "parameters": module.parameters, "steps": steps, "seed": seed, "task": data.spec.name,
+            "bare": _scores(trained.bare), "with_module": _scores(trained.scores),
+        })  # fmt: skip
+        return
+    say(
+        f"{out}: {technique} on {module.host.name}, {module.parameters:,} parameters, {steps} steps; accuracy on "
+        f"{data.spec.name} {trained.scores.accuracy:.3f}, host alone {trained.bare.accuracy:.3f} "
+        f"({len(trained.bare.labels)} test items)"
+    )
+
+
+def evaluate(
+    host: o.HostArgument,
+    task: o.TaskArgument,
+    module: Annotated[Path | None, typer.Option("--module", help="A module of this host; without it the host alone is tested.")] = None,
+    max_tokens: o.MaxTokens = 128,
+    readout: o.ReadoutName = None,
+    test_items: o.TestItems = None,
+    text: o.Text = None,
+    label: o.Label = None,
+    group: o.Group = None,
+    labels: o.Labels = None,
+    words: o.Words = None,
+    json_: AsJson = False,
+) -> None:
+    """Test a host, alone or with a module, on a task's test items.
+
+    Example: peftport evaluate sre rotten_tomatoes --module modules/lora-on-sre
+    """
+    from peftport.actions import evaluate_host
+
+    chosen = o.train_settings(16, max_tokens, None)
+    quiet_libraries()
+    data = o.read_task(task, text, label, group, labels, words)
+    with bars() as progress:
+        scores = evaluate_host(
+            host, data, module=module, readout=readout, settings=chosen, test_items=test_items, progress=progress
+        )
+    if json_:
+        print_json({"host": host, "task": data.spec.name, "module": str(module) if module else None, **_scores(scores)})
+        return
+    more = f", AUROC {scores.auroc:.3f}, accuracy at the median threshold {scores.accuracy_at_median:.3f}" if scores.auroc else ""
+    say(f"{host} on {data.spec.name}{f' with {module}' if module else ''}: accuracy {scores.accuracy:.3f}{more} ({len(scores.labels)} test items)")
+
+
+def port(
+    module: ModuleArgument,
+    to: To,
+    out: Annotated[Path, typer.Option("--out", help="The ported module's folder.")],
+    origin: From = None,
+    method: Annotated[str, typer.Option("--method", help="How (peftport methods).")] = "copy",
+    format_: FormatName = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")] = 0,
+    json_: AsJson = False,
+) -> None:
+    """Port a module to another host, file to file; the format stays what it was unless --format says otherwise.
+
+    Example: peftport port modules/lora --to sre --out modules/lora-on-sre
+    """
+    from peftport.actions import port_module
+
+    quiet_libraries()
+    done = port_module(module, to, origin=origin, method=method, out=out, file_format=_format(format_), seed=seed)
+    record = done.module.ports[-1]
+    if json_:
+        print_json({"out": str(out), "format": done.file_format, "technique": done.module.spec.kind, **record.model_dump()})
+        return
+    kinds = {note: list(record.slots.values()).count(note) for note in dict.fromkeys(record.slots.values())}
+    did = ", ".join(f"{count} slots {note}" for note, count in kinds.items())
+    say(f"{out}: {done.module.spec.kind} from {record.origin.name} on {record.receiver.name} by {method} ({done.file_format}): {did}")
+
+
+def compare(
+    module: ModuleArgument,
+    to: To,
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help=o.TASK_HELP)],
+    origin: From = None,
+    budgets: Annotated[str, typer.Option("--budgets", help="Steps of further training before each test.")] = "0,10,40",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")] = 3,
+    arms: Annotated[str, typer.Option("--arms", help="Which arms.")] = "ported,sampled,scratch",
+    method: Annotated[str, typer.Option("--method", help="How to port (peftport methods).")] = "copy",
+    sampler: Annotated[str, typer.Option("--sampler", help="gaussian, permutation, spectrum or norm_matched.")] = "gaussian",
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = 16,
+    max_tokens: o.MaxTokens = 128,
+    readout: o.ReadoutName = None,
+    test_items: o.TestItems = 500,
+    text: o.Text = None,
+    label: o.Label = None,
+    group: o.Group = None,
+    labels: o.Labels = None,
+    words: o.Words = None,
+    json_: AsJson = False,
+) -> None:
+    """Compare the ported module with sampled parameters and with training from scratch, on your data.
+
+    Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
+    """
+    from peftport.actions import compare_module
+    from peftport.compare import Plan
+    from peftport.report.tables import comparison_sentence, comparison_table
+
+    plan = Plan(
+        o.numbers(budgets, "--budgets"), tuple(range(seeds)), o.names(arms) or (), method, sampler, learning_rate  # type: ignore[arg-type]
+    )
+    chosen = o.train_settings(batch_size, max_tokens, learning_rate)
+    quiet_libraries()
+    data = o.read_task(task, text, label, group, labels, words)
+    with bars() as progress:
+        found = compare_module(
+            module, to, data, plan, origin=origin, readout=readout, settings=chosen, test_items=test_items, progress=progress
+        )
+    if json_:
+        print_json({**found.as_json(), "summary": comparison_sentence([found])})
+        return
+    print_table(comparison_table([found]))
+    say(comparison_sentence([found]))
+
+
+def techniques(json_: AsJson = False) -> None:
+    """The four techniques, their settings and where they come from.
+
+    Example: peftport techniques --json
+    """
+    from peftport.report.tables import Table
+    from peftport.techniques import TECHNIQUES, make_spec
+
+    rows = [
+        {
+            "name": t.name, "title": t.title, "settings": make_spec(t.name).model_dump(mode="json", exclude={"kind"}),
+            "learning_rate": t.learning_rate, "source": t.source,
+        }
+        for t in TECHNIQUES.values()
+    ]  # fmt: skip
+    _listed(json_, "techniques", rows, Table)
+
+
+def methods(json_: AsJson = False) -> None:
+    """The porting methods and the samplers: what they need, what they fit, where they come from.
+
+    Example: peftport methods
+    """
+    from peftport.porting import PORTERS, SAMPLERS
+    from peftport.report.tables import Table
+
+    rows = [
+        {
+            "name": p.name, "kind": kind, "title": p.title, "needs": p.needs, "width": p.fits.width,
+            "depth": p.fits.depth, "source": p.source,
+        }
+        for kind, known in (("porter", PORTERS), ("sampler", SAMPLERS))
+        for p in known.values()
+    ]  # fmt: skip
+    _listed(json_, "methods", rows, Table)
+
+
+def _listed(json_: bool, title: str, rows: list[dict[str, Any]], table: Any) -> None:
+    if json_:
+        print_json({title: rows})
+        return
+    cells = [tuple(_plain(value) for value in row.values()) for row in rows]
+    print_table(table(title, tuple(key.replace("_", " ") for key in rows[0]), tuple(cells)))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key}={_plain(inner)}" for key, inner in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    return {
+        "accuracy": scores.accuracy,
+        "auroc": scores.auroc,
+        "accuracy_at_median": scores.accuracy_at_median,
+        "n_items": len(scores.labels),
+    }
+
+
+def _format(name: str | None) -> Format | None:
+    if name not in (None, "native", "peft"):
+        raise BadRequest(f"--format: expected native or peft, got {name!r}")
+    return name  # type: ignore[return-value]

@@ -1,0 +1,59 @@
+"""tasks list, tasks show."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from peftport.cli import options as o
+from peftport.cli.console import AsJson, print_json, print_table, say
+
+app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_tasks(json_: AsJson = False) -> None:
+    """The built-in tasks.
+
+    Example: peftport tasks list
+    """
+    from peftport.report.tables import Table
+    from peftport.tasks import TASKS
+
+    rows = [(n, ", ".join(t.spec.labels), t.spec.domain, t.origin) for n, t in TASKS.items()]
+    if json_:
+        keys = ("name", "labels", "domain", "source")
+        print_json({"tasks": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    print_table(Table("tasks", ("name", "labels", "domain", "source"), tuple(rows)))
+
+
+@app.command()
+def show(
+    task: o.TaskArgument,
+    text: o.Text = None,
+    label: o.Label = None,
+    group: o.Group = None,
+    labels: o.Labels = None,
+    words: o.Words = None,
+    json_: AsJson = False,
+) -> None:
+    """Split a task and say what is in each part, what was dropped and why.
+
+    Example: peftport tasks show reviews.csv --text review --label stars
+    """
+    data = o.read_task(task, text, label, group, labels, words)
+    parts = {
+        name: {"items": len(split), "labels": {l: int((split.labels == i).sum()) for i, l in enumerate(data.spec.labels)}}
+        for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test))
+    }
+    if json_:
+        dropped = asdict(data.report)
+        print_json({"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest})
+        return
+    say(f"{data.spec.name}: labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
+    for name, part in parts.items():
+        say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{l} {n}" for l, n in part["labels"].items()))  # type: ignore[attr-defined]
+    dropped_text = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in asdict(data.report).items() if n)
+    say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")

@@ -1,0 +1,176 @@
+"""One host, one task, one readout, tokenised and ready: what training, testing and comparing all stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from peftport.errors import SlotMismatch
+from peftport.evaluation import Scores, evaluate
+from peftport.hosts.load import Host, load_host
+from peftport.hosts.slots import layout_for
+from peftport.hosts.sources import find_host, read_config
+from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
+from peftport.progress import Progress, Silent
+from peftport.readouts import bind_readout, readout_class
+from peftport.readouts.base import Readout, Row
+from peftport.tasks.task import Split, Task
+from peftport.techniques import technique_named
+from peftport.techniques.base import Parameters, TechniqueSpec
+from peftport.training import Checkpoint, Entry, TrainSettings, same_structure, train
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A split as a host reads it: token rows and labels."""
+
+    rows: list[Row]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where one entry of a training starts: its parameters and the seed of its data order."""
+
+    parameters: Parameters
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """A host with a task on it."""
+
+    host: Host
+    task: Task
+    readout: Readout
+    settings: TrainSettings
+    test_items: int | None = None
+
+    @cached_property
+    def train_split(self) -> Coded:
+        """The training split, tokenised once."""
+        return self._code(self.task.train)
+
+    @cached_property
+    def test_split(self) -> Coded:
+        """The test items (the first ``test_items`` of the test split), tokenised once."""
+        return self._code(self.task.test if self.test_items is None else self.task.test.head(self.test_items))
+
+    @cached_property
+    def valid_split(self) -> Coded:
+        """The validation split, tokenised once."""
+        return self._code(self.task.valid)
+
+    def _code(self, split: Split) -> Coded:
+        return Coded(self.readout.encode(split.texts), split.labels)
+
+    @property
+    def record(self) -> TaskRecord:
+        """The task as a module remembers it."""
+        spec = self.task.spec
+        return TaskRecord(name=spec.name, labels=spec.labels, digest=self.task.digest, readout=self.readout.name)
+
+    def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
+        """Fresh trainable parameters, the readout's own included (a zero head)."""
+        technique = technique_named(spec.kind)
+        start = technique.start(spec, technique.slots(spec, self.host.slots), seed)
+        shapes = self.readout.head_shapes()
+        return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
+
+    def startable(self, module: Module) -> Parameters:
+        """A module's matrices as a start here: with a fresh head if this readout has one and the module has none.
+
+        Raises:
+            SlotMismatch: the module's head is for another number of labels.
+        """
+        shapes = self.readout.head_shapes()
+        body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+        if not shapes:
+            return body
+        head = module.head or {name: torch.zeros(shape) for name, shape in shapes.items()}
+        if {name: tuple(t.shape) for name, t in head.items()} != shapes:
+            got = tuple(head["weight"].shape)
+            raise SlotMismatch(f"readout: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs {shapes['weight']}; train another")
+        return {**body, HEAD: head}
+
+    def train(
+        self,
+        spec: TechniqueSpec,
+        starts: Sequence[Start],
+        budgets: Sequence[int],
+        learning_rate: float,
+        progress: Progress | None = None,
+        title: str = "training",
+    ) -> list[dict[int, Checkpoint]]:
+        """Train every start, stacking those of one structure. Returns checkpoints by budget, in the order of ``starts``."""
+        advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
+        found: dict[int, dict[int, Checkpoint]] = {}
+        for group in _alike(starts):
+            coded = self.train_split
+            entries = [Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group]
+            kept = train(self.host, self.readout, spec, entries, budgets, self.settings, advance)
+            found.update(zip(group, kept, strict=True))
+        return [found[i] for i in range(len(starts))]
+
+    def test(
+        self,
+        spec: TechniqueSpec | None,
+        modules: Sequence[Parameters],
+        progress: Progress | None = None,
+        title: str = "testing",
+    ) -> list[Scores]:
+        """Test modules of one spec, or the bare host, on the test items."""
+        coded = self.test_split
+        advance = (progress or Silent()).stage(title, max(1, len(modules)))
+        return evaluate(self.host, self.readout, spec, modules, coded.rows, coded.labels, advance)
+
+    def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
+        """A checkpoint as a module with its record."""
+        record = TrainingRecord(
+            seed=seed,
+            steps=checkpoint.step,
+            batch_size=self.settings.batch_size,
+            learning_rate=learning_rate,
+            weight_decay=self.settings.weight_decay,
+            max_grad_norm=self.settings.max_grad_norm,
+            max_tokens=self.settings.max_tokens,
+            final_loss=checkpoint.loss,
+        )
+        return Module(spec, self.host.fingerprint, checkpoint.matrices, self.record, record)
+
+
+def open_workbench(
+    host: str,
+    task: Task,
+    readout: str | None = None,
+    settings: TrainSettings | None = None,
+    test_items: int | None = None,
+) -> Workbench:
+    """Load a host with the weights its readout needs and bind the task to it.
+
+    Raises:
+        UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
+    """
+    settings = settings or TrainSettings()
+    source = find_host(host)
+    kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+    loaded = load_host(host, readout_class(readout, kind).view)
+    return Workbench(loaded, task, bind_readout(readout, loaded, task.spec, settings.max_tokens), settings, test_items)
+
+
+def _alike(starts: Sequence[Start]) -> list[list[int]]:
+    """Indices of starts in groups of equal structure."""
+    groups: list[list[int]] = []
+    for index, start in enumerate(starts):
+        for group in groups:
+            if same_structure(starts[group[0]].parameters, start.parameters):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups

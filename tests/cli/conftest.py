@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from pico import WORDS, pico_model, word_tokenizer
+
+from peftport.actions import train_module
+from peftport.cli import main
+from peftport.tasks import load_task
+from peftport.techniques import make_spec
+
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+SETTINGS = {"lora": ["rank=2"], "adapter": ["reduction=4"], "compacter": ["reduction=4", "rank=1"], "prefix": ["length=3", "hidden=8"]}
+HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", dict(view="body")),
+    "bert-updated": ("bert", dict(view="body", seed=1)),
+    "bert-wide": ("bert", dict(view="body", hidden_size=32)),
+    "bert-deep": ("bert", dict(view="body", num_hidden_layers=3)),
+    "bert-masked": ("bert", dict(view="language_model")),
+    "distilbert": ("distilbert", dict(view="body")),
+    "t5": ("t5", {}),
+    "t5-updated": ("t5", dict(seed=1)),
+    "llama": ("llama", {}),
+    "llama-updated": ("llama", dict(seed=1)),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Stdout, which must be exactly one JSON document."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No hub and no offline hosts: nothing outside the test's own folders answers."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("PEFTPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def peftport(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process; whatever reaches the two streams is captured, other libraries' output too."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["peftport", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        found = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, found.out, found.err)
+
+    return run
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment of a real process: these sources, no hub."""
+    return {**os.environ, "PYTHONPATH": str(SOURCES), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def process(environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run a command as users do, in a process of its own."""
+
+    def run(*arguments: object) -> Result:
+        command = [sys.executable, "-m", "peftport", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def refused(peftport: Run, tmp_path: Path) -> Callable[..., str]:
+    """Run a command that must be refused: exit 2, one line with all ``fragments`` in it, and no file touched."""
+
+    def run(*arguments: object, says: tuple[str, ...]) -> str:
+        before = _files(tmp_path)
+        result = peftport(*arguments)
+        lines = [line for line in result.err.splitlines() if line.strip()]
+        assert result.code == 2, result
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("peftport: ")
+        assert "Traceback" not in result.err
+        assert not result.out
+        assert not [part for part in says if part not in lines[0]], lines[0]
+        assert _files(tmp_path) == before
+        return lines[0]
+
+    return run
+
+
+def _files(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="session")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of small hosts, by name."""
+    home = tmp_path_factory.mktemp("hosts")
+    for name, (model_type, options) in HOSTS.items():
+        pico_model(model_type, **options).save_pretrained(home / name)
+        word_tokenizer().save_pretrained(home / name)
+    return {name: home / name for name in HOSTS}
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 labelled texts of the small hosts' words, far from each other."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    rows = [(" ".join(rng.choice(WORDS, size=10)), ("negative", "positive")[i % 2]) for i in range(80)]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def modules(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Path], reviews: Path) -> dict[str, Path]:
+    """Modules on the host ``bert``, one a technique, and a LoRA with a linear readout (``linear``) and a PEFT one (``peft``)."""
+    home, task = tmp_path_factory.mktemp("modules"), load_task(str(reviews))
+    for name in (*SETTINGS, "linear", "peft"):
+        technique = name if name in SETTINGS else "lora"
+        spec = make_spec(technique, dict(pair.split("=") for pair in SETTINGS[technique]))
+        train_module(
+            str(hosts["bert"]), task, spec, out=home / name, steps=2, readout="linear" if name == "linear" else None,
+            file_format="peft" if name == "peft" else "native",
+        )  # fmt: skip
+    return {path.name: path for path in home.iterdir()}

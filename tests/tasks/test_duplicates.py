@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftport.tasks import duplicates
+from peftport.tasks.duplicates import near_duplicates, normalise
+
+
+def alike(a: str, b: str) -> bool:
+    """The definition, pair by pair."""
+    x, y = a.split(" "), b.split(" ")
+    if min(len(set(x)), len(set(y))) < 8:
+        left, right = {(w,) for w in x}, {(w,) for w in y}
+    else:
+        left, right = ({tuple(w[i : i + 3]) for i in range(len(w) - 2)} for w in (x, y))  # type: ignore[misc]
+    return 10 * len(left & right) >= 7 * len(left | right)
+
+
+def brute_force(keys: list[str], against: list[str]) -> list[bool]:
+    return [any(alike(key, other) for other in against) for key in keys]
+
+
+def related_texts(seed: int, n: int) -> list[str]:
+    """Texts of 1 to 30 words, most of them an earlier one with a few words changed, dropped or repeated."""
+    rng = np.random.default_rng(seed)
+    texts: list[list[str]] = []
+    for _ in range(n):
+        words = [f"w{k}" for k in rng.integers(0, 40, rng.integers(1, 31))]
+        if texts and rng.random() < 0.7:
+            words = list(texts[rng.integers(len(texts))])
+            for _ in range(rng.integers(0, 4)):
+                place = int(rng.integers(len(words)))
+                words[place : place + 1] = [f"w{k}" for k in rng.integers(0, 40, rng.integers(0, 3))] or ["w0"]
+        texts.append(words)
+    return [" ".join(words) for words in texts]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 40), st.integers(0, 40))
+@settings(deadline=None)
+def test_prefix_filtering_loses_no_pair(seed: int, n: int, m: int) -> None:
+    texts = related_texts(seed, n + m)
+    assert near_duplicates(texts[:n], texts[n:]).tolist() == brute_force(texts[:n], texts[n:])
+
+
+def test_blocks_and_renumbering_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = related_texts(1, 200)
+    expected = brute_force(texts[:100], texts[100:])
+    assert 0 < sum(expected) < 100
+    for name, value in (("_ROWS_AT_ONCE", 7), ("_PAIRS_AT_ONCE", 3), ("_LARGEST", 41)):
+        monkeypatch.setattr(duplicates, name, value)
+    assert near_duplicates(texts[:100], texts[100:]).tolist() == expected
+
+
+@given(st.text(), st.text())
+def test_normal_forms_are_folded(a: str, b: str) -> None:
+    key = normalise(f"{a} {b}")
+    assert key == " ".join(key.split())
+    assert normalise(f"  {a}\t\n{b} ") == key
+    assert bool(key) == bool(f"{a}{b}".strip()) or not normalise(a + b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Great film!", "great   FILM", True),
+        ("co-writer", "co writer", True),
+        ("ﬁne", "fine", True),
+        ("it's", "it s", True),
+        ("good 😀", "good 😡", False),
+        (":)", ":(", False),
+        ("हिन्दी", "हिनदी", False),
+        ("好电影", "好 电影", True),
+        ("not good", "good", False),
+    ],
+)
+def test_what_counts_as_a_copy(a: str, b: str, same: bool) -> None:
+    assert (normalise(a) == normalise(b)) is same
+
+
+def test_texts_without_spaces_are_compared_by_character() -> None:
+    text = "这部电影的剧情非常精彩演员的表演也很出色值得一看"
+    assert near_duplicates([normalise(text + "啊")], [normalise(text)]).tolist() == [True]
+    assert near_duplicates([normalise("完全不同的一句话没有任何相似之处")], [normalise(text)]).tolist() == [False]
