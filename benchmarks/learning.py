@@ -27,6 +27,7 @@ OUT = Path(__file__).parent / "results" / "learning.json"
 
 
 def learn(host: str, steps: int) -> list[dict[str, object]]:
+    """Train and test every technique on one host."""
     task = load_task("rotten_tomatoes")
     bench = open_workbench(host, task, settings=TrainSettings(max_tokens=64), test_items=ITEMS)
     [bare] = bench.test(None, [])

@@ -29,6 +29,7 @@ OUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 
 def sweep(host: str) -> list[dict[str, object]]:
+    """Train every technique at every rate on one host, test on validation items."""
     bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     valid = bench.valid_split
     rows, labels = valid.rows[:ITEMS], valid.labels[:ITEMS]

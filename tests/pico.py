@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,34 @@ from transformers import PreTrainedTokenizerFast
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.load import AUTO, Host, wrap_host
 from peftport.hosts.slots import layout_for
+from peftport.modules.module import fresh_module
+from peftport.readouts.base import Row, decoder_inputs, pad
+from peftport.tasks.task import TaskSpec
+from peftport.techniques import make_spec
+from peftport.techniques.base import Parameters, TechniqueSpec
 
-WORDS = "good bad film plot dull fine the a was it positive negative great terrible movie is this review or .".split()
+WORDS = [
+    "good",
+    "bad",
+    "film",
+    "plot",
+    "dull",
+    "fine",
+    "the",
+    "a",
+    "was",
+    "it",
+    "positive",
+    "negative",
+    "great",
+    "terrible",
+    "movie",
+    "is",
+    "this",
+    "review",
+    "or",
+    ".",
+]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<mask>", "<s>"]
 SMALL: dict[str, dict[str, Any]] = {
     "bert": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
@@ -69,3 +96,42 @@ def pico_host(
         architecture=model_type, weights=str(seed), tokenizer="words",
     )  # fmt: skip
     return wrap_host(f"pico-{model_type}", model, word_tokenizer(), layout, mark, None, "")
+
+
+# Every technique small: no test may leave one of them out.
+SPECS: dict[str, TechniqueSpec] = {
+    "lora": make_spec("lora", {"rank": 2, "alpha": 3.0}),
+    "adapter": make_spec("adapter", {"reduction_factor": 4}),
+    "compacter": make_spec("compacter", {"phm_dim": 4, "reduction_factor": 2}),
+    "prefix": make_spec("prefix", {"length": 3, "hidden": 6}),
+}
+TOY = TaskSpec(
+    name="toy",
+    labels=("negative", "positive"),
+    words=("negative", "positive"),
+    descriptions=("a terrible film .", "a great film ."),
+    prompt="{text} is this review positive or negative",
+    causal_prompt="review {text} it is",
+    masked_prompt="it was {mask} . {text}",
+    masked_words=("terrible", "great"),
+    domain="toy",
+)
+
+
+def random_matrices(host: Host, spec: TechniqueSpec, seed: int = 3, std: float = 0.3) -> Parameters:
+    """A module's matrices on a host, every number from N(0, std^2)."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        slot: {name: std * torch.randn(tensor.shape, generator=generator) for name, tensor in own.items()}
+        for slot, own in fresh_module(host, spec, 0).matrices.items()
+    }
+
+
+def inputs_of(host: Host, rows: Sequence[Row], shift: int = 0) -> dict[str, Any]:
+    """A batch as the readouts pad it; encoder-decoders are told the first four tokens of each row."""
+    if host.kind == "decoder":
+        return decoder_inputs(host, rows, shift)
+    inputs: dict[str, Any] = pad(rows, host.tokenizer.pad_token_id, host.device)
+    if host.kind == "encoder_decoder":
+        inputs |= {"decoder_input_ids": torch.tensor([row[:4] for row in rows]), "use_cache": False}
+    return inputs

@@ -73,7 +73,10 @@ def answer(folder: Path, request: dict[str, Any]) -> None:
     if places:
         (output.logits * tensors["weight"]).sum().backward()
     out |= {f"gradient/{key}": where(parameter.grad) for key, (parameter, where) in places.items()}
-    save_file({key: t.detach().clone().contiguous() for key, t in out.items()}, folder / f"{request['name']}.answer.safetensors")
+    save_file(
+        {key: t.detach().clone().contiguous() for key, t in out.items()},
+        folder / f"{request['name']}.answer.safetensors",
+    )
 
 
 def load(host: Path, request: dict[str, Any]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What people do with a module, each in one call: train, evaluate, port, compare. The command line adds printing only."""
+"""What people do with a module, each in one call: train, evaluate, port, compare. The command line adds printing."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def train_module(
     Raises:
         BadRequest: an unknown host or readout, an output folder in use, a format that cannot hold the module.
         TrainingFailed: the loss diverged.
+
     """
     if out is not None:
         check_free(out)
@@ -82,6 +83,7 @@ def evaluate_host(
 
     Raises:
         SlotMismatch: the module's host is another one.
+
     """
     native = read_module(module) if module is not None and format_of(module) == "native" else None
     readout = readout or (native.task.readout if native and native.task else None)
@@ -122,6 +124,7 @@ def port_module(
     Raises:
         ModuleRefused: the folder is broken, or records another origin than the one given.
         SlotMismatch: the module does not fit the receiver by this method.
+
     """
     if out is not None:
         check_free(out)
@@ -160,6 +163,7 @@ def open_module(folder: Path, origin: str | None) -> Module:
 
     Raises:
         ModuleRefused: the module records another host than ``origin``.
+
     """
     if format_of(folder) == "native" and origin is None:
         return read_module(folder)

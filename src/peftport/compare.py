@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from peftport.errors import BadRequest, UnknownName
 from peftport.evaluation import Scores
@@ -82,11 +83,12 @@ class Comparison:
     rows: list[Row]
     scores: dict[tuple[str, int, int], Scores] = field(repr=False)  # by (arm, budget, seed)
 
-    def mean_correct(self, arm: str, budget: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def mean_correct(self, arm: str, budget: int) -> npt.NDArray[np.float64]:
         """Correctness of each item, mean over seeds, (N,)."""
         if arm == BARE:
             return self.bare.correct.astype(np.float64)
-        return np.mean([self.scores[arm, budget, seed].correct for seed in self.plan.seeds], axis=0)
+        correct = [self.scores[arm, budget, seed].correct for seed in self.plan.seeds]
+        return np.asarray(np.mean(correct, axis=0), dtype=np.float64)
 
     def difference(self, one: str, other: str, budget: int, level: float = 0.95) -> Interval:
         """Paired difference of two arms in accuracy, over test items (seeds averaged)."""
@@ -113,6 +115,7 @@ def compare(module: Module, bench: Workbench, plan: Plan, progress: Progress | N
     Raises:
         SlotMismatch: the method cannot carry the module to this host.
         TrainingFailed: a training diverged.
+
     """
     progress = progress or Silent()
     rate = plan.learning_rate or TECHNIQUES[module.spec.kind].learning_rate

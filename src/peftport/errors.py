@@ -44,7 +44,9 @@ class UnknownName(BadRequest):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
-        return cls(f"unknown {kind} {name!r}: {guess}expected one of {', '.join(names)}{'; ' + remedy if remedy else ''}")
+        return cls(
+            f"unknown {kind} {name!r}: {guess}expected one of {', '.join(names)}{'; ' + remedy if remedy else ''}"
+        )
 
 
 class HostRefused(BadRequest):

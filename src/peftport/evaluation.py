@@ -29,6 +29,7 @@ class Scores:
     Attributes:
         scores: (N, C), higher is likelier.
         labels: (N,), the right ones.
+
     """
 
     scores: npt.NDArray[np.float32]

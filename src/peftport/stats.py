@@ -36,6 +36,7 @@ def paired_difference(
         rng: draws the resamples.
 
     Source: Efron 1987, JASA 82, "Better bootstrap confidence intervals"; computed by scipy.stats.bootstrap.
+
     """
     difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     estimate = float(difference.mean())

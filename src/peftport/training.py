@@ -88,6 +88,7 @@ def train(
 
     Raises:
         TrainingFailed: a loss or a matrix became NaN or infinite.
+
     """
     technique = technique_named(spec.kind)
     slots = technique.slots(spec, host.slots)
@@ -141,7 +142,9 @@ def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrice
     means = torch.stack(losses).mean(0).tolist() if losses else [None] * len(kept)
     for index, (checkpoints, loss) in enumerate(zip(kept, means, strict=True)):
         if loss is not None and not np.isfinite(loss):
-            raise TrainingFailed(f"entry {index}: the loss is no longer finite before step {step}; lower the learning rate")
+            raise TrainingFailed(
+                f"entry {index}: the loss is no longer finite before step {step}; lower the learning rate"
+            )
         own = unstack(matrices, index)
         check_finite(own, f"entry {index}, step {step}")
         checkpoints[step] = Checkpoint(step, own, loss)
@@ -176,7 +179,7 @@ def flatten(parameters: Parameters, dtype: torch.dtype, device: torch.device) ->
 def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]:
     """(K, number of parameters) -> matrices stacked over K, shaped as ``like``; views, so gradients flow back."""
     shapes = [(slot, name, tensor.shape) for slot, own in like.items() for name, tensor in own.items()]
-    pieces = vectors.split([shape.numel() for _, _, shape in shapes], dim=1)
+    pieces = torch.split(vectors, [shape.numel() for _, _, shape in shapes], dim=1)
     matrices: dict[str, dict[str, Tensor]] = {slot: {} for slot in like}
     for (slot, name, shape), piece in zip(shapes, pieces, strict=True):
         matrices[slot][name] = piece.view(len(vectors), *shape)
@@ -188,5 +191,3 @@ def same_structure(one: Parameters, other: Parameters) -> bool:
     return [(s, n, t.shape) for s, o in one.items() for n, t in o.items()] == [
         (s, n, t.shape) for s, o in other.items() for n, t in o.items()
     ]
-
-

@@ -87,6 +87,7 @@ class Workbench:
 
         Raises:
             SlotMismatch: the module's head is for another number of labels.
+
         """
         shapes = self.readout.head_shapes()
         body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
@@ -95,7 +96,10 @@ class Workbench:
         head = module.head or {name: torch.zeros(shape) for name, shape in shapes.items()}
         if {name: tuple(t.shape) for name, t in head.items()} != shapes:
             got = tuple(head["weight"].shape)
-            raise SlotMismatch(f"readout: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs {shapes['weight']}; train another")
+            raise SlotMismatch(
+                f"readout: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs "
+                f"{shapes['weight']}; train another"
+            )
         return {**body, HEAD: head}
 
     def train(
@@ -107,12 +111,14 @@ class Workbench:
         progress: Progress | None = None,
         title: str = "training",
     ) -> list[dict[int, Checkpoint]]:
-        """Train every start, stacking those of one structure. Returns checkpoints by budget, in the order of ``starts``."""
+        """Train every start, those of one structure stacked. Returns each one's checkpoints by budget."""
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
         found: dict[int, dict[int, Checkpoint]] = {}
         for group in _alike(starts):
             coded = self.train_split
-            entries = [Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group]
+            entries = [
+                Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group
+            ]
             kept = train(self.host, self.readout, spec, entries, budgets, self.settings, advance)
             found.update(zip(group, kept, strict=True))
         return [found[i] for i in range(len(starts))]
@@ -155,6 +161,7 @@ def open_workbench(
 
     Raises:
         UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
+
     """
     settings = settings or TrainSettings()
     source = find_host(host)

@@ -21,7 +21,12 @@ from peftport.tasks import load_task
 from peftport.techniques import make_spec
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
-SETTINGS = {"lora": ["rank=2"], "adapter": ["reduction=4"], "compacter": ["reduction=4", "rank=1"], "prefix": ["length=3", "hidden=8"]}
+SETTINGS = {
+    "lora": {"rank": "2"},
+    "adapter": {"reduction_factor": "4"},
+    "compacter": {"reduction_factor": "4", "phm_dim": "2"},
+    "prefix": {"length": "3", "hidden": "8"},
+}
 HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", dict(view="body")),
     "bert-updated": ("bert", dict(view="body", seed=1)),
@@ -145,7 +150,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Path], re
     home, task = tmp_path_factory.mktemp("modules"), load_task(str(reviews))
     for name in (*SETTINGS, "linear", "peft"):
         technique = name if name in SETTINGS else "lora"
-        spec = make_spec(technique, dict(pair.split("=") for pair in SETTINGS[technique]))
+        spec = make_spec(technique, SETTINGS[technique])
         train_module(
             str(hosts["bert"]), task, spec, out=home / name, steps=2, readout="linear" if name == "linear" else None,
             file_format="peft" if name == "peft" else "native",

@@ -68,7 +68,9 @@ def random_module(host: Host, spec: TechniqueSpec, seed: int = 3) -> Module:
 
 def run(host: Host, spec: TechniqueSpec | None, matrices: Parameters, inputs: Mapping[str, Any], weight: Tensor) -> Run:
     """Our side: attach the matrices as one entry, run forward, and differentiate sum(logits * weight)."""
-    stacked = {slot: {name: t[None].clone().requires_grad_() for name, t in own.items()} for slot, own in matrices.items()}
+    stacked = {
+        slot: {name: t[None].clone().requires_grad_() for name, t in own.items()} for slot, own in matrices.items()
+    }
     made: Any = stacked
     if spec is not None:
         technique = technique_named(spec.kind)

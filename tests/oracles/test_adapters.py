@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.agreement import TOLERANCE, Run, batch, loss_weight, random_matrices, run, worst_gradient, worst_output
-from pico import pico_host
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from oracles.agreement import TOLERANCE, Run, batch, loss_weight, random_matrices, run, worst_gradient, worst_output
 from peftport.hosts.load import Host
 from peftport.techniques import make_spec
 from peftport.techniques.adapter import AdapterSpec
@@ -25,6 +24,7 @@ from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.techniques.compacter import CompacterSpec
 from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import PrefixSpec
+from pico import pico_host
 
 ROOT = Path(__file__).parents[2]
 ORACLE = Path(os.environ.get("PEFTPORT_ORACLE_PYTHON", ROOT / ".oracle-venv" / "bin" / "python"))
@@ -87,9 +87,9 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def untied(host: Host) -> Host:
     """A head of its own."""
-    generator = torch.Generator().manual_seed(11)
-    weight: Tensor = host.model.lm_head.weight  # type: ignore[union-attr, assignment]
-    host.model.lm_head.weight = torch.nn.Parameter(torch.randn(weight.shape, generator=generator), requires_grad=False)  # type: ignore[union-attr]
+    head: Any = host.model.lm_head
+    weight = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(11))
+    head.weight = torch.nn.Parameter(weight, requires_grad=False)
     return host
 
 
@@ -155,7 +155,8 @@ def ask(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def save_host(host: Host, out: Path) -> None:
-    host.model.save_pretrained(out)  # type: ignore[operator]
+    model: Any = host.model
+    model.save_pretrained(out)
     path = out / "config.json"
     config = json.loads(path.read_text())
     if "scale_decoder_outputs" in config:  # transformers 5's word for what 4.57 tells by the tied head

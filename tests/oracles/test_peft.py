@@ -10,6 +10,10 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
 from oracles.agreement import (
     TOLERANCE,
     Run,
@@ -23,11 +27,6 @@ from oracles.agreement import (
     worst_gradient,
     worst_output,
 )
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model, get_peft_model_state_dict
-from pico import pico_host, pico_model
-from safetensors.torch import load_file
-from torch import nn
-
 from peftport.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.load import Host, View
 from peftport.modules.formats import read_module, write_module
@@ -35,6 +34,7 @@ from peftport.modules.module import Module
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import PrefixSpec
+from pico import pico_host, pico_model
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -50,8 +50,13 @@ def peft_run(model: nn.Module, inputs: dict[str, Any], weight: torch.Tensor) -> 
     return {name: tensor.detach() for name, tensor in outputs.items()}
 
 
-def agree(record: Record, inputs: dict[str, Any], ours: Run, outputs: dict[str, torch.Tensor], gradients: Parameters) -> None:
-    worst = {"outputs": worst_output(inputs, ours.outputs, outputs), "gradients": worst_gradient(ours.gradients, gradients)}
+def agree(
+    record: Record, inputs: dict[str, Any], ours: Run, outputs: dict[str, torch.Tensor], gradients: Parameters
+) -> None:
+    worst = {
+        "outputs": worst_output(inputs, ours.outputs, outputs),
+        "gradients": worst_gradient(ours.gradients, gradients),
+    }
     record("worst", worst)
     assert worst["outputs"] <= TOLERANCE
     assert worst["gradients"] <= TOLERANCE
@@ -165,7 +170,9 @@ def made_by_peft(host: Host, folder: Path, view: View = "language_model", **sett
 
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}], ids=["plain", "rslora"])
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-def test_we_read_a_lora_of_peft(model_type: str, settings: dict[str, Any], tmp_path: Path, record_property: Record) -> None:
+def test_we_read_a_lora_of_peft(
+    model_type: str, settings: dict[str, Any], tmp_path: Path, record_property: Record
+) -> None:
     host = pico_host(model_type)
     model = made_by_peft(host, tmp_path, **settings)
     compare_read(host, model, tmp_path, record_property)

@@ -40,7 +40,9 @@ def main() -> None:
     except USAGE_ERROR as error:
         _fail(_usage(error), 2) if str(error) else sys.exit(2)  # no message: the help was shown
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or 'the system'}; check the path, the space and the rights", 1)
+        _fail(
+            f"{error.strerror or error}: {error.filename or 'the system'}; check the path, the space and the rights", 1
+        )
     else:
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -34,7 +34,9 @@ def list_hosts(json_: AsJson = False) -> None:
     if json_:
         print_json({"hosts": rows, "families": families})
         return
-    cells = tuple((str(r["name"]), str(r["family"]), "yes" if r["installed"] else "no", str(r["description"])) for r in rows)
+    cells = tuple(
+        (str(r["name"]), str(r["family"]), "yes" if r["installed"] else "no", str(r["description"])) for r in rows
+    )
     print_table(Table("offline hosts", ("name", "family", "installed", "what it is"), cells))
     known = tuple((str(f["family"]), str(f["kind"]), ", ".join(f["model_types"])) for f in families)
     print_table(Table("families (any local folder or hub id of these)", ("family", "kind", "model types"), known))
@@ -59,9 +61,14 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         print_json({"kind": loaded.kind, "fingerprint": loaded.fingerprint.model_dump(), "slots": slots})
         return
     mark = loaded.fingerprint
-    say(f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), {mark.layers} layers, width {mark.width}")
+    say(
+        f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), "
+        f"{mark.layers} layers, width {mark.width}"
+    )
     say(f"  weights {mark.weights[:16]}  architecture {mark.architecture[:16]}  tokenizer {mark.tokenizer[:16]}")
-    rows = tuple((str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots)
+    rows = tuple(
+        (str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots
+    )
     print_table(Table(f"{len(rows)} slots", ("slot", "kind", "widths", "path"), rows))
 
 
@@ -72,7 +79,9 @@ def update(
     steps: Annotated[int, typer.Option("--steps", min=1, help="Pretraining steps.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder; each checkpoint is a host in it, step-N.")],
     save_at: Annotated[str | None, typer.Option("--save-at", help="Further steps to keep: 10,50.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Default by the host's kind.")] = None,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="The host's; a fresh head has its own.")
+    ] = 2e-5,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of masks and data order.")] = 0,
@@ -85,15 +94,22 @@ def update(
     from peftport.updating import update_host
 
     quiet_libraries()
-    extra = {} if learning_rate is None else {"learning_rate": learning_rate}
     with bars() as progress:
         advance = progress.stage(f"updating {host}", steps)
         found = update_host(
             host, text, steps=steps, out=out, save_at=o.numbers(save_at, "--save-at") if save_at else (),
-            batch_size=batch_size, max_tokens=max_tokens, seed=seed, advance=advance, **extra,
+            batch_size=batch_size, max_tokens=max_tokens, seed=seed, advance=advance, learning_rate=learning_rate,
         )  # fmt: skip
     if json_:
-        print_json({"out": str(out), "checkpoints": [one.model_dump(mode="json") for one in found]})
+        print_json(
+            {
+                "out": str(out),
+                "checkpoints": [{"folder": str(one.folder), **one.record.model_dump(mode="json")} for one in found],
+            }
+        )
         return
     for one in found:
-        say(f"{out}/step-{one.steps}: relative weight distance {one.weight_distance:.4%} from {host}")
+        far = one.record.distance
+        say(
+            f"{one.folder}: weights {far.weights:.3%}, function {far.function:.5f} from {host}; loss {one.record.loss:.3f}"
+        )

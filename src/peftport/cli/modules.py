@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, or a PEFT LoRA.")]
 To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + o.HOST_HELP)]
 From = Annotated[
-    str | None, typer.Option("--from", metavar="HOST", help="The origin: needed for a PEFT checkpoint, checked for a native one.")
+    str | None,
+    typer.Option("--from", metavar="HOST", help="The origin: needed for a PEFT checkpoint, checked for a native one."),
 ]
 FormatName = Annotated[str | None, typer.Option("--format", help="native or peft (LoRA only).")]
 
@@ -30,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where results.json and table.md go; files there are replaced.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Where results.json and table.md go; files there are replaced.")
+    ] = Path("demo"),
     json_: AsJson = False,
 ) -> None:
     """Four techniques, three arms, two real hosts, real reviews: the whole story in a few minutes.
@@ -112,7 +115,9 @@ def train(
 def evaluate(
     host: o.HostArgument,
     task: o.TaskArgument,
-    module: Annotated[Path | None, typer.Option("--module", help="A module of this host; without it the host alone is tested.")] = None,
+    module: Annotated[
+        Path | None, typer.Option("--module", help="A module of this host; without it the host alone is tested.")
+    ] = None,
     max_tokens: o.MaxTokens = 128,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = None,
@@ -139,8 +144,15 @@ def evaluate(
     if json_:
         print_json({"host": host, "task": data.spec.name, "module": str(module) if module else None, **_scores(scores)})
         return
-    more = f", AUROC {scores.auroc:.3f}, accuracy at the median threshold {scores.accuracy_at_median:.3f}" if scores.auroc else ""
-    say(f"{host} on {data.spec.name}{f' with {module}' if module else ''}: accuracy {scores.accuracy:.3f}{more} ({len(scores.labels)} test items)")
+    more = (
+        f", AUROC {scores.auroc:.3f}, accuracy at the median threshold {scores.accuracy_at_median:.3f}"
+        if scores.auroc is not None
+        else ""
+    )
+    say(
+        f"{host} on {data.spec.name}{f' with {module}' if module else ''}: "
+        f"accuracy {scores.accuracy:.3f}{more} ({len(scores.labels)} test items)"
+    )
 
 
 def port(
@@ -163,11 +175,16 @@ def port(
     done = port_module(module, to, origin=origin, method=method, out=out, file_format=_format(format_), seed=seed)
     record = done.module.ports[-1]
     if json_:
-        print_json({"out": str(out), "format": done.file_format, "technique": done.module.spec.kind, **record.model_dump()})
+        print_json(
+            {"out": str(out), "format": done.file_format, "technique": done.module.spec.kind, **record.model_dump()}
+        )
         return
     kinds = {note: list(record.slots.values()).count(note) for note in dict.fromkeys(record.slots.values())}
     did = ", ".join(f"{count} slots {note}" for note, count in kinds.items())
-    say(f"{out}: {done.module.spec.kind} from {record.origin.name} on {record.receiver.name} by {method} ({done.file_format}): {did}")
+    say(
+        f"{out}: {done.module.spec.kind} from {record.origin.name} on {record.receiver.name} "
+        f"by {method} ({done.file_format}): {did}"
+    )
 
 
 def compare(
@@ -179,7 +196,9 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")] = 3,
     arms: Annotated[str, typer.Option("--arms", help="Which arms.")] = "ported,sampled,scratch",
     method: Annotated[str, typer.Option("--method", help="How to port (peftport methods).")] = "copy",
-    sampler: Annotated[str, typer.Option("--sampler", help="gaussian, permutation, spectrum or norm_matched.")] = "gaussian",
+    sampler: Annotated[
+        str, typer.Option("--sampler", help="gaussian, permutation, spectrum or norm_matched.")
+    ] = "gaussian",
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
@@ -201,14 +220,27 @@ def compare(
     from peftport.report.tables import comparison_sentence, comparison_table
 
     plan = Plan(
-        o.numbers(budgets, "--budgets"), tuple(range(seeds)), o.names(arms) or (), method, sampler, learning_rate  # type: ignore[arg-type]
+        o.numbers(budgets, "--budgets"),
+        tuple(range(seeds)),
+        o.names(arms) or (),
+        method,
+        sampler,
+        learning_rate,  # type: ignore[arg-type]
     )
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
     data = o.read_task(task, text, label, group, labels, words)
     with bars() as progress:
         found = compare_module(
-            module, to, data, plan, origin=origin, readout=readout, settings=chosen, test_items=test_items, progress=progress
+            module,
+            to,
+            data,
+            plan,
+            origin=origin,
+            readout=readout,
+            settings=chosen,
+            test_items=test_items,
+            progress=progress,
         )
     if json_:
         print_json({**found.as_json(), "summary": comparison_sentence([found])})

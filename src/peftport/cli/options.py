@@ -46,7 +46,9 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise BadRequest(f"{option}: expected whole numbers with commas between, such as 0,10,40, got {text!r}") from error
+        raise BadRequest(
+            f"{option}: expected whole numbers with commas between, such as 0,10,40, got {text!r}"
+        ) from error
 
 
 def settings_dict(pairs: list[str] | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
 
@@ -44,16 +45,22 @@ def show(
     Example: peftport tasks show reviews.csv --text review --label stars
     """
     data = o.read_task(task, text, label, group, labels, words)
-    parts = {
-        name: {"items": len(split), "labels": {l: int((split.labels == i).sum()) for i, l in enumerate(data.spec.labels)}}
+    parts: dict[str, dict[str, Any]] = {
+        name: {
+            "items": len(split),
+            "labels": {label: int((split.labels == i).sum()) for i, label in enumerate(data.spec.labels)},
+        }
         for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test))
     }
     if json_:
         dropped = asdict(data.report)
-        print_json({"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest})
+        print_json(
+            {"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest}
+        )
         return
     say(f"{data.spec.name}: labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
     for name, part in parts.items():
-        say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{l} {n}" for l, n in part["labels"].items()))  # type: ignore[attr-defined]
+        counts: dict[str, int] = part["labels"]
+        say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{label} {n}" for label, n in counts.items()))
     dropped_text = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in asdict(data.report).items() if n)
     say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")

@@ -42,6 +42,7 @@ def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
 
     Raises:
         HostRefused: a weight file is truncated or corrupt.
+
     """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = weight_files(folder)
@@ -63,6 +64,7 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         HostRefused: there is none; pickled weights (``.bin``, ``.pt``) are never read.
+
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -40,6 +40,7 @@ class Host:
         base: the module below which slot paths start.
         slots: every slot by name, in layer order.
         text_prefix: put before every text (``query: `` for e5), from the folder's config.
+
     """
 
     name: str
@@ -95,6 +96,7 @@ def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float
     Raises:
         UnknownName: no such host.
         HostRefused: broken, unsafe, of no known family, or without the weights that ``view`` needs.
+
     """
     source = find_host(ref)
     config = read_config(source.folder)
@@ -107,7 +109,13 @@ def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float
 
 
 def wrap_host(
-    name: str, model: nn.Module, tokenizer: Any, layout: Layout, mark: Fingerprint, folder: Path | None, text_prefix: str
+    name: str,
+    model: nn.Module,
+    tokenizer: Any,
+    layout: Layout,
+    mark: Fingerprint,
+    folder: Path | None,
+    text_prefix: str,
 ) -> Host:
     """Freeze a transformers model that is in memory already and find its slots."""
     model.requires_grad_(False).eval()
@@ -130,7 +138,9 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise HostRefused(f"{source.name}: expected a loadable transformers folder, got: {first}; fetch it again") from error
+        raise HostRefused(
+            f"{source.name}: expected a loadable transformers folder, got: {first}; fetch it again"
+        ) from error
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
     if missing:
         need = "a language-model head" if view == "language_model" else "all weights"
@@ -161,4 +171,6 @@ def _load_tokenizer(source: Source) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise HostRefused(f"{source.name}: expected a tokenizer in its folder, got: {first}; add tokenizer.json") from error
+        raise HostRefused(
+            f"{source.name}: expected a tokenizer in its folder, got: {first}; add tokenizer.json"
+        ) from error

@@ -11,14 +11,13 @@ Three kinds of slot:
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from peftport.errors import HostRefused
 
@@ -103,6 +102,7 @@ def layout_for(model_type: str, where: str) -> Layout:
 
     Raises:
         HostRefused: no family does.
+
     """
     for layout in layouts().values():
         if model_type in layout.model_types:
@@ -119,6 +119,7 @@ def find_slots(base: nn.Module, layout: Layout, where: str) -> dict[str, Slot]:
 
     Raises:
         HostRefused: a path that the layout promises is not in the model.
+
     """
     slots: dict[str, Slot] = {}
     for stack in layout.stacks:
@@ -149,31 +150,24 @@ def _slot(base: nn.Module, prefix: str, name: str, site_name: str, site: Site) -
             width = out_width // parts
             return Slot(name, site_name, "linear", full, in_width, width, start=index * width)
         if site.kind == "attention":
-            heads, head_width = _key_heads(base, module)
+            heads, head_width = _key_heads(base.config, module)
             return Slot(name, site_name, "attention", full, heads * head_width, heads * head_width, heads=heads)
-        width = int(base.config.hidden_size)  # type: ignore[union-attr]
+        config: Any = base.config
+        width = int(config.hidden_size)
         return Slot(name, site_name, site.kind, full, width, width)
     return None
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(D_out, D_in) of a Linear, or of GPT-2's Conv1D, whose weight lies the other way round."""
-    rows, columns = module.weight.shape  # type: ignore[union-attr]
-    return (int(rows), int(columns)) if isinstance(module, nn.Linear) else (int(columns), int(rows))
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = (int(size) for size in weight.shape)
+    return (rows, columns) if isinstance(module, nn.Linear) else (columns, rows)
 
 
-def _key_heads(base: nn.Module, attention: nn.Module) -> tuple[int, int]:
+def _key_heads(config: Any, attention: nn.Module) -> tuple[int, int]:
     """Heads and head width of the keys: what the family's config says, grouped-query attention included."""
-    config = base.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads  # type: ignore[union-attr]
-    head_width = (
-        getattr(attention, "key_value_proj_dim", None)
-        or getattr(config, "head_dim", None)
-        or config.hidden_size // config.num_attention_heads  # type: ignore[union-attr, operator]
-    )
-    return int(heads), int(head_width)  # type: ignore[arg-type]
-
-
-def layer_names(slots: dict[str, Slot]) -> Iterator[str]:
-    """Layer prefixes of the slots (``layers.3``), each once, in order."""
-    yield from dict.fromkeys(name.rpartition(".")[0] for name in slots)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    own = getattr(attention, "key_value_proj_dim", None) or getattr(config, "head_dim", None)
+    return int(heads), int(own or config.hidden_size // config.num_attention_heads)

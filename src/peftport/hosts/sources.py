@@ -29,6 +29,7 @@ def find_host(ref: str) -> Source:
     Raises:
         UnknownName: neither a folder, nor an offline host, nor a hub id.
         HostRefused: not a transformers folder, or it wants its own code run.
+
     """
     if Path(ref).is_dir():
         folder = Path(ref)
@@ -50,10 +51,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         HostRefused: missing, not JSON, without a model type, or asking for remote code.
+
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise HostRefused(f"{folder}: expected a transformers folder with config.json, found none; give the model's folder")
+        raise HostRefused(
+            f"{folder}: expected a transformers folder with config.json, found none; give the model's folder"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

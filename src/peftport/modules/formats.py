@@ -20,17 +20,25 @@ def format_of(folder: Path) -> Format:
 
     Raises:
         ModuleRefused: not a folder, pickled weights only, or no module at all.
+
     """
     if not folder.is_dir():
-        raise ModuleRefused(f"{folder}: expected a module folder, found {'a file' if folder.exists() else 'nothing'}; check the path")
+        raise ModuleRefused(
+            f"{folder}: expected a module folder, found {'a file' if folder.exists() else 'nothing'}; check the path"
+        )
     if (folder / native.CARD).is_file():
         return "native"
     if (folder / peft_lora.CONFIG).is_file():
         return "peft"
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickled:
-        raise ModuleRefused(f"{folder / pickled[0]}: expected safetensors, got pickled weights, which are never loaded; save as safetensors")
-    raise ModuleRefused(f"{folder}: expected {native.CARD} (native) or {peft_lora.CONFIG} (PEFT), found neither; give a module folder")
+        raise ModuleRefused(
+            f"{folder / pickled[0]}: expected safetensors, got pickled weights, which are never loaded; "
+            "save as safetensors"
+        )
+    raise ModuleRefused(
+        f"{folder}: expected {native.CARD} (native) or {peft_lora.CONFIG} (PEFT), found neither; give a module folder"
+    )
 
 
 def read_module(folder: Path, origin: Host | None = None) -> Module:
@@ -38,6 +46,7 @@ def read_module(folder: Path, origin: Host | None = None) -> Module:
 
     Raises:
         ModuleRefused: broken, unsafe, or a PEFT checkpoint without its host.
+
     """
     if format_of(folder) == "native":
         return native.read_native(folder)
@@ -52,6 +61,7 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
     Raises:
         OutputRefused: ``out`` holds something.
         ModuleRefused: the format cannot hold the module.
+
     """
     with new_folder(out) as folder:
         if file_format == "native":

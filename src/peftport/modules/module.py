@@ -116,6 +116,7 @@ def check_finite(matrices: Parameters, where: str) -> None:
 
     Raises:
         TrainingFailed: a matrix is not finite.
+
     """
     for slot, own in matrices.items():
         for name, tensor in own.items():
@@ -128,6 +129,7 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
 
     Raises:
         SlotMismatch: another family, depth, or width; the message names the first slot that differs.
+
     """
     technique = technique_named(module.spec.kind)
     slots = technique.slots(module.spec, host.slots)

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
-from safetensors import SafetensorError
 from torch import Tensor, isfinite
 
 from peftport.errors import ModuleRefused
@@ -24,7 +24,7 @@ def write_native(module: Module, folder: Path) -> None:
     flat = dict(sorted(flat.items()))
     raw = safetensors_save(flat)
     card = ModuleCard(
-        technique=module.spec,  # type: ignore[arg-type]
+        technique=module.spec,
         host=module.host,
         task=module.task,
         training=module.training,
@@ -41,21 +41,27 @@ def read_native(folder: Path) -> Module:
 
     Raises:
         ModuleRefused: a file is missing, truncated, altered, or says something this version does not know.
+
     """
     card = _read_card(folder / CARD)
     flat = read_tensors(folder / TENSORS)
     missing, extra = sorted(card.tensors.keys() - flat.keys()), sorted(flat.keys() - card.tensors.keys())
     if missing:
-        raise ModuleRefused(f"{folder / TENSORS}: expected the tensor {missing[0]} that {CARD} lists, found none; save it again")
+        raise ModuleRefused(
+            f"{folder / TENSORS}: expected the tensor {missing[0]} that {CARD} lists, found none; save it again"
+        )
     if extra:
         raise ModuleRefused(f"{folder / TENSORS}: tensor {extra[0]} is not listed in {CARD}; save the module again")
     for name, shape in card.tensors.items():
         if tuple(flat[name].shape) != shape:
             raise ModuleRefused(
-                f"{folder / TENSORS}: {name}: expected shape {shape} as in {CARD}, got {tuple(flat[name].shape)}; save it again"
+                f"{folder / TENSORS}: {name}: expected shape {shape} as in {CARD}, "
+                f"got {tuple(flat[name].shape)}; save it again"
             )
     if hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest() != card.sha256:
-        raise ModuleRefused(f"{folder / TENSORS}: expected the bytes whose sha256 {CARD} records, got others; save it again")
+        raise ModuleRefused(
+            f"{folder / TENSORS}: expected the bytes whose sha256 {CARD} records, got others; save it again"
+        )
     matrices: Parameters = {}
     for name, tensor in flat.items():
         slot, _, matrix = name.rpartition("/")
@@ -64,21 +70,24 @@ def read_native(folder: Path) -> Module:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file.
+    """Every tensor of a safetensors file, by name in alphabetical order.
 
     Raises:
         ModuleRefused: missing, truncated, corrupt, or with a NaN or infinite number in it.
+
     """
     if not path.is_file():
         raise ModuleRefused(f"{path.parent}: expected {path.name}, found none; give a module folder")
     try:
         flat = safetensors_load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError) as error:
-        raise ModuleRefused(f"{path}: expected a whole safetensors file, got one truncated or corrupt ({error}); save it again") from error
+        raise ModuleRefused(
+            f"{path}: expected a whole safetensors file, got one truncated or corrupt ({error}); save it again"
+        ) from error
     for name, tensor in flat.items():
         if not bool(isfinite(tensor).all()):
             raise ModuleRefused(f"{path}: {name}: expected finite numbers, got NaN or infinity; train it again")
-    return flat
+    return dict(sorted(flat.items()))  # safetensors gives them in another order every time
 
 
 def _read_card(path: Path) -> ModuleCard:
@@ -87,6 +96,8 @@ def _read_card(path: Path) -> ModuleCard:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ModuleRefused(f"{path}: {where}: {first['msg']}; expected what this version of peftport writes") from error
+        raise ModuleRefused(
+            f"{path}: {where}: {first['msg']}; expected what this version of peftport writes"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ModuleRefused(f"{path}: expected a readable module card, got: {error}; save the module again") from error

@@ -32,7 +32,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "use_qalora": (False, None), "rank_pattern": ({}, None), "alpha_pattern": ({}, None),
     "bias": ("none", None), "lora_bias": (False, None), "modules_to_save": (None, []),
     "layer_replication": (None,), "trainable_token_indices": (None,), "target_parameters": (None, []),
-    "megatron_config": (None,), "alora_invocation_tokens": (None,),
+    "megatron_config": (None,), "alora_invocation_tokens": (None,), "use_bdlora": (None,), "arrow_config": (None,),
+    "kasa_config": (None,), "monteclora_config": (None,),
+    # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) start by changing the host's own weights.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
 }  # fmt: skip
 
 
@@ -42,31 +45,36 @@ def read_peft(folder: Path, host: Host) -> Module:
     Raises:
         ModuleRefused: another PEFT type, a setting that is not supported, pickled weights, or a file that is broken.
         SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape there.
+
     """
     config = _read_config(folder)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
     if config.get("use_rslora"):
         alpha *= rank**0.5  # alpha / sqrt(r) = (alpha sqrt(r)) / r
     if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
-        raise ModuleRefused(f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors")
+        raise ModuleRefused(
+            f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
+        )
     matrices: Parameters = {}
     whole = {slot.path: slot for slot in host.slots.values() if slot.kind == "linear" and not _is_part(slot, host)}
     for key, tensor in read_tensors(folder / TENSORS).items():
         path, matrix = _parse(key, folder, host)
         if path not in whole:
-            raise SlotMismatch(f"{folder.name}: {key}: {host.name} has no slot at {path}; give the host it was trained on (--from)")
+            raise SlotMismatch(
+                f"{folder.name}: {key}: {host.name} has no slot at {path}; give the host it was trained on (--from)"
+            )
         slot = whole[path]
         expected = {"A": (rank, slot.in_width), "B": (slot.out_width, rank)}[matrix]
         if tuple(tensor.shape) != expected:
             raise SlotMismatch(
-                f"{folder.name}: {slot.name}: lora_{matrix} is {tuple(tensor.shape)}, {host.name} takes {expected} there "
-                "at this rank; give the host it was trained on (--from)"
+                f"{folder.name}: {slot.name}: lora_{matrix} is {tuple(tensor.shape)}, {host.name} takes {expected} "
+                "there at this rank; give the host it was trained on (--from)"
             )
         matrices.setdefault(slot.name, {})[matrix] = tensor.float()
-    sites = tuple(dict.fromkeys(host.slots[name].site for name in matrices))
     ordered = {name: matrices[name] for name in host.slots if name in matrices}
+    sites = tuple(dict.fromkeys(host.slots[name].site for name in ordered))
     _check_complete(folder, ordered, sites, host)
-    spec = LoraSpec(rank=rank, alpha=alpha, sites=sites)  # type: ignore[arg-type]
+    spec = LoraSpec(rank=rank, alpha=alpha, sites=sites)
     return Module(spec, host.fingerprint, ordered)
 
 
@@ -75,11 +83,16 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
 
     Raises:
         ModuleRefused: the module is no LoRA, or has a linear readout, which PEFT would lose.
+
     """
     if not isinstance(module.spec, LoraSpec):
-        raise ModuleRefused(f"--format peft: PEFT has no {module.spec.kind} of this kind; expected lora; use the native format")
+        raise ModuleRefused(
+            f"--format peft: PEFT has no {module.spec.kind} of this kind; expected lora; use the native format"
+        )
     if HEAD in module.matrices:
-        raise ModuleRefused("--format peft: expected a module without a linear readout, whose head PEFT would lose; use native")
+        raise ModuleRefused(
+            "--format peft: expected a module without a linear readout, whose head PEFT would lose; use native"
+        )
     spec, flat = module.spec, dict[str, Tensor]()
     paths: dict[str, list[Slot]] = {}
     for name in module.matrices:
@@ -89,12 +102,19 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
         a, b = _fuse(module, slots, host, spec.rank * factor)
         full = f"base_model.model.{_head_prefix(host)}{path}"
         flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = a, b
-    config = _config(spec, host, sorted({path.rpartition(".")[2] for path in paths}), factor)
+    config = _config(spec, host, _targets(host, list(paths)), factor)
     (folder / TENSORS).write_bytes(safetensors_save(dict(sorted(flat.items())), metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _config(spec: LoraSpec, host: Host, leaves: list[str], factor: int) -> dict[str, Any]:
+def _targets(host: Host, paths: list[str]) -> list[str]:
+    """Names by which PEFT finds these matrices and no others: the last parts of their paths, or else whole paths."""
+    leaves = {path.rpartition(".")[2] for path in paths}
+    found = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
+    return sorted(leaves) if len(found) == len(paths) else sorted(paths)
+
+
+def _config(spec: LoraSpec, host: Host, targets: list[str], factor: int) -> dict[str, Any]:
     fused = any(not isinstance(host.slot_module(s), torch.nn.Linear) for s in host.slots.values() if s.kind == "linear")
     return {
         "peft_type": "LORA",
@@ -103,7 +123,7 @@ def _config(spec: LoraSpec, host: Host, leaves: list[str], factor: int) -> dict[
         "r": spec.rank * factor,
         "lora_alpha": spec.alpha * factor,
         "lora_dropout": 0.0,
-        "target_modules": leaves if len(leaves) > 1 or "." in leaves[0] else leaves,
+        "target_modules": targets,
         "fan_in_fan_out": fused,
         "bias": "none",
         "inference_mode": True,
@@ -151,7 +171,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModuleRefused(f"{path}: expected peft_type LORA, got {kind}; other PEFT types are not read")
     for key, harmless in UNSUPPORTED.items():
         if config.get(key) not in harmless:
-            raise ModuleRefused(f"{path}: {key} = {config[key]!r} is not supported, and dropping it would change the module; merge it away first")
+            raise ModuleRefused(
+                f"{path}: {key} = {config[key]!r} is not supported, and dropping it would change the module; "
+                "merge it away first"
+            )
     return config
 
 
@@ -163,12 +186,16 @@ def _parse(key: str, folder: Path, host: Host) -> tuple[str, str]:
             prefix = getattr(host.model, "base_model_prefix", "") + "."
             known = {slot.path for slot in host.slots.values()}
             return (path.removeprefix(prefix) if path not in known else path), matrix
-    raise ModuleRefused(f"{folder / TENSORS}: expected lora_A and lora_B matrices only, got {key}; it would be lost, so it is refused")
+    raise ModuleRefused(
+        f"{folder / TENSORS}: expected lora_A and lora_B matrices only, got {key}; it would be lost, so it is refused"
+    )
 
 
 def _check_complete(folder: Path, matrices: Parameters, sites: tuple[str, ...], host: Host) -> None:
     if not matrices:
-        raise ModuleRefused(f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again")
+        raise ModuleRefused(
+            f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again"
+        )
     for slot in host.slots.values():
         if slot.site in sites and set(matrices.get(slot.name, {})) != {"A", "B"}:
             raise ModuleRefused(

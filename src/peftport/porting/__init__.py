@@ -16,6 +16,7 @@ def porter_named(name: str) -> Porter:
 
     Raises:
         UnknownName: there is none.
+
     """
     if name not in PORTERS:
         raise UnknownName.of("method", name, PORTERS)
@@ -27,6 +28,7 @@ def sampler_named(name: str) -> Sampler:
 
     Raises:
         UnknownName: there is none.
+
     """
     if name not in SAMPLERS:
         raise UnknownName.of("sampler", name, SAMPLERS)

@@ -1,4 +1,4 @@
-"""What a porter is: a method that turns a module of one host into a module of another, and says slot by slot what it did."""
+"""A porter: a method that turns a module of one host into a module of another, and says slot by slot what it did."""
 
 from __future__ import annotations
 
@@ -50,11 +50,10 @@ class Porter(ABC):
 
         Raises:
             SlotMismatch: the module does not fit the receiver by this method.
+
         """
         if self.fits.width == "same" and self.fits.depth == "same":
             check_fits(module, receiver, self.name)
         ported = self.carry(module, receiver, rng)
-        record = PortRecord(
-            method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots
-        )
+        record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         return module.with_matrices(ported.matrices, host=receiver.fingerprint, ports=(*module.ports, record))

@@ -18,4 +18,6 @@ class Copy(Porter):
 
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
         """The same tensors."""
-        return Ported({slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied"))
+        return Ported(
+            {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
+        )

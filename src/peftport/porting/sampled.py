@@ -98,7 +98,10 @@ class NormMatched(Gaussian):
         sampled = super().carry(module, receiver, rng)
         technique = technique_named(module.spec.kind)
         for name, slot in technique.slots(module.spec, receiver.slots).items():
-            before, after = _update_norm(module, module.matrices, name, receiver), _update_norm(module, sampled.matrices, name, receiver)
+            before, after = (
+                _update_norm(module, module.matrices, name, receiver),
+                _update_norm(module, sampled.matrices, name, receiver),
+            )
             if after > 0:
                 for matrix in technique.outer:
                     sampled.matrices[slot.name][matrix] *= before / after

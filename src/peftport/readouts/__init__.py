@@ -21,6 +21,7 @@ def readout_class(name: str | None, kind: HostKind) -> type[Readout]:
     Raises:
         UnknownName: no readout of that name.
         BadRequest: it cannot read hosts of this kind.
+
     """
     name = name or DEFAULTS[kind]
     if name not in READOUTS:

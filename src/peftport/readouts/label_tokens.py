@@ -68,7 +68,7 @@ class LabelTokens(Readout):
         return self.host.kind != "encoder" and self.tokens.shape[1] > 1
 
     def _sequence_log_probability(self, logits: Tensor, tokens: Tensor, counted: Tensor) -> Tensor:
-        """logits (..., S, V), tokens and counted (..., S) -> (...)."""
+        """Logits (..., S, V), tokens and counted (..., S) -> (...)."""
         chosen = logits.gather(-1, tokens.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         return ((chosen - logits.logsumexp(-1)) * counted).sum(-1)
 
@@ -109,17 +109,23 @@ def label_rows(host: Host, task: TaskSpec) -> tuple[Row, ...]:
 
     Raises:
         TaskRefused: two labels share their tokens, a word is unknown to the host, or masked words differ in length.
+
     """
     words = task.masked_words if host.kind == "encoder" else task.words
     rows = tuple(_word_tokens(host, task, word) for word in words)
     for word, row in zip(words, rows, strict=True):
         if not row or host.tokenizer.unk_token_id in row:
-            raise TaskRefused(f"{task.name}: expected label words that {host.name} can spell, got {word!r}; choose other words")
+            raise TaskRefused(
+                f"{task.name}: expected label words that {host.name} can spell, got {word!r}; choose other words"
+            )
     if len(set(rows)) < len(rows):
-        raise TaskRefused(f"{task.name}: expected label words that differ in tokens on {host.name}, got {words}; choose other words")
+        raise TaskRefused(
+            f"{task.name}: expected label words that differ in tokens on {host.name}, got {words}; choose other words"
+        )
     if host.kind == "encoder" and len({len(row) for row in rows}) > 1:
         raise TaskRefused(
-            f"{task.name}: expected masked words of one token count on {host.name}, got {dict(zip(words, map(len, rows), strict=True))}; "
+            f"{task.name}: expected masked words of one token count on {host.name}, "
+            f"got {dict(zip(words, map(len, rows), strict=True))}; "
             "choose other words"
         )
     nested = any(a != b and b[: len(a)] == a for a in rows for b in rows)

@@ -1,6 +1,6 @@
 """linear: a trainable head on the mean hidden state. The head is part of the module, ported or fresh with it.
 
-    score = W mean(h) + b          W (C, D), b (C); a fresh head is zero, so that it prefers no label
+score = W mean(h) + b          W (C, D), b (C); a fresh head is zero, so that it prefers no label
 """
 
 from __future__ import annotations

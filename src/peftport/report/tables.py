@@ -38,7 +38,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
             rows.append((comparison.technique, arm, *cells))
     seeds, items = len(first.plan.seeds), len(first.bare.labels)
-    title = f"Accuracy on {first.task}, {first.origin} -> {first.receiver}; {items} test items, {seeds} seeds (lowest-highest)"
+    title = f"Accuracy on {first.task}, {first.origin} -> {first.receiver}"
+    title = f"{title}; {items} test items, {seeds} seeds (lowest-highest)"
     return Table(title, ("technique", "arm", *(f"{budget} steps" for budget in budgets)), tuple(rows))
 
 
@@ -68,12 +69,18 @@ def comparison_sentence(comparisons: Sequence[Comparison]) -> str:
     when = "without further training" if budget == 0 else f"after {budget} steps"
     parts = [
         _part(above, f"the ported module beats the {other} {when} for"),
-        _part(below, f"it is worse than the {other} {when} for" if above else f"the ported module is worse than the {other} {when} for"),
+        _part(
+            below,
+            f"it is worse than the {other} {when} for"
+            if above
+            else f"the ported module is worse than the {other} {when} for",
+        ),
         _part(open_, f"the difference from the {other} {when} is not settled by these test items for"),
     ]
     said = "; ".join(part for part in parts if part)
     joint = f"jointly {FAMILY_LEVEL:.0%}" if len(comparisons) > 1 else f"{FAMILY_LEVEL:.0%}"
-    return f"{said[0].upper()}{said[1:]} (difference in accuracy, {joint} intervals over {len(first.bare.labels)} test items)."
+    how = f"difference in accuracy, {joint} intervals over {len(first.bare.labels)} test items"
+    return f"{said[0].upper()}{said[1:]} ({how})."
 
 
 def demo_page(demo: Demo) -> str:
@@ -83,7 +90,8 @@ def demo_page(demo: Demo) -> str:
     s = demo.settings
     return (
         f"# peftport demo\n\n{comparison_sentence(demo.comparisons)}\n\n{table.markdown()}\n"
-        f"At home, on {s.origin} after {s.origin_steps} steps: {home}; the bare {s.origin} scores {demo.origin_bare:.3f}.\n\n"
+        f"At home, on {s.origin} after {s.origin_steps} steps: {home}; "
+        f"the bare {s.origin} scores {demo.origin_bare:.3f}.\n\n"
         f"Sampled modules are normal with each matrix's mean and standard deviation. All arms of one seed see the same "
         f"batches; every arm of a technique trains at the same learning rate. Took {demo.seconds:.0f} s.\n"
     )

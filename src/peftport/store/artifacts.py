@@ -17,6 +17,7 @@ def check_free(out: Path) -> None:
 
     Raises:
         OutputRefused: ``out`` exists and is not an empty folder, or lies where nothing can be written.
+
     """
     if out.exists() and not out.is_dir():
         raise OutputRefused(f"{out}: expected a new or empty folder, got a file; choose another --out")
@@ -33,6 +34,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         OutputRefused: ``out`` holds something already, or cannot be written.
+
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ def technique_named(name: str) -> Technique[Any]:
 
     Raises:
         UnknownName: there is none.
+
     """
     if name not in TECHNIQUES:
         raise UnknownName.of("technique", name, TECHNIQUES)
@@ -35,6 +36,7 @@ def make_spec(name: str, settings: dict[str, Any] | None = None) -> TechniqueSpe
     Raises:
         UnknownName: no such technique.
         BadRequest: an unknown setting or a value out of range.
+
     """
     technique_named(name)
     try:
@@ -43,4 +45,6 @@ def make_spec(name: str, settings: dict[str, Any] | None = None) -> TechniqueSpe
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or name
         known = ", ".join(f for f in TECHNIQUES[name].spec_class.model_fields if f != "kind")
-        raise BadRequest(f"{name}.{where}: {first['msg']}, got {first['input']!r}; settings of {name}: {known}") from error
+        raise BadRequest(
+            f"{name}.{where}: {first['msg']}, got {first['input']!r}; settings of {name}: {known}"
+        ) from error

@@ -12,6 +12,7 @@ Weights start from N(0, 0.02^2) and biases at zero: nearly, not exactly, the unc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from peftport.hosts.slots import SiteName, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
 
 Activation = Literal["relu", "swish", "gelu"]
-ACTIVATIONS = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
 PLACEMENTS: dict[str, tuple[SiteName, ...]] = {"houlsby": ("attn_o", "ffn_out"), "pfeiffer": ("ffn_sum",)}
 INITIAL_STD = 0.02
 

@@ -17,7 +17,14 @@ from peftport.hosts.attention import Prefix, prefixes
 from peftport.hosts.load import Host
 from peftport.hosts.slots import Slot
 from peftport.techniques import technique_named
-from peftport.techniques.base import SHARED, AttentionTechnique, Matrices, MatrixTechnique, StackedMatrices, TechniqueSpec
+from peftport.techniques.base import (
+    SHARED,
+    AttentionTechnique,
+    Matrices,
+    MatrixTechnique,
+    StackedMatrices,
+    TechniqueSpec,
+)
 
 Change = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> changed y, rows of all entries together
 

@@ -90,6 +90,7 @@ class Technique(ABC, Generic[Spec]):
 
         Raises:
             SlotMismatch: the host has none of the sites.
+
         """
         sites = self.sites(spec)
         chosen = {name: slot for name, slot in slots.items() if slot.site in sites}

@@ -55,7 +55,9 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         """Factors of the down and the up matrix, and their biases."""
         n, q, width = spec.phm_dim, spec.phm_rank, slot.out_width
         if width % n:
-            raise SlotMismatch(f"{slot.name}: Compacter needs a width that phm_dim {n} divides, got {width}; change phm_dim")
+            raise SlotMismatch(
+                f"{slot.name}: Compacter needs a width that phm_dim {n} divides, got {width}; change phm_dim"
+            )
         rank = self.bottleneck_width(spec, width)
         return {
             "down_left": (n, width // n, q), "down_right": (n, q, rank // n), "down_bias": (rank,),
