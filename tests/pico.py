@@ -43,25 +43,25 @@ WORDS = [
     ".",
 ]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<mask>", "<s>"]
+DECODER = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32)
+ENCODER = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+T5 = dict(d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3)
+HEADS = dict(encoder_attention_heads=2, decoder_attention_heads=2)
 SMALL: dict[str, dict[str, Any]] = {
-    "bert": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
-    "roberta": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32),
+    "bert": ENCODER,
+    "roberta": ENCODER,
     "distilbert": dict(dim=16, n_layers=2, n_heads=2, hidden_dim=32),
-    "t5": dict(d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3, feed_forward_proj="gated-gelu"),
-    "mt5": dict(d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=3),
-    "bart": dict(d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-                 encoder_ffn_dim=32, decoder_ffn_dim=32),
-    "llama": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32),
-    "mistral": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                    intermediate_size=32, head_dim=4),
-    "qwen2": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32),
-    "qwen3": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=32,
-                  head_dim=4),
-    "gemma": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
-                  head_dim=8),
+    "t5": {**T5, "feed_forward_proj": "gated-gelu"},
+    "mt5": T5,
+    "bart": dict(d_model=16, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32, **HEADS),
+    "llama": DECODER,
+    "mistral": {**DECODER, "head_dim": 4},
+    "qwen2": DECODER,
+    "qwen3": {**DECODER, "head_dim": 4},
+    "gemma": {**DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
     "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
     "opt": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16),
-}  # fmt: skip
+}
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:

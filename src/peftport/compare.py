@@ -30,6 +30,19 @@ ARMS: tuple[Arm, ...] = get_args(Arm)
 BARE = "bare host"
 
 
+def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
+    """Names as arms.
+
+    Raises:
+        UnknownName: one of them is no arm.
+
+    """
+    for name in names:
+        if name not in ARMS:
+            raise UnknownName.of("arm", name, ARMS)
+    return tuple(arm for name in names for arm in ARMS if arm == name)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to compare. ``learning_rate`` None: the technique's own, the same for every arm."""
@@ -42,9 +55,7 @@ class Plan:
     learning_rate: float | None = None
 
     def __post_init__(self) -> None:
-        for arm in self.arms:
-            if arm not in ARMS:
-                raise UnknownName.of("arm", arm, ARMS)
+        arm_names(self.arms)
         porter_named(self.method), sampler_named(self.sampler)
         if not self.budgets or min(self.budgets) < 0 or len(set(self.budgets)) < len(self.budgets):
             raise BadRequest(f"--budgets: expected different numbers of steps from 0 up, got {self.budgets}")

@@ -111,5 +111,6 @@ def update(
     for one in found:
         far = one.record.distance
         say(
-            f"{one.folder}: weights {far.weights:.3%}, function {far.function:.5f} from {host}; loss {one.record.loss:.3f}"
+            f"{one.folder}: weights {far.weights:.3%}, function {far.function:.5f} from {host}; "
+            f"loss {one.record.loss:.3f}"
         )

@@ -216,16 +216,16 @@ def compare(
     Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
     """
     from peftport.actions import compare_module
-    from peftport.compare import Plan
+    from peftport.compare import Plan, arm_names
     from peftport.report.tables import comparison_sentence, comparison_table
 
     plan = Plan(
         o.numbers(budgets, "--budgets"),
         tuple(range(seeds)),
-        o.names(arms) or (),
+        arm_names(o.names(arms) or ()),
         method,
         sampler,
-        learning_rate,  # type: ignore[arg-type]
+        learning_rate,
     )
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
