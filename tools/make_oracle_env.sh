@@ -15,6 +15,6 @@ if [ -x "$venv/bin/python" ] && cmp -s "$requirements" "$done_with"; then
 fi
 echo "making $venv (about 1 GB, some minutes)"
 "${PYTHON:-python3}" -m venv --clear "$venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile -r "$requirements"
 "$venv/bin/python" -m pip check
 cp "$requirements" "$done_with"

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from peftport.errors import TrainingFailed
+from peftport.errors import BadRequest, TrainingFailed
 from peftport.hosts.load import Host
 from peftport.identity import rng_for
 from peftport.modules.module import HEAD, check_finite, unstack
@@ -87,9 +87,11 @@ def train(
         For each entry, its checkpoints by budget.
 
     Raises:
+        BadRequest: entries whose batches differ in size; they cannot go in one stack.
         TrainingFailed: a loss or a matrix became NaN or infinite.
 
     """
+    _check_equal_batches(entries, settings.batch_size)
     technique = technique_named(spec.kind)
     slots = technique.slots(spec, host.slots)
     vectors = [flatten(entry.start, host.dtype, host.device) for entry in entries]
@@ -117,6 +119,15 @@ def train(
         if end in budgets:
             _keep(kept, end, matrices(), losses[begin:])
     return kept
+
+
+def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
+    sizes = sorted({min(batch_size, len(entry.rows)) for entry in entries})
+    if len(sizes) > 1:
+        raise BadRequest(
+            f"train: expected entries with batches of one size, got {sizes[0]} and {sizes[-1]} texts in batches of up to "
+            f"{batch_size}; give every entry at least {batch_size} texts, or train them one by one"
+        )
 
 
 def _step(

@@ -274,8 +274,8 @@ def test_a_process_says_one_document_and_nothing_else(process: Run, hosts: Folde
     assert document(process("train", hosts["bert"], reviews, *arguments))["steps"] == 2
 
 
-def test_a_process_refuses_in_one_line(process: Run, hosts: Folders, tmp_path: Path) -> None:
-    result = process("hosts", "show", tmp_path / "nowhere")
+def test_a_process_refuses_in_one_line(process: Run, tmp_path: Path) -> None:
+    result = process("tasks", "show", tmp_path / "nowhere.csv")
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
 
 

@@ -6,6 +6,8 @@ Commands import what they need when they run, so that ``peftport --help`` starts
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
+from typing import Any
 
 import typer
 
@@ -50,7 +52,17 @@ def main() -> None:
 def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peftport"
-    return f"{getattr(error, 'format_message', error.__str__)()} Try: {command} --help"
+    message = getattr(error, "format_message", error.__str__)().rstrip(".")
+    return f"{message}{_got(getattr(error, 'param', None))}. Try: {command} --help"
+
+
+def _got(parameter: Any) -> str:
+    """The value given for the wrong option, which typer's message leaves out."""
+    for word, after in pairwise([*sys.argv, ""]):
+        name, equals, value = word.partition("=")
+        if name in getattr(parameter, "opts", ()) and (equals or after):
+            return f", got {value if equals else after!r}"
+    return ""
 
 
 def _fail(message: str, code: int) -> None:

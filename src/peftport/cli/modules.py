@@ -78,6 +78,8 @@ def train(
     group: o.Group = None,
     labels: o.Labels = None,
     words: o.Words = None,
+    description: o.Description = None,
+    prompt: o.Prompt = None,
     format_: FormatName = None,
     json_: AsJson = False,
 ) -> None:
@@ -91,7 +93,7 @@ def train(
     spec = make_spec(technique, o.settings_dict(settings))
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
-    data = o.read_task(task, text, label, group, labels, words)
+    data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         trained = train_module(
             host, data, spec, out=out, steps=steps, seed=seed, learning_rate=learning_rate, readout=readout,
@@ -126,6 +128,8 @@ def evaluate(
     group: o.Group = None,
     labels: o.Labels = None,
     words: o.Words = None,
+    description: o.Description = None,
+    prompt: o.Prompt = None,
     json_: AsJson = False,
 ) -> None:
     """Test a host, alone or with a module, on a task's test items.
@@ -136,7 +140,7 @@ def evaluate(
 
     chosen = o.train_settings(16, max_tokens, None)
     quiet_libraries()
-    data = o.read_task(task, text, label, group, labels, words)
+    data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         scores = evaluate_host(
             host, data, module=module, readout=readout, settings=chosen, test_items=test_items, progress=progress
@@ -209,6 +213,8 @@ def compare(
     group: o.Group = None,
     labels: o.Labels = None,
     words: o.Words = None,
+    description: o.Description = None,
+    prompt: o.Prompt = None,
     json_: AsJson = False,
 ) -> None:
     """Compare the ported module with sampled parameters and with training from scratch, on your data.
@@ -229,7 +235,7 @@ def compare(
     )
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
-    data = o.read_task(task, text, label, group, labels, words)
+    data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         found = compare_module(
             module,

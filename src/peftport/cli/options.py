@@ -22,6 +22,11 @@ Label = Annotated[str | None, typer.Option("--label", help="Column of the labels
 Group = Annotated[str | None, typer.Option("--group", help="Column of groups that no split may tear apart.")]
 Labels = Annotated[str | None, typer.Option("--labels", help="The labels that may occur, in order: negative,positive.")]
 Words = Annotated[str | None, typer.Option("--words", help="Label words, in the order of the labels: bad,good.")]
+Description = Annotated[
+    list[str] | None,
+    typer.Option("--description", help="What a label means, once a label, in their order; the prototype readout's."),
+]
+Prompt = Annotated[str | None, typer.Option("--prompt", help="An encoder-decoder's prompt, with {text} in it.")]
 ReadoutName = Annotated[
     str | None, typer.Option("--readout", help="label_tokens, prototype or linear; default by the host's kind.")
 ]
@@ -58,17 +63,35 @@ def settings_dict(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise BadRequest(f"--set: expected KEY=VALUE, such as rank=4, got {pair!r}")
+        if key == "kind":
+            raise BadRequest(f"--set: expected a setting of the technique, got {pair!r}; name the technique by --technique")
         found[key] = value.split(",") if "," in value or key == "sites" else value
     return found
 
 
 def read_task(
-    ref: str, text: str | None, label: str | None, group: str | None, labels: str | None, words: str | None
+    ref: str,
+    text: str | None,
+    label: str | None,
+    group: str | None,
+    labels: str | None,
+    words: str | None,
+    descriptions: list[str] | None,
+    prompt: str | None,
 ) -> Task:
     """The task that the options describe."""
     from peftport.tasks import load_task
 
-    return load_task(ref, text=text, label=label, group=group, labels=names(labels), words=names(words))
+    return load_task(
+        ref,
+        text=text,
+        label=label,
+        group=group,
+        labels=names(labels),
+        words=names(words),
+        descriptions=tuple(descriptions) if descriptions else None,
+        prompt=prompt,
+    )
 
 
 def train_settings(batch_size: int, max_tokens: int, learning_rate: float | None) -> TrainSettings:

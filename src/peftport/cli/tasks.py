@@ -38,13 +38,15 @@ def show(
     group: o.Group = None,
     labels: o.Labels = None,
     words: o.Words = None,
+    description: o.Description = None,
+    prompt: o.Prompt = None,
     json_: AsJson = False,
 ) -> None:
     """Split a task and say what is in each part, what was dropped and why.
 
     Example: peftport tasks show reviews.csv --text review --label stars
     """
-    data = o.read_task(task, text, label, group, labels, words)
+    data = o.read_task(task, text, label, group, labels, words, description, prompt)
     parts: dict[str, dict[str, Any]] = {
         name: {
             "items": len(split),

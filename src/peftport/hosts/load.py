@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from peftport.errors import HostRefused
 from peftport.hosts import attention
-from peftport.hosts.fingerprint import Fingerprint, fingerprint, weight_files
+from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
 from peftport.hosts.slots import HostKind, Layout, Slot, find_slots, layout_for
 from peftport.hosts.sources import Source, find_host, read_config
 
@@ -101,8 +102,7 @@ def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config["model_type"], source.name)
-    weight_files(source.folder)
-    mark = fingerprint(source.folder, source.name, layout.family)
+    mark = _fingerprint(source, layout)
     model = _load_model(source, layout, view, dtype)
     tokenizer = _load_tokenizer(source)
     return wrap_host(source.name, model, tokenizer, layout, mark, source.folder, config.get("peftport_text_prefix", ""))
@@ -121,7 +121,19 @@ def wrap_host(
     model.requires_grad_(False).eval()
     model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
     slots = find_slots(model.base_model, layout, name)  # type: ignore[arg-type]
+    if not slots:
+        raise HostRefused(f"{name}: expected layers, config.json says there are none; fetch the host again")
     return Host(name, folder, layout.kind, layout, model, tokenizer, mark, slots, text_prefix)
+
+
+def _fingerprint(source: Source, layout: Layout) -> Fingerprint:
+    try:
+        return fingerprint(source.folder, source.name, layout.family)
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostRefused(
+            f"{source.name}: expected config.json and an index of weights as transformers writes them, "
+            f"got: {_first_line(error)}; fetch the host again"
+        ) from error
 
 
 def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) -> nn.Module:
@@ -134,13 +146,18 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
                 local_files_only=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # a broken folder makes transformers raise anything at all
         raise HostRefused(
-            f"{source.name}: expected a loadable transformers folder, got: {first}; fetch it again"
+            f"{source.name}: expected a loadable transformers folder, got: {_first_line(error)}; fetch it again"
         ) from error
+    if info["mismatched_keys"]:
+        key, got, expected = sorted(info["mismatched_keys"])[0]
+        raise HostRefused(
+            f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(got)}; fetch the host again"
+        )
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
     if missing:
         need = "a language-model head" if view == "language_model" else "all weights"
@@ -167,10 +184,24 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_tokenizer(source: Source) -> Any:
+    settings = source.folder / "tokenizer_config.json"
     try:
+        if settings.is_file() and "AutoTokenizer" in json.loads(settings.read_text(encoding="utf-8")).get("auto_map", {}):
+            raise HostRefused(
+                f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
+                "use a host whose tokenizer transformers has"
+            )
+        if not any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir()):
+            raise OSError("none")
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+    except HostRefused:
+        raise
+    except Exception as error:  # as above
         raise HostRefused(
-            f"{source.name}: expected a tokenizer in its folder, got: {first}; add tokenizer.json"
+            f"{source.name}: expected a tokenizer in its folder, got: {_first_line(error)}; add tokenizer.json"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

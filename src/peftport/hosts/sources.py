@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ def find_host(ref: str) -> Source:
         HostRefused: not a transformers folder, or it wants its own code run.
 
     """
-    if Path(ref).is_dir():
+    if ref and os.path.isdir(ref):  # os.path says no where pathlib raises: a name that is too long
         folder = Path(ref)
         read_config(folder)
         return Source(folder.resolve().name, folder)
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise HostRefused(f"{path}: expected JSON, got {error}; fetch the host again") from error
-    if not isinstance(config, dict) or not config.get("model_type"):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise HostRefused(f"{path}: expected a model_type, found none; a PEFT module is not a host")
     if "auto_map" in config:
         raise HostRefused(

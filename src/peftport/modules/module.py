@@ -14,7 +14,7 @@ from peftport.errors import SlotMismatch, TrainingFailed
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.load import Host
 from peftport.techniques import AnySpec, technique_named
-from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
+from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
 
 HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
 
@@ -128,31 +128,47 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
     """Refuse a module whose slots or shapes are not those of the host.
 
     Raises:
-        SlotMismatch: another family, depth, or width; the message names the first slot that differs.
+        SlotMismatch: another family, depth, or width, or matrices that are not its technique's; the message names the
+            first slot that differs.
 
     """
     technique = technique_named(module.spec.kind)
     slots = technique.slots(module.spec, host.slots)
     for name, slot in slots.items():
-        if name not in module.matrices:
+        if name not in module.matrices or module.host.family != host.layout.family:
+            has = "was trained for another slot" if name in module.matrices else "has nothing there"
             raise SlotMismatch(
-                f"{name}: {host.name} has this slot, the {technique.name} from {module.host.name} has nothing there "
+                f"{name}: {host.name} has this slot, the {technique.name} from {module.host.name} {has} "
                 f"(its host has {module.host.layers} layers, family {module.host.family}; {host.name} has "
                 f"{host.fingerprint.layers}, family {host.layout.family}); `{method}` needs equal slots"
             )
-        for matrix, shape in technique.shapes(module.spec, slot).items():
-            got = tuple(module.matrices[name][matrix].shape)
-            if got != tuple(shape):
-                raise SlotMismatch(
-                    f"{name}: this {technique.name}'s {matrix} is {got} (host {module.host.name}, width "
-                    f"{module.host.width}), {host.name} takes {tuple(shape)} there; `{method}` needs equal widths"
-                )
+        _check_shapes(module, host, name, technique.shapes(module.spec, slot), method)
+    _check_shapes(module, host, SHARED, technique.shared_shapes(module.spec), method)
+    if module.head is not None:
+        labels = len(module.task.labels if module.task else module.head.get("bias", torch.zeros(1)).reshape(-1))
+        _check_shapes(module, host, HEAD, {"weight": (labels, host.width), "bias": (labels,)}, method)
     extra = [name for name in module.matrices if name not in slots and name not in (SHARED, HEAD)]
     if extra:
         raise SlotMismatch(
             f"{extra[0]}: the {technique.name} from {module.host.name} has this slot, {host.name} has not "
             f"({len(extra)} such slots); `{method}` needs equal slots"
         )
+
+
+def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method: str) -> None:
+    own, kind = module.matrices.get(slot, {}), module.spec.kind
+    if own.keys() != shapes.keys():
+        raise SlotMismatch(
+            f"{slot}: expected the matrices {', '.join(shapes) or '(none)'} of {kind}, the module from "
+            f"{module.host.name} for {host.name} has {', '.join(own) or '(none)'} there; train or save it again"
+        )
+    for matrix, shape in shapes.items():
+        got = tuple(own[matrix].shape)
+        if got != tuple(shape):
+            raise SlotMismatch(
+                f"{slot}: this {kind}'s {matrix} is {got} (host {module.host.name}, width {module.host.width}), "
+                f"{host.name} (width {host.width}) takes {tuple(shape)} there; `{method}` needs equal widths"
+            )
 
 
 class ModuleCard(Closed):

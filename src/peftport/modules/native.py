@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
@@ -16,6 +17,7 @@ from peftport.modules.module import Module, ModuleCard
 from peftport.techniques.base import Parameters
 
 CARD, TENSORS = "module.json", "module.safetensors"
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def write_native(module: Module, folder: Path) -> None:
@@ -64,7 +66,9 @@ def read_native(folder: Path) -> Module:
         )
     matrices: Parameters = {}
     for name, tensor in flat.items():
-        slot, _, matrix = name.rpartition("/")
+        slot, slash, matrix = name.rpartition("/")
+        if not slash:
+            raise ModuleRefused(f"{folder / TENSORS}: expected tensors named slot/matrix, got {name}; save it again")
         matrices.setdefault(slot, {})[matrix] = tensor
     return Module(card.technique, card.host, matrices, card.task, card.training, card.ports)
 
@@ -85,6 +89,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: expected a whole safetensors file, got one truncated or corrupt ({error}); save it again"
         ) from error
     for name, tensor in flat.items():
+        if tensor.dtype not in NUMBERS:
+            got = str(tensor.dtype).removeprefix("torch.")
+            raise ModuleRefused(f"{path}: {name}: expected floating-point numbers, got {got}; save it again")
         if not bool(isfinite(tensor).all()):
             raise ModuleRefused(f"{path}: {name}: expected finite numbers, got NaN or infinity; train it again")
     return dict(sorted(flat.items()))  # safetensors gives them in another order every time

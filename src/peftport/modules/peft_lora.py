@@ -164,7 +164,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = config["peft_type"]
         if kind == "LORA":
-            int(config["r"]), float(config["lora_alpha"])
+            rank, alpha = int(config["r"]), float(config["lora_alpha"])
+            if rank < 1 or not 0 < alpha < float("inf"):
+                raise ValueError(f"r {rank}, lora_alpha {alpha}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModuleRefused(f"{path}: expected a PEFT configuration, got: {error!r}; save the adapter again") from error
     if kind != "LORA":

@@ -47,8 +47,9 @@ class LabelTokens(Readout):
             return self.task.prompt_for(text)
         if self.host.kind == "decoder":
             return self.task.causal_prompt_for(text)
-        masks = self.host.tokenizer.mask_token * len(self.labels[0])
-        return self.task.masked_prompt_for(text, masks)
+        mask = self.host.tokenizer.mask_token
+        # A mask that the text itself holds would be taken for one of the label's.
+        return self.task.masked_prompt_for(text.replace(mask, " "), mask * len(self.labels[0]))
 
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """Sequence log-probabilities, (N, C)."""
