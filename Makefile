@@ -35,8 +35,9 @@ demo: setup
 oracle:
 	PYTHON=$(PYTHON) bash tools/make_oracle_env.sh
 
+test: export OMP_NUM_THREADS := 1
 test: hosts oracle
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: setup
 	$(RUN) -m ruff check .

@@ -75,7 +75,12 @@ def test_every_module_has_a_layer() -> None:
 
 
 def test_no_module_imports_one_of_its_own_or_a_higher_layer() -> None:
-    assert [line for file, tree in trees() if file.name != "__init__.py" or file.parts[1:] for line in violations(file, tree)] == []
+    assert [
+        line
+        for file, tree in trees()
+        if file.name != "__init__.py" or file.parts[1:]
+        for line in violations(file, tree)
+    ] == []
     assert list(imports(ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")))) == []
 
 
@@ -108,7 +113,9 @@ def test_only_the_command_line_prints_and_exits() -> None:
         if top_of(file) in ("cli", "__main__"):
             continue
         calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        assert not {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write"} & set(calls), file
+        assert not {"print", "sys.exit", "exit", "quit", "os._exit", "sys.stdout.write", "sys.stderr.write"} & set(
+            calls
+        ), file
         names = [ast.unparse(node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc]
         assert not [name for name in names if name.startswith("SystemExit")], file
 

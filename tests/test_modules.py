@@ -8,6 +8,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from peftport.techniques.base import SHARED
 from pico import SPECS, pico_host, random_matrices
 
 HOST = pico_host("bert", view="body")
+host_of = cache(pico_host)  # shared: nothing may change it
 HEADED = {"weight": torch.tensor([[0.5] * 16, [-1.0] * 16]), "bias": torch.tensor([0.25, -0.5])}
 TASK = TaskRecord(name="toy", labels=("négatif", "positif"), digest="d" * 64, readout="linear")
 TRAINING = TrainingRecord(
@@ -75,8 +77,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("head", [False, True], ids=["", "with-head"])
 @pytest.mark.parametrize("model_type", ["bert", "t5", "gpt2"])
 @pytest.mark.parametrize("technique", TECHNIQUES)
-def test_saved_loaded_and_saved_again_is_the_same_bytes(technique: str, model_type: str, head: bool, tmp_path: Path) -> None:
-    host = pico_host(model_type)
+def test_saved_loaded_and_saved_again_is_the_same_bytes(
+    technique: str, model_type: str, head: bool, tmp_path: Path
+) -> None:
+    host = host_of(model_type)
     module = a_module(technique, host, head)
     write_module(module, host, tmp_path / "one")
     loaded = read_module(tmp_path / "one")
@@ -316,7 +320,9 @@ def test_a_peft_checkpoint_with_impossible_settings_is_refused(change: dict[str,
 def without(technique: str, slot: str, name: str) -> Module:
     module = a_module(technique)
     own = {n: t for n, t in module.matrices[slot].items() if n != name}
-    return module.with_matrices({**module.matrices, slot: own} if own else {s: m for s, m in module.matrices.items() if s != slot})
+    return module.with_matrices(
+        {**module.matrices, slot: own} if own else {s: m for s, m in module.matrices.items() if s != slot}
+    )
 
 
 def plus(technique: str, slot: str, name: str) -> Module:
@@ -333,7 +339,8 @@ FORGERIES: dict[str, tuple[Module, str]] = {
     "a matrix more": (plus("lora", "layers.1.attn_q", "C"), "layers.1.attn_q"),
     "a rule where none belongs": (plus("lora", SHARED, "rule"), SHARED),
     "a slot more": (plus("lora", "layers.7.attn_q", "A"), "layers.7.attn_q"),
-    "a spec of another rank": (replace(a_module("lora"), spec=SPECS["lora"].model_copy(update={"rank": 3})), "layers.0.attn_q"),
+    "a spec of another rank": (
+        replace(a_module("lora"), spec=SPECS["lora"].model_copy(update={"rank": 3})), "layers.0.attn_q"),
     "matrices of another technique": (replace(a_module("adapter"), spec=SPECS["compacter"]), "layers.0.attn_o"),
     "matrices of a third": (replace(a_module("lora"), spec=SPECS["prefix"]), "layers.0.attn"),
 }  # fmt: skip

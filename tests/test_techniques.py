@@ -75,7 +75,7 @@ def test_a_fresh_lora_leaves_its_host_unchanged(model_type: str) -> None:
 @everywhere
 @pytest.mark.parametrize(("technique", "bound"), [("compacter", 1e-6), ("adapter", 1e-1)])
 def test_fresh_adapters_nearly_leave_their_host_unchanged(model_type: str, technique: str, bound: float) -> None:
-    """Not exactly: their start is small, not zero. The bounds are relative to the largest logit of a host of width 16."""
+    """Not exactly: their start is small, not zero. The bounds are relative to the largest logit, at width 16."""
     host, spec = host_of(model_type), SPECS[technique]
     assert 0 < gap(logits(host, spec, [fresh_module(host, spec, 0).matrices]), logits(host, None, [])) < bound
 
@@ -307,7 +307,9 @@ def test_a_prefixed_bert_block_is_attention_over_prefix_and_text() -> None:
         host.model(**inputs)
     handle.remove()
     [(hidden, out)] = seen
-    query, key, value = (m(hidden).detach().view(*hidden.shape[:2], 2, 8).numpy() for m in (block.query, block.key, block.value))
+    query, key, value = (
+        m(hidden).detach().view(*hidden.shape[:2], 2, 8).numpy() for m in (block.query, block.key, block.value)
+    )
     lengths = inputs["attention_mask"].sum(1).tolist()
     assert len(set(lengths)) > 1
     for row, length in enumerate(lengths):
@@ -336,7 +338,8 @@ def test_a_decoder_s_prefix_is_a_past_of_keys_and_values(model_type: str, rows: 
         own = matrices[f"layers.{layer}.attn"]
         heads = host.slots[f"layers.{layer}.attn"].heads
         keys, values = (
-            own[n].double().view(1, 3, heads, -1).transpose(1, 2).expand(len(rows), -1, -1, -1) for n in ("keys", "values")
+            own[n].double().view(1, 3, heads, -1).transpose(1, 2).expand(len(rows), -1, -1, -1)
+            for n in ("keys", "values")
         )
         cache_.update(keys, values, layer)
     mask = torch.cat([torch.ones(len(rows), 3, dtype=torch.long), inputs["attention_mask"]], dim=1)

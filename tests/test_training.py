@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -26,9 +27,10 @@ from peftport.tasks.task import TaskSpec
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
-from peftport.training import POOL, Checkpoint, Entry, TrainSettings, batches, train
+from peftport.training import POOL, Checkpoint, Entry, TrainSettings, batches, same_structure, train
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices
 
+host_of = cache(pico_host)  # shared: nothing may change it
 SETTINGS = TrainSettings(batch_size=4, weight_decay=0.01, max_grad_norm=0.5)
 GOOD, BAD = ("good", "great", "fine", "positive"), ("bad", "terrible", "dull", "negative")
 FILLER = [word for word in WORDS if word not in GOOD + BAD]
@@ -50,7 +52,7 @@ def texts(n: int, seed: int) -> tuple[list[str], Any]:
 
 
 def bound(model_type: str, readout: str, dtype: torch.dtype = torch.float64, task: TaskSpec = TOY) -> Readout:
-    host = pico_host(model_type, view=VIEWS[readout], dtype=dtype)
+    host = host_of(model_type, view=VIEWS[readout], dtype=dtype)
     return bind_readout(readout, host, task)
 
 
@@ -101,6 +103,27 @@ def test_an_entry_does_not_feel_its_company(model_type: str, readout_name: str, 
         for budget in (3, 7):
             assert_same(kept[budget], alone[budget], exact=False)
     assert len({kept[7].loss for kept in together}) == 5
+
+
+@by_technique
+def test_the_order_of_slots_does_not_count(technique: str) -> None:
+    """A module that was saved and loaded has its slots in another order than a fresh one; they go in one stack."""
+    readout, spec = bound("t5", "label_tokens"), SPECS[technique]
+    one = entry(readout, spec, 0)
+    turned = replace(one, start={slot: dict(reversed(own.items())) for slot, own in reversed(one.start.items())})
+    assert list(turned.start) != list(one.start) or list(next(iter(turned.start.values()))) != list(
+        next(iter(one.start.values()))
+    )
+    assert same_structure(one.start, turned.start)
+    kept, other = run(readout, spec, [one, turned], (3,))
+    assert_same(kept[3], other[3], exact=False)
+
+
+def test_only_equal_shapes_go_in_one_stack() -> None:
+    start = {"a": {"x": torch.ones(2, 3), "y": torch.ones(3)}, "b": {"x": torch.ones(1)}}
+    assert not same_structure(start, {**start, "b": {"x": torch.ones(2)}})
+    assert not same_structure(start, {**start, "b": {"z": torch.ones(1)}})
+    assert not same_structure(start, {"a": start["a"]})
 
 
 def test_labels_of_one_entry_are_its_own() -> None:
@@ -238,7 +261,7 @@ def test_an_epoch_holds_every_item_at_most_once(lengths: list[int], size: int, s
     for epoch in range(3):
         items = np.concatenate(drawn[epoch * per_epoch : (epoch + 1) * per_epoch])
         assert len(set(items.tolist())) == len(items) == per_epoch * full
-        assert 0 <= items.min() and items.max() < len(rows)
+        assert items.min() >= 0 and items.max() < len(rows)
 
 
 def test_seeds_and_epochs_differ_in_order_and_leave_nobody_out() -> None:
@@ -258,7 +281,9 @@ def test_batches_depend_on_lengths_only_and_hold_texts_of_like_length() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(drawn, islice(batches(other, 4, 5), POOL), strict=True))
     spans = sorted((min(lengths[i] for i in batch), max(lengths[i] for i in batch)) for batch in drawn)
     assert spans == [(4 * i + 1, 4 * i + 4) for i in range(POOL)]
-    assert [min(lengths[i] for i in batch) for batch in drawn] != [first for first, _ in spans]  # not from short to long
+    assert [min(lengths[i] for i in batch) for batch in drawn] != [
+        first for first, _ in spans
+    ]  # not from short to long
 
 
 # --- testing ---------------------------------------------------------------------------------------------------------
@@ -414,7 +439,7 @@ def test_a_text_that_holds_the_mask_is_read_as_any_text() -> None:
 @pytest.mark.parametrize("model_type", ["t5", "llama"])
 def test_labels_that_begin_other_labels_are_ended(model_type: str) -> None:
     """Else the longer could never be likelier than the shorter."""
-    host = pico_host(model_type)
+    host = host_of(model_type)
     end = host.tokenizer.eos_token_id
     good, film = (host.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("good", "film"))
     assert label_rows(host, NESTED) == ((good, end), (good, film, end))
@@ -431,19 +456,19 @@ def test_labels_that_begin_other_labels_are_ended(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", ["t5", "llama"])
 def test_words_that_a_host_cannot_say_are_refused(model_type: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskRefused, match=message) as refusal:
-        label_rows(pico_host(model_type), TOY.model_copy(update=changes))
+        label_rows(host_of(model_type), TOY.model_copy(update=changes))
     assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
 
 
 def test_masked_words_of_unequal_length_are_refused() -> None:
     with pytest.raises(TaskRefused, match="one token count.*'good film': 2"):
-        label_rows(pico_host("bert"), TOY.model_copy(update={"masked_words": ("bad", "good film")}))
+        label_rows(host_of("bert"), TOY.model_copy(update={"masked_words": ("bad", "good film")}))
 
 
 @pytest.mark.parametrize("readout_name", READOUTS)
 @pytest.mark.parametrize("model_type", COMPANIES)
 def test_texts_are_cut_and_prompts_are_not(model_type: str, readout_name: str) -> None:
-    host = pico_host(model_type, view=VIEWS[readout_name])
+    host = host_of(model_type, view=VIEWS[readout_name])
     readout = bind_readout(readout_name, host, TOY, max_tokens=5)
     long, short = readout.encode(["good bad film plot dull fine the a was", "good bad film plot dull"])
     assert long == short
@@ -505,12 +530,14 @@ def test_pooled_readouts_by_hand(model_type: str, technique: str | None) -> None
     for state, cosine, score in zip(states, cosines, scores, strict=True):
         by_hand = [d @ state / np.linalg.norm(d) / np.linalg.norm(state) / 0.05 for d in described]
         np.testing.assert_allclose(cosine, by_hand, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(score, head["weight"][0].numpy() @ state + head["bias"][0].numpy(), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            score, head["weight"][0].numpy() @ state + head["bias"][0].numpy(), rtol=0, atol=1e-9
+        )
 
 
 def test_pooled_readouts_put_the_host_s_prefix_before_texts() -> None:
     """As e5 was trained: `query: ` before every text, the descriptions too."""
-    plain = pico_host("bert", view="body", dtype=torch.float64)
+    plain = host_of("bert", view="body", dtype=torch.float64)
     prefixed = replace(plain, text_prefix="this is ")
     for name in ("prototype", "linear"):
         one, other = bind_readout(name, prefixed, TOY), bind_readout(name, plain, TOY)

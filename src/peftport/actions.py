@@ -59,7 +59,9 @@ def train_module(
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
     bench = open_workbench(host, task, readout, settings, test_items)
     if file_format == "peft" and bench.readout.head_shapes():
-        raise ModuleRefused("--format peft: expected a readout without a head, got linear, whose head PEFT would lose; use native")
+        raise ModuleRefused(
+            "--format peft: expected a readout without a head, got linear, whose head PEFT would lose; use native"
+        )
     rate = learning_rate or TECHNIQUES[spec.kind].learning_rate
     start = Start(bench.fresh(spec, seed), seed)
     [checkpoints] = bench.train(spec, [start], [steps], rate, progress, f"training {spec.kind}")

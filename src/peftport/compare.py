@@ -61,6 +61,9 @@ class Plan:
             raise BadRequest(f"--budgets: expected different numbers of steps from 0 up, got {self.budgets}")
         if not self.seeds or not self.arms:
             raise BadRequest("compare: expected at least one seed and one arm, got none")
+        for name, values in (("seeds", self.seeds), ("arms", self.arms)):
+            if len(set(values)) < len(values):
+                raise BadRequest(f"--{name}: expected each once, got {', '.join(map(str, values))}; drop the copies")
 
 
 @dataclass(frozen=True)

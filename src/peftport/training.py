@@ -125,8 +125,8 @@ def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
     sizes = sorted({min(batch_size, len(entry.rows)) for entry in entries})
     if len(sizes) > 1:
         raise BadRequest(
-            f"train: expected entries with batches of one size, got {sizes[0]} and {sizes[-1]} texts in batches of up to "
-            f"{batch_size}; give every entry at least {batch_size} texts, or train them one by one"
+            f"train: expected entries with batches of one size, got {sizes[0]} and {sizes[-1]} texts in batches of "
+            f"up to {batch_size}; give every entry at least {batch_size} texts, or train them one by one"
         )
 
 
@@ -183,13 +183,13 @@ def _pieces(values: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int
 
 def flatten(parameters: Parameters, dtype: torch.dtype, device: torch.device) -> Tensor:
     """One entry's parameters as one trainable vector: the optimiser then works entry by entry."""
-    parts = [tensor.reshape(-1) for own in parameters.values() for tensor in own.values()]
+    parts = [tensor.reshape(-1) for _, _, tensor in _by_name(parameters)]
     return torch.cat(parts).to(device, dtype).clone().requires_grad_()
 
 
 def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]:
     """(K, number of parameters) -> matrices stacked over K, shaped as ``like``; views, so gradients flow back."""
-    shapes = [(slot, name, tensor.shape) for slot, own in like.items() for name, tensor in own.items()]
+    shapes = [(slot, name, tensor.shape) for slot, name, tensor in _by_name(like)]
     pieces = torch.split(vectors, [shape.numel() for _, _, shape in shapes], dim=1)
     matrices: dict[str, dict[str, Tensor]] = {slot: {} for slot in like}
     for (slot, name, shape), piece in zip(shapes, pieces, strict=True):
@@ -199,6 +199,9 @@ def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]
 
 def same_structure(one: Parameters, other: Parameters) -> bool:
     """Whether two entries can be trained in one stack."""
-    return [(s, n, t.shape) for s, o in one.items() for n, t in o.items()] == [
-        (s, n, t.shape) for s, o in other.items() for n, t in o.items()
-    ]
+    return [(s, n, t.shape) for s, n, t in _by_name(one)] == [(s, n, t.shape) for s, n, t in _by_name(other)]
+
+
+def _by_name(parameters: Parameters) -> list[tuple[str, str, Tensor]]:
+    """Slot, name and tensor in the order of names: a fresh module's slots come in another order than a loaded one's."""
+    return [(slot, name, own[name]) for slot, own in sorted(parameters.items()) for name in sorted(own)]

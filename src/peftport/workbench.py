@@ -94,11 +94,11 @@ class Workbench:
         if not shapes:
             return body
         head = module.head or {name: torch.zeros(shape) for name, shape in shapes.items()}
-        if {name: tuple(t.shape) for name, t in head.items()} != shapes:
-            got = tuple(head["weight"].shape)
+        got = {name: tuple(t.shape) for name, t in head.items()}
+        if got != shapes:
             raise SlotMismatch(
-                f"readout: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs "
-                f"{shapes['weight']}; train another"
+                f"{HEAD}: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs {shapes}; "
+                "train another"
             )
         return {**body, HEAD: head}
 

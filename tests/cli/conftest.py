@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 import pytest
-from pico import WORDS, pico_model, word_tokenizer
+import torch
+from safetensors.torch import load_file, save_file
 
 from peftport.actions import train_module
 from peftport.cli import main
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
+from pico import WORDS, pico_model, word_tokenizer
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 SETTINGS = {
@@ -56,6 +60,7 @@ class Result:
 
 
 Run = Callable[..., Result]
+Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +151,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def modules(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Path], reviews: Path) -> dict[str, Path]:
-    """Modules on the host ``bert``, one a technique, and a LoRA with a linear readout (``linear``) and a PEFT one (``peft``)."""
+    """Modules on the host ``bert``: one a technique, a LoRA with a linear readout (``linear``) and a PEFT one."""
     home, task = tmp_path_factory.mktemp("modules"), load_task(str(reviews))
     for name in (*SETTINGS, "linear", "peft"):
         technique = name if name in SETTINGS else "lora"
@@ -156,3 +161,71 @@ def modules(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Path], re
             file_format="peft" if name == "peft" else "native",
         )  # fmt: skip
     return {path.name: path for path in home.iterdir()}
+
+
+@pytest.fixture
+def training() -> Callable[..., tuple[object, ...]]:
+    """The arguments of a short training."""
+
+    def arguments(host: object, task: object, out: Path, *more: object, technique: str = "lora") -> tuple[object, ...]:
+        return ("train", host, task, "--technique", technique, "--steps", 2, "--out", out, *more)
+
+    return arguments
+
+
+@pytest.fixture
+def edit() -> Callable[..., None]:
+    """Set keys of a JSON file; None removes a key."""
+    return _edit
+
+
+def _edit(path: Path, **changes: object) -> None:
+    values = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}), encoding="utf-8")
+
+
+@pytest.fixture
+def cut() -> Callable[[Path, int], object]:
+    """Keep the first bytes of a file only."""
+    return lambda path, size: path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """A file that code of strangers would make; at the test's end it is not there."""
+    path = tmp_path / "executed"
+    yield path
+    assert not path.exists()
+
+
+@pytest.fixture
+def bomb(marker: Path) -> Callable[[Path], None]:
+    """Write a pickle that makes the marker if anyone unpickles it."""
+    return lambda path: torch.save(_Marker(marker), path)
+
+
+class _Marker:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def broken(modules: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a module; the function changes its tensors, and the card too where ``reseal`` says so."""
+
+    def make(name: str, change: Callable[[Tensors], object] | None = None, *, reseal: bool = False) -> Path:
+        folder = Path(shutil.copytree(modules[name], tmp_path / "module"))
+        if change is not None:
+            path = next(folder.glob("*.safetensors"))
+            tensors = load_file(path)
+            change(tensors)
+            save_file(dict(sorted(tensors.items())), path)
+            if reseal:
+                shapes = {n: list(t.shape) for n, t in sorted(tensors.items())}
+                _edit(folder / "module.json", tensors=shapes, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        return folder
+
+    return make

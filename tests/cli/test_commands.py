@@ -83,7 +83,18 @@ def test_train_as_text(peftport: Run, hosts: Folders, reviews: Path, tmp_path: P
 
 def test_the_same_seed_writes_the_same_bytes(peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path) -> None:
     def train(name: str, seed: int) -> bytes:
-        options = ["-t", "adapter", "--set", "reduction_factor=4", "--steps", 2, "--seed", seed, "--out", tmp_path / name]
+        options = [
+            "-t",
+            "adapter",
+            "--set",
+            "reduction_factor=4",
+            "--steps",
+            2,
+            "--seed",
+            seed,
+            "--out",
+            tmp_path / name,
+        ]
         text(peftport("train", hosts["bert"], reviews, *options))
         return (tmp_path / name / "module.safetensors").read_bytes()
 
@@ -130,7 +141,9 @@ def test_compare_as_text(peftport: Run, hosts: Folders, modules: Folders, review
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "permutation", "spectrum", "norm_matched"])
-def test_compare_with_every_sampler(sampler: str, peftport: Run, hosts: Folders, modules: Folders, reviews: Path) -> None:
+def test_compare_with_every_sampler(
+    sampler: str, peftport: Run, hosts: Folders, modules: Folders, reviews: Path
+) -> None:
     plan = ["--budgets", "0", "--seeds", 1, "--arms", "sampled", "--sampler", sampler, "--json"]
     found = document(peftport("compare", modules["linear"], "--to", hosts["bert-updated"], "--task", reviews, *plan))
     assert (found["plan"]["sampler"], len(found["rows"])) == (sampler, 1)
@@ -158,7 +171,7 @@ def test_hosts_update(peftport: Run, hosts: Folders, modules: Folders, reviews: 
     """An update is a host at a distance, to which the origin's module can be ported."""
     lines, out = tmp_path / "lines.txt", tmp_path / "out"
     lines.write_text("\n".join(line.split(",")[0] for line in reviews.read_text().splitlines()[1:]), encoding="utf-8")
-    arguments = ["hosts", "update", hosts["bert"], "--text", lines, "--batch-size", 4, "--learning-rate", "1e-3"]
+    arguments = ["hosts", "update", hosts["bert-masked"], "--text", lines, "--batch-size", 4, "--learning-rate", "1e-3"]
     found = document(peftport(*arguments, "--steps", 3, "--save-at", "1", "--out", out, "--json"))
     assert [one["steps"] for one in found["checkpoints"]] == [1, 3]
     assert 0 < found["checkpoints"][0]["distance"]["weights"] < found["checkpoints"][1]["distance"]["weights"]
@@ -180,7 +193,9 @@ def test_tasks_show(peftport: Run, reviews: Path) -> None:
     found = document(peftport("tasks", "show", reviews, "--json"))
     assert found["spec"]["labels"] == ["negative", "positive"]
     assert sum(part["items"] for part in found["splits"].values()) + sum(found["dropped"].values()) == 80
-    turned = document(peftport("tasks", "show", reviews, "--labels", "positive,negative", "--words", "good,bad", "--json"))
+    turned = document(
+        peftport("tasks", "show", reviews, "--labels", "positive,negative", "--words", "good,bad", "--json")
+    )
     assert (turned["spec"]["labels"], turned["spec"]["words"]) == (["positive", "negative"], ["good", "bad"])
     said = text(peftport("tasks", "show", reviews))
     assert "train" in said and "negative" in said and "digest" in said
@@ -205,7 +220,9 @@ def test_methods(peftport: Run) -> None:
 
 
 @pytest.mark.parametrize("origin", PAIRS)
-def test_what_train_writes_peft_loads(origin: str, peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path) -> None:
+def test_what_train_writes_peft_loads(
+    origin: str, peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path
+) -> None:
     """PEFT reads the folder and gives the logits (hidden states of an encoder) that we give."""
     out = tmp_path / "lora"
     options = ["-t", "lora", "--set", "rank=2", "--steps", 3, "--learning-rate", "0.05", "--format", "peft", "--json"]
@@ -246,7 +263,9 @@ def test_a_peft_folder_is_a_module_everywhere(peftport: Run, hosts: Folders, mod
 
 
 def peft_model(host: Path, module: Path) -> torch.nn.Module:
-    loader = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM", "llama": "AutoModelForCausalLM"}[host.name.split("-")[0]]
+    loader = {"bert": "AutoModel", "t5": "AutoModelForSeq2SeqLM", "llama": "AutoModelForCausalLM"}[
+        host.name.split("-")[0]
+    ]
     return peft.PeftModel.from_pretrained(getattr(transformers, loader).from_pretrained(host), module).eval()
 
 
@@ -268,7 +287,9 @@ def ours(folder: Path, module: Path) -> Any:
 # Real processes
 
 
-def test_a_process_says_one_document_and_nothing_else(process: Run, hosts: Folders, reviews: Path, tmp_path: Path) -> None:
+def test_a_process_says_one_document_and_nothing_else(
+    process: Run, hosts: Folders, reviews: Path, tmp_path: Path
+) -> None:
     """No warning of a library reaches either stream, and python -m peftport is peftport."""
     arguments = ["-t", "prefix", "--set", "length=3", "--steps", 2, "--out", tmp_path / "out", "--json"]
     assert document(process("train", hosts["bert"], reviews, *arguments))["steps"] == 2
@@ -295,7 +316,9 @@ def test_no_command_shows_the_help_and_is_an_error(arguments: list[str], peftpor
 
 def test_help_does_not_import_torch(environment: dict[str, str]) -> None:
     """What keeps --help quick."""
-    code = "import sys, peftport.cli; print([m for m in ('torch', 'transformers', 'numpy', 'polars') if m in sys.modules])"
+    code = (
+        "import sys, peftport.cli; print([m for m in ('torch', 'transformers', 'numpy', 'polars') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "[]\n"
 
@@ -305,7 +328,9 @@ def test_progress_is_drawn_on_a_terminal(environment: dict[str, str], hosts: Fol
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "peftport", "evaluate", str(hosts["bert"]), str(reviews), "--json"]
     drawn = b""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env={**environment, "TERM": "xterm"}) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=slave, env={**environment, "TERM": "xterm"}
+    ) as running:
         os.close(slave)
         try:
             while chunk := os.read(master, 1024):

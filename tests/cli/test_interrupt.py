@@ -23,7 +23,9 @@ def test_interrupt(
     master, slave = pty.openpty()
     shown, sent = b"", False
     command = [sys.executable, "-m", "peftport", *arguments, "--steps", "1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env={**environment, "TERM": "xterm"}) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=slave, env={**environment, "TERM": "xterm"}
+    ) as running:
         os.close(slave)
         try:
             while chunk := os.read(master, 1024):

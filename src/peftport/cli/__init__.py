@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 # typer's own copy of click has no public name for it; every wrong option or argument is one of these.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+INTERRUPTED = 130
 modules.register(app)
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(tasks.app, name="tasks")
@@ -38,7 +39,7 @@ def main() -> None:
     except PeftportError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing half-written was left behind", 130)
+        _interrupted()
     except USAGE_ERROR as error:
         _fail(_usage(error), 2) if str(error) else sys.exit(2)  # no message: the help was shown
     except OSError as error:
@@ -46,7 +47,13 @@ def main() -> None:
             f"{error.strerror or error}: {error.filename or 'the system'}; check the path, the space and the rights", 1
         )
     else:
+        if code == INTERRUPTED:  # typer turns Control-C into this code and says nothing
+            _interrupted()
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> None:
+    _fail("interrupted; nothing half-written was left behind", INTERRUPTED)
 
 
 def _usage(error: Exception) -> str:
@@ -58,11 +65,12 @@ def _usage(error: Exception) -> str:
 
 def _got(parameter: Any) -> str:
     """The value given for the wrong option, which typer's message leaves out."""
-    for word, after in pairwise([*sys.argv, ""]):
+    got = ""
+    for word, after in pairwise([*sys.argv, ""]):  # where an option is repeated, its last value counts
         name, equals, value = word.partition("=")
-        if name in getattr(parameter, "opts", ()) and (equals or after):
-            return f", got {value if equals else after!r}"
-    return ""
+        if name in getattr(parameter, "opts", ()):
+            got = f", got {value if equals else after!r}"
+    return got
 
 
 def _fail(message: str, code: int) -> None:

@@ -225,14 +225,8 @@ def compare(
     from peftport.compare import Plan, arm_names
     from peftport.report.tables import comparison_sentence, comparison_table
 
-    plan = Plan(
-        o.numbers(budgets, "--budgets"),
-        tuple(range(seeds)),
-        arm_names(o.names(arms) or ()),
-        method,
-        sampler,
-        learning_rate,
-    )
+    steps, asked = o.numbers(budgets, "--budgets"), arm_names(o.names(arms) or ())
+    plan = Plan(steps, tuple(range(seeds)), asked, method, sampler, learning_rate)
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
     data = o.read_task(task, text, label, group, labels, words, description, prompt)

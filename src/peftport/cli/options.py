@@ -64,7 +64,9 @@ def settings_dict(pairs: list[str] | None) -> dict[str, Any]:
         if not equals or not key:
             raise BadRequest(f"--set: expected KEY=VALUE, such as rank=4, got {pair!r}")
         if key == "kind":
-            raise BadRequest(f"--set: expected a setting of the technique, got {pair!r}; name the technique by --technique")
+            raise BadRequest(
+                f"--set: expected a setting of the technique, got {pair!r}; name the technique by --technique"
+            )
         found[key] = value.split(",") if "," in value or key == "sites" else value
     return found
 

@@ -156,7 +156,8 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
     if info["mismatched_keys"]:
         key, got, expected = sorted(info["mismatched_keys"])[0]
         raise HostRefused(
-            f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(got)}; fetch the host again"
+            f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(got)}; "
+            "fetch the host again"
         )
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
     if missing:
@@ -184,15 +185,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_tokenizer(source: Source) -> Any:
-    settings = source.folder / "tokenizer_config.json"
     try:
-        if settings.is_file() and "AutoTokenizer" in json.loads(settings.read_text(encoding="utf-8")).get("auto_map", {}):
-            raise HostRefused(
-                f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
-                "use a host whose tokenizer transformers has"
-            )
-        if not any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir()):
-            raise OSError("none")
+        _check_tokenizer_files(source)
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except HostRefused:
         raise
@@ -200,6 +194,19 @@ def _load_tokenizer(source: Source) -> Any:
         raise HostRefused(
             f"{source.name}: expected a tokenizer in its folder, got: {_first_line(error)}; add tokenizer.json"
         ) from error
+
+
+def _check_tokenizer_files(source: Source) -> None:
+    """Refuse what transformers passes over: own code, and no tokenizer at all, for which it makes up an empty one."""
+    settings = source.folder / "tokenizer_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "AutoTokenizer" in config.get("auto_map", {}):
+        raise HostRefused(
+            f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
+            "use a host whose tokenizer transformers has"
+        )
+    if not any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir()):
+        raise HostRefused(f"{source.name}: expected a tokenizer in its folder, found none; add tokenizer.json")
 
 
 def _first_line(error: Exception) -> str:

@@ -136,7 +136,7 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
     slots = technique.slots(module.spec, host.slots)
     for name, slot in slots.items():
         if name not in module.matrices or module.host.family != host.layout.family:
-            has = "was trained for another slot" if name in module.matrices else "has nothing there"
+            has = "is of another family" if name in module.matrices else "has nothing there"
             raise SlotMismatch(
                 f"{name}: {host.name} has this slot, the {technique.name} from {module.host.name} {has} "
                 f"(its host has {module.host.layers} layers, family {module.host.family}; {host.name} has "

@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Sampler(Porter):
-    """Draws every matrix anew, slot after slot in the module's order."""
+    """Draws every matrix anew, in the order of names: a module samples alike before and after it is saved."""
 
     source = "Sabry & Belz 2024, arXiv 2401.14228 (that it is done; how is ours)"
 
@@ -41,8 +41,8 @@ class Sampler(Porter):
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
         """Sample every matrix, the shared ones and the head of a linear readout too."""
         matrices = {
-            slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in own.items()}
-            for slot, own in module.matrices.items()
+            slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
+            for slot, own in sorted(module.matrices.items())
         }
         return Ported(matrices, dict.fromkeys(matrices, f"sampled ({self.name})"))
 

@@ -56,7 +56,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     title = "Prefix tuning"
     source = "Li & Liang 2021, arXiv 2101.00190"
     spec_class = PrefixSpec
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float] = 3e-4
     outer = ("keys", "values")
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
