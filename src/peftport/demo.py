@@ -26,10 +26,10 @@ class DemoSettings:
     origin: str = ORIGIN
     receiver: str = RECEIVER
     task: str = TASK
-    origin_steps: int = 80
+    origin_steps: int = 60
     budgets: tuple[int, ...] = (0, 10, 20)
     seeds: tuple[int, ...] = (0, 1)
-    test_items: int = 300
+    test_items: int = 200
     max_tokens: int = 64
 
 

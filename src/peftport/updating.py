@@ -99,7 +99,7 @@ class HostUpdate:
 
 
 def update_host(
-    ref: str, text: Path, *, steps: int, out: Path, save_at: Sequence[int] = (), learning_rate: float = 2e-5,
+    ref: str, text: Path, *, steps: int, out: Path, save_at: Sequence[int] = (), learning_rate: float = 1e-5,
     batch_size: int = 16, max_tokens: int = 128, head_warm_up_steps: int = 100, seed: int = 0,
     advance: Advance = lambda steps: None,
 ) -> list[HostUpdate]:  # fmt: skip

@@ -81,7 +81,7 @@ def update(
     save_at: Annotated[str | None, typer.Option("--save-at", help="Further steps to keep: 10,50.")] = None,
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", help="The host's; a fresh head has its own.")
-    ] = 2e-5,
+    ] = 1e-5,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of masks and data order.")] = 0,
