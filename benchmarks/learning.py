@@ -21,8 +21,8 @@ from peftport.techniques import TECHNIQUES, make_spec
 from peftport.training import TrainSettings
 from peftport.workbench import Start, open_workbench
 
-HOSTS = {"all-MiniLM-L6-v2": 120, "flan-t5-small": 60}  # steps of 16 texts
-SEEDS, ITEMS = (0, 1), 400
+HOSTS = {"all-MiniLM-L6-v2": 120, "flan-t5-small": 40}  # steps of 16 texts
+SEEDS, ITEMS = (0, 1), 300
 OUT = Path(__file__).parent / "results" / "learning.json"
 
 

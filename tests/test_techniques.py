@@ -325,6 +325,41 @@ def test_a_prefixed_bert_block_is_attention_over_prefix_and_text() -> None:
                 np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("slot", ["encoder.layers.1.attn", "decoder.layers.1.attn", "decoder.layers.1.cross"])
+def test_a_prefixed_t5_block_is_attention_over_prefix_and_text(slot: str) -> None:
+    """Unscaled, with the relative position bias on the text and none on the prefix; causal in the decoder's own."""
+    host, spec = host_of("t5"), SPECS["prefix"]
+    entries = [random_matrices(host, spec, seed) for seed in (1, 2)]
+    inputs = inputs_of(host, ROWS + OTHER_ROWS)
+    block: Any = host.slot_module(host.slots[slot])
+    seen: list[tuple[Tensor, dict[str, Any], Tensor]] = []
+    handle = block.register_forward_hook(
+        lambda _, args, options, out: seen.append((args[0], options, out[0])), with_kwargs=True
+    )
+    with torch.no_grad(), attached(host, spec, stack(entries, host.dtype)):
+        host.model(**inputs)
+    handle.remove()
+    [(hidden, options, out)] = seen
+    source = options["key_value_states"] if slot.endswith("cross") else hidden
+    query = block.q(hidden).detach().view(*hidden.shape[:2], 3, 4).numpy()
+    key, value = (m(source).detach().view(*source.shape[:2], 3, 4).numpy() for m in (block.k, block.v))
+    bias = options["position_bias"].expand(1, 3, hidden.shape[1], source.shape[1])[0].detach().numpy()
+    assert bias.any() == (not slot.endswith("cross"))
+    for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
+        own = entries[row // len(ROWS)][slot]
+        prefix_keys, prefix_values = (own[n].double().numpy().reshape(3, 3, 4) for n in ("keys", "values"))
+        for place in range(length if slot.startswith("encoder") else 4):
+            last = place + 1 if slot == "decoder.layers.1.attn" else length
+            heads = []
+            for head in range(3):
+                text = key[row, :last, head] @ query[row, place, head] + bias[head, place, :last]
+                weights = np.exp(np.concatenate([prefix_keys[:, head] @ query[row, place, head], text]))
+                values = np.concatenate([prefix_values[:, head], value[row, :last, head]])
+                heads.append(weights @ values / weights.sum())
+            expected = np.concatenate(heads) @ block.o.weight.numpy().T
+            np.testing.assert_allclose(out[row, place].numpy(), expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("model_type", DECODERS)
 @pytest.mark.parametrize("rows", [ROWS[:1], ROWS], ids=["one-row", "left-padded"])
 def test_a_decoder_s_prefix_is_a_past_of_keys_and_values(model_type: str, rows: Any) -> None:

@@ -164,16 +164,18 @@ def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrice
 def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
     """Indices of batch after batch, for ever: each epoch shuffled, then sorted by length within pools of batches.
 
-    Depends on the seed and on the rows' lengths only. A last batch that is not full is left out of its epoch.
+    Depends on the seed and on the rows' lengths only. Which batch of which pool comes when is the same for every seed,
+    so that entries stacked on one host have batches of like length, with little padding, at every step. A last batch
+    that is not full is left out of its epoch.
     """
     lengths = np.array([len(row) for row in rows])
-    rng = rng_for(seed, "order")
+    rng, pace = rng_for(seed, "order"), rng_for(0, "pace")
     size = min(size, len(rows))
     while True:
         order = rng.permutation(len(rows))
         pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in _pieces(order, size * POOL)]
         full = [batch for pool in pools for batch in _pieces(pool, size) if len(batch) == size]
-        for index in rng.permutation(len(full)):
+        for index in pace.permutation(len(full)):
             yield full[index]
 
 

@@ -104,6 +104,7 @@ def test_wrong_options_of_train(
         (("--seeds", "0"), ("--seeds",)),
         (("--arms", "ported,samples"), ("unknown arm 'samples'", "did you mean 'sampled'")),
         (("--arms", ""), ("unknown arm ''", "ported, sampled, scratch")),
+        (("--arms", "ported,ported"), ("--arms: expected each once", "got ported, ported")),
         (("--method", "transplant"), ("unknown method 'transplant'", "expected one of copy")),
         (("--sampler", "gauss"), ("unknown sampler 'gauss'", "did you mean 'gaussian'")),
         (("--readout", "lineal"), ("unknown readout 'lineal'", "did you mean 'linear'")),

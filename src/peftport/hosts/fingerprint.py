@@ -16,7 +16,15 @@ from safetensors import SafetensorError, safe_open
 from peftport.errors import HostRefused
 from peftport.identity import digest
 
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 
 class Fingerprint(BaseModel):

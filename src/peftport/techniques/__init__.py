@@ -40,7 +40,7 @@ def make_spec(name: str, settings: dict[str, Any] | None = None) -> TechniqueSpe
     """
     technique_named(name)
     try:
-        return _SPECS.validate_python({"kind": name, **(settings or {})})
+        return _SPECS.validate_python({**(settings or {}), "kind": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or name
