@@ -1,6 +1,6 @@
 """Is learning real? Each technique against the bare host on Rotten Tomatoes test items, on MiniLM and Flan-T5-small.
 
-    python benchmarks/learning.py       writes benchmarks/results/learning.json
+    python benchmarks/learning.py [HOST ...]      writes benchmarks/results/learning.json
 
 Two seeds, stacked; the technique's own learning rate (chosen on validation items by learning_rates.py); paired BCa
 intervals over test items of the gain, jointly 95 % for the four techniques of a host (Bonferroni).
@@ -9,6 +9,7 @@ intervals over test items of the gain, jointly 95 % for the four techniques of a
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -60,6 +61,6 @@ def learn(host: str, steps: int) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    rows = [row for host, steps in HOSTS.items() for row in learn(host, steps)]
+    rows = [row for host in sys.argv[1:] or HOSTS for row in learn(host, HOSTS[host])]
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"items": ITEMS, "seeds": SEEDS, "rows": rows}, indent=2) + "\n")
