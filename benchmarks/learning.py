@@ -22,8 +22,8 @@ from peftport.techniques import TECHNIQUES, make_spec
 from peftport.training import TrainSettings
 from peftport.workbench import Start, open_workbench
 
-HOSTS = {"all-MiniLM-L6-v2": 120, "flan-t5-small": 40}  # steps of 16 texts
-SEEDS, ITEMS = (0, 1), 300
+HOSTS = {"all-MiniLM-L6-v2": 120, "flan-t5-small": 80}  # steps of 16 texts
+SEEDS, ITEMS = (0, 1), 1000
 OUT = Path(__file__).parent / "results" / "learning.json"
 
 
@@ -37,7 +37,7 @@ def learn(host: str, steps: int) -> list[dict[str, object]]:
         begun = time.perf_counter()
         spec = make_spec(technique.name)
         starts = [Start(bench.fresh(spec, seed), seed) for seed in SEEDS]
-        kept = bench.train(spec, starts, (steps,), technique.learning_rate)
+        kept = bench.train(spec, starts, (steps,), technique.learning_rates[bench.host.kind])
         scores = bench.test(spec, [k[steps].matrices for k in kept])
         correct = np.mean([s.correct for s in scores], axis=0)
         rng = rng_for(0, "bootstrap", host, technique.name)
@@ -47,7 +47,7 @@ def learn(host: str, steps: int) -> list[dict[str, object]]:
                 "host": host,
                 "technique": technique.name,
                 "steps": steps,
-                "learning_rate": technique.learning_rate,
+                "learning_rate": technique.learning_rates[bench.host.kind],
                 "bare": bare.accuracy,
                 "accuracy": [s.accuracy for s in scores],
                 "gain": gain.estimate,

@@ -19,10 +19,18 @@ from peftport.training import TrainSettings
 from peftport.workbench import Start, open_workbench
 
 RATES = {
-    "lora": (1e-3, 3e-3, 1e-2),
-    "adapter": (3e-4, 1e-3, 3e-3),
-    "compacter": (3e-3, 1e-2, 3e-2),
-    "prefix": (3e-4, 1e-3, 3e-3),
+    "encoder": {
+        "lora": (1e-3, 3e-3, 1e-2),
+        "adapter": (3e-4, 1e-3, 3e-3),
+        "compacter": (3e-3, 1e-2, 3e-2),
+        "prefix": (3e-4, 1e-3, 3e-3),
+    },
+    "encoder_decoder": {
+        "lora": (1e-4, 3e-4, 1e-3),
+        "adapter": (1e-4, 3e-4, 1e-3),
+        "compacter": (3e-4, 1e-3, 3e-3),
+        "prefix": (3e-4, 1e-3, 3e-3),
+    },
 }
 STEPS, ITEMS = 80, 400
 OUT = Path(__file__).parent / "results" / "learning_rates.json"
@@ -36,7 +44,7 @@ def sweep(host: str) -> list[dict[str, object]]:
     [bare] = evaluate(bench.host, bench.readout, None, [], rows, labels)
     print(f"{host}: bare host {bare.accuracy:.3f}")
     found: list[dict[str, object]] = []
-    for name, rates in RATES.items():
+    for name, rates in RATES[bench.host.kind].items():
         for rate in rates:
             begun = time.perf_counter()
             spec = make_spec(name)
@@ -47,7 +55,7 @@ def sweep(host: str) -> list[dict[str, object]]:
                     "host": host,
                     "technique": name,
                     "learning_rate": rate,
-                    "default": rate == TECHNIQUES[name].learning_rate,
+                    "default": rate == TECHNIQUES[name].learning_rates[bench.host.kind],
                     "bare": bare.accuracy,
                     "accuracy_at_20": scores[0].accuracy,
                     f"accuracy_at_{STEPS}": scores[1].accuracy,

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workbench",),
     ("compare", "updating"),
     ("actions", "demo"),
+    ("study",),
     ("report",),
     ("cli",),
     ("__main__",),

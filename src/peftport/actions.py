@@ -16,7 +16,7 @@ from peftport.porting import porter_named
 from peftport.progress import Progress
 from peftport.store.artifacts import check_free
 from peftport.tasks.task import Task
-from peftport.techniques import TECHNIQUES
+from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training import TrainSettings
 from peftport.workbench import Start, open_workbench
@@ -62,7 +62,7 @@ def train_module(
         raise ModuleRefused(
             "--format peft: expected a readout without a head, got linear, whose head PEFT would lose; use native"
         )
-    rate = learning_rate or TECHNIQUES[spec.kind].learning_rate
+    rate = learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
     start = Start(bench.fresh(spec, seed), seed)
     [checkpoints] = bench.train(spec, [start], [steps], rate, progress, f"training {spec.kind}")
     module = bench.module(spec, checkpoints[steps], seed, rate)

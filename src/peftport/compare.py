@@ -20,7 +20,7 @@ from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
 from peftport.progress import Progress, Silent
 from peftport.stats import Interval, paired_difference
-from peftport.techniques import TECHNIQUES
+from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training import Checkpoint
 from peftport.workbench import Start, Workbench
@@ -132,7 +132,7 @@ def compare(module: Module, bench: Workbench, plan: Plan, progress: Progress | N
 
     """
     progress = progress or Silent()
-    rate = plan.learning_rate or TECHNIQUES[module.spec.kind].learning_rate
+    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     starts = _starts(module, bench, plan)
     begun = time.perf_counter()

@@ -69,10 +69,11 @@ def run_demo(settings: DemoSettings | None = None, progress: Progress | None = N
     comparisons, accuracy = [], {}
     for technique in TECHNIQUES.values():
         spec = make_spec(technique.name)
+        rate = technique.learning_rates[home.host.kind]
         start = Start(home.fresh(spec, 0), 0)
         title = f"training {technique.name} on {settings.origin}"
-        [kept] = home.train(spec, [start], [settings.origin_steps], technique.learning_rate, progress, title)
-        module = home.module(spec, kept[settings.origin_steps], 0, technique.learning_rate)
+        [kept] = home.train(spec, [start], [settings.origin_steps], rate, progress, title)
+        module = home.module(spec, kept[settings.origin_steps], 0, rate)
         accuracy[technique.name] = home.test(spec, [module.matrices])[0].accuracy
         comparisons.append(compare(module, away, plan, progress))
     return Demo(settings, comparisons, accuracy, home_bare.accuracy, time.perf_counter() - begun)

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from peftport.cli import hosts, modules, tasks
+from peftport.cli import hosts, modules, study, tasks
 from peftport.errors import PeftportError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ INTERRUPTED = 130
 modules.register(app)
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(tasks.app, name="tasks")
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:

@@ -260,7 +260,7 @@ def techniques(json_: AsJson = False) -> None:
     rows = [
         {
             "name": t.name, "title": t.title, "settings": make_spec(t.name).model_dump(mode="json", exclude={"kind"}),
-            "learning_rate": t.learning_rate, "source": t.source,
+            "learning_rates": {str(k): v for k, v in t.learning_rates.items()}, "source": t.source,
         }
         for t in TECHNIQUES.values()
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from peftport.errors import HostRefused
 from peftport.hosts import attention
@@ -120,10 +121,19 @@ def wrap_host(
     """Freeze a transformers model that is in memory already and find its slots."""
     model.requires_grad_(False).eval()
     model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
+    _fuse_activations(model)
     slots = find_slots(model.base_model, layout, name)  # type: ignore[arg-type]
     if not slots:
         raise HostRefused(f"{name}: expected layers, config.json says there are none; fetch the host again")
     return Host(name, folder, layout.kind, layout, model, tokenizer, mark, slots, text_prefix)
+
+
+def _fuse_activations(model: nn.Module) -> None:
+    """Take torch's kernel for the tanh form of GELU where transformers spells it out: the same function in one pass."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def _fingerprint(source: Source, layout: Layout) -> Fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -54,12 +55,17 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write one file whole: readers see the old text or the new, never a part."""
+    """Write one text file whole: readers see the old text or the new, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write one file whole: readers see the old bytes or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).chmod(0o666 & ~_umask())
@@ -67,6 +73,34 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+class Artifacts:
+    """A content-addressed folder: every file is called by the sha256 of its bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep files under ``folder``, made when the first one comes."""
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Where the bytes of that digest lie, or would lie."""
+        return self.folder / sha256[:2] / f"{sha256}.safetensors"
+
+    def put(self, data: bytes) -> str:
+        """Keep bytes, whole and flushed, and return their digest. Bytes that are kept already are left alone."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self.path(sha256)
+        if not self.holds(sha256):
+            write_bytes(path, data)
+        return sha256
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the bytes are here and are still those."""
+        path = self.path(sha256)
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 def _flush(path: Path) -> None:

@@ -12,7 +12,7 @@ Weights start from N(0, 0.02^2) and biases at zero: nearly, not exactly, the unc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftport.hosts.slots import SiteName, Slot
+from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
 
 Activation = Literal["relu", "swish", "gelu"]
@@ -46,7 +46,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     title = "Bottleneck adapter"
     source = "Houlsby et al. 2019, arXiv 1902.00751; Pfeiffer et al. 2020, arXiv 2005.00052"
     spec_class = AdapterSpec
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 1e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     outer = ("up", "up_bias")
 
     def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from peftport.errors import SlotMismatch
-from peftport.hosts.slots import SiteName, Slot
+from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.identity import rng_for
 
 Matrices = Mapping[str, Tensor]
@@ -43,8 +43,9 @@ class Technique(ABC, Generic[Spec]):
     title: ClassVar[str]
     source: ClassVar[str]
     spec_class: ClassVar[type[TechniqueSpec]]
-    # What suits training from scratch here; chosen on validation items (docs/learning-rates.md).
-    learning_rate: ClassVar[float]
+    # What suits training from scratch on a host of each kind; chosen on validation items (docs/measurements.md), for
+    # decoders not measured but taken over from encoder-decoders.
+    learning_rates: ClassVar[Mapping[HostKind, float]]
 
     @abstractmethod
     def sites(self, spec: Spec) -> tuple[SiteName, ...]:

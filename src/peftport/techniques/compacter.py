@@ -9,6 +9,7 @@ adapter. A starts from N(0, 1e-4^2) and s, t Glorot-uniform: nearly the unchange
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from peftport.errors import SlotMismatch
-from peftport.hosts.slots import SiteName, Slot
+from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.adapter import Activation, bottleneck
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal, uniform
 
@@ -44,7 +45,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     title = "Compacter"
     source = "Karimi Mahabadi et al. 2021, arXiv 2106.04647"
     spec_class = CompacterSpec
-    learning_rate: ClassVar[float] = 3e-3
+    learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 3e-3, "decoder": 3e-3}
     outer = ("up_right", "up_bias")
 
     def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:

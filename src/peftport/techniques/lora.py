@@ -8,6 +8,7 @@ A starts Kaiming-uniform and B zero, so a fresh module leaves its host unchanged
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from peftport.hosts.slots import SiteName, Slot
+from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
 
 LinearSite = Literal[
@@ -40,7 +41,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     title = "LoRA"
     source = "Hu et al. 2021, arXiv 2106.09685"
     spec_class = LoraSpec
-    learning_rate: ClassVar[float] = 3e-3
+    learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     outer = ("B",)
 
     def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:

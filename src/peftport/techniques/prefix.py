@@ -25,7 +25,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from peftport.hosts.slots import SiteName, Slot
+from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.identity import rng_for
 from peftport.techniques.base import (
     AttentionTechnique,
@@ -56,7 +56,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     title = "Prefix tuning"
     source = "Li & Liang 2021, arXiv 2101.00190"
     spec_class = PrefixSpec
-    learning_rate: ClassVar[float] = 3e-4
+    learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-4, "encoder_decoder": 1e-3, "decoder": 1e-3}
     outer = ("keys", "values")
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:

@@ -1,0 +1,303 @@
+"""study plan|run|status|export|verify."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from peftport.cli.console import AsJson, bars, print_json, print_table, say
+from peftport.errors import BadRequest, PeftportError
+
+if TYPE_CHECKING:
+    from peftport.study.grid import Study
+    from peftport.study.plan import Plan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="A declared grid of train/test runs: planned as shared jobs, run once, resumed always.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
+Folder = Annotated[
+    Path | None, typer.Option("--dir", help="Where the study's ledger and artifacts are; default runs/NAME.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the study file: --set testing.items=50."),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="FACTOR=VALUE,...", help="Only these runs, and what they need: --only arm=ported."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Stacks worked on at once; default: cores / threads.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a worker.")]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="processes (this machine) or ray (a cluster, or this machine).")
+]
+DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
+
+
+def _read(path: Path, changes: list[str] | None) -> Study:
+    from peftport.study.grid import read_study
+
+    pairs = [change.partition("=") for change in changes or []]
+    wrong = [key for key, equals, _ in pairs if not equals]
+    if wrong:
+        raise BadRequest(f"--set {wrong[0]}: expected KEY=VALUE, such as testing.items=50")
+    return read_study(path, {key.strip(): value.strip() for key, _, value in pairs})
+
+
+def _plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan:
+    from peftport.study.plan import Plan, chosen_factors
+
+    plan = Plan(_read(path, changes), chosen_factors(only or []))
+    if not plan.jobs:
+        raise BadRequest(
+            f"--only {' '.join(only or [])}: expected values that the study has, no run is left; check them"
+        )
+    return plan
+
+
+def _folder(plan: Plan, folder: Path | None) -> Path:
+    return folder or Path("runs") / plan.study.name
+
+
+@app.command("plan")
+def plan_study(
+    study: StudyFile,
+    changes: Changes = None,
+    only: Only = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a few steps of every technique on every host that is here.")
+    ] = False,
+    workers: Workers = None,
+    json_: AsJson = False,
+) -> None:
+    """Count runs, unique jobs and training steps; with --calibrate, how long it takes here.
+
+    Example: peftport study plan studies/paper.toml
+    """
+    plan = _plan(study, changes, only)
+    shared = plan.sharing
+    found: dict[str, Any] = {"study": plan.study.name, **asdict(shared)}
+    found["jobs_by_kind"] = dict(Counter(job.kind for job in plan.jobs.values()))
+    if calibrate:
+        from peftport.cli.console import quiet_libraries
+        from peftport.study.estimate import estimate
+        from peftport.study.executors import usable_cores
+
+        quiet_libraries()
+        found["estimate"] = asdict(estimate(plan, workers or usable_cores()))
+    if json_:
+        print_json(found)
+        return
+    saved = 1 - shared.steps_needed / shared.steps_asked if shared.steps_asked else 0.0
+    say(f"{plan.study.name}: {shared.runs} runs, and {shared.baseline_runs} of the baseline (scratch, ceiling, bare)")
+    say(f"{shared.jobs} jobs in {shared.stacks} stacks")
+    say(f"{shared.steps_asked:,} training steps asked, {shared.steps_needed:,} needed: sharing saves {saved:.0%}")
+    if calibrate:
+        cost = found["estimate"]
+        say(f"about {_duration(cost['seconds'])} here, {cost['disk_bytes'] / 1e6:,.0f} MB on disk")
+        if cost["unknown"]:
+            say(f"not counted, since they are not on this machine: {', '.join(cost['unknown'])}")
+
+
+@app.command("run")
+def run(
+    study: StudyFile,
+    folder: Folder = None,
+    changes: Changes = None,
+    only: Only = None,
+    executor: ExecutorName = "processes",
+    workers: Workers = None,
+    threads: Threads = 1,
+    max_jobs: Annotated[int | None, typer.Option("--max-jobs", min=1, help="Stop after about so many jobs.")] = None,
+    stop_after: Annotated[
+        str | None, typer.Option("--stop-after", metavar="TIME", help="Begin nothing after that long: 90s, 45m, 2h.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Run what is not done yet. Ctrl-C stops it cleanly; the same command goes on. Exit code 1: some job failed.
+
+    Example: peftport study run studies/quick.toml
+    """
+    from peftport.store.artifacts import Artifacts
+    from peftport.store.ledger import Ledger, only_driver
+    from peftport.study.executors import make_executor
+    from peftport.study.run import Limits, run_study
+
+    plan = _plan(study, changes, only)
+    limits = Limits(max_jobs, _seconds(stop_after))
+    place = _folder(plan, folder)
+    if place.exists() and not place.is_dir():
+        raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
+    artifacts = Artifacts(place / "artifacts")
+    workplace = make_executor(executor, workers, threads, artifacts)
+    with only_driver(place), bars() as progress:
+        ledger = Ledger(place)
+        try:
+            ledger.set_fact("study", plan.study.model_dump(mode="json"))
+            found = run_study(
+                plan, ledger, artifacts, workplace, limits=limits, retry_failed=retry_failed, progress=progress
+            )
+        finally:
+            ledger.close()
+    if json_:
+        print_json({"study": plan.study.name, "dir": str(place), **asdict(found)})
+    else:
+        say(
+            f"{plan.study.name}: {found.done} jobs done, {found.failed} failed, {found.blocked} blocked, "
+            f"{found.before} were on record, {found.left} left ({_duration(found.seconds)})"
+        )
+        if found.recomputed:
+            say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
+    if found.failed or found.blocked:
+        raise PeftportError(
+            f"{found.failed} jobs failed, {found.blocked} could not begin; see peftport study status {study}, then "
+            "run again with --retry-failed"
+        )
+
+
+@app.command("status")
+def status(
+    study: StudyFile, folder: Folder = None, changes: Changes = None, only: Only = None, json_: AsJson = False
+) -> None:
+    """How far a study is, and what failed.
+
+    Example: peftport study status studies/quick.toml
+    """
+    from peftport.report.tables import Table
+    from peftport.store.ledger import open_ledger
+
+    plan = _plan(study, changes, only)
+    ledger = open_ledger(_folder(plan, folder))
+    states = ledger.states()
+    counts = Counter(states.get(job, "left") for job in plan.jobs)
+    failures: list[dict[str, Any]] = [
+        {"job": row.id, "kind": row.kind, "attempts": row.attempt + 1, "error": (row.error or "").splitlines()[0]}
+        for row in ledger.rows()
+        if row.state == "failed" and row.id in plan.jobs
+    ]
+    ledger.close()
+    found = {"study": plan.study.name, "jobs": len(plan.jobs), **{s: counts[s] for s in _STATES}, "failures": failures}
+    if json_:
+        print_json(found)
+        return
+    print_table(
+        Table(
+            f"{plan.study.name}: {len(plan.jobs)} jobs", ("state", "jobs"), tuple((s, str(counts[s])) for s in _STATES)
+        )
+    )
+    for failure in failures:
+        say(f"{failure['job'][:12]} ({failure['kind']}, {failure['attempts']} attempts): {failure['error']}")
+
+
+_STATES = ("done", "failed", "blocked", "left")
+
+
+@app.command("export")
+def export_study(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option("--out", help="A folder; runs.FORMAT and correct.FORMAT in it are replaced.")],
+    folder: Folder = None,
+    changes: Changes = None,
+    only: Only = None,
+    file_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
+    json_: AsJson = False,
+) -> None:
+    """Write one row a run, every factor a column, and what each run got right item by item.
+
+    Example: peftport study export studies/quick.toml --out results/quick
+    """
+    from peftport.store.artifacts import Artifacts
+    from peftport.store.ledger import open_ledger
+    from peftport.study.export import FORMATS, export, write_export
+
+    if file_format not in FORMATS:
+        raise BadRequest(f"--format: expected one of {', '.join(FORMATS)}, got {file_format}")
+    if out.exists() and not out.is_dir():
+        raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
+    plan = _plan(study, changes, only)
+    place = _folder(plan, folder)
+    ledger = open_ledger(place)
+    try:
+        exported = export(plan, ledger, Artifacts(place / "artifacts"))
+    finally:
+        ledger.close()
+    written = write_export(exported, out, file_format)
+    states = dict(Counter(exported.runs["state"].to_list()))
+    if json_:
+        print_json({"runs": exported.runs.height, "states": states, "files": [str(path) for path in written]})
+    else:
+        say(f"{exported.runs.height} runs ({', '.join(f'{n} {s}' for s, n in states.items())}) to {out}")
+
+
+@app.command("verify")
+def verify_study(
+    study: StudyFile,
+    results: Annotated[Path, typer.Option("--results", help="A folder that study export wrote as Parquet.")],
+    sample: Annotated[int, typer.Option("--sample", min=1, help="How many random runs to recompute.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which ones.")] = 0,
+    tolerance: Annotated[
+        int, typer.Option("--tolerance", min=0, help="Items on which a run may differ from the recorded one.")
+    ] = 0,
+    changes: Changes = None,
+    executor: ExecutorName = "processes",
+    workers: Workers = None,
+    threads: Threads = 1,
+    json_: AsJson = False,
+) -> None:
+    """Recompute random runs from nothing and compare them with exported ones, item by item.
+
+    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differ.
+
+    Example: peftport study verify studies/quick.toml --results results/quick --sample 3
+    """
+    from peftport.report.tables import Table
+    from peftport.study.executors import make_executor
+    from peftport.study.export import read_export
+    from peftport.study.verify import verify
+
+    plan = _plan(study, changes, None)
+    if not (results / "runs.parquet").is_file() or not (results / "correct.parquet").is_file():
+        raise BadRequest(
+            f"--results {results}: expected runs.parquet and correct.parquet there; export the study first"
+        )
+    recorded = read_export(results)
+    with bars() as progress:
+        found = verify(
+            plan, recorded, sample, seed, lambda a: make_executor(executor, workers, threads, a), progress=progress
+        )
+    if json_:
+        print_json({"runs": [asdict(each) for each in found], "tolerance": tolerance})
+    else:
+        rows = tuple((v.run, f"{v.accuracy_difference:.4f}", str(v.items_that_differ)) for v in found)
+        print_table(Table("Recomputed runs", ("run", "accuracy differs by", "items that differ"), rows))
+    wrong = [each for each in found if each.items_that_differ > tolerance]
+    if wrong:
+        raise PeftportError(
+            f"{len(wrong)} of {len(found)} recomputed runs differ on more than {tolerance} items, first: {wrong[0].run}"
+        )
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = DURATION.match(text.strip())
+    if not match:
+        raise BadRequest(f"--stop-after: expected a time such as 90s, 45m or 2h, got {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

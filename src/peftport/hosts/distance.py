@@ -1,0 +1,42 @@
+"""How far apart two hosts' weights are, read from their files tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from safetensors import safe_open
+
+from peftport.hosts.fingerprint import weight_files
+
+
+def weight_distance(origin: Path, receiver: Path) -> float | None:
+    """||W_t - W_s|| / ||W_s|| over all tensors of two host folders; None where names or shapes differ.
+
+    Raises:
+        HostRefused: a folder without safetensors weights.
+
+    """
+    theirs = _places(receiver)
+    ours = _places(origin)
+    if ours.keys() != theirs.keys():
+        return None
+    moved, norm = 0.0, 0.0
+    for name, file in sorted(ours.items()):
+        with safe_open(file, framework="pt") as one, safe_open(theirs[name], framework="pt") as other:
+            if one.get_slice(name).get_shape() != other.get_slice(name).get_shape():
+                return None
+            old, new = one.get_tensor(name), other.get_tensor(name)
+            if old.is_floating_point():
+                moved += float((new.double() - old.double()).square().sum())
+                norm += float(old.double().square().sum())
+    return math.sqrt(moved / norm) if norm > 0 else None
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """The file of every tensor, without position indices, which some versions of transformers save and some do not."""
+    found: dict[str, Path] = {}
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            found.update(dict.fromkeys(tensors.keys(), file))
+    return {name: file for name, file in found.items() if not name.endswith("position_ids")}

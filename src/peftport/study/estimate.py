@@ -1,0 +1,93 @@
+"""How long a study will take: a few steps of every technique on every host that is here, timed on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from peftport.errors import HostRefused, UnknownName
+from peftport.study.grid import Study, Technique
+from peftport.study.jobs import ChainJob, UpdateJob
+from peftport.study.plan import Plan
+from peftport.tasks import load_task
+from peftport.training import TrainSettings
+from peftport.workbench import Start, Workbench, open_workbench
+
+STEPS, ENTRIES, ITEMS = 3, 4, 32
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one worker: an entry's training step, the test of one item; bytes of one module."""
+
+    step_seconds: float
+    item_seconds: float
+    module_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan costs here. ``unknown``: hosts that are not on this machine, whose jobs are left out."""
+
+    worker_seconds: float
+    seconds: float
+    disk_bytes: int
+    unknown: tuple[str, ...]
+
+
+def estimate(plan: Plan, workers: int) -> Estimate:
+    """Time a few steps a technique and host, and add up the plan's chains (updates of hosts are left out)."""
+    study = plan.study
+    chains = [job for job in plan.jobs.values() if isinstance(job, ChainJob)]
+    speeds: dict[tuple[str, str], Speed | None] = {}
+    worker_seconds, disk = 0.0, 0
+    for job in chains:
+        key = (job.host, job.technique.name)
+        if key not in speeds:
+            speeds[key] = _speed(study, job.host, job.task, job.technique)
+        speed = speeds[key]
+        if speed is not None:
+            tested = len(job.budgets) * study.testing.items
+            worker_seconds += speed.step_seconds * max(job.budgets) + speed.item_seconds * tested
+            disk += len(job.keep) * speed.module_bytes + tested * 9
+    unknown = tuple(sorted({host for (host, _), speed in speeds.items() if speed is None}))
+    disk += sum(_weight_bytes(study, job.host) for job in plan.jobs.values() if isinstance(job, UpdateJob))
+    return Estimate(worker_seconds, worker_seconds / workers, disk, unknown)
+
+
+def _speed(study: Study, host: str, task: str, technique: Technique) -> Speed | None:
+    bench = _bench(study, host, task)
+    if bench is None:
+        return None
+    entries = min(ENTRIES, study.execution.stack)
+    starts = [Start(bench.fresh(technique.spec, seed), seed) for seed in range(entries)]
+    bench.train(technique.spec, starts, [1], 1e-4)
+    begun = time.perf_counter()
+    kept = bench.train(technique.spec, starts, [STEPS], 1e-4)
+    trained = time.perf_counter()
+    modules = [one[STEPS].matrices for one in kept]
+    bench.test(technique.spec, modules)
+    tested = time.perf_counter() - trained
+    size = sum(t.numel() * 4 for own in modules[0].values() for t in own.values())
+    return Speed((trained - begun) / (STEPS * entries), tested / (ITEMS * entries), size)
+
+
+def _bench(study: Study, host: str, task: str) -> Workbench | None:
+    made = study.hosts.get(host)
+    settings = TrainSettings(**study.training.model_dump(exclude={"origin_steps", "learning_rates"}))
+    data = study.data.get(task)
+    loaded = load_task(data.source, **data.model_dump(exclude={"source"})) if data else load_task(task)
+    try:
+        return open_workbench(made.base if made else host, loaded, study.testing.readout, settings, ITEMS)
+    except (UnknownName, HostRefused):
+        return None
+
+
+def _weight_bytes(study: Study, host: str) -> int:
+    from peftport.hosts.fingerprint import weight_files
+    from peftport.hosts.sources import find_host
+
+    try:
+        return sum(file.stat().st_size for file in weight_files(find_host(study.hosts[host].base).folder))
+    except (UnknownName, HostRefused):
+        return 0

@@ -1,0 +1,240 @@
+"""Where stacks are worked on: processes of this machine, or a Ray cluster. The same workers, the same answers.
+
+An executor takes a request and the bytes it needs, and gives back outcomes in whatever order they end. A worker that
+dies takes only its own stack with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from peftport.errors import BadRequest, UnknownName
+from peftport.store.artifacts import Artifacts
+
+if TYPE_CHECKING:
+    from peftport.study.work import Request, Result
+
+EXECUTORS = ("processes", "ray")
+
+
+class WorkerLost(Exception):
+    """A worker or its machine died: killed, out of memory, or cut off."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stack ended: a result, or the exception that it raised (WorkerLost: the worker died)."""
+
+    stack: int
+    result: Result | None
+    error: BaseException | None
+    seconds: float
+
+
+class Executor(Protocol):
+    """Somewhere to work."""
+
+    def free(self) -> bool:
+        """Whether another stack can begin now."""
+
+    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
+        """Begin a stack; ``blobs``: the files of the artifacts that it needs, by sha256."""
+
+    def outcomes(self, timeout_seconds: float) -> list[Outcome]:
+        """Stacks that ended, after waiting for one as long as that."""
+
+    def close(self) -> None:
+        """Stop at once, whatever is in flight."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_executor(name: str, workers: int | None, threads: int, artifacts: Artifacts) -> Executor:
+    """The executor of that name.
+
+    Raises:
+        UnknownName: there is none.
+        BadRequest: Ray is not installed.
+
+    """
+    if name not in EXECUTORS:
+        raise UnknownName.of("executor", name, EXECUTORS)
+    if name == "ray":
+        return RayCluster(workers, threads)
+    return Processes(workers or max(1, usable_cores() // threads), threads)
+
+
+class Processes:
+    """One process a worker, each in a pool of its own, so that a death is known to be whose."""
+
+    def __init__(self, workers: int, threads: int) -> None:
+        """Workers start when they get their first stack."""
+        self._threads = threads
+        self._pools: list[ProcessPoolExecutor | None] = [None] * workers
+        self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
+
+    def free(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return len(self._running) < len(self._pools)
+
+    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
+        """Give a stack to an idle worker."""
+        busy = {worker for worker, _, _ in self._running.values()}
+        worker = next(i for i in range(len(self._pools)) if i not in busy)
+        pool = self._pools[worker] or ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads,)
+        )
+        self._pools[worker] = pool
+        self._running[pool.submit(work, request, dict(blobs))] = (worker, stack, time.perf_counter())
+
+    def outcomes(self, timeout_seconds: float) -> list[Outcome]:
+        """Collect what ended."""
+        if not self._running:
+            return []
+        done, _ = wait(self._running, timeout_seconds, FIRST_COMPLETED)
+        found = []
+        for future in sorted(done, key=lambda f: self._running[f][1]):
+            worker, stack, begun = self._running.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                self._drop(worker)
+                error = WorkerLost("the worker process died (killed, or out of memory)")
+            result = None if error else future.result()
+            found.append(Outcome(stack, result, error, time.perf_counter() - begun))
+        return found
+
+    def close(self) -> None:
+        """Kill the workers."""
+        for worker in range(len(self._pools)):
+            self._drop(worker)
+        self._running.clear()
+
+    def _drop(self, worker: int) -> None:
+        pool, self._pools[worker] = self._pools[worker], None
+        if pool is not None:
+            processes = list((pool._processes or {}).values())
+            for process in processes:
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.join(timeout=10)
+
+
+def begin_worker(threads: int) -> None:
+    """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    prepare(threads)
+
+
+def prepare(threads: int) -> None:
+    """Set the libraries up for one worker among others."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def _follow_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:
+    """Do a stack here. What a worker process runs."""
+    from peftport.study.work import perform
+
+    return perform(request, blobs)
+
+
+class RayCluster:
+    """Ray tasks, one a stack. Ray finds the cluster as it always does (RAY_ADDRESS), or makes one on this machine."""
+
+    def __init__(self, workers: int | None, threads: int) -> None:
+        """Connect.
+
+        Raises:
+            BadRequest: Ray is not installed.
+
+        """
+        try:
+            import ray
+        except ImportError as error:
+            raise BadRequest(
+                "--executor ray: expected Ray to be installed, it is not; run: pip install 'peftport[ray]'"
+            ) from error
+        self._ray: Any = ray
+        self._owns = not ray.is_initialized()
+        if self._owns:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        self._workers = workers or max(1, cores // threads)
+        self._task: Any = ray.remote(num_cpus=threads, max_retries=0)(_ray_work)
+        self._threads = threads
+        self._sent: dict[str, Any] = {}
+        self._running: dict[Any, tuple[int, float]] = {}
+
+    def free(self) -> bool:
+        """Whether the cluster has a place."""
+        return len(self._running) < self._workers
+
+    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
+        """Send a stack, and its bytes through Ray's own store: no shared disk."""
+        for sha256, path in blobs.items():
+            if sha256 not in self._sent:
+                self._sent[sha256] = self._ray.put(path.read_bytes())
+        names, values = list(blobs), [self._sent[sha256] for sha256 in blobs]
+        self._running[self._task.remote(request, self._threads, names, *values)] = (stack, time.perf_counter())
+
+    def outcomes(self, timeout_seconds: float) -> list[Outcome]:
+        """Collect what ended."""
+        if not self._running:
+            return []
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
+        found = []
+        for reference in done:
+            stack, begun = self._running.pop(reference)
+            result, error = self._ended(reference)
+            found.append(Outcome(stack, result, error, time.perf_counter() - begun))
+        return found
+
+    def _ended(self, reference: Any) -> tuple[Result | None, BaseException | None]:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference), None
+        except errors.RayTaskError as error:
+            return None, error.cause or error
+        except errors.RayError as error:  # a worker, a node or an object of the store is gone
+            self._sent.clear()
+            return None, WorkerLost(f"Ray lost the worker: {str(error).splitlines()[0]}")
+
+    def close(self) -> None:
+        """Cancel what runs; leave a cluster that was there before."""
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._owns:
+            self._ray.shutdown()
+
+
+def _ray_work(request: Request, threads: int, names: list[str], *values: bytes) -> Result:
+    prepare(threads)
+    return work(request, dict(zip(names, values, strict=True)))

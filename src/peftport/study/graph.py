@@ -1,0 +1,72 @@
+"""What can be done now: stacks become ready when everything they need is resolved. No clock, no process, no disk."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from peftport.store.ledger import State
+from peftport.study.jobs import Job
+from peftport.study.plan import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The jobs of a stack that can be done, and those that cannot: something they need has failed."""
+
+    stack: int
+    jobs: tuple[Job, ...]
+    blocked: tuple[tuple[Job, str], ...]  # and the job that failed them
+
+
+class Graph:
+    """Stacks of a plan, their needs, and what became of every job so far."""
+
+    def __init__(self, stacks: list[Stack], states: Mapping[str, State]) -> None:
+        """Begin with the states of jobs that are on record."""
+        self._stacks = stacks
+        self._good: set[str] = {job for job, state in states.items() if state == "done"}
+        self._bad: set[str] = {job for job, state in states.items() if state != "done"}
+        self._waiting: dict[int, int] = {}
+        self._dependants: dict[str, list[int]] = {}
+        self._ready: deque[int] = deque()
+        for stack in stacks:
+            if all(job.id in self._good or job.id in self._bad for job in stack.jobs):
+                continue
+            open_ = [need for need in stack.needs if need not in self._good and need not in self._bad]
+            for need in open_:
+                self._dependants.setdefault(need, []).append(stack.index)
+            if open_:
+                self._waiting[stack.index] = len(open_)
+            else:
+                self._ready.append(stack.index)
+
+    def next(self) -> Ready | None:
+        """A stack that can begin; None: nothing is ready now."""
+        if not self._ready:
+            return None
+        stack = self._stacks[self._ready.popleft()]
+        jobs = [job for job in stack.jobs if job.id not in self._good and job.id not in self._bad]
+        blocked = {job.id: next((need for need in job.needs if need in self._bad), None) for job in jobs}
+        return Ready(
+            stack.index,
+            tuple(job for job in jobs if blocked[job.id] is None),
+            tuple((job, need) for job in jobs if (need := blocked[job.id]) is not None),
+        )
+
+    def resolve(self, good: Collection[str], bad: Collection[str]) -> None:
+        """Jobs that are done, and jobs that failed or are blocked."""
+        self._good.update(good)
+        self._bad.update(bad)
+        for job in (*good, *bad):
+            for index in self._dependants.pop(job, ()):
+                self._waiting[index] -= 1
+                if not self._waiting[index]:
+                    del self._waiting[index]
+                    self._ready.append(index)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is ready and nothing waits."""
+        return not self._ready and not self._waiting

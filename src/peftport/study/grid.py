@@ -1,0 +1,268 @@
+"""The study file: what is varied, what is held fixed. TOML, read into frozen and closed models.
+
+    runs      = techniques x pairs x tasks x budgets x seeds x (porters for ported + samplers for sampled)
+    baseline  = techniques x receivers x receiver tasks x budgets x seeds, trained from scratch: it knows no origin
+
+With one porter and one sampler the runs are techniques x pairs x arms x tasks x budgets x seeds. That factorisation is
+ours: how the paper's 1,440 runs factorise is not public.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from peftport.compare import ARMS
+from peftport.errors import BadRequest
+from peftport.modules.module import Closed
+from peftport.porting import porter_named, sampler_named
+from peftport.techniques import AnySpec, make_spec
+from peftport.training import TrainSettings
+
+Arm = Literal["ported", "sampled", "scratch", "ceiling", "bare"]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+
+
+class Technique(Closed):
+    """A technique under the name that tables show, which tells settings of one technique apart."""
+
+    name: Name
+    spec: AnySpec
+
+
+class TaskPair(Closed):
+    """What the module was trained for, and what it is then trained and tested for on the receiver."""
+
+    origin: Name
+    receiver: Name
+
+
+class Data(Closed):
+    """A task of the user's own: a file, a folder or a hub id, and how it is read."""
+
+    source: Name
+    text: str | None = None
+    label: str | None = None
+    group: str | None = None
+    labels: tuple[str, ...] | None = None
+    words: tuple[str, ...] | None = None
+    descriptions: tuple[str, ...] | None = None
+    prompt: str | None = None
+
+
+class Update(Closed):
+    """A host that the study makes: ``base``, its pretraining continued on the texts of a task's training split."""
+
+    base: Name
+    text: Name
+    steps: PositiveInt
+    learning_rate: PositiveFloat = 1e-5
+    batch_size: PositiveInt = 16
+    max_tokens: Annotated[int, Field(ge=8)] = 64
+    head_warm_up_steps: NonNegativeInt = 100
+    seed: NonNegativeInt = 0
+
+
+class Training(TrainSettings):
+    """Training of every arm, and how long origins are trained. Rates by technique name; none: the technique's own."""
+
+    origin_steps: PositiveInt = 120
+    learning_rates: dict[str, PositiveFloat] = {}
+
+
+class Testing(Closed):
+    """The first ``items`` of the receiver task's test split; the readout of all hosts (none: by the host's kind)."""
+
+    items: PositiveInt = 200
+    readout: str | None = None
+
+
+class Execution(Closed):
+    """How jobs are carried out: ``stack`` entries trained at once; ``retries`` after a job's first failure."""
+
+    stack: PositiveInt = 10
+    retries: NonNegativeInt = 1
+
+
+class Study(Closed):
+    """A declared study."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=SLUG)]
+    about: str = ""
+    techniques: Annotated[tuple[Technique, ...], Field(min_length=1)]
+    pairs: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
+    tasks: Annotated[tuple[TaskPair, ...], Field(min_length=1)]
+    arms: Annotated[tuple[Literal["ported", "sampled", "scratch"], ...], Field(min_length=1)] = ARMS
+    porters: Annotated[tuple[Name, ...], Field(min_length=1)] = ("copy",)
+    samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("gaussian",)
+    budgets: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    hosts: dict[Annotated[str, Field(pattern=SLUG)], Update] = {}
+    data: dict[Name, Data] = {}
+    training: Training = Training()
+    testing: Testing = Testing()
+    execution: Execution = Execution()
+
+    @field_validator("techniques", mode="before")
+    @classmethod
+    def _named_techniques(cls, value: Any) -> Any:
+        return [_technique(each) for each in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _same_task_twice(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"origin": each, "receiver": each} if isinstance(each, str) else each for each in value]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        _each_once("techniques", [t.name for t in self.techniques])
+        for field in ("pairs", "tasks", "arms", "porters", "samplers", "budgets", "seeds"):
+            _each_once(field, getattr(self, field))
+        for porter in self.porters:
+            porter_named(porter)
+        for sampler in self.samplers:
+            sampler_named(sampler)
+        unknown = sorted(self.training.learning_rates.keys() - {t.name for t in self.techniques})
+        if unknown:
+            raise ValueError(f"training.learning_rates.{unknown[0]}: expected the name of one of the techniques")
+        chained = sorted(name for name, update in self.hosts.items() if update.base in self.hosts)
+        if chained:
+            raise ValueError(f"hosts.{chained[0]}.base: expected a host that exists, not one that the study makes")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One train/test run. ``origin`` and ``origin_task`` None: an arm that knows no origin."""
+
+    technique: str | None
+    origin: str | None
+    receiver: str
+    origin_task: str | None
+    receiver_task: str
+    arm: Arm
+    method: str | None
+    budget: int
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """One line that names the run among all of its study."""
+        origin = f"{self.origin} {self.origin_task} > " if self.origin else ""
+        parts = (self.technique, f"{origin}{self.receiver} {self.receiver_task}", self.arm, self.method)
+        words = " | ".join(part for part in parts if part)
+        return f"{words} | {self.budget}" + ("" if self.seed is None else f" | seed {self.seed}")
+
+
+def runs(study: Study) -> Iterator[Run]:
+    """The study's ported and sampled runs, in a fixed order; one at a time, since there may be millions."""
+    methods = [(arm, m) for arm, names in _methods(study).items() for m in names]
+    factors = (study.techniques, study.pairs, study.tasks, methods, study.seeds, study.budgets)
+    for technique, (origin, receiver), task, (arm, method), seed, budget in itertools.product(*factors):
+        yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
+
+
+def baseline(study: Study) -> Iterator[Run]:
+    """What the runs are held against: scratch at every budget, the ceiling at the origins' steps, the bare hosts."""
+    places = sorted({(receiver, task.receiver) for _, receiver in study.pairs for task in study.tasks})
+    for receiver, task in places:
+        yield Run(None, None, receiver, None, task, "bare", None, 0, None)
+    steps = study.training.origin_steps
+    for technique, (receiver, task), seed in itertools.product(study.techniques, places, study.seeds):
+        if "scratch" in study.arms:
+            for budget in study.budgets:
+                yield Run(technique.name, None, receiver, None, task, "scratch", None, budget, seed)
+        yield Run(technique.name, None, receiver, None, task, "ceiling", None, steps, seed)
+
+
+def run_count(study: Study) -> int:
+    """How many runs `runs` gives."""
+    methods = sum(len(names) for names in _methods(study).values())
+    cells = len(study.techniques) * len(study.pairs) * len(study.tasks) * methods
+    return cells * len(study.budgets) * len(study.seeds)
+
+
+def _methods(study: Study) -> dict[Arm, tuple[str, ...]]:
+    both: dict[Arm, tuple[str, ...]] = {"ported": study.porters, "sampled": study.samplers}
+    return {arm: names for arm, names in both.items() if arm in study.arms}
+
+
+def read_study(path: Path, changes: Mapping[str, str] | None = None) -> Study:
+    """Read a study file; ``changes`` replace values by dotted key (``testing.items`` -> ``50``), as TOML writes them.
+
+    Raises:
+        BadRequest: no such file, not TOML, an unknown key or a value that makes no sense; the message names the key.
+
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path}: expected a study file, cannot read it ({error}); check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadRequest(f"{path}: expected TOML, got a mistake: {error}; correct that line") from error
+    for key, text in (changes or {}).items():
+        _replace(values, key, text)
+    try:
+        return Study.model_validate(values)
+    except ValidationError as error:
+        first, more = error.errors()[0], error.error_count() - 1
+        where = _dotted(first["loc"])
+        got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
+        rest = f" (and {more} more mistakes)" if more else ""
+        raise BadRequest(f"{path}: {where}{first['msg']}{got}{rest}; correct that key") from error
+
+
+def _technique(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value, "spec": make_spec(value)}
+    if isinstance(value, dict) and "kind" in value:
+        settings = {key: each for key, each in value.items() if key not in ("name", "kind")}
+        return {"name": value.get("name", value["kind"]), "spec": make_spec(str(value["kind"]), settings)}
+    return value
+
+
+def _each_once(field: str, values: Any) -> None:
+    seen: list[Any] = []
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{field}: expected each once, got {value!r} twice")
+        seen.append(value)
+
+
+def _replace(values: dict[str, Any], key: str, text: str) -> None:
+    *tables, last = key.split(".")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    place = values
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise BadRequest(f"--set {key}: expected a table at {table}, the study has a value there; check the key")
+    place[last] = value
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
+    return f"{text}: " if text else ""

@@ -1,0 +1,151 @@
+"""Jobs: the units of computation that runs share, named by what changes their result.
+
+    update     make a host: continue a base host's pretraining             -> its weights
+    bare       test a host alone on a task                                 -> scores
+    chain      start an entry, train it, test it at every budget           -> scores, matrices at the steps to keep
+    distance   how far a receiver's weights are from its origin's          -> a number
+
+A job's id is the sha256 of the canonical JSON of its kind, the version of the code that does it, and its inputs (other
+jobs by their ids), never of where or in which company it ran.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from peftport.identity import digest
+from peftport.study.grid import Study, Technique, Update
+
+# Raised by hand when the code of a step changes its numbers; golden ids in the tests hold them to that.
+VERSIONS = {"update": 1, "bare": 1, "chain": 1, "distance": 1}
+Kind = Literal["update", "bare", "chain", "distance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """An entry that starts fresh from its seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An entry that starts from another chain's matrices, ported; ``sampler``: then drawn anew in their likeness."""
+
+    chain: str  # the job whose module it is
+    step: int
+    porter: str
+    sampler: str | None
+
+
+FRESH = Fresh()
+Start = Fresh | Carried
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateJob:
+    """Make one of the study's own hosts."""
+
+    kind: ClassVar[Kind] = "update"
+    id: str
+    host: str
+    update: Update
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BareJob:
+    """Test a host alone."""
+
+    kind: ClassVar[Kind] = "bare"
+    id: str
+    host: str
+    task: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainJob:
+    """Train one entry on a host and test it on the way. ``budgets``: steps at which it is tested."""
+
+    kind: ClassVar[Kind] = "chain"
+    id: str
+    technique: Technique
+    host: str
+    task: str
+    seed: int
+    start: Start
+    budgets: tuple[int, ...]
+    keep: tuple[int, ...]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DistanceJob:
+    """Measure how far two hosts' weights are from each other."""
+
+    kind: ClassVar[Kind] = "distance"
+    id: str
+    origin: str
+    receiver: str
+    needs: tuple[str, ...]
+
+
+Job = UpdateJob | BareJob | ChainJob | DistanceJob
+
+
+class Naming:
+    """Ids of one study's jobs."""
+
+    def __init__(self, study: Study) -> None:
+        """Work out once what all ids share."""
+        self._study = study
+        training = study.training
+        self._training = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
+        self._testing = study.testing.model_dump(mode="json")
+        self._specs = {
+            t.name: [t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)] for t in study.techniques
+        }
+        self._updates = {name: self.update(update) for name, update in study.hosts.items()}
+
+    def update(self, update: Update) -> str:
+        """The id of a host's making."""
+        return _named("update", {**update.model_dump(mode="json"), "text": self._task(update.text)})
+
+    def host_needs(self, *hosts: str) -> tuple[str, ...]:
+        """The jobs that make these hosts, for those that the study makes."""
+        return tuple(dict.fromkeys(self._updates[host] for host in hosts if host in self._updates))
+
+    def bare(self, host: str, task: str) -> str:
+        """The id of a bare host's test."""
+        return _named("bare", [*self._place(host, task), self._training["max_tokens"]])
+
+    def distance(self, origin: str, receiver: str) -> str:
+        """The id of a distance."""
+        return _named("distance", [self._host(origin), self._host(receiver)])
+
+    def chain(
+        self,
+        technique: Technique,
+        place: tuple[str, str],
+        seed: int,
+        start: Start,
+        steps: tuple[tuple[int, ...], tuple[int, ...]],
+    ) -> str:
+        """The id of an entry's training and testing; ``steps``: its budgets and the steps to keep."""
+        begin = None if isinstance(start, Fresh) else [start.chain, start.step, start.porter, start.sampler]
+        spec, training = self._specs[technique.name], self._training
+        return _named("chain", [spec, *self._place(*place), training, seed, begin, *steps])
+
+    def _place(self, host: str, task: str) -> list[Any]:
+        return [self._host(host), self._task(task), self._testing]
+
+    def _host(self, host: str) -> Any:
+        return {"job": self._updates[host]} if host in self._updates else host
+
+    def _task(self, task: str) -> Any:
+        data = self._study.data.get(task)
+        return task if data is None else data.model_dump(mode="json")
+
+
+def _named(kind: Kind, inputs: Any) -> str:
+    return digest([kind, VERSIONS[kind], inputs])

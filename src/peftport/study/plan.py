@@ -1,0 +1,248 @@
+"""From runs to jobs: every unique piece of work once, in stacks that train on one host at once.
+
+- An origin's module is trained once, for all receivers, arms and receiver tasks.
+- Scratch on a receiver is the same job as training an origin there: one chain, tested at every budget.
+- The budgets of one run are checkpoints of one training.
+- A bare host is tested once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+from peftport.errors import UnknownName
+from peftport.study.grid import Run, Study, Technique, baseline, run_count, runs
+from peftport.study.jobs import FRESH, BareJob, Carried, ChainJob, DistanceJob, Job, Naming, Start, UpdateJob
+
+FACTORS = ("technique", "origin", "receiver", "origin_task", "receiver_task", "arm", "method", "budget", "seed")
+Place = tuple[str, str]  # host, task
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Jobs that one worker does at once, in this order. Which jobs are stacked is fixed by the study file."""
+
+    index: int
+    jobs: tuple[Job, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The jobs that must be resolved before."""
+        return tuple(dict.fromkeys(need for job in self.jobs for need in job.needs))
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What sharing saves: training steps of entries if every run did all its own work, and as planned."""
+
+    runs: int
+    baseline_runs: int
+    jobs: int
+    stacks: int
+    steps_asked: int
+    steps_needed: int
+    tests_asked: int
+    tests_needed: int
+
+
+class Plan:
+    """A study's jobs and stacks, and which job holds the answer to which run."""
+
+    def __init__(self, study: Study, only: dict[str, frozenset[str]] | None = None) -> None:
+        """Plan a study; ``only``: factors and the values that a ported or sampled run must have."""
+        self.study = study
+        self.only = only or {}
+        self._naming = Naming(study)
+        self._techniques = {t.name: t for t in study.techniques}
+        self._chosen: list[Run] | None = None
+        self.jobs: dict[str, Job] = {}
+        self._asked = dict.fromkeys(("runs", "baseline_runs", "steps_asked", "tests_asked"), 0)
+        for run in self.runs():
+            self._add(run)
+
+    def runs(self) -> Iterator[Run]:
+        """Every run of the plan: ported and sampled, then the baseline that the receivers need."""
+        if self._chosen is not None:
+            yield from self._chosen
+            return
+        chosen: set[Place] = set()
+        for run in runs(self.study):
+            if self._wanted(run):
+                chosen.add((run.receiver, run.receiver_task))
+                yield run
+        for run in baseline(self.study):
+            if (run.receiver, run.receiver_task) in chosen or (not self.study_has_runs and self._wanted(run)):
+                yield run
+
+    def part(self, chosen: list[Run]) -> Plan:
+        """A plan of some of the runs and all that they need, stacked as the whole plan stacks them."""
+        stack_of = {job.id: stack for stack in self.stacks for job in stack.jobs}
+        wanted: dict[int, Stack] = {}
+        todo = [self.job_of(run) for run in chosen]
+        while todo:
+            stack = stack_of[todo.pop()]
+            if stack.index not in wanted:
+                wanted[stack.index] = stack
+                todo += stack.needs
+        part = copy(self)
+        part._chosen = chosen
+        part.stacks = [Stack(i, wanted[index].jobs) for i, index in enumerate(sorted(wanted))]
+        part.jobs = {job.id: job for stack in part.stacks for job in stack.jobs}
+        return part
+
+    @property
+    def study_has_runs(self) -> bool:
+        """Whether the study has ported or sampled runs at all; one of scratch alone has not."""
+        return run_count(self.study) > 0
+
+    def job_of(self, run: Run) -> str:
+        """The id of the job that answers a run (at its budget)."""
+        if run.arm == "bare":
+            return self._naming.bare(run.receiver, run.receiver_task)
+        assert run.technique is not None and run.seed is not None
+        technique, place = self._techniques[run.technique], (run.receiver, run.receiver_task)
+        if run.origin is None or run.origin_task is None:
+            return self._fresh(technique, place, run.seed).id
+        return self._carried(technique, (run.origin, run.origin_task), place, run).id
+
+    def distance_of(self, run: Run) -> str | None:
+        """The id of the job that measures the distance between a run's hosts."""
+        return self._naming.distance(run.origin, run.receiver) if run.origin else None
+
+    @cached_property
+    def stacks(self) -> list[Stack]:
+        """All jobs in stacks, those that others wait for first."""
+        groups: dict[tuple[object, ...], list[Job]] = {}
+        for job in self.jobs.values():
+            groups.setdefault(_group(job), []).append(job)
+        size = self.study.execution.stack
+        pieces = [tuple(jobs[i : i + size]) for jobs in groups.values() for i in range(0, len(jobs), size)]
+        pieces.sort(key=lambda jobs: _rank(jobs[0]))  # stable: the order of the runs within a rank
+        return [Stack(index, jobs) for index, jobs in enumerate(pieces)]
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """How much is asked and how much is needed."""
+        chains = [job for job in self.jobs.values() if isinstance(job, ChainJob)]
+        needed = sum(max(job.budgets) for job in chains)
+        tests = sum(len(job.budgets) for job in chains) + sum(isinstance(job, BareJob) for job in self.jobs.values())
+        return Sharing(
+            **self._asked, jobs=len(self.jobs), stacks=len(self.stacks), steps_needed=needed, tests_needed=tests
+        )
+
+    def _wanted(self, run: Run) -> bool:
+        return all(str(getattr(run, factor)) in values for factor, values in self.only.items())
+
+    def _add(self, run: Run) -> None:
+        """Add the jobs of one run, and what it would cost alone."""
+        place = (run.receiver, run.receiver_task)
+        self._host(run.receiver)
+        if run.arm == "bare":
+            job = BareJob(self.job_of(run), *place, self._naming.host_needs(run.receiver))
+            self.jobs[job.id] = job
+        elif run.technique is not None and run.seed is not None:
+            technique = self._techniques[run.technique]
+            if run.origin is None or run.origin_task is None:
+                self._keep(self._fresh(technique, place, run.seed))
+            else:
+                home = (run.origin, run.origin_task)
+                self._host(run.origin)
+                self._keep(self._fresh(technique, home, run.seed))
+                self._keep(self._carried(technique, home, place, run))
+                self._distance(run.origin, run.receiver)
+                self._asked["steps_asked"] += self.study.training.origin_steps
+            self._asked["steps_asked"] += run.budget
+        self._asked["runs" if run.origin else "baseline_runs"] += 1
+        self._asked["tests_asked"] += 1
+
+    def _keep(self, job: ChainJob) -> None:
+        self.jobs.setdefault(job.id, job)
+
+    def _host(self, host: str) -> None:
+        if host in self.study.hosts:
+            update = self.study.hosts[host]
+            job = UpdateJob(self._naming.update(update), host, update)
+            self.jobs.setdefault(job.id, job)
+
+    def _distance(self, origin: str, receiver: str) -> None:
+        job = DistanceJob(
+            self._naming.distance(origin, receiver), origin, receiver, self._naming.host_needs(origin, receiver)
+        )
+        self.jobs.setdefault(job.id, job)
+
+    @cached_property
+    def _chains(self) -> dict[tuple[str, Place, int, Start], ChainJob]:
+        return {}
+
+    @cached_property
+    def _roles(self) -> tuple[frozenset[Place], frozenset[Place]]:
+        """Places where origins are trained, and places where runs are tested: of the whole study, whatever is run."""
+        pairs, tasks = self.study.pairs, self.study.tasks
+        homes = frozenset((origin, task.origin) for origin, _ in pairs for task in tasks)
+        return homes, frozenset((receiver, task.receiver) for _, receiver in pairs for task in tasks)
+
+    def _fresh(self, technique: Technique, place: Place, seed: int) -> ChainJob:
+        """The chain of an origin, of scratch and of the ceiling, all in one."""
+        homes, receivers = self._roles
+        steps = self.study.training.origin_steps
+        keep = (steps,) if place in homes and self.study_has_runs else ()
+        scratch = self.study.budgets if place in receivers and "scratch" in self.study.arms else ()
+        return self._chain(technique, place, seed, FRESH, tuple(sorted({*scratch, steps})), keep)
+
+    def _carried(self, technique: Technique, home: Place, place: Place, run: Run) -> ChainJob:
+        assert run.seed is not None and run.method is not None
+        origin = self._fresh(technique, home, run.seed)
+        sampled = run.arm == "sampled"
+        porter, sampler = (self.study.porters[0], run.method) if sampled else (run.method, None)
+        start = Carried(origin.id, self.study.training.origin_steps, porter, sampler)
+        return self._chain(technique, place, run.seed, start, tuple(sorted(self.study.budgets)), ())
+
+    def _chain(
+        self,
+        technique: Technique,
+        place: Place,
+        seed: int,
+        start: Start,
+        budgets: tuple[int, ...],
+        keep: tuple[int, ...],
+    ) -> ChainJob:
+        key = (technique.name, place, seed, start)
+        if key not in self._chains:
+            needs = self._naming.host_needs(place[0])
+            if isinstance(start, Carried):
+                needs = (*needs, start.chain)
+            job = self._naming.chain(technique, place, seed, start, (budgets, keep))
+            self._chains[key] = ChainJob(job, technique, *place, seed, start, budgets, keep, needs)
+        return self._chains[key]
+
+
+def chosen_factors(texts: Iterable[str]) -> dict[str, frozenset[str]]:
+    """``technique=lora,prefix`` and the like as factors and their values.
+
+    Raises:
+        UnknownName: no such factor.
+
+    """
+    chosen: dict[str, frozenset[str]] = {}
+    for text in texts:
+        factor, _, values = text.partition("=")
+        if factor not in FACTORS:
+            raise UnknownName.of("factor", factor, FACTORS, "written factor=value,value")
+        chosen[factor] = frozenset(value.strip() for value in values.split(","))
+    return chosen
+
+
+def _group(job: Job) -> tuple[object, ...]:
+    """Jobs of one group may be stacked: one host, task and technique, one kind of start, equal budgets."""
+    if isinstance(job, ChainJob):
+        return (job.technique.name, job.host, job.task, isinstance(job.start, Carried), job.budgets, job.keep)
+    return (job.id,)
+
+
+def _rank(job: Job) -> int:
+    if isinstance(job, ChainJob):
+        return 3 if isinstance(job.start, Carried) else 1
+    return 0 if isinstance(job, UpdateJob) else 2

@@ -1,0 +1,117 @@
+"""From a planned stack to the request that a worker gets: names resolved, other jobs' results by artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftport.errors import BadRequest
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.store.ledger import Ledger, Row
+from peftport.study.grid import Study
+from peftport.study.jobs import BareJob, Carried, ChainJob, Job, Naming, UpdateJob
+from peftport.study.work import (
+    BareRequest,
+    ChainsRequest,
+    DistanceRequest,
+    EntryRequest,
+    HostAt,
+    MadeHost,
+    Origin,
+    Place,
+    Request,
+    UpdateRequest,
+)
+from peftport.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request and the artifacts it reads, by sha256."""
+
+    request: Request
+    artifacts: tuple[str, ...]
+
+
+class Requests:
+    """Requests of one study, from its ledger."""
+
+    def __init__(self, study: Study, ledger: Ledger) -> None:
+        """Work out once what all requests share."""
+        self._study, self._ledger, self._naming = study, ledger, Naming(study)
+        self._training = TrainSettings(
+            **study.training.model_dump(exclude={"origin_steps", "learning_rates"}, mode="python")
+        )
+
+    def order(self, jobs: tuple[Job, ...], *, alone: bool = False) -> Order:
+        """The request for jobs of one stack whose needs are all done."""
+        first = jobs[0]
+        if isinstance(first, ChainJob):
+            return self._chains([job for job in jobs if isinstance(job, ChainJob)], alone)
+        if isinstance(first, BareJob):
+            place, used = self._place(first.host, first.task)
+            return Order(BareRequest(job=first.id, place=place), used)
+        if isinstance(first, UpdateJob):
+            data = self._study.data.get(first.update.text)
+            return Order(UpdateRequest(job=first.id, host=first.host, update=first.update, data=data), ())
+        origin, ours = self._host(first.origin)
+        receiver, theirs = self._host(first.receiver)
+        return Order(DistanceRequest(job=first.id, origin=origin, receiver=receiver), _once(ours + theirs))
+
+    def _chains(self, jobs: list[ChainJob], alone: bool) -> Order:
+        first = jobs[0]
+        place, used = self._place(first.host, first.task)
+        entries = [EntryRequest(job=job.id, seed=job.seed, origin=self._origin(job)) for job in jobs]
+        request = ChainsRequest(
+            place=place,
+            technique=first.technique.spec,
+            learning_rate=self._study.training.learning_rates.get(first.technique.name),
+            budgets=first.budgets,
+            keep=first.keep,
+            entries=tuple(entries),
+            alone=alone,
+        )
+        return Order(request, _once(used + tuple(e.origin.artifact for e in entries if e.origin)))
+
+    def _origin(self, job: ChainJob) -> Origin | None:
+        start = job.start
+        if not isinstance(start, Carried):
+            return None
+        row = self._done(start.chain)
+        return Origin(
+            artifact=row.artifact or "",
+            chain=start.chain,
+            step=start.step,
+            host=Fingerprint.model_validate((row.metrics or {})["host"]),
+            porter=start.porter,
+            sampler=start.sampler,
+        )
+
+    def _place(self, host: str, task: str) -> tuple[Place, tuple[str, ...]]:
+        at, used = self._host(host)
+        testing = self._study.testing
+        place = Place(
+            host=at,
+            task=task,
+            data=self._study.data.get(task),
+            readout=testing.readout,
+            items=testing.items,
+            training=self._training,
+        )
+        return place, used
+
+    def _host(self, host: str) -> tuple[HostAt, tuple[str, ...]]:
+        update = self._study.hosts.get(host)
+        if update is None:
+            return host, ()
+        weights = self._done(self._naming.update(update)).artifact or ""
+        return MadeHost(name=host, base=update.base, weights=weights), (weights,)
+
+    def _done(self, job: str) -> Row:
+        row = self._ledger.row(job)
+        if row is None or row.state != "done":
+            raise BadRequest(f"{self._ledger.folder}: job {job[:12]} was expected to be done, it is not; run again")
+        return row
+
+
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))

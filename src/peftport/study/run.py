@@ -1,0 +1,266 @@
+"""Running a plan: hand ready stacks to workers, put their bytes on disk, then their rows into the ledger.
+
+A stack of which some jobs are on record and some are not is done again as a whole, in the same company, so that what
+was missing comes out as it would have; only what is missing is recorded.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from peftport.errors import PeftportError
+from peftport.progress import Progress, Silent
+from peftport.store.artifacts import Artifacts
+from peftport.store.ledger import Ledger, Row
+from peftport.study.executors import Executor, Outcome, WorkerLost
+from peftport.study.graph import Graph
+from peftport.study.jobs import ChainJob, Job
+from peftport.study.plan import Plan
+from peftport.study.requests import Requests
+from peftport.study.work import Answer, failed
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop early: after so many jobs, or when so much time has passed (what is in flight is finished)."""
+
+    max_jobs: int | None = None
+    stop_after_seconds: float | None = None
+
+
+@dataclass
+class Summary:
+    """What one call of `run_study` did, in jobs; ``left``: jobs of the plan that are on no record yet."""
+
+    done: int = 0
+    failed: int = 0
+    blocked: int = 0
+    before: int = 0
+    left: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    recomputed: list[str] = field(default_factory=list)  # jobs whose artifact was missing or corrupt
+
+
+def run_study(
+    plan: Plan,
+    ledger: Ledger,
+    artifacts: Artifacts,
+    executor: Executor,
+    *,
+    limits: Limits | None = None,
+    retry_failed: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Do every job of the plan that is not on record yet.
+
+    Ctrl-C and SIGTERM stop it cleanly: workers are killed, what is recorded stays, the call ends in KeyboardInterrupt.
+
+    Raises:
+        OSError: the disk is full or broken; what is recorded stays.
+
+    """
+    driver = _Driver(plan, ledger, artifacts, executor, limits or Limits(), progress or Silent())
+    try:
+        with _terminated_as_interrupted():
+            return driver.run(retry_failed)
+    finally:
+        executor.close()
+
+
+class _Driver:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        artifacts: Artifacts,
+        executor: Executor,
+        limits: Limits,
+        progress: Progress,
+    ) -> None:
+        self.plan, self.ledger, self.artifacts, self.executor = plan, ledger, artifacts, executor
+        self.limits, self.progress = limits, progress
+        self.requests = Requests(plan.study, ledger)
+        self.summary = Summary()
+        self.attempts: dict[int, int] = {}  # failed attempts of stacks that are not resolved
+        self.again: list[tuple[int, bool]] = []  # stacks to try again; whether one by one
+        self.flying: dict[int, tuple[Job, ...]] = {}
+        self.facts: dict[str, Any] = ledger.fact("inputs") or {}
+
+    def run(self, retry_failed: bool) -> Summary:
+        begun = time.monotonic()
+        self._tidy(retry_failed)
+        states = {job: state for job, state in self.ledger.states().items() if job in self.plan.jobs}
+        self.summary.before = len(states)
+        self.graph = Graph(self.plan.stacks, states)
+        left = [job for job in self.plan.jobs.values() if job.id not in states]
+        self.advance = self.progress.stage("training steps", sum(weight(job) for job in left))
+        while not self._over(begun):
+            self._submit(begun)
+            self._record(self.executor.outcomes(WAIT_SECONDS))
+        on_record = self.summary.before + self.summary.done + self.summary.failed + self.summary.blocked
+        self.summary.left = len(self.plan.jobs) - on_record
+        self.summary.seconds = time.monotonic() - begun
+        return self.summary
+
+    def _tidy(self, retry_failed: bool) -> None:
+        """Take off the record what must be done again: failures if asked, and jobs whose artifact is not whole."""
+        if retry_failed:
+            self.ledger.forget([job for job, state in self.ledger.states().items() if state != "done"])
+        broken = [job for sha, jobs in self.ledger.artifacts().items() if not self.artifacts.holds(sha) for job in jobs]
+        self.ledger.forget(broken)
+        self.summary.recomputed = sorted(set(broken) & self.plan.jobs.keys())
+
+    def _stopping(self, begun: float) -> bool:
+        limit, seconds = self.limits.max_jobs, self.limits.stop_after_seconds
+        resolved = self.summary.done + self.summary.failed
+        flying = sum(len(jobs) for jobs in self.flying.values())
+        enough = limit is not None and resolved + flying >= limit
+        return enough or (seconds is not None and time.monotonic() - begun >= seconds)
+
+    def _over(self, begun: float) -> bool:
+        if self.flying:
+            return False
+        return self._stopping(begun) or (self.graph.exhausted and not self.again)
+
+    def _submit(self, begun: float) -> None:
+        while self.executor.free() and not self._stopping(begun):
+            if self.again:
+                index, alone = self.again.pop(0)
+                self._begin(index, alone)
+                continue
+            ready = self.graph.next()
+            if ready is None:
+                return
+            self._block(ready.blocked)
+            if ready.jobs:
+                self._begin(ready.stack, alone=False)
+            else:
+                self.graph.resolve([], [job.id for job, _ in ready.blocked])
+
+    def _begin(self, index: int, alone: bool) -> None:
+        """Send a stack: all its jobs whose needs are done, those on record too, for they are the others' company."""
+        stack = self.plan.stacks[index]
+        states = self.ledger.states_of([*stack.needs, *(job.id for job in stack.jobs)])
+        jobs = tuple(
+            job
+            for job in stack.jobs
+            if all(states.get(need) == "done" for need in job.needs) and not (alone and job.id in states)
+        )
+        order = self.requests.order(jobs, alone=alone)
+        self.executor.submit(index, order.request, {sha: self.artifacts.path(sha) for sha in order.artifacts})
+        self.flying[index] = jobs
+
+    def _block(self, blocked: tuple[tuple[Job, str], ...]) -> None:
+        rows = [
+            Row(job.id, job.kind, "blocked", 0, error=f"needs job {need[:12]}, which failed") for job, need in blocked
+        ]
+        self.ledger.record(rows)
+        self.summary.blocked += len(rows)
+        self.graph.resolve([], [row.id for row in rows])
+        self.advance(sum(weight(job) for job, _ in blocked))
+
+    def _record(self, outcomes: list[Outcome]) -> None:
+        """Artifacts first, then all rows of these outcomes in one transaction."""
+        rows: list[Row] = []
+        failures: list[tuple[str, int, str]] = []
+        for outcome in outcomes:
+            jobs = self.flying.pop(outcome.stack)
+            attempt = self.attempts.get(outcome.stack, 0)
+            answers = self._answers(outcome, jobs)
+            bad = [answer for answer in answers if answer.error]
+            failures += [(answer.job, attempt, answer.error or "") for answer in bad]
+            if bad and attempt < self.plan.study.execution.retries:
+                self.attempts[outcome.stack] = attempt + 1
+                self.again.append((outcome.stack, not isinstance(outcome.error, WorkerLost)))
+                answers = [answer for answer in answers if not answer.error]
+            rows += self._rows(answers, outcome, attempt)
+        known = self.ledger.states_of([row.id for row in rows])
+        fresh = [row for row in rows if row.id not in known]
+        if fresh or failures:
+            self.ledger.record(fresh, failures)
+        self._count(fresh)
+
+    def _answers(self, outcome: Outcome, jobs: tuple[Job, ...]) -> list[Answer]:
+        if outcome.result is None:
+            error = outcome.error or PeftportError("no result and no error")
+            return list(failed([job.id for job in jobs], error, outcome.seconds))
+        changed = self._changed(outcome.result.answers)
+        if changed:
+            return list(failed([job.id for job in jobs], PeftportError(changed), outcome.seconds))
+        return list(outcome.result.answers)
+
+    def _changed(self, answers: tuple[Answer, ...]) -> str | None:
+        """Whether a host or a task is no longer what earlier jobs of this study stood on."""
+        before = len(self.facts)
+        for answer in answers:
+            metrics, job = answer.metrics or {}, self.plan.jobs[answer.job]
+            for key, value in _inputs(job, metrics).items():
+                if self.facts.setdefault(key, value) != value:
+                    return f"{key} has changed since this study was begun; give a new --dir, or bring the old one back"
+        if len(self.facts) > before:
+            self.ledger.set_fact("inputs", self.facts)
+        return None
+
+    def _rows(self, answers: list[Answer], outcome: Outcome, attempt: int) -> list[Row]:
+        data = outcome.result.artifact if outcome.result else None
+        sha256 = self.artifacts.put(data) if data and any(answer.metrics for answer in answers) else None
+        return [
+            Row(
+                a.job,
+                self.plan.jobs[a.job].kind,
+                "failed" if a.error else "done",
+                attempt,
+                None if a.error else sha256,
+                a.metrics,
+                a.error,
+                a.seconds,
+            )
+            for a in answers
+        ]
+
+    def _count(self, rows: list[Row]) -> None:
+        good = [row.id for row in rows if row.state == "done"]
+        bad = [row.id for row in rows if row.state != "done"]
+        self.summary.done += len(good)
+        self.summary.failed += len(bad)
+        self.graph.resolve(good, bad)
+        done = sum(weight(self.plan.jobs[row.id]) for row in rows)
+        self.summary.steps += done
+        self.advance(done)
+
+
+def weight(job: Job) -> int:
+    """Training steps of an entry; other jobs count as one."""
+    return max(1, *job.budgets) if isinstance(job, ChainJob) else 1
+
+
+def _inputs(job: Job, metrics: dict[str, Any]) -> dict[str, str]:
+    if isinstance(job, ChainJob) and metrics:
+        return {f"host {job.host}": metrics["host"]["weights"], f"task {job.task}": metrics["task"]}
+    return {}
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the run as Control-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever started it stops it
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

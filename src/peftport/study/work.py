@@ -1,0 +1,354 @@
+"""What workers do: pure functions of a stack's description and the bytes it needs, on any machine.
+
+A request is plain data: it names hosts and tasks, and other jobs' results by their bytes. Nothing here knows the
+ledger, the plan or where it runs; a worker keeps hosts and tokenised tasks in memory from one stack to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from peftport.errors import TrainingFailed
+from peftport.evaluation import Scores
+from peftport.hosts.distance import weight_distance
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.sources import find_host
+from peftport.identity import rng_for
+from peftport.modules.module import Closed, Module
+from peftport.porting import porter_named, sampler_named
+from peftport.study.grid import Data, Update
+from peftport.tasks import Task, load_task
+from peftport.techniques import AnySpec, technique_named
+from peftport.techniques.base import Parameters
+from peftport.training import Checkpoint, TrainSettings
+from peftport.updating import update_host
+from peftport.workbench import Start, Workbench, open_workbench
+
+HOSTS_IN_MEMORY = 3
+
+
+class MadeHost(Closed):
+    """A host that an update job made: the base it came from and the artifact that holds its weights."""
+
+    name: str
+    base: str
+    weights: str
+
+
+HostAt = str | MadeHost
+
+
+class Place(Closed):
+    """A task on a host, and how it is tested."""
+
+    host: HostAt
+    task: str
+    data: Data | None
+    readout: str | None
+    items: int
+    training: TrainSettings
+
+
+class Origin(Closed):
+    """The module an entry starts from: where its matrices lie, its host, and what carries it over."""
+
+    artifact: str
+    chain: str
+    step: int
+    host: Fingerprint
+    porter: str
+    sampler: str | None
+
+
+class EntryRequest(Closed):
+    """One chain: its id, its seed and, if it does not start fresh, its origin."""
+
+    job: str
+    seed: int
+    origin: Origin | None
+
+
+class ChainsRequest(Closed):
+    """Chains to train in one stack."""
+
+    kind: Literal["chain"] = "chain"
+    place: Place
+    technique: AnySpec
+    learning_rate: float | None
+    budgets: tuple[int, ...]
+    keep: tuple[int, ...]
+    entries: tuple[EntryRequest, ...]
+    alone: bool = False  # one by one, after the stack as a whole has failed
+
+
+class BareRequest(Closed):
+    """A bare host to test."""
+
+    kind: Literal["bare"] = "bare"
+    job: str
+    place: Place
+
+
+class UpdateRequest(Closed):
+    """A host to make."""
+
+    kind: Literal["update"] = "update"
+    job: str
+    host: str
+    update: Update
+    data: Data | None
+
+
+class DistanceRequest(Closed):
+    """A distance to measure."""
+
+    kind: Literal["distance"] = "distance"
+    job: str
+    origin: HostAt
+    receiver: HostAt
+
+
+Request = ChainsRequest | BareRequest | UpdateRequest | DistanceRequest
+Blobs = Mapping[str, bytes | Path]  # artifacts by sha256: their bytes, or a file on this machine
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one job: its metrics, or the error it ended with."""
+
+    job: str
+    metrics: dict[str, Any] | None
+    error: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A stack's answers and the one artifact that holds all their arrays (none: nothing to keep)."""
+
+    answers: tuple[Answer, ...]
+    artifact: bytes | None
+
+
+def perform(request: Request, blobs: Blobs) -> Result:
+    """Do the jobs of one stack.
+
+    Raises:
+        PeftportError: the stack as a whole cannot be done; a failure of one entry is an answer, not an exception.
+
+    """
+    if isinstance(request, ChainsRequest):
+        return _chains(request, blobs)
+    begun = time.perf_counter()
+    if isinstance(request, BareRequest):
+        bench = _bench(request.place, blobs)
+        [scores] = bench.test(None, [])
+        metrics = {**_facts(bench), "tests": {"0": _measures(scores)}}
+        tensors = _arrays(request.job, {0: scores}) | {"labels": torch.from_numpy(scores.labels.copy())}
+        artifact: bytes | None = save_tensors(tensors)
+    elif isinstance(request, UpdateRequest):
+        artifact, metrics = _update(request)
+    else:
+        folders = [_folder(host, blobs) for host in (request.origin, request.receiver)]
+        artifact, metrics = None, {"weights": weight_distance(*folders)}
+    return Result((Answer(request.job, metrics, None, time.perf_counter() - begun),), artifact)
+
+
+def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
+    bench = _bench(request.place, blobs)
+    starts = {entry.job: _start(entry, request, bench, blobs) for entry in request.entries}
+    try:
+        found = [] if request.alone else [_train_and_test(list(starts), starts, request, bench)]
+    except TrainingFailed:  # of one of them; alone, the others come through
+        found = []
+    found = found or [_alone(job, starts, request, bench) for job in starts]
+    tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
+    return Result(tuple(a for one in found for a in one.answers), save_tensors(tensors) if tensors else None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    answers: list[Answer]
+    tensors: dict[str, Tensor]
+
+
+def _alone(job: str, starts: dict[str, Start], request: ChainsRequest, bench: Workbench) -> _Found:
+    begun = time.perf_counter()
+    try:
+        return _train_and_test([job], starts, request, bench)
+    except Exception as error:  # whatever it is, it is this entry's alone, and is recorded as such
+        return _Found([Answer(job, None, told(error), time.perf_counter() - begun)], {})
+
+
+def _train_and_test(jobs: list[str], starts: dict[str, Start], request: ChainsRequest, bench: Workbench) -> _Found:
+    """Train entries in one stack, test every checkpoint, all modules of one budget together."""
+    begun = time.perf_counter()
+    spec = request.technique
+    rate = request.learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
+    kept = bench.train(spec, [starts[job] for job in jobs], request.budgets, rate)
+    trained = time.perf_counter()
+    scores = {b: bench.test(spec, [one[b].matrices for one in kept]) for b in request.budgets}
+    ended = time.perf_counter()
+    found = _Found([], {})
+    for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
+        own = {budget: scores[budget][index] for budget in request.budgets}
+        metrics = _facts(bench) | {
+            "tests": {str(b): {**_measures(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
+            "learning_rate": rate,
+            "train_seconds_per_step": (trained - begun) / (len(jobs) * max(1, *request.budgets)),
+            "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
+        }
+        found.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
+        found.tensors.update(_arrays(job, own))
+        found.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
+    return found
+
+
+def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs: Blobs) -> Start:
+    origin = entry.origin
+    if origin is None:
+        return Start(bench.fresh(request.technique, entry.seed), entry.seed)
+    matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
+    module = Module(request.technique, origin.host, matrices, bench.record)
+    ported = porter_named(origin.porter).port(module, bench.host, rng_for(entry.seed, "porting"))
+    if origin.sampler is not None:
+        ported = sampler_named(origin.sampler).port(ported, bench.host, rng_for(entry.seed, "sampling"))
+    return Start(bench.startable(ported), entry.seed)
+
+
+def _update(request: UpdateRequest) -> tuple[bytes, dict[str, Any]]:
+    update, task = request.update, _task(request.update.text, request.data)
+    with tempfile.TemporaryDirectory() as home:
+        text = Path(home) / "text"
+        text.write_text("\n".join(" ".join(each.split()) for each in task.train.texts), encoding="utf-8")
+        [made] = update_host(
+            update.base,
+            text,
+            steps=update.steps,
+            out=Path(home) / "out",
+            learning_rate=update.learning_rate,
+            batch_size=update.batch_size,
+            max_tokens=update.max_tokens,
+            head_warm_up_steps=update.head_warm_up_steps,
+            seed=update.seed,
+        )
+        tensors: dict[str, Tensor] = {}
+        for file in sorted(made.folder.glob("*.safetensors")):
+            tensors.update(load_tensors(file.read_bytes()))
+        return save_tensors(tensors, {"format": "pt"}), {
+            "host": request.host,
+            "update": made.record.model_dump(mode="json"),
+        }
+
+
+def _facts(bench: Workbench) -> dict[str, Any]:
+    """What a job stood on: later jobs of the study must stand on the same."""
+    return {"host": bench.host.fingerprint.model_dump(mode="json"), "task": bench.task.digest}
+
+
+def _measures(scores: Scores) -> dict[str, Any]:
+    return {
+        "accuracy": scores.accuracy,
+        "auroc": scores.auroc,
+        "accuracy_at_median": scores.accuracy_at_median,
+        "n_items": len(scores.labels),
+    }
+
+
+def _arrays(job: str, tests: Mapping[int, Scores]) -> dict[str, Tensor]:
+    """Per-example scores, (N, C) a test, and what was right, (N,)."""
+    found = {f"{job}/scores/{budget}": torch.from_numpy(np.ascontiguousarray(s.scores)) for budget, s in tests.items()}
+    return found | {f"{job}/correct/{budget}": torch.from_numpy(s.correct) for budget, s in tests.items()}
+
+
+def _matrices(job: str, checkpoints: Mapping[int, Checkpoint]) -> dict[str, Tensor]:
+    return {
+        f"{job}/module/{step}/{slot}/{name}": tensor.contiguous()
+        for step, checkpoint in checkpoints.items()
+        for slot, own in checkpoint.matrices.items()
+        for name, tensor in own.items()
+    }
+
+
+def _kept(tensors: Mapping[str, Tensor], job: str, step: int) -> Parameters:
+    begin = f"{job}/module/{step}/"
+    matrices: Parameters = {}
+    for key in sorted(key for key in tensors if key.startswith(begin)):
+        slot, _, name = key.removeprefix(begin).rpartition("/")
+        matrices.setdefault(slot, {})[name] = tensors[key]
+    return matrices
+
+
+def _read(blob: bytes | Path) -> dict[str, Tensor]:
+    return load_tensors(blob if isinstance(blob, bytes) else blob.read_bytes())
+
+
+def _bench(place: Place, blobs: Blobs) -> Workbench:
+    return _open_bench(place, _folder(place.host, blobs))
+
+
+@lru_cache(maxsize=HOSTS_IN_MEMORY)
+def _open_bench(place: Place, folder: Path) -> Workbench:
+    ref = place.host if isinstance(place.host, str) else str(folder)
+    return open_workbench(ref, _task(place.task, place.data), place.readout, place.training, place.items)
+
+
+def _folder(host: HostAt, blobs: Blobs) -> Path:
+    """The host's folder on this machine; a host that the study made is put together from its base and its weights."""
+    if isinstance(host, str):
+        return find_host(host).folder
+    return _make_folder(host, blobs[host.weights])
+
+
+_made: dict[MadeHost, tempfile.TemporaryDirectory[str]] = {}
+
+
+def _make_folder(host: MadeHost, weights: bytes | Path) -> Path:
+    if host not in _made:
+        home = tempfile.TemporaryDirectory(prefix="peftport-host-")
+        folder = Path(home.name) / host.name
+        folder.mkdir()
+        for file in find_host(host.base).folder.iterdir():
+            if file.is_file() and not file.name.startswith("model.safetensors"):
+                os.symlink(file.resolve(), folder / file.name)
+        data = weights if isinstance(weights, bytes) else weights.read_bytes()
+        (folder / "model.safetensors").write_bytes(data)
+        _made[host] = home
+    return Path(_made[host].name) / host.name
+
+
+@lru_cache(maxsize=16)
+def _load_task(name: str, data: Data | None) -> Task:
+    if data is None:
+        return load_task(name)
+    return load_task(data.source, **data.model_dump(exclude={"source"}))
+
+
+def _task(name: str, data: Data | None) -> Task:
+    return _load_task(name, data)
+
+
+def told(error: BaseException) -> str:
+    """An error for the ledger: what it says in one line, then its traceback."""
+    said = str(error).strip() or type(error).__name__
+    first = f"{type(error).__name__}: {said.splitlines()[0]}"
+    return first + "\n" + "".join(traceback.format_exception(error))
+
+
+def failed(jobs: Sequence[str], error: BaseException, seconds: float) -> tuple[Answer, ...]:
+    """The answers of a stack that failed as a whole."""
+    return tuple(Answer(job, None, told(error), seconds / len(jobs)) for job in jobs)
