@@ -1,0 +1,46 @@
+// Frames: columns of numbers, or of codes into a list of words. See pack.py.
+
+class Frame {
+  constructor(packed) {
+    this.size = packed.size;
+    this.columns = packed.columns;
+  }
+
+  at(column, row) {
+    const own = this.columns[column];
+    if (!own.words) return own[row];
+    return own.codes[row] < 0 ? null : own.words[own.codes[row]];
+  }
+
+  isText(column) {
+    return Boolean(this.columns[column].words);
+  }
+
+  row(index, columns = Object.keys(this.columns)) {
+    return Object.fromEntries(columns.map((column) => [column, this.at(column, index)]));
+  }
+
+  // The different values of a column, in order of appearance, null among them if it occurs.
+  values(column) {
+    const seen = new Set();
+    for (let row = 0; row < this.size; row += 1) seen.add(this.at(column, row));
+    return [...seen];
+  }
+
+  // A number for each row that sorts as the column's values do; null sorts last in either direction.
+  ranks(column) {
+    const own = this.columns[column];
+    if (!own.words) return own.map((value) => (value === null ? null : Number(value)));
+    const order = own.words.map((_, code) => code).sort((a, b) => own.words[a].localeCompare(own.words[b], "en"));
+    const place = [];
+    order.forEach((code, rank) => { place[code] = rank; });
+    return own.codes.map((code) => (code < 0 ? null : place[code]));
+  }
+}
+
+async function unpackFrames(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const tables = await new Response(stream).json();
+  return Object.fromEntries(Object.entries(tables).map(([name, packed]) => [name, new Frame(packed)]));
+}
