@@ -97,9 +97,7 @@ def _runs(cells: pl.DataFrame, seeds: int, rng: np.random.Generator, awkward: bo
 
 def _distances(grid: pl.DataFrame) -> pl.Series:
     pairs = grid.select("origin", "receiver").unique()
-    found = pairs.with_columns(
-        d=pl.Series([_distance(a, b) for a, b in pairs.iter_rows()], dtype=pl.Float64)
-    )
+    found = pairs.with_columns(d=pl.Series([_distance(a, b) for a, b in pairs.iter_rows()], dtype=pl.Float64))
     return grid.join(found, on=["origin", "receiver"], how="left", maintain_order="left")["d"]
 
 
@@ -212,7 +210,9 @@ def _verdicts(retention: pl.DataFrame, rng: np.random.Generator) -> pl.DataFrame
         default="retrain",
     )
     sentences = [
-        f"copying keeps {v:.0%} of the lift at no cost; 10 steps of training overtake it" if v == v else "too small a lift"
+        f"copying keeps {v:.0%} of the lift at no cost; 10 steps of training overtake it"
+        if v == v
+        else "too small a lift"
         for v in value
     ]
     cell = ["technique", "origin", "receiver", "origin_task", "receiver_task", "method"]
@@ -231,9 +231,7 @@ def _directions(retention: pl.DataFrame) -> pl.DataFrame:
     first = retention.filter(pl.col("method") == "copy", pl.col("retention").is_finite())
     there = first.filter(pl.col("origin") < pl.col("receiver"))
     on = ["technique", "origin_task", "receiver_task"]
-    both = there.join(
-        first, left_on=[*on, "origin", "receiver"], right_on=[*on, "receiver", "origin"], suffix="_back"
-    )
+    both = there.join(first, left_on=[*on, "origin", "receiver"], right_on=[*on, "receiver", "origin"], suffix="_back")
     return both.select(
         *on,
         host_a="origin",

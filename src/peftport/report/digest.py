@@ -21,7 +21,7 @@ class Count:
 
 
 def cells(findings: Findings) -> pl.DataFrame:
-    """Every cell, arm and budget with its curve; ported cells without one are there too, with the state of their runs."""
+    """Every cell, arm and budget with its curve; ported ones without a curve too, with the state of their runs."""
     key = [*PLACE, "arm", "method", "budget"]
     drawn = findings.curves.with_columns(state=pl.lit("done"))
     ported = findings.runs.filter(pl.col("arm") == "ported")
@@ -59,7 +59,7 @@ def counts(findings: Findings) -> list[Count]:
     pairs = ported.select("origin", "receiver").n_unique()
     bad = runs.filter(pl.col("state").is_in(["failed", "blocked"])).height
     waiting = runs.filter(pl.col("state") == "pending").height
-    hours = runs["train_seconds"].sum() / 3600 + runs["test_seconds"].sum() / 3600
+    hours = float(runs.select(pl.sum("train_seconds", "test_seconds").sum()).sum_horizontal().item()) / 3600
     found = [
         Count(f"{runs.filter(pl.col('state') == 'done').height:,}", f"runs done of {runs.height:,}"),
         Count(f"{len(findings.techniques)}", "techniques" if len(findings.techniques) != 1 else "technique"),

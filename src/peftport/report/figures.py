@@ -1,6 +1,6 @@
-"""The charts, each drawn once: the page fills the same drawing with a panel's rows that a paper fills with all of them.
+"""The charts, each drawn once: page and paper fill the same drawing with a panel's rows.
 
-Shapes of the rows are those of ``findings.SCHEMAS`` plus ``pair``, "origin\\nreceiver". Where a chart needs a number
+The rows are those of ``findings.SCHEMAS`` plus ``pair``, origin and receiver on two lines. Where a chart needs a number
 that all its panels share (an axis' ends, the largest budget), it reads the Vega parameter of that name.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
 from peftport.report.palette import ARM_DASHES, ARM_SHAPES, ARMS, HEAT, SHAPES, VERDICTS, Palette
 
-Rows = Sequence[dict[str, Any]]
+BARE_AXIS: dict[str, Any] = {"ticks": False, "domain": False, "grid": False, "labelFontSize": 10.5}
 PAIR_LABELS = "[split(datum.label, '\\n')[0], '→ ' + split(datum.label, '\\n')[1]]"
 
 
@@ -25,12 +25,12 @@ class Canvas:
     palette: Palette
     techniques: tuple[str, ...]
     params: dict[str, Any]
-    width: int | str = "container"
+    width: int | Literal["container"] = "container"
 
     def technique(self, *, legend: bool = True) -> dict[str, Any]:
         """Colour and shape of a technique, the same in every chart."""
         number = len(self.techniques)
-        scale = {"domain": list(self.techniques)}
+        scale: dict[str, Any] = {"domain": list(self.techniques)}
         colours = [self.palette.techniques[index % 8] for index in range(number)]
         shown = alt.Legend(title=None, columns=4) if legend else None
         return {
@@ -40,13 +40,13 @@ class Canvas:
             ),
         }
 
-    def layers(self, *layers: alt.Chart, height: Any, rows: Rows = (), **settings: Any) -> alt.LayerChart:
-        """Layers over one set of rows, with the parameters they read."""
-        chart: alt.LayerChart = alt.layer(*layers, data=alt.Data(values=list(rows)))
+    def layers(self, *layers: alt.Chart, height: Any) -> alt.LayerChart:
+        """Layers over one set of rows, given later, with the parameters they read."""
+        chart = alt.LayerChart(layer=list(layers), data=alt.NamedData(name="rows"))
         params = [alt.param(name=name, value=value) for name, value in self.params.items()]
         if self.width == "container":
-            settings["autosize"] = alt.AutoSizeParams(type="fit-x", contains="padding")
-        return chart.add_params(*params).properties(width=self.width, height=height, **settings)
+            chart = chart.properties(autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
+        return chart.add_params(*params).properties(width=self.width, height=height)
 
 
 def _expr(text: str) -> Any:
@@ -58,24 +58,32 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
     tips = []
     for entry in fields:
         name, kind, form = (entry.split(":") + ["", ""])[:3]
-        given = {"format": form} if form else {}
+        given: dict[str, Any] = {"format": form} if form else {}
         tips.append(alt.Tooltip(f"{name}:{kind or 'N'}", title=name.replace("_", " "), **given))
     return tips
 
 
-def curves(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def _pairs() -> alt.Y:
+    """A row for each pair, origin above receiver."""
+    return alt.Y(
+        "pair:N", title=None, axis=alt.Axis(labelExpr=PAIR_LABELS, labelLimit=125, labelPadding=6, **BARE_AXIS)
+    )
+
+
+def curves(canvas: Canvas) -> alt.LayerChart:
     """Accuracy against training steps by arm, with intervals; bare host and ceiling as lines across.
 
     Reads ``low``, ``high`` (ends of the accuracy axis) and ``budgets`` (ticks).
     """
     base = alt.Chart().transform_filter("indexof(['ported', 'sampled', 'scratch'], datum.arm) >= 0")
     axis = alt.Axis(values=_expr("budgets"), labelOverlap=True, grid=False, tickSize=3)
-    x = alt.X("budget:Q", title="training steps (square-root axis)", scale=alt.Scale(type="sqrt", nice=False), axis=axis)
+    x = alt.X("budget:Q", title="training steps", scale=alt.Scale(type="sqrt", nice=False), axis=axis)
     ends = alt.Scale(domain=[_expr("low"), _expr("high")], nice=False, zero=False, clamp=True)
     y = alt.Y("mean:Q", title=None, scale=ends, axis=alt.Axis(format=".2f", tickCount=5))
-    colour = alt.Color("arm:N", scale=alt.Scale(domain=ARMS, range=canvas.palette.arms), legend=None)
-    shape = alt.Shape("arm:N", scale=alt.Scale(domain=ARMS, range=ARM_SHAPES), legend=None)
-    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=ARMS, range=ARM_DASHES), legend=None)
+    key = None if canvas.width == "container" else alt.Legend(title=None)  # the page has one key for all panels
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=ARMS, range=canvas.palette.arms), legend=key)
+    shape = alt.Shape("arm:N", scale=alt.Scale(domain=ARMS, range=ARM_SHAPES), legend=key)
+    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=ARMS, range=ARM_DASHES), legend=key)
     tips = _tips("arm", "budget:Q", "mean:Q:.3f", "low:Q:.3f", "high:Q:.3f", "seeds:Q", "items:Q")
     flat = alt.Chart().transform_filter("indexof(['bare', 'ceiling'], datum.arm) >= 0")
     across = flat.mark_rule(strokeDash=[1, 3], strokeWidth=1.5).encode(
@@ -94,11 +102,10 @@ def curves(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
         base.mark_point(filled=True, size=46, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tips),
         label,
         height=170,
-        rows=rows,
     )
 
 
-def heat(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def heat(canvas: Canvas) -> alt.LayerChart:
     """Zero-shot retention by pair and technique; cells that are not eligible carry no colour and no number."""
     base = (
         alt.Chart()
@@ -110,22 +117,25 @@ def heat(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
         )
         .encode(
             x=alt.X(
-                "technique:N", title=None, sort=list(canvas.techniques), axis=alt.Axis(orient="top", labelAngle=0)
+                "technique:N",
+                title=None,
+                sort=list(canvas.techniques),
+                axis=alt.Axis(orient="top", labelAngle=0, **BARE_AXIS),
             ),
-            y=alt.Y("pair:N", title=None, axis=alt.Axis(labelExpr=PAIR_LABELS, labelLimit=150, labelPadding=6)),
+            y=_pairs(),
         )
     )
     tips = _tips("technique", "origin", "receiver", "retention:Q:.1%", "low:Q:.1%", "high:Q:.1%")
     tips += _tips("base:Q:.3f", "ported:Q:.3f", "ceiling:Q:.3f", "reason")
     colour = alt.Color(
-        "retention:Q", scale=alt.Scale(domain=[-1, 0, 1], range=list(HEAT), clamp=True), legend=None
+        "retention:Q", scale=alt.Scale(domain=[-1, 0, 1], range=list(HEAT), interpolate="rgb", clamp=True), legend=None
     )
     has = "isValid(datum.retention)"
     on_dark = alt.condition("abs(datum.retention) > 0.55", alt.value("#ffffff"), alt.value("#1b1f24"))
     figure = base.transform_filter(has)
     return canvas.layers(
         base.transform_filter(f"!{has}")
-        .mark_rect(fill="transparent", stroke=canvas.palette.line, strokeDash=[3, 3], cornerRadius=3)
+        .mark_rect(fill="transparent", stroke=canvas.palette.soft, strokeOpacity=0.5, strokeDash=[3, 3], cornerRadius=4)
         .encode(tooltip=tips),
         base.transform_filter(f"!{has}")
         .mark_text(fontSize=9.5)
@@ -139,11 +149,10 @@ def heat(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
         .encode(text="said:N", color=on_dark, tooltip=tips),
         figure.mark_text(fontSize=9, dy=9).encode(text="range:N", color=on_dark, tooltip=tips),
         height=alt.Step(42),
-        rows=rows,
     )
 
 
-def directions(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def directions(canvas: Canvas) -> alt.LayerChart:
     """Retention A to B against B to A. Reads ``low``, ``high``; what lies outside is drawn at the edge."""
     ends = alt.Scale(domain=[_expr("low"), _expr("high")], nice=False, clamp=True)
     axis = alt.Axis(format=".0%", tickCount=6)
@@ -154,7 +163,7 @@ def directions(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
     base = alt.Chart()
     once = base.transform_window(place="row_number()").transform_filter("datum.place == 1")
     diagonal = once.transform_calculate(from_="low", to="high").mark_rule(strokeDash=[4, 4], opacity=0.7)
-    both = dict(scale=ends, axis=axis)
+    both: dict[str, Any] = {"scale": ends, "axis": axis}
     low, high = alt.X("from_:Q", title="retention A → B", **both), alt.Y("from_:Q", title="retention B → A", **both)
     return canvas.layers(
         diagonal.encode(x=low, y=high, x2="to:Q", y2="to:Q"),
@@ -162,11 +171,10 @@ def directions(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
         base.mark_rule(opacity=0.5).encode(y=alt.Y("low_ba:Q", scale=ends), y2="high_ba:Q", x=x, color=look["color"]),
         base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, **look, tooltip=tips),
         height=340,
-        rows=rows,
     )
 
 
-def distance(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def distance(canvas: Canvas) -> alt.LayerChart:
     """Retention against how far the receiver's weights lie from the origin's. Reads ``low``, ``high``."""
     ends = alt.Scale(domain=[_expr("low"), _expr("high")], nice=False, clamp=True)
     x = alt.X("host_distance:Q", title="relative distance of the hosts' weights", axis=alt.Axis(grid=False))
@@ -182,36 +190,34 @@ def distance(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
             x=x, y=y, **look, tooltip=[*tips, *_tips("low:Q:.1%", "high:Q:.1%")]
         ),
         height=320,
-        rows=rows,
     )
 
 
-def savings(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def savings(canvas: Canvas) -> alt.LayerChart:
     """Steps to the target, ported against scratch. Hollow: not reached in the largest budget (reads ``reach``)."""
     at = {arm: f"datum.{arm}_censored || !isValid(datum.steps_{arm}) ? reach : datum.steps_{arm}" for arm in ARMS[::2]}
     base = alt.Chart().transform_calculate(ported_at=at["ported"], scratch_at=at["scratch"])
     scale = alt.Scale(domain=[0, _expr("reach")], nice=False)
-    title = "steps to target"
-    pair = alt.Y("pair:N", title=None, axis=alt.Axis(labelExpr=PAIR_LABELS, labelLimit=150, labelPadding=6))
+    axis = alt.Axis(tickCount=4, labelOverlap=True)
+    x_of = {arm: alt.X(f"{arm}_at:Q", title="steps to target", scale=scale, axis=axis) for arm in ARMS[::2]}
+    pair = _pairs()
     tips = _tips("origin", "receiver", "target:Q:.0%", "steps_ported:Q", "steps_scratch:Q", "training_saved:Q:.0%")
-    layers = [
-        base.mark_rule(strokeWidth=3, opacity=0.35).encode(
-            x=alt.X("ported_at:Q", title=title, scale=scale), x2="scratch_at:Q", y=pair
-        )
-    ]
+    layers = [base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=x_of["ported"], x2="scratch_at:Q", y=pair)]
     for arm, index in (("scratch", 2), ("ported", 0)):
         missed = f"datum.{arm}_censored || !isValid(datum.steps_{arm})"
-        colour, x = canvas.palette.arms[index], alt.X(f"{arm}_at:Q", title=title, scale=scale)
-        mark = {"shape": ARM_SHAPES[index], "size": 75, "strokeWidth": 2, "opacity": 1, "color": colour}
+        colour, x = canvas.palette.arms[index], x_of[arm]
+        mark: dict[str, Any] = {"shape": ARM_SHAPES[index], "size": 75, "strokeWidth": 2, "opacity": 1, "color": colour}
         met = base.transform_filter(f"!({missed})").mark_point(**mark, filled=True)
         layers += [met.encode(x=x, y=pair, tooltip=tips)]
         layers += [
-            base.transform_filter(missed).mark_point(**mark, fill=canvas.palette.paper).encode(x=x, y=pair, tooltip=tips)
+            base.transform_filter(missed)
+            .mark_point(**mark, fill=canvas.palette.paper)
+            .encode(x=x, y=pair, tooltip=tips)
         ]
-    return canvas.layers(*layers, height=alt.Step(38), rows=rows)
+    return canvas.layers(*layers, height=alt.Step(38))
 
 
-def aggregates(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def aggregates(canvas: Canvas) -> alt.LayerChart:
     """An estimate over all pairs and seeds with its interval, a row for each technique."""
     base = alt.Chart().transform_calculate(who="datum.technique == null ? 'all techniques' : datum.technique")
     order = [*canvas.techniques, "all techniques"]
@@ -223,11 +229,10 @@ def aggregates(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
         base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=alt.Scale(zero=False)), x2="high:Q", y=y),
         base.mark_point(filled=True, size=70, color=colour, opacity=1).encode(x=x, y=y, tooltip=tips),
         height=alt.Step(26),
-        rows=rows,
     )
 
 
-def verdicts(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
+def verdicts(canvas: Canvas) -> alt.LayerChart:
     """How many cells of each technique got which verdict. Rows: technique, verdict, cells, order."""
     scale = alt.Scale(domain=VERDICTS, range=canvas.palette.verdicts)
     legend = alt.Legend(title=None, columns=3, symbolType="square")
@@ -241,7 +246,6 @@ def verdicts(canvas: Canvas, rows: Rows = ()) -> alt.LayerChart:
             tooltip=_tips("technique", "verdict", "cells:Q"),
         ),
         height=alt.Step(32),
-        rows=rows,
     )
 
 
@@ -254,6 +258,8 @@ CHARTS: dict[str, Callable[..., alt.LayerChart]] = {
     "distance": distance,
     "savings": savings,
 }
+# Charts with a row for each value of a field: the page, whose charts fill their container, sets the height itself.
+BANDS = {"verdicts": "technique", "aggregates": "technique", "retention": "pair", "savings": "pair"}
 PARAMS: dict[str, dict[str, Any]] = {
     "curves": {"low": 0, "high": 1, "budgets": [0]},
     "directions": {"low": -1, "high": 1.25},
@@ -262,8 +268,10 @@ PARAMS: dict[str, dict[str, Any]] = {
 }
 
 
-def drawing(name: str, palette: Palette, techniques: Sequence[str]) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart without rows: what the page fills panel by panel."""
-    chart = CHARTS[name](Canvas(palette, tuple(techniques), PARAMS.get(name, {})))
+def drawing(
+    name: str, palette: Palette, techniques: Sequence[str], width: int | Literal["container"] = "container"
+) -> dict[str, Any]:
+    """The Vega-Lite specification of a chart without rows: what page and paper fill panel by panel."""
+    chart = CHARTS[name](Canvas(palette, tuple(techniques), PARAMS.get(name, {}), width))
     found: dict[str, Any] = chart.properties(config=palette.theme()).to_dict(validate=True)
     return found

@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftport.report.digest import Count, counts, derived
-from peftport.report.figures import CHARTS, PARAMS, drawing
+from peftport.report.figures import BANDS, CHARTS, PARAMS, drawing
 from peftport.report.findings import Findings
 from peftport.report.pack import packed, script_json
 from peftport.report.palette import PAGE
@@ -98,7 +98,9 @@ def _counts(findings: Findings) -> list[Count]:
 def _cut(frames: Mapping[str, pl.DataFrame]) -> tuple[dict[str, pl.DataFrame], dict[str, tuple[int, int]]]:
     """Frames cut to what a page holds, and (held, all) of those that were."""
     kept = {name: frame.head(MOST_ROWS.get(name, MOST_OTHER_ROWS)) for name, frame in frames.items()}
-    cut = {name: (kept[name].height, frame.height) for name, frame in frames.items() if frame.height > kept[name].height}
+    cut = {
+        name: (kept[name].height, frame.height) for name, frame in frames.items() if frame.height > kept[name].height
+    }
     return kept, cut
 
 
@@ -112,9 +114,15 @@ def _sections(frames: Mapping[str, pl.DataFrame]) -> tuple[list[Section], list[S
 
 def _charts(findings: Findings, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     """Drawings of the charts whose sections are there, without rows."""
-    there = {section.key for section in _sections(frames)[0]} | ({"aggregates"} if frames["aggregates"].height else set())
+    there = {section.key for section in _sections(frames)[0]} | (
+        {"aggregates"} if frames["aggregates"].height else set()
+    )
     return {
-        name: {"spec": drawing(name, PAGE, findings.techniques), "params": PARAMS.get(name, {})}
+        name: {
+            "spec": drawing(name, PAGE, findings.techniques),
+            "params": PARAMS.get(name, {}),
+            "band": BANDS.get(name, ""),
+        }
         for name in CHARTS
         if name in there
     }

@@ -1,7 +1,7 @@
 """Frames into a page: columns, text as codes into a word list, numbers rounded, compressed. The page's script unpacks.
 
-    column = [number | null, ...]  or  {"words": [...], "codes": [index or -1, ...]}
-    packed = base64(zlib(json({frame: {"size": N, "columns": {name: column}}})))
+column = [number | null, ...]  or  {"words": [...], "codes": [index or -1, ...]}
+packed = base64(zlib(json({frame: {"size": N, "columns": {name: column}}})))
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Palette:
             "axis": axis,
             "text": {"color": self.ink, "font": font},
             "rule": {"color": self.soft},
-            "legend": {"labelColor": self.soft, "titleColor": self.soft, "symbolSize": 70, "orient": "bottom"},
+            "legend": {"labelColor": self.soft, "titleColor": self.soft, "symbolSize": 70, "symbolOpacity": 1}
+            | {"labelFontSize": 12, "orient": "bottom"},
             "header": {"labelColor": self.ink, "titleColor": self.soft},
             "title": {"color": self.ink, "fontSize": 13},
         }

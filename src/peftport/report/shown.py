@@ -1,4 +1,4 @@
-"""How each frame is shown as a table: which columns, under which words, in which format. One place for page and paper."""
+"""How each frame is shown as a table: which columns, under which words, in which format; for page and paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ Format = Literal["text", "long", "badge", "whole", "share", "percent", "signed",
 
 @dataclass(frozen=True)
 class Shown:
-    """A column of a table. ``low`` and ``high`` name the columns of its interval, ``mark`` a flag that it is censored."""
+    """A column of a table, and the columns of the frame that are shown in it.
+
+    Args:
+        column: the value; what the table sorts by.
+        title: its heading.
+        form: how it is written.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        mark: a flag: the value was not reached (censored).
+        to: a second text, shown as "value → second" where it differs.
+
+    """
 
     column: str
     title: str
@@ -18,30 +29,22 @@ class Shown:
     low: str = ""
     high: str = ""
     mark: str = ""
+    to: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """What the page's script needs."""
         return asdict(self)
 
 
-ORIGIN, RECEIVER = Shown("origin", "origin"), Shown("receiver", "receiver")
-PLACE = (
-    Shown("technique", "technique"),
-    ORIGIN,
-    RECEIVER,
-    Shown("origin_task", "origin task"),
-    Shown("receiver_task", "task"),
-)
+TECHNIQUE, PAIR = Shown("technique", "technique"), Shown("origin", "origin → receiver", to="receiver")
+TASKS = Shown("origin_task", "task", to="receiver_task")
+PLACE = (TECHNIQUE, PAIR, TASKS)
 CELL = (*PLACE, Shown("method", "method"))
 
 TABLES: dict[str, tuple[Shown, ...]] = {
     "verdicts": (
-        Shown("technique", "technique"),
-        ORIGIN,
-        RECEIVER,
-        Shown("receiver_task", "task"),
         Shown("verdict", "verdict", "badge"),
-        Shown("method", "method"),
+        *CELL,
         Shown("sentence", "why", "long"),
         Shown("cost_steps", "cost, steps", "whole"),
         Shown("cost_seconds", "cost, s", "seconds"),
@@ -90,17 +93,15 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("regret", "regret", "share"),
     ),
     "directions": (
-        Shown("technique", "technique"),
-        Shown("host_a", "A"),
-        Shown("host_b", "B"),
-        Shown("origin_task", "origin task"),
-        Shown("receiver_task", "task"),
+        TECHNIQUE,
+        Shown("host_a", "A → B", to="host_b"),
+        TASKS,
         Shown("retention_ab", "A to B [95 %]", "percent", "low_ab", "high_ab"),
         Shown("retention_ba", "B to A [95 %]", "percent", "low_ba", "high_ba"),
     ),
     "aggregates": (
         Shown("quantity", "quantity"),
-        Shown("technique", "technique"),
+        TECHNIQUE,
         Shown("estimate", "estimate [95 %]", "share", "low", "high"),
         Shown("note", "note", "long"),
     ),

@@ -1,7 +1,7 @@
 // Drawing: a chart's specification, filled with a panel's rows, by Vega with its own expression interpreter (no eval).
 
 const MOST_SCALED = 400;
-const FIRST_PANELS = { curves: 16, retention: 6, savings: 12, aggregates: 8 };
+const FIRST_PANELS = { curves: 16, retention: 4, savings: 8, aggregates: 8 };
 const MOST_MARKS = 2000;
 const drawn = [];
 
@@ -10,6 +10,7 @@ function filled(chart, panel, rows) {
   spec.data = { values: rows };
   const params = { ...chart.params, ...(panel.params ?? {}) };
   spec.params = Object.entries(params).map(([name, value]) => ({ name, value }));
+  if (chart.band) spec.height = spec.height.step * Math.max(1, new Set(rows.map((row) => row[chart.band])).size);
   spec.description = [panel.label, panel.title, ...panel.detail].filter(Boolean).join(", ");
   return spec;
 }

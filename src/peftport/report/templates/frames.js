@@ -20,10 +20,10 @@ class Frame {
     return Object.fromEntries(columns.map((column) => [column, this.at(column, index)]));
   }
 
-  // The different values of a column, in order of appearance, null among them if it occurs.
-  values(column) {
+  // The different values of a column in the rows of an arm.
+  values(column, arm) {
     const seen = new Set();
-    for (let row = 0; row < this.size; row += 1) seen.add(this.at(column, row));
+    for (let row = 0; row < this.size; row += 1) if (this.at("arm", row) === arm) seen.add(this.at(column, row));
     return [...seen];
   }
 

@@ -36,9 +36,9 @@ function grouped(rows, name) {
 
 function extent(values, least, most) {
   const known = values.filter((value) => value !== null && value !== undefined);
-  const low = Math.max(least, Math.min(...known.slice(0, 50000)));
-  const high = Math.min(most, Math.max(...known.slice(0, 50000)));
-  return [low, high];
+  const low = known.reduce((a, b) => Math.min(a, b), most);
+  const high = known.reduce((a, b) => Math.max(a, b), least);
+  return [Math.max(least, low), Math.min(most, high)];
 }
 
 // Learning curves. Arms without an origin of their own belong to every cell of their receiver and task.
@@ -120,8 +120,7 @@ function distancePanels(report, slice) {
 function savingPanels(report, slice) {
   const rows = pick(report.frames.savings, slice).map(pairOf);
   const targets = [...new Set(rows.map((row) => row.target))];
-  const reach = Math.max(1, ...report.frames.cells.values("budget").filter((budget) => budget !== null),
-    ...rows.slice(0, 50000).flatMap((row) => [row.steps_ported ?? 0, row.steps_scratch ?? 0]));
+  const reach = extent([1, ...report.frames.cells.values("budget", "ported"), ...rows.flatMap((row) => [row.steps_ported, row.steps_scratch])], 0, Infinity)[1];
   const groups = grouped(rows, (row) => key(row.technique, tasksOf(row), row.method, row.target));
   return [...groups.values()].map((own) => ({
     title: own[0].technique,

@@ -31,7 +31,7 @@ function csvCell(value) {
 
 class DataTable {
   constructor(place, frame, shown, name) {
-    Object.assign(this, { place, frame, shown, name, page: 0, pageSize: 25, sorted: null, down: false });
+    Object.assign(this, { place, frame, shown, name, page: 0, pageSize: 10, sorted: null, down: false });
     this.rows = this.all = Uint32Array.from({ length: frame.size }, (_, row) => row);
     this.build();
     this.draw();
@@ -48,8 +48,9 @@ class DataTable {
     const download = element("button", { type: "button", class: "download" }, "Download CSV");
     download.addEventListener("click", () => this.download());
     const heads = this.shown.map((column, index) => this.head(column, index));
-    this.body = element("tbody");
-    const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), this.body);
+    this.body = element("tbody", { role: "rowgroup" });
+    const top = element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...heads));
+    const table = element("table", { role: "table" }, top, this.body);
     const wide = { class: "wide", tabindex: "0", role: "region", "aria-label": `Table: ${this.name}` };
     this.pager = element("div", { class: "pager" });
     this.bar = element("div", { class: "bar" }, this.input, this.count, download);
@@ -60,7 +61,7 @@ class DataTable {
     const button = element("button", { type: "button" }, column.title);
     button.addEventListener("click", () => this.sort(index));
     const kind = TEXTS.includes(column.form) ? "words" : "number";
-    const head = element("th", { scope: "col", class: kind, "aria-sort": "none" }, button);
+    const head = element("th", { scope: "col", role: "columnheader", class: kind, "aria-sort": "none" }, button);
     (this.heads ??= []).push(head);
     return head;
   }
@@ -110,7 +111,7 @@ class DataTable {
 
   drawPager(from, left) {
     const last = Math.max(0, Math.ceil(left / this.pageSize) - 1);
-    if (last === 0) return this.pager.replaceChildren();
+    if (left <= 10) return this.pager.replaceChildren();
     const step = (label, page, off) => {
       const button = element("button", { type: "button", "aria-label": `${label} page of ${this.name}` }, label);
       button.disabled = off;
@@ -124,14 +125,27 @@ class DataTable {
     const place = element("span", {}, `${(from + 1).toLocaleString("en")} to ${Math.min(left, from + this.pageSize).toLocaleString("en")} of ${left.toLocaleString("en")}`);
     return this.pager.replaceChildren(
       step("First", 0, this.page === 0), step("Previous", this.page - 1, this.page === 0), place,
-      step("Next", this.page + 1, this.page === last), step("Last", last, this.page === last),
+      step("Next", this.page + 1, this.page === last), step("Last", last, this.page === last), this.sizes(),
     );
   }
 
+  sizes() {
+    const options = [10, 25, 100].map((size) => element("option", { value: size }, `${size} rows`));
+    const select = element("select", { "aria-label": `Rows per page of ${this.name}` }, ...options);
+    select.value = this.pageSize;
+    select.addEventListener("change", () => {
+      this.pageSize = Number(select.value);
+      this.page = 0;
+      this.draw();
+      (this.pager.querySelector("select") ?? this.input).focus({ preventScroll: true });
+    });
+    return select;
+  }
+
   line(row) {
-    return element("tr", {}, ...this.shown.map((column) => {
+    return element("tr", { role: "row" }, ...this.shown.map((column) => {
       const kind = TEXTS.includes(column.form) ? column.form : "number";
-      const cell = element("td", { class: kind });
+      const cell = element("td", { class: kind, role: "cell", "data-title": column.title });
       cell.append(...this.cell(column, row));
       return cell;
     }));
@@ -139,15 +153,24 @@ class DataTable {
 
   cell(column, row) {
     const value = this.frame.at(column.column, row);
+    if (column.to) return this.fromTo(value, this.frame.at(column.to, row), column.column === "origin_task");
     if (value === null) return [element("span", { class: "none" }, "–")];
     const text = FORMATS[column.form](value);
-    if (column.form === "badge") return [element("span", { class: "badge", "data-is": text }, text)];
+    if (column.form === "badge") return [element("span", { class: "tag", "data-is": text }, text)];
     if (column.mark && this.frame.at(column.mark, row)) return [`not by ${text}`];
     const low = column.low ? this.frame.at(column.low, row) : null;
     if (low === null) return [text];
     const format = FORMATS[column.form === "percent" ? "percent" : column.form];
     const ends = `[${format(low).replace(" %", "")}, ${format(this.frame.at(column.high, row)).replace(" %", "")}]`;
     return [text, " ", element("span", { class: "interval" }, ends)];
+  }
+
+  // "from → to"; one word where there is no other, or (``merge``) where both are the same.
+  fromTo(from, to, merge) {
+    const words = [from, to].filter((word) => word !== null);
+    if (!words.length) return [element("span", { class: "none" }, "–")];
+    if (words.length === 1 && !merge) return [`→ ${words[0]}`];
+    return [words.length === 1 || (merge && from === to) ? words[0] : `${from} → ${to}`];
   }
 
   csv() {
