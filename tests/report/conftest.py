@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,22 +11,14 @@ from playwright.sync_api import Browser, sync_playwright
 
 from peftport.report.findings import Findings
 from peftport.report.html import render
-from report.browsing import Open, Opened
+from report.browsing import ARGUMENTS, Open, Opened, browser_path
 from report.simulated import simulated
-
-ROOT = Path(__file__).parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    named = [os.environ.get("PEFTPORT_BROWSER"), str(ROOT / ".browser" / "chromium"), *map(shutil.which, NAMES)]
-    found = [path for path in named if path and Path(path).exists()]
-    if not found:
-        pytest.fail("no browser: run tools/make_browser.sh, or name a Chromium in PEFTPORT_BROWSER")
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found[0], args=ARGUMENTS)
+        launched = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         yield launched
         launched.close()
 

@@ -60,12 +60,12 @@ def simulated(
 def _grid(units: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Ordered pairs and methods whose product is about ``units``; small grids stay on the awkward hosts."""
     methods = ["copy"] if units <= 20 else ["copy", "theseus", "crosslora", "regress", "distill"]
-    wanted = max(1, units // len(methods))
-    number = max(2, math.ceil((1 + math.sqrt(1 + 4 * wanted)) / 2))
+    wanted = max(1, round(units / len(methods)))
+    both_ways = math.ceil(wanted / 2)
+    number = math.ceil((1 + math.sqrt(1 + 8 * both_ways)) / 2)
     hosts = [*HOSTS, *(f"host-{index:03d}" for index in range(len(HOSTS), number))][:number]
-    pairs = [(a, b) for a, b in itertools.permutations(hosts, 2)][:wanted]
-    back = [(b, a) for a, b in pairs[: wanted // 2]]
-    return list(dict.fromkeys([*pairs[: wanted - len(back)], *back])), methods
+    there = list(itertools.combinations(hosts, 2))[:both_ways]
+    return [pair for a, b in there for pair in ((a, b), (b, a))][:wanted], methods
 
 
 def _distance(origin: str, receiver: str) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from peftport.report import html
-from peftport.report.figures import CHARTS, PARAMS, drawing
+from peftport.report.figures import CHARTS, PARAMS, Canvas, drawing
 from peftport.report.findings import Findings
 from peftport.report.html import render
 from peftport.report.pack import unpacked
@@ -72,6 +72,13 @@ def test_a_table_too_long_for_a_page_says_so(monkeypatch: pytest.MonkeyPatch) ->
     held = unpacked(blocks(page)[1][1])["cells"]["size"]
     assert held == 100
     assert re.search(r"The page holds the first 100 of \d+ rows; the exported files hold all", page)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_chart_is_valid_vega_lite(name: str) -> None:
+    """The page does not check a drawing again: altair's schema does, here."""
+    chart = CHARTS[name](Canvas(PAGE, ("lora", "prefix"), PARAMS.get(name, {})))
+    assert chart.to_dict(validate=True)["layer"]
 
 
 @pytest.mark.parametrize("palette", [PAGE, PAPER])

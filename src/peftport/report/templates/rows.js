@@ -49,25 +49,31 @@ class CurveIndex {
     this.ported = [];
     this.methods = new Set();
     const seen = new Set();
+    const means = cells.columns.mean;
     for (let index = 0; index < cells.size; index += 1) {
-      if (cells.at("mean", index) === null) continue;
-      const place = key(...PORTED_CELL.slice(0, 5).map((column) => cells.at(column, index)));
+      if (means[index] === null) continue;
+      const place = this.codes(index).join();
       if (!this.places.has(place)) this.places.set(place, []);
       this.places.get(place).push(index);
       if (cells.at("arm", index) !== "ported") continue;
       this.methods.add(cells.at("method", index));
-      const cell = key(...PORTED_CELL.map((column) => cells.at(column, index)));
-      if (!seen.has(cell)) this.ported.push(cells.row(index, PORTED_CELL));
+      const cell = `${place},${cells.columns.method.codes[index]}`;
+      if (!seen.has(cell)) this.ported.push({ ...cells.row(index, PORTED_CELL), index });
       seen.add(cell);
     }
   }
 
+  codes(index) {
+    return PORTED_CELL.slice(0, 5).map((column) => this.cells.columns[column].codes[index]);
+  }
+
   rows(cell) {
+    const [technique, origin, receiver, originTask, receiverTask] = this.codes(cell.index);
     const places = [
-      [cell.technique, cell.origin, cell.receiver, cell.origin_task, cell.receiver_task],
-      [cell.technique, null, cell.receiver, null, cell.receiver_task],
-      [null, null, cell.receiver, null, cell.receiver_task],
-    ].map((parts) => key(...parts));
+      [technique, origin, receiver, originTask, receiverTask],
+      [technique, -1, receiver, -1, receiverTask],
+      [-1, -1, receiver, -1, receiverTask],
+    ].map((codes) => codes.join());
     const found = [...new Set(places)].flatMap((place) => this.places.get(place) ?? []);
     return found.map((index) => this.cells.row(index)).filter((row) => this.belongs(row, cell));
   }
