@@ -44,13 +44,14 @@ def open_page(browser: Browser) -> Iterator[Open]:
     def opened(file: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
         found = Opened(context.new_page(), file)
+        found.page.set_default_timeout(120_000)  # a machine may be busy
         seen.append(found)
         found.page.on("console", lambda message: found.complaints.append(f"{message.type}: {message.text}"))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
         found.page.on("dialog", lambda dialog: (found.complaints.append(dialog.message), dialog.dismiss()))
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.goto(file.as_uri())
-        found.page.wait_for_selector('html[data-loading="all drawn"]', state="attached", timeout=60_000)
+        found.page.wait_for_selector('html[data-loading="all drawn"]', state="attached")
         return found
 
     yield opened

@@ -19,6 +19,7 @@ from peftport.report.palette import PAPER, VERDICTS
 ImageFormat = Literal["svg", "png", "pdf"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 MOST_PANELS = 24  # more would not be read in one figure: further panels go to further files
+MOST_PAIRS = 24  # rows of one panel
 ENDS = (-1.0, 1.5)  # a ratio of small differences has long tails: retention is drawn between these
 SAVINGS_KEY = "● ported   ▲ scratch   hollow: not reached"
 SCALE = 3  # of PNG files, pixels for each point
@@ -143,8 +144,15 @@ def _by_slice(frame: pl.DataFrame, *further: str) -> list[tuple[str, list[dict[s
     """Rows by (tasks, method and further columns), each group with a title, rows with their pair."""
     key = ["origin_task", "receiver_task", "method", *further]
     groups = frame.partition_by(key, maintain_order=True)
-    paired = [own.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).to_dicts() for own in groups]
-    return [(", ".join([*(str(rows[0][name]) for name in further), _where(rows[0])]), rows) for rows in paired]
+    found = []
+    for own in groups:
+        paired = own.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).sort("pair", maintain_order=True)
+        first, pairs = paired.row(0, named=True), paired["pair"].unique(maintain_order=True)
+        title = ", ".join([*(str(first[name]) for name in further), _where(first)])
+        for start in range(0, len(pairs), MOST_PAIRS):
+            some = paired.filter(pl.col("pair").is_in(pairs.slice(start, MOST_PAIRS).implode()))
+            found.append((title, some.to_dicts()))
+    return found
 
 
 def _retention(findings: Findings) -> list[Panel]:
@@ -175,7 +183,8 @@ def _directions(findings: Findings) -> list[Panel]:
 def _distance(findings: Findings) -> list[Panel]:
     known = findings.retention.drop_nulls(["retention", "host_distance"])
     params = _ends(known["retention"].to_list())
-    return [Panel(title, rows, params) for title, rows in _by_slice(known)]
+    groups = known.partition_by("origin_task", "receiver_task", "method", maintain_order=True)
+    return [Panel(_where(rows[0]), rows, params) for rows in (own.to_dicts() for own in groups)]
 
 
 def _aggregates(findings: Findings) -> list[Panel]:

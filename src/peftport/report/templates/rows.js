@@ -1,6 +1,8 @@
 // What each chart draws: panels, each with a title, its rows and the numbers that all panels share.
 
 const PORTED_CELL = ["technique", "origin", "receiver", "origin_task", "receiver_task", "method"];
+const SLICE_COLUMNS = ["origin_task", "receiver_task", "method"];
+const MOST_PAIRS = 24;
 const LOWEST_RETENTION = -1;
 const HIGHEST_RETENTION = 1.5;
 
@@ -17,9 +19,11 @@ function inSlice(row, slice) {
 
 function pick(frame, slice, keep = () => true) {
   const found = [];
+  const deciding = SLICE_COLUMNS.filter((column) => column in frame.columns);
   for (let index = 0; index < frame.size; index += 1) {
+    if (!inSlice(frame.row(index, deciding), slice)) continue;
     const row = frame.row(index);
-    if (inSlice(row, slice) && keep(row)) found.push(row);
+    if (keep(row)) found.push(row);
   }
   return found;
 }
@@ -32,6 +36,18 @@ function grouped(rows, name) {
     groups.get(own).push(row);
   }
   return groups;
+}
+
+// Panels with a row for each pair: no more pairs in one than a reader takes in.
+function byPairs(rows, panel) {
+  const pairs = [...grouped(rows, (row) => row.pair).values()].sort((a, b) => (a[0].pair < b[0].pair ? -1 : 1));
+  const panels = [];
+  for (let start = 0; start < pairs.length; start += MOST_PAIRS) {
+    const own = pairs.slice(start, start + MOST_PAIRS);
+    const words = pairs.length > MOST_PAIRS ? [`pairs ${start + 1} to ${start + own.length} of ${pairs.length}`] : [];
+    panels.push({ ...panel, detail: [...panel.detail, ...words], rows: () => own.flat() });
+  }
+  return panels;
 }
 
 function extent(values, least, most) {
@@ -108,7 +124,7 @@ function sliceWords(row, slice) {
 function retentionPanels(report, slice) {
   const rows = pick(report.frames.retention, slice).map(pairOf);
   const groups = grouped(rows, (row) => arrow(tasksOf(row), row.method));
-  return [...groups.values()].map((own) => ({ title: `${tasksOf(own[0])}, ${own[0].method}`, detail: [], rows: () => own }));
+  return [...groups.values()].flatMap((own) => byPairs(own, { title: `${tasksOf(own[0])}, ${own[0].method}`, detail: [] }));
 }
 
 function directionPanels(report, slice) {
@@ -128,10 +144,9 @@ function savingPanels(report, slice) {
   const targets = [...new Set(rows.map((row) => row.target))];
   const reach = extent([1, ...report.frames.cells.values("budget", "ported"), ...rows.flatMap((row) => [row.steps_ported, row.steps_scratch])], 0, Infinity)[1];
   const groups = grouped(rows, (row) => key(row.technique, tasksOf(row), row.method, row.target));
-  return [...groups.values()].map((own) => ({
+  return [...groups.values()].flatMap((own) => byPairs(own, {
     title: own[0].technique,
     detail: [...sliceWords(own[0], slice), ...(targets.length > 1 && own[0].target !== null ? [`target ${FORMATS.percent(own[0].target)}`] : [])],
-    rows: () => own,
     params: { reach },
   }));
 }
