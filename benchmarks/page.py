@@ -9,6 +9,7 @@ process of its own, so that its peak of memory is its own. Drawing is timed in h
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def measure(runs: int, folder: Path) -> dict[str, object]:
         "render_seconds": round(made, 1),
         "render_cpu_seconds": round(cpu, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "load_average": round(os.getloadavg()[0], 1),  # of the machine: what seconds of a busy one are worth
         "draw_seconds": round(drawn(file, browser_path(), ARGUMENTS), 1),
     }
 

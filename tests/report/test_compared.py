@@ -71,6 +71,8 @@ def test_its_page_draws_and_says_what_it_leaves_out(found: Findings, open_page: 
     assert "<old> → new" in page.locator('[data-chart="curves"] h3').first.inner_text()
     assert "What a module keeps: no ceiling was trained" in page.locator("#problems").inner_text()
     assert page.locator("#slice").is_hidden()
+    titles = page.locator('[data-table="gains"] thead button').all_inner_texts()
+    assert any("gain" in title for title in titles) and "p" not in titles  # no column without a value
 
 
 def test_the_demo_has_the_same_page_with_its_command() -> None:

@@ -16,6 +16,12 @@ class Frame {
     return Boolean(this.columns[column].words);
   }
 
+  // Whether any row has a value there.
+  says(column) {
+    const own = this.columns[column];
+    return own.words ? own.words.length > 0 : own.some((value) => value !== null);
+  }
+
   row(index, columns = Object.keys(this.columns)) {
     return Object.fromEntries(columns.map((column) => [column, this.at(column, index)]));
   }

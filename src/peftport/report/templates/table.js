@@ -31,7 +31,8 @@ function csvCell(value) {
 
 class DataTable {
   constructor(place, frame, shown, name) {
-    Object.assign(this, { place, frame, shown, name, page: 0, pageSize: 10, sorted: null, down: false });
+    const said = shown.filter((column) => frame.says(column.column) || (column.to && frame.says(column.to)));
+    Object.assign(this, { place, frame, shown: said, name, page: 0, pageSize: 10, sorted: null, down: false });
     this.rows = this.all = Uint32Array.from({ length: frame.size }, (_, row) => row);
     this.build();
     this.draw();
