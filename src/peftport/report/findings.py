@@ -1,0 +1,111 @@
+"""What a report is made of: frames of measures, and how they came about. Nothing here computes a measure.
+
+A cell is (technique, origin, receiver, origin task, receiver task, method). Runs that have no origin (scratch, ceiling,
+bare) leave origin and origin_task null; the bare host also leaves technique and seed null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import polars as pl
+
+TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
+PLACE = {"technique": TEXT, "origin": TEXT, "receiver": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
+CELL = {**PLACE, "method": TEXT}
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    "runs": {"run": TEXT, **PLACE, "arm": TEXT, "method": TEXT, "budget": WHOLE, "seed": WHOLE, "state": TEXT}
+    | {"accuracy": REAL, "auroc": REAL, "accuracy_at_median": REAL, "n_items": WHOLE, "loss": REAL, "steps": WHOLE}
+    | {"train_seconds": REAL, "test_seconds": REAL, "host_distance": REAL, "error": TEXT, "job": TEXT},
+    "curves": {**PLACE, "arm": TEXT, "method": TEXT, "budget": WHOLE, "mean": REAL, "low": REAL, "high": REAL}
+    | {"seeds": WHOLE, "items": WHOLE},
+    "retention": {**CELL, "base": REAL, "ceiling": REAL, "ported": REAL, "retention": REAL, "low": REAL, "high": REAL}
+    | {"eligible": FLAG, "reason": TEXT, "host_distance": REAL},
+    "gains": {**CELL, "budget": WHOLE, "versus": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL}
+    | {"p_holm": REAL, "seeds": WHOLE, "note": TEXT},
+    "savings": {**CELL, "target": REAL, "steps_ported": REAL, "steps_scratch": REAL, "ported_censored": FLAG}
+    | {"scratch_censored": FLAG, "training_saved": REAL, "break_even": REAL, "area_ported": REAL}
+    | {"area_sampled": REAL, "area_scratch": REAL, "negative_flips": REAL, "regret": REAL},
+    "verdicts": {**CELL, "verdict": TEXT, "sentence": TEXT, "cost_steps": REAL, "cost_seconds": REAL, "low": REAL}
+    | {"high": REAL, "regret": REAL},
+    "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
+    | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
+    "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
+}
+
+
+def frame(name: str, rows: Sequence[Mapping[str, Any]] = ()) -> pl.DataFrame:
+    """A frame of the named kind from rows; a column that a row lacks is null."""
+    schema = SCHEMAS[name]
+    return pl.DataFrame({column: [row.get(column) for row in rows] for column in schema}, schema=schema, strict=False)
+
+
+def _empty(name: str) -> Any:
+    return field(default_factory=lambda: frame(name), repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Everything a report shows. Frames have the columns of ``SCHEMAS``; further columns are dropped.
+
+    Args:
+        study: the name of the study, comparison or demonstration.
+        about: one or two sentences: what was asked.
+        command: the command line that repeats it.
+        versions: software, name -> version.
+        machine: hardware, name -> value.
+        hosts: host -> fingerprint, or whatever tells it from another of that name.
+        seeds: seeds used.
+        headlines: sentences a person in a hurry reads.
+        scale: what the study is large enough to say, and what not.
+        notes: anything a reader must know before believing a number.
+
+    """
+
+    study: str
+    about: str = ""
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    headlines: tuple[str, ...] = ()
+    scale: str = ""
+    notes: tuple[str, ...] = ()
+    runs: pl.DataFrame = _empty("runs")
+    curves: pl.DataFrame = _empty("curves")
+    retention: pl.DataFrame = _empty("retention")
+    gains: pl.DataFrame = _empty("gains")
+    savings: pl.DataFrame = _empty("savings")
+    verdicts: pl.DataFrame = _empty("verdicts")
+    directions: pl.DataFrame = _empty("directions")
+    aggregates: pl.DataFrame = _empty("aggregates")
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            if own.name in SCHEMAS:
+                object.__setattr__(self, own.name, _conform(own.name, getattr(self, own.name)))
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """The frame of that name."""
+        found = getattr(self, name)
+        assert isinstance(found, pl.DataFrame), name
+        return found
+
+    @property
+    def techniques(self) -> list[str]:
+        """Techniques in any frame, sorted: the order of their colours and shapes everywhere."""
+        named = [self.frame(name)["technique"] for name in SCHEMAS]
+        return pl.concat(named).drop_nulls().unique().sort().to_list()
+
+
+def _conform(name: str, given: pl.DataFrame) -> pl.DataFrame:
+    """The frame with the declared columns and types; NaN and infinities read as null."""
+    schema = SCHEMAS[name]
+    missing = [column for column in schema if column not in given.columns]
+    assert not missing, f"findings.{name}: expected columns {', '.join(schema)}; missing {', '.join(missing)}"
+    kept = given.select(pl.col(column).cast(kind) for column, kind in schema.items())
+    reals = [column for column, kind in schema.items() if kind == REAL]
+    return kept.with_columns(pl.when(pl.col(column).is_finite()).then(pl.col(column)) for column in reals)

@@ -1,0 +1,172 @@
+"""The report as one HTML file that needs nothing else: no network, no server, no other file.
+
+The script that draws is the Vega bundle that comes with vl-convert; the policy in the page's head lets no request leave
+and runs no script but the two whose hashes it names. Text from names and data sets reaches the page through
+autoescaped templates, through ``script_json`` or compressed, and is set as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from peftport.report.digest import Count, counts, derived
+from peftport.report.figures import BANDS, CHARTS, PARAMS, drawing
+from peftport.report.findings import Findings
+from peftport.report.pack import packed, script_json
+from peftport.report.palette import PAGE
+from peftport.report.shown import TABLES
+
+SCRIPTS = ("frames.js", "table.js", "rows.js", "charts.js", "page.js")
+# A page for a browser holds so many rows of a table; the files that the study exports hold them all.
+MOST_ROWS = {"cells": 400_000, "gains": 120_000}
+MOST_OTHER_ROWS = 60_000
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: the frames it needs; without rows in them it is left out, and ``lacking`` says why."""
+
+    key: str
+    title: str
+    frame: str
+    lacking: str
+
+
+SECTIONS = (
+    Section("headline", "In short", "", ""),
+    Section("verdicts", "What to do, pair by pair", "verdicts", "no verdicts were computed"),
+    Section("curves", "Learning curves", "cells", "no run is done yet"),
+    Section("retention", "What a module keeps", "retention", "no ceiling was trained, so there is no lift to keep"),
+    Section("directions", "There and back", "directions", "no pair of hosts was tried in both directions"),
+    Section("distance", "Retention against host distance", "distance", "no distance between hosts was measured"),
+    Section("savings", "Cost, and training saved", "savings", "steps to a target need a ceiling and several budgets"),
+    Section("gains", "Gains over sampled and scratch", "gains", "there is nothing to compare the ported arm with"),
+    Section("cells", "Every cell", "cells", "no run is done yet"),
+    Section("problems", "Not eligible, failed, uncertain", "", ""),
+    Section("provenance", "How it was run", "", ""),
+)
+
+
+def render(findings: Findings) -> str:
+    """One self-contained HTML page. Sections without data are left out; the page lists them with the reason."""
+    frames = derived(findings)
+    kept, cut = _cut(frames)
+    present, absent = _sections(frames)
+    charts = _charts(findings, frames)
+    bundle, own = vega_bundle(), own_script()
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        f=findings,
+        counts=_counts(findings),
+        sections=present,
+        absent=absent,
+        cut=cut,
+        sizes={name: frame.height for name, frame in frames.items()},
+        charts=charts,
+        style=Markup(_text("page.css")),
+        policy=_policy(bundle, own),
+        bundle=Markup(bundle),
+        own=Markup(own),
+        frames=packed(kept),
+        meta=Markup(
+            script_json(
+                {
+                    "tables": {name: [shown.as_json() for shown in columns] for name, columns in TABLES.items()},
+                    "charts": charts,
+                    "techniques": findings.techniques,
+                    "study": findings.study,
+                }
+            )
+        ),
+    )
+
+
+def _counts(findings: Findings) -> list[Count]:
+    return counts(findings) if findings.runs.height else []
+
+
+def _cut(frames: Mapping[str, pl.DataFrame]) -> tuple[dict[str, pl.DataFrame], dict[str, tuple[int, int]]]:
+    """Frames cut to what a page holds, and (held, all) of those that were."""
+    kept = {name: frame.head(MOST_ROWS.get(name, MOST_OTHER_ROWS)) for name, frame in frames.items()}
+    cut = {
+        name: (kept[name].height, frame.height) for name, frame in frames.items() if frame.height > kept[name].height
+    }
+    return kept, cut
+
+
+def _sections(frames: Mapping[str, pl.DataFrame]) -> tuple[list[Section], list[Section]]:
+    retention = frames["retention"]
+    known = retention.filter(pl.col("host_distance").is_not_null() & pl.col("retention").is_not_null())
+    sizes = {name: frame.height for name, frame in frames.items()} | {"distance": known.height}
+    present = [section for section in SECTIONS if not section.frame or sizes[section.frame]]
+    return present, [section for section in SECTIONS if section not in present]
+
+
+def _charts(findings: Findings, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
+    """Drawings of the charts whose sections are there, without rows."""
+    there = {section.key for section in _sections(frames)[0]} | (
+        {"aggregates"} if frames["aggregates"].height else set()
+    )
+    return {
+        name: {
+            "spec": drawing(name, PAGE, findings.techniques),
+            "params": PARAMS.get(name, {}),
+            "band": BANDS.get(name, ""),
+        }
+        for name in CHARTS
+        if name in there
+    }
+
+
+@cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that touches no global but ``vegaEmbed``."""
+    import vl_convert
+
+    source = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return _closed(f"(() => {{{source}\n}})();")
+
+
+@cache
+def own_script() -> str:
+    """The page's own scripts as one."""
+    source = "\n".join(_text(name) for name in SCRIPTS)
+    return _closed(f'(() => {{"use strict";\n{source}\n}})();')
+
+
+def _closed(script: str) -> str:
+    """A script that cannot end its own block."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _policy(*scripts: str) -> str:
+    """Content security policy: nothing is fetched; the two scripts run, and no other."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src 'none'; form-action 'none'; base-uri 'none'"
+    )
+
+
+def _text(name: str) -> str:
+    return (files("peftport.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("peftport.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,136 @@
+"""How each frame is shown as a table: which columns, under which words, in which format; for page and paper."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Format = Literal["text", "long", "badge", "whole", "share", "percent", "signed", "p", "seconds", "flag"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column of a table, and the columns of the frame that are shown in it.
+
+    Args:
+        column: the value; what the table sorts by.
+        title: its heading.
+        form: how it is written.
+        low: lower end of its interval.
+        high: upper end of its interval.
+        mark: a flag: the value was not reached (censored).
+        to: a second text, shown as "value → second" where it differs.
+
+    """
+
+    column: str
+    title: str
+    form: Format = "text"
+    low: str = ""
+    high: str = ""
+    mark: str = ""
+    to: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What the page's script needs."""
+        return asdict(self)
+
+
+TECHNIQUE, PAIR = Shown("technique", "technique"), Shown("origin", "origin → receiver", to="receiver")
+TASKS = Shown("origin_task", "task", to="receiver_task")
+PLACE = (TECHNIQUE, PAIR, TASKS)
+CELL = (*PLACE, Shown("method", "method"))
+
+TABLES: dict[str, tuple[Shown, ...]] = {
+    "verdicts": (
+        Shown("verdict", "verdict", "badge"),
+        *CELL,
+        Shown("sentence", "why", "long"),
+        Shown("cost_steps", "cost, steps", "whole"),
+        Shown("cost_seconds", "cost, s", "seconds"),
+        Shown("regret", "regret", "share"),
+    ),
+    "cells": (
+        *PLACE,
+        Shown("arm", "arm"),
+        Shown("method", "method"),
+        Shown("budget", "steps", "whole"),
+        Shown("mean", "accuracy [95 %]", "share", "low", "high"),
+        Shown("seeds", "seeds", "whole"),
+        Shown("items", "items", "whole"),
+        Shown("state", "state", "badge"),
+    ),
+    "retention": (
+        *CELL,
+        Shown("retention", "retention [95 %]", "percent", "low", "high"),
+        Shown("base", "bare host", "share"),
+        Shown("ported", "ported, 0 steps", "share"),
+        Shown("ceiling", "ceiling", "share"),
+        Shown("host_distance", "host distance", "share"),
+        Shown("reason", "not eligible because", "long"),
+    ),
+    "gains": (
+        *CELL,
+        Shown("budget", "steps", "whole"),
+        Shown("versus", "against"),
+        Shown("gain", "gain [95 %]", "signed", "low", "high"),
+        Shown("p", "p", "p"),
+        Shown("p_holm", "p (Holm)", "p"),
+        Shown("seeds", "seeds", "whole"),
+        Shown("note", "note", "long"),
+    ),
+    "savings": (
+        *CELL,
+        Shown("target", "target", "share"),
+        Shown("steps_ported", "steps, ported", "whole", mark="ported_censored"),
+        Shown("steps_scratch", "steps, scratch", "whole", mark="scratch_censored"),
+        Shown("training_saved", "training saved", "percent"),
+        Shown("break_even", "break-even, steps", "whole"),
+        Shown("area_ported", "area, ported", "share"),
+        Shown("area_sampled", "area, sampled", "share"),
+        Shown("area_scratch", "area, scratch", "share"),
+        Shown("negative_flips", "negative flips", "share"),
+        Shown("regret", "regret", "share"),
+    ),
+    "directions": (
+        TECHNIQUE,
+        Shown("host_a", "A → B", to="host_b"),
+        TASKS,
+        Shown("retention_ab", "A to B [95 %]", "percent", "low_ab", "high_ab"),
+        Shown("retention_ba", "B to A [95 %]", "percent", "low_ba", "high_ba"),
+    ),
+    "aggregates": (
+        Shown("quantity", "quantity"),
+        TECHNIQUE,
+        Shown("estimate", "estimate [95 %]", "share", "low", "high"),
+        Shown("note", "note", "long"),
+    ),
+    "spent": (
+        Shown("arm", "arm"),
+        Shown("state", "state", "badge"),
+        Shown("runs", "runs", "whole"),
+        Shown("steps", "training steps", "whole"),
+        Shown("train_seconds", "training, s", "seconds"),
+        Shown("test_seconds", "testing, s", "seconds"),
+    ),
+    "problems": (
+        *PLACE,
+        Shown("arm", "arm"),
+        Shown("method", "method"),
+        Shown("state", "state", "badge"),
+        Shown("runs", "runs", "whole"),
+        Shown("error", "error", "long"),
+    ),
+    "ineligible": (
+        *CELL,
+        Shown("base", "bare host", "share"),
+        Shown("ceiling", "ceiling", "share"),
+        Shown("reason", "why", "long"),
+    ),
+    "uncertain": (
+        *CELL,
+        Shown("sentence", "why", "long"),
+        Shown("low", "low", "signed"),
+        Shown("high", "high", "signed"),
+    ),
+}
