@@ -14,13 +14,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from oracles.agreement import TOLERANCE, batch, loss_weight, named_outputs, run, worst_output
+from oracles.agreement import TOLERANCE, batch, loss_weight, named_outputs, outputs_with, run, worst_output
 from peftport.errors import BadRequest, ModuleRefused
 from peftport.hosts.load import Host, load_host
 from peftport.modules.formats import read_module, write_module
-from peftport.modules.module import Module, check_fits
+from peftport.modules.module import check_fits
 from peftport.modules.record import PeftRecord
-from peftport.techniques.attach import attached
 from pico import pico_host, pico_model, word_tokenizer
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
@@ -112,11 +111,6 @@ def outputs_of_peft(model: nn.Module, host: Host) -> dict[str, Tensor]:
         return named_outputs(model(**batch(host), output_hidden_states=True))
 
 
-def outputs_of_ours(module: Module, host: Host) -> dict[str, Tensor]:
-    inputs = batch(host)
-    return run(host, module.spec, module.matrices, inputs, loss_weight(host, inputs)).outputs
-
-
 def loaded(folder: Path, model_type: str) -> nn.Module:
     """Real peft's model of a folder, with every tensor of it and no other."""
     model = PeftModel.from_pretrained(pico_model(model_type), folder).eval()
@@ -135,13 +129,12 @@ def test_what_peft_made_computes_the_same_here_and_written_again(name: str, tmp_
     module = read_module(tmp_path / "made", host)
     check_fits(module, host)
     inputs = batch(host)
-    assert worst_output(inputs, outputs_of_ours(module, host), theirs) <= TOLERANCE
+    assert worst_output(inputs, outputs_with(host, module, inputs), theirs) <= TOLERANCE
     write_module(module, host, tmp_path / "written", "peft")
     assert (
         worst_output(inputs, outputs_of_peft(loaded(tmp_path / "written", wild.model_type), host), theirs) <= TOLERANCE
     )
-    bare = run(host, None, {}, inputs, loss_weight(host, inputs)).outputs
-    assert worst_output(inputs, theirs, bare) > 1e-2
+    assert worst_output(inputs, theirs, outputs_with(host, None, inputs)) > 1e-2
 
 
 @pytest.mark.filterwarnings("ignore:.*fan_in_fan_out:UserWarning")
@@ -203,7 +196,7 @@ def test_a_rank_that_a_port_filled_is_written_in_full(tmp_path: Path) -> None:
     write_module(full, host, tmp_path / "written", "peft")
     assert len(load_file(tmp_path / "written" / TENSORS)) == 2 * len(module.matrices)
     theirs = outputs_of_peft(loaded(tmp_path / "written", "llama"), host)
-    assert worst_output(batch(host), outputs_of_ours(full, host), theirs) <= TOLERANCE
+    assert worst_output(batch(host), outputs_with(host, full, batch(host)), theirs) <= TOLERANCE
 
 
 # --- hosts -----------------------------------------------------------------------------------------------------------
@@ -222,12 +215,8 @@ def test_a_sharded_host_is_the_same_host(tied: bool, tmp_path: Path) -> None:
     adapter.save_pretrained(tmp_path / "lora")
     module = read_module(tmp_path / "lora", sharded)
     inputs = batch(sharded)
-    stacked = {slot: {name: t[None] for name, t in own.items()} for slot, own in module.matrices.items()}
-    with torch.no_grad(), attached(sharded, module.spec, stacked):
-        ours = named_outputs(sharded.model(**inputs, output_hidden_states=True))
-    with torch.no_grad():
-        theirs = named_outputs(adapter(**inputs, output_hidden_states=True))
-    assert worst_output(inputs, ours, theirs) <= TOLERANCE
+    theirs = outputs_of_peft(adapter, sharded)
+    assert worst_output(inputs, outputs_with(sharded, module, inputs), theirs) <= TOLERANCE
 
 
 # --- refused by name -------------------------------------------------------------------------------------------------
@@ -284,4 +273,4 @@ def test_dora_turned_into_a_lora_is_read(tmp_path: Path) -> None:
     theirs = outputs_of_peft(dora, host)
     peft.save_as_lora(tmp_path / "lora", dora, rank=8)
     module = read_module(tmp_path / "lora", host)
-    assert worst_output(batch(host), outputs_of_ours(module, host), theirs) <= 1e-4
+    assert worst_output(batch(host), outputs_with(host, module, batch(host)), theirs) <= 1e-4

@@ -52,6 +52,7 @@ PREFIX_MLP = {
     "out": "control_trans.2.weight", "out_bias": "control_trans.2.bias",
 }  # fmt: skip
 FLAT = "control_trans"
+POOL, ALIAS = "prefix_tuning.prefix_tunings.", "prefix_tuning.pool.prefix_tunings."
 
 
 def read_adapters(folder: Path, host: Host) -> Module:
@@ -72,11 +73,11 @@ def read_adapters(folder: Path, host: Host) -> Module:
     if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
         raise ModuleRefused(
             f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save it with "
-            "use_safetensors=True"
+            "use_safetensors=True (of a prefix the library cannot: save clones of its tensors with safetensors)"
         )
     flat = read_tensors(folder / TENSORS)
     numbers = number_type(flat)
-    named = _by_place(folder / TENSORS, flat, config, host)
+    named = _by_place(folder / TENSORS, _without_aliases(flat), config, host)
     matrices = _prefix(named, config, host) if isinstance(config.spec, PrefixSpec) else named
     return Module(config.spec, host.fingerprint, matrices, file=AdaptersRecord(name=config.name, numbers=numbers))
 
@@ -163,13 +164,13 @@ def _by_place(path: Path, flat: dict[str, Tensor], config: AdaptersConfig, host:
             shapes |= {(slot.name, matrix): shape for matrix, shape in technique.shapes(spec, slot).items()}
         shapes |= {(SHARED, matrix): shape for matrix, shape in technique.shared_shapes(spec).items()}
     prefix = getattr(host.model, "base_model_prefix", "") + "."
-    prefix = prefix if all(key.startswith(prefix) for key in flat) else ""
+    prefix = prefix if any(key.startswith(prefix) for key in flat) else ""
     missing = sorted(prefix + key for key in keys.values() if prefix + key not in flat)
     extra = sorted(flat.keys() - {prefix + key for key in keys.values()})
     if missing or extra:
         raise ModuleRefused(
             f"{path}: expected the tensors of a {spec.kind} on {host.name}, "
-            + (f"found none called {missing[0]}" if missing else f"got {printable(extra[0])}, which would be lost")
+            + (f"got {printable(extra[0])}, which would be lost" if extra else f"found none called {missing[0]}")
             + "; save the adapter again, or give the host it was trained on (--from)"
         )
     named: Parameters = {}
@@ -182,6 +183,18 @@ def _by_place(path: Path, flat: dict[str, Tensor], config: AdaptersConfig, host:
             )
         named.setdefault(slot_name, {})[matrix] = tensor.float()
     return named
+
+
+def _without_aliases(flat: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without those that a layer has only because it points to the pool of all prefixes."""
+    pools = {key[key.index(POOL) :]: tensor for key, tensor in flat.items() if POOL in key}
+    aliases = set()
+    for key, tensor in flat.items():
+        _, alias, rest = key.partition(ALIAS)
+        original = pools.get(POOL + rest) if alias else None
+        if original is not None and torch.equal(original, tensor):
+            aliases.add(key)
+    return {key: tensor for key, tensor in flat.items() if key not in aliases}
 
 
 def _prefix_keys(config: AdaptersConfig, host: Host) -> dict[tuple[str, str], str]:
