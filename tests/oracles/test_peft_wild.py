@@ -199,6 +199,16 @@ def test_a_rank_that_a_port_filled_is_written_in_full(tmp_path: Path) -> None:
     assert worst_output(batch(host), outputs_with(host, full, batch(host)), theirs) <= TOLERANCE
 
 
+def test_a_lora_made_on_a_model_with_a_head_is_written_for_one(tmp_path: Path) -> None:
+    """Though we read it on the body alone: PEFT finds matrices by their names below the whole model."""
+    made_by_peft(WILD["dropout"], tmp_path / "made")
+    body = pico_host("bert", view="body")
+    write_module(read_module(tmp_path / "made", body), body, tmp_path / "written", "peft")
+    before, after = load_file(tmp_path / "made" / TENSORS), load_file(tmp_path / "written" / TENSORS)
+    assert before.keys() == after.keys()
+    assert loaded(tmp_path / "written", "bert")
+
+
 # --- hosts -----------------------------------------------------------------------------------------------------------
 
 

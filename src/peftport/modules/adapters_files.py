@@ -152,37 +152,38 @@ def _prefix_key(name: str, place: str, host: Host) -> str:
 
 def _by_place(path: Path, flat: dict[str, Tensor], config: AdaptersConfig, host: Host) -> Parameters:
     """The file's tensors by slot (prefix: by stack) and our names, every one and no other, of the right shapes."""
-    spec = config.spec
-    check_adapters_holds(spec, host)
-    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
-    if isinstance(spec, PrefixSpec):
-        keys = _prefix_keys(config, host)
-        shapes = _prefix_shapes(config, host)
+    check_adapters_holds(config.spec, host)
+    if isinstance(config.spec, PrefixSpec):
+        keys, shapes = _prefix_keys(config, host), _prefix_shapes(config, host)
     else:
-        technique, keys = technique_named(spec.kind), _keys(spec, host, config.name)
-        for slot in technique.slots(spec, host.slots).values():
-            shapes |= {(slot.name, matrix): shape for matrix, shape in technique.shapes(spec, slot).items()}
-        shapes |= {(SHARED, matrix): shape for matrix, shape in technique.shared_shapes(spec).items()}
+        keys, shapes = _keys(config.spec, host, config.name), _shapes(config.spec, host)
     prefix = getattr(host.model, "base_model_prefix", "") + "."
     prefix = prefix if any(key.startswith(prefix) for key in flat) else ""
     missing = sorted(prefix + key for key in keys.values() if prefix + key not in flat)
     extra = sorted(flat.keys() - {prefix + key for key in keys.values()})
     if missing or extra:
         raise ModuleRefused(
-            f"{path}: expected the tensors of a {spec.kind} on {host.name}, "
+            f"{path}: expected the tensors of a {config.spec.kind} on {host.name}, "
             + (f"got {printable(extra[0])}, which would be lost" if extra else f"found none called {missing[0]}")
             + "; save the adapter again, or give the host it was trained on (--from)"
         )
     named: Parameters = {}
-    for (slot_name, matrix), key in keys.items():
-        tensor = flat[prefix + key]
-        if tuple(tensor.shape) != tuple(shapes[slot_name, matrix]):
+    for (slot, matrix), key in keys.items():
+        tensor, expected = flat[prefix + key], tuple(shapes[slot, matrix])
+        if tuple(tensor.shape) != expected:
             raise SlotMismatch(
-                f"{path}: {slot_name}: {matrix} is {tuple(tensor.shape)}, {host.name} takes "
-                f"{tuple(shapes[slot_name, matrix])} there; give the host it was trained on (--from)"
+                f"{path}: {slot}: {matrix} is {tuple(tensor.shape)}, {host.name} takes {expected} there; give the "
+                "host it was trained on (--from)"
             )
-        named.setdefault(slot_name, {})[matrix] = tensor.float()
+        named.setdefault(slot, {})[matrix] = tensor.float()
     return named
+
+
+def _shapes(spec: TechniqueSpec, host: Host) -> dict[tuple[str, str], tuple[int, ...]]:
+    technique, shapes = technique_named(spec.kind), dict[tuple[str, str], tuple[int, ...]]()
+    for slot in technique.slots(spec, host.slots).values():
+        shapes |= {(slot.name, matrix): shape for matrix, shape in technique.shapes(spec, slot).items()}
+    return shapes | {(SHARED, matrix): shape for matrix, shape in technique.shared_shapes(spec).items()}
 
 
 def _without_aliases(flat: dict[str, Tensor]) -> dict[str, Tensor]:

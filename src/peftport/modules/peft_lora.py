@@ -66,8 +66,13 @@ def read_peft(folder: Path, host: Host) -> Module:
         _check_shapes(folder, lora, slots[name].rank, host)
     spec = _spec(config, slots, host)
     slots = {name: slots.get(name, _nothing(spec)) for name, slot in _whole(host).items() if slot.site in spec.sites}
+    first = next(iter(found.values()))
     record = PeftRecord(
-        slots=slots, use_rslora=config.use_rslora, dropout=config.lora_dropout, numbers=number_type(flat)
+        slots=slots,
+        use_rslora=config.use_rslora,
+        dropout=config.lora_dropout,
+        headed=first.name != first.slot.path,
+        numbers=number_type(flat),
     )
     return Module(spec, host.fingerprint, _filled_up(folder, found, spec, record, host), file=record)
 
@@ -84,10 +89,10 @@ def number_type(flat: dict[str, Tensor]) -> NumberType:
     return names.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
-def head_prefix(host: Host) -> str:
-    """Path of the base model inside the model that people load for this kind of host."""
+def head_prefix(host: Host, headed: bool | None = None) -> str:
+    """Path of the base model inside a model with a head; none without a head (None: as the host is)."""
     name = getattr(host.model, "base_model_prefix", "")
-    return f"{name}." if host.base is not host.model else ""
+    return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
 
 
 def _whole(host: Host) -> dict[str, Slot]:

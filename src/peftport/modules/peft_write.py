@@ -48,7 +48,7 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     kept = {path: lora for path, lora in loras.items() if lora is not None}
     flat: dict[str, Tensor] = {}
     for path, lora in kept.items():
-        full = f"base_model.model.{head_prefix(host)}{path}"
+        full = f"base_model.model.{head_prefix(host, record.headed)}{path}"
         flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = lora.a, lora.b
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
     config = _config(kept, record, host)

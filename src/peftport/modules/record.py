@@ -28,12 +28,16 @@ class SlotInFile(Closed):
 
 
 class PeftRecord(Closed):
-    """A PEFT LoRA: what it had at each slot, and what PEFT uses in further training only."""
+    """A PEFT LoRA: what it had at each slot, and what PEFT uses in further training only.
+
+    ``headed``: made on a model with a head, below which the names of its matrices start (None: as our host is).
+    """
 
     kind: Literal["peft"] = "peft"
     slots: dict[str, SlotInFile]
     use_rslora: bool = False  # scale alpha / sqrt(r), Kalajdzievski 2023, arXiv 2312.03732, instead of alpha / r
     dropout: float = 0.0
+    headed: bool | None = None
     numbers: NumberType = "float32"
 
 
