@@ -50,6 +50,8 @@ HEADS = dict(encoder_attention_heads=2, decoder_attention_heads=2)
 SMALL: dict[str, dict[str, Any]] = {
     "bert": ENCODER,
     "roberta": ENCODER,
+    "xlm-roberta": ENCODER,
+    "electra": {**ENCODER, "embedding_size": 16},
     "distilbert": dict(dim=16, n_layers=2, n_heads=2, hidden_dim=32),
     "t5": {**T5, "feed_forward_proj": "gated-gelu"},
     "mt5": T5,

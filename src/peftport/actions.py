@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftport.compare import Comparison, Plan, compare
-from peftport.errors import ModuleRefused, SlotMismatch, TaskRefused
+from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.load import load_host
 from peftport.identity import rng_for
-from peftport.modules.formats import Format, format_of, read_module, write_module
+from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
+from peftport.modules.origin import check_origin, trust_origin
 from peftport.porting import porter_named
 from peftport.progress import Progress
 from peftport.store.artifacts import check_free
@@ -58,10 +59,7 @@ def train_module(
     if file_format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
     bench = open_workbench(host, task, readout, settings, test_items)
-    if file_format == "peft" and bench.readout.head_shapes():
-        raise ModuleRefused(
-            "--format peft: expected a readout without a head, got linear, whose head PEFT would lose; use native"
-        )
+    check_holds(file_format, spec, bench.host, head=bool(bench.readout.head_shapes()))
     rate = learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
     start = Start(bench.fresh(spec, seed), seed)
     [checkpoints] = bench.train(spec, [start], [steps], rate, progress, f"training {spec.kind}")
@@ -118,6 +116,7 @@ def port_module(
     to: str,
     *,
     origin: str | None = None,
+    trusted_origin: str | None = None,
     method: str = "copy",
     out: Path | None = None,
     file_format: Format | None = None,
@@ -134,7 +133,7 @@ def port_module(
         check_free(out)
     porter = porter_named(method)
     given = format_of(folder)
-    module = open_module(folder, origin)
+    module = open_module(folder, origin, trusted_origin)
     receiver = load_host(to)
     ported = porter.port(module, receiver, rng_for(seed, "porting"))
     chosen = file_format or given
@@ -150,34 +149,41 @@ def compare_module(
     plan: Plan,
     *,
     origin: str | None = None,
+    trusted_origin: str | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
     test_items: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Port a module to a host and compare it with sampled and scratch on a task."""
-    module = open_module(folder, origin)
+    module = open_module(folder, origin, trusted_origin)
     _check_same_labels(module, task)
     readout = readout or (module.task.readout if module.task else None)
     return compare(module, open_workbench(to, task, readout, settings, test_items), plan, progress)
 
 
-def open_module(folder: Path, origin: str | None) -> Module:
-    """Read a module folder, checking that it is from ``origin`` where that is given.
+def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:
+    """Read a module folder, checking that it is from ``origin``, or taking it for one of ``trusted_origin``.
 
     Raises:
+        BadRequest: both are given.
         ModuleRefused: the module records another host than ``origin``.
+        SlotMismatch: the module cannot be one of ``trusted_origin``.
 
     """
-    if format_of(folder) == "native" and origin is None:
-        return read_module(folder)
-    host: Host | None = load_host(origin) if origin else None
-    module = read_module(folder, host)
-    if host is not None and not module.host.same_host(host.fingerprint):
-        raise ModuleRefused(
-            f"{folder}: expected a module of {host.name} (--from), got one that records host {module.host.name} with "
-            "another fingerprint; leave --from out, or name the right host"
+    if origin is not None and trusted_origin is not None:
+        raise BadRequest(
+            f"--from {origin} --trust-origin {trusted_origin}: expected one origin, got two; --from checks the "
+            "recorded fingerprint, --trust-origin overrides it"
         )
+    named = trusted_origin or origin
+    if named is None:
+        return read_module(folder)
+    host = load_host(named)
+    module = read_module(folder, host)
+    if trusted_origin is not None:
+        return trust_origin(module, host)
+    check_origin(module, host, str(folder))
     return module
 
 

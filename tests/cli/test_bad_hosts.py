@@ -64,6 +64,31 @@ def test_config_that_does_not_describe_the_weights(
     refused_host("host", "expected", "fetch")
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_weights_of_more_layers_than_the_config_has(
+    layers: int, refused_host: Refused, host: Path, edit: Function
+) -> None:
+    """Loaded as they are said to be they would be another host, quietly."""
+    edit(host / "config.json", num_hidden_layers=layers)
+    refused_host("host: expected")
+
+
+def test_weights_inside_a_layer_that_have_no_place(refused_host: Refused, host: Path) -> None:
+    tensors = load_file(host / "model.safetensors")
+    name = "encoder.layer.1.attention.self.gate.weight"
+    save_file({**tensors, name: torch.zeros(2)}, host / "model.safetensors", metadata={"format": "pt"})
+    refused_host("host: expected the layers that config.json describes, 1 more tensor", name, "fetch the host again")
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.1.attn.masked_bias", "encoder.layer.0.rotary_emb.inv_freq", "cls.bias"]
+)
+def test_weights_left_over_by_older_versions_are_no_matter(name: str, host: Path, peftport: Function) -> None:
+    tensors = load_file(host / "model.safetensors")
+    save_file({**tensors, name: torch.zeros(2)}, host / "model.safetensors", metadata={"format": "pt"})
+    assert peftport("hosts", "show", host, "--json").code == 0
+
+
 def test_unknown_model_type(refused_host: Refused, host: Path, edit: Function) -> None:
     edit(host / "config.json", model_type="mamba")
     refused_host("host: model type 'mamba' belongs to no known host family", "bert", "one TOML file")

@@ -70,7 +70,7 @@ def test_unknown_task(
         ),
         ("lora", ("--readout", "lineal"), ("unknown readout 'lineal'", "did you mean 'linear'")),
         ("lora", ("--readout", "label_tokens"), ("bert", "expected a language-model head", "--readout prototype")),
-        ("lora", ("--format", "onnx"), ("--format: expected native or peft", "got 'onnx'")),
+        ("lora", ("--format", "onnx"), ("--format: expected native, peft or adapters", "got 'onnx'")),
         ("prefix", ("--format", "peft"), ("--format peft", "expected technique lora, got prefix", "native")),
         ("lora", ("--format", "peft", "--readout", "linear"), ("--format peft", "linear", "native")),
         ("lora", ("--steps", "0"), ("--steps", "greater than or equal to 1", "got '0'", "Try: peftport train --help")),

@@ -139,7 +139,7 @@ def test_altered_numbers(refused_module: Refused, broken: Function) -> None:
 def test_no_card(refused_module: Refused, broken: Function) -> None:
     module = broken("lora")
     (module / "module.json").unlink()
-    refused_module(module, f"{module}: expected module.json (native) or adapter_config.json (PEFT), found neither")
+    refused_module(module, f"{module}: expected module.json (native) or adapter_config.json (PEFT, adapters)")
 
 
 def test_no_tensors(refused_module: Refused, broken: Function) -> None:

@@ -227,7 +227,8 @@ def test_what_train_writes_peft_loads(
     out = tmp_path / "lora"
     options = ["-t", "lora", "--set", "rank=2", "--steps", 3, "--learning-rate", "0.05", "--format", "peft", "--json"]
     document(peftport("train", hosts[origin], reviews, *options, "--out", out))
-    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    names = ["adapter_config.json", "adapter_model.safetensors", "peftport.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert outputs(peft_model(hosts[origin], out)) == pytest.approx(ours(hosts[origin], out), abs=1e-5)
 
 

@@ -83,6 +83,14 @@ def run(host: Host, spec: TechniqueSpec | None, matrices: Parameters, inputs: Ma
     return Run({name: tensor.detach() for name, tensor in outputs.items()}, gradients)
 
 
+def outputs_with(host: Host, module: Module | None, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Outputs of the host with a module, or of the bare host."""
+    matrices = module.matrices if module is not None else {}
+    stacked = {slot: {name: t[None] for name, t in own.items()} for slot, own in matrices.items()}
+    with torch.no_grad(), attached(host, module.spec if module is not None else None, stacked):
+        return named_outputs(host.model(**inputs, output_hidden_states=True))
+
+
 def named_outputs(output: Any) -> dict[str, Tensor]:
     """``logits`` (the last hidden state of a model without a head) and ``hidden_states.2`` and so on."""
     logits = output.logits if "logits" in output else output.last_hidden_state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from oracles.agreement import TOLERANCE, Run, batch, loss_weight, random_matrices, run, worst_gradient, worst_output
+from oracles.library import ask_library, need_oracle, save_host
 from peftport.hosts.load import Host
 from peftport.techniques import make_spec
 from peftport.techniques.adapter import AdapterSpec
@@ -26,8 +26,6 @@ from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import PrefixSpec
 from pico import pico_host
 
-ROOT = Path(__file__).parents[2]
-ORACLE = Path(os.environ.get("PEFTPORT_ORACLE_PYTHON", ROOT / ".oracle-venv" / "bin" / "python"))
 Record = Callable[[str, object], None]
 
 
@@ -129,12 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def asked(folder: Path) -> Path:
     """The folder with the oracle's answers to every case. Fails, not skips, where there is no oracle."""
-    if not ORACLE.is_file():
-        pytest.fail(
-            f"{ORACLE}: expected the interpreter of the adapters library, found none; "
-            "run `make oracle`, or name one in PEFTPORT_ORACLE_PYTHON",
-            pytrace=False,
-        )
+    need_oracle()
     done = ask(folder)
     if done.returncode:
         pytest.fail(f"the oracle failed:\n{done.stderr}", pytrace=False)
@@ -150,18 +143,7 @@ def ask(folder: Path) -> subprocess.CompletedProcess[str]:
     requests = [write_case(folder, name, case) for name, case in cases.items()]
     requests += [{"name": config, "config": config} for config in DEFAULTS]
     (folder / "requests.json").write_text(json.dumps(requests))
-    command = [str(ORACLE), str(ROOT / "tools" / "oracle_adapters.py"), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
-def save_host(host: Host, out: Path) -> None:
-    model: Any = host.model
-    model.save_pretrained(out)
-    path = out / "config.json"
-    config = json.loads(path.read_text())
-    if "scale_decoder_outputs" in config:  # transformers 5's word for what 4.57 tells by the tied head
-        config["tie_word_embeddings"] = config["scale_decoder_outputs"]
-        path.write_text(json.dumps(config))
+    return ask_library("oracle_adapters.py", folder)
 
 
 def write_case(folder: Path, name: str, case: Case) -> dict[str, Any]:

@@ -217,8 +217,6 @@ def test_the_origin_must_be_given_and_must_fit(tmp_path: Path) -> None:
 
 UNREAD: dict[str, dict[str, Any]] = {
     "use_dora": {"use_dora": True},
-    "rank_pattern": {"rank_pattern": {"query": 2}},
-    "alpha_pattern": {"alpha_pattern": {"query": 2}},
     "bias": {"bias": "all"},
     "lora_bias": {"lora_bias": True},
     "modules_to_save": {"modules_to_save": ["pooler"]},

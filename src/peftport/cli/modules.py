@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from peftport.evaluation import Scores
     from peftport.modules.formats import Format
 
-ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, or a PEFT LoRA.")]
+ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, PEFT or adapters.")]
 To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + o.HOST_HELP)]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="HOST", help="The origin: needed for a PEFT checkpoint, checked for a native one."),
+    typer.Option(
+        "--from", metavar="HOST", help="The origin: needed for a PEFT or adapters folder, checked where recorded."
+    ),
 ]
-FormatName = Annotated[str | None, typer.Option("--format", help="native or peft (LoRA only).")]
+TrustOrigin = Annotated[
+    str | None,
+    typer.Option("--trust-origin", metavar="HOST", help="The origin, whatever fingerprint the module records."),
+]
+FormatName = Annotated[
+    str | None, typer.Option("--format", help="native, peft (LoRA only) or adapters (every technique but LoRA).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -168,6 +176,7 @@ def port(
     to: To,
     out: Annotated[Path, typer.Option("--out", help="The ported module's folder.")],
     origin: From = None,
+    trusted_origin: TrustOrigin = None,
     method: Annotated[str, typer.Option("--method", help="How (peftport methods).")] = "copy",
     format_: FormatName = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")] = 0,
@@ -180,7 +189,10 @@ def port(
     from peftport.actions import port_module
 
     quiet_libraries()
-    done = port_module(module, to, origin=origin, method=method, out=out, file_format=_format(format_), seed=seed)
+    done = port_module(
+        module, to, origin=origin, trusted_origin=trusted_origin, method=method, out=out,
+        file_format=_format(format_), seed=seed,
+    )  # fmt: skip
     record = done.module.ports[-1]
     if json_:
         print_json(
@@ -200,6 +212,7 @@ def compare(
     to: To,
     task: Annotated[str, typer.Option("--task", metavar="TASK", help=o.TASK_HELP)],
     origin: From = None,
+    trusted_origin: TrustOrigin = None,
     budgets: Annotated[str, typer.Option("--budgets", help="Steps of further training before each test.")] = "0,10,40",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")] = 3,
     arms: Annotated[str, typer.Option("--arms", help="Which arms.")] = "ported,sampled,scratch",
@@ -241,6 +254,7 @@ def compare(
             data,
             plan,
             origin=origin,
+            trusted_origin=trusted_origin,
             readout=readout,
             settings=chosen,
             test_items=test_items,
@@ -314,6 +328,6 @@ def _scores(scores: Scores) -> dict[str, Any]:
 
 
 def _format(name: str | None) -> Format | None:
-    if name not in (None, "native", "peft"):
-        raise BadRequest(f"--format: expected native or peft, got {name!r}")
+    if name not in (None, "native", "peft", "adapters"):
+        raise BadRequest(f"--format: expected native, peft or adapters, got {name!r}")
     return name  # type: ignore[return-value]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ AUTO: dict[tuple[HostKind, View], str] = {
     ("decoder", "body"): "AutoModelForCausalLM",
     ("decoder", "language_model"): "AutoModelForCausalLM",
 }
+# Buffers that older versions of transformers saved in every layer, and a table that T5 never uses.
+LEFT_OVER = re.compile(r"\.(attn\.(masked_)?bias|rotary_emb\.inv_freq|position_ids|relative_attention_bias\.weight)$")
 # Weights that a body may lack without changing any hidden state.
 HARMLESS = ("pooler.", "position_ids", "rotary_emb.inv_freq")
 
@@ -176,7 +179,19 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
             f"{source.name}: expected {need}, {len(missing)} tensors are missing (first: {missing[0]}); "
             + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
         )
+    _check_all_layers_used(source, layout, info["unexpected_keys"])
     return model  # type: ignore[no-any-return]
+
+
+def _check_all_layers_used(source: Source, layout: Layout, unexpected: Iterable[str]) -> None:
+    """Refuse weights of layers, or inside layers, that config.json does not speak of: the host would lack them."""
+    layers = re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
+    unused = sorted(key for key in unexpected if layers.search(key) and not LEFT_OVER.search(key))
+    if unused:
+        raise HostRefused(
+            f"{source.name}: expected the layers that config.json describes, {len(unused)} more tensors of layers have "
+            f"no place in them (first: {unused[0]}); fetch the host again"
+        )
 
 
 @contextmanager

@@ -1,18 +1,55 @@
-"""Which file format a folder is, and reading or writing a module in any of them."""
+"""Which file format a folder is, and reading or writing a module in any of them.
+
+A format of another library is a line of `FOREIGN`. Beside its files we keep `peftport.json` (sidecar.py).
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from peftport.errors import ModuleRefused
 from peftport.hosts.load import Host
-from peftport.modules import native, peft_lora
-from peftport.modules.module import Module
+from peftport.modules import adapters_files, native, peft_lora, peft_write
+from peftport.modules.module import HEAD, Module
+from peftport.modules.sidecar import with_history, write_sidecar
+from peftport.modules.tensors import read_text
 from peftport.store.artifacts import new_folder
+from peftport.techniques.base import TechniqueSpec
+from peftport.techniques.lora import LoraSpec
 
-Format = Literal["native", "peft"]
+Format = Literal["native", "peft", "adapters"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Another library's format: what to call its files, where their tensors are, and how they are read and written."""
+
+    title: str
+    tensors: str
+    check_holds: Callable[[TechniqueSpec, Host], None]
+    read: Callable[[Path, Host], Module]
+    write: Callable[[Module, Host, Path], None]
+
+
+def _check_peft_holds(spec: TechniqueSpec, host: Host) -> None:
+    if not isinstance(spec, LoraSpec):
+        raise ModuleRefused(
+            f"--format peft: PEFT has no {spec.kind} of this kind; expected lora; use the native format"
+        )
+
+
+FOREIGN: dict[str, Foreign] = {
+    "peft": Foreign("PEFT", peft_lora.TENSORS, _check_peft_holds, peft_lora.read_peft, peft_write.write_peft),
+    "adapters": Foreign(
+        "adapters", adapters_files.TENSORS, adapters_files.check_adapters_holds, adapters_files.read_adapters,
+        adapters_files.write_adapters,
+    ),
+}  # fmt: skip
 
 
 def format_of(folder: Path) -> Format:
@@ -29,7 +66,7 @@ def format_of(folder: Path) -> Format:
     if (folder / native.CARD).is_file():
         return "native"
     if (folder / peft_lora.CONFIG).is_file():
-        return "peft"
+        return "adapters" if _is_of_adapters(folder / peft_lora.CONFIG) else "peft"
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickled:
         raise ModuleRefused(
@@ -37,22 +74,45 @@ def format_of(folder: Path) -> Format:
             "save as safetensors"
         )
     raise ModuleRefused(
-        f"{folder}: expected {native.CARD} (native) or {peft_lora.CONFIG} (PEFT), found neither; give a module folder"
+        f"{folder}: expected {native.CARD} (native) or {peft_lora.CONFIG} (PEFT, adapters), found neither; give a "
+        "module folder"
     )
 
 
 def read_module(folder: Path, origin: Host | None = None) -> Module:
-    """Read a module in any format. A PEFT checkpoint does not say its host's slots: it needs ``origin``.
+    """Read a module in any format. Another library's checkpoint does not say its host's slots: it needs ``origin``.
 
     Raises:
-        ModuleRefused: broken, unsafe, or a PEFT checkpoint without its host.
+        ModuleRefused: broken, unsafe, or another library's checkpoint without its host.
 
     """
-    if format_of(folder) == "native":
+    found = format_of(folder)
+    if found == "native":
         return native.read_native(folder)
+    foreign = FOREIGN[found]
     if origin is None:
-        raise ModuleRefused(f"{folder}: a PEFT checkpoint needs the host it was trained on; give --from HOST")
-    return peft_lora.read_peft(folder, origin)
+        raise ModuleRefused(
+            f"{folder}: {'an' if foreign.title == 'adapters' else 'a'} {foreign.title} checkpoint needs the host it "
+            "was trained on; give --from HOST"
+        )
+    return with_history(foreign.read(folder, origin), folder / foreign.tensors)
+
+
+def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: bool) -> None:
+    """Refuse a format that cannot hold a module, before any work is done for it.
+
+    Raises:
+        ModuleRefused: another technique or kind of host than the format has, or a linear readout's head.
+
+    """
+    if file_format == "native":
+        return
+    FOREIGN[file_format].check_holds(spec, host)
+    if head:
+        raise ModuleRefused(
+            f"--format {file_format}: expected a module without a linear readout, whose head "
+            f"{FOREIGN[file_format].title} would lose; use native"
+        )
 
 
 def write_module(module: Module, host: Host, out: Path, file_format: Format = "native") -> None:
@@ -67,4 +127,16 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
         if file_format == "native":
             native.write_native(module, folder)
         else:
-            peft_lora.write_peft(module, host, folder)
+            check_holds(file_format, module.spec, host, HEAD in module.matrices)
+            foreign = FOREIGN[file_format]
+            foreign.write(module, host, folder)
+            write_sidecar(module, folder / foreign.tensors)
+
+
+def _is_of_adapters(path: Path) -> bool:
+    """PEFT's configuration says its type, that of `adapters` has its settings in one more object."""
+    try:
+        read = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return False  # reading it as PEFT's says what is wrong with it
+    return isinstance(read, dict) and "peft_type" not in read and "config" in read

@@ -7,22 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from peftport.errors import SlotMismatch, TrainingFailed
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.load import Host
+from peftport.modules.record import Closed as Closed
+from peftport.modules.record import FileRecord
 from peftport.techniques import AnySpec, technique_named
 from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
 
 HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
-
-
-class Closed(BaseModel):
-    """A frozen record whose unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TaskRecord(Closed):
@@ -62,6 +57,7 @@ class Module:
     """Matrices of one technique on one host: ``matrices[slot][name]``, without K.
 
     Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a linear readout's head).
+    ``file``: what another library's file had that the matrices do not show, for writing it back.
     """
 
     spec: TechniqueSpec
@@ -70,6 +66,7 @@ class Module:
     task: TaskRecord | None = None
     training: TrainingRecord | None = None
     ports: tuple[PortRecord, ...] = ()
+    file: FileRecord | None = None
 
     @property
     def parameters(self) -> int:
@@ -181,5 +178,6 @@ class ModuleCard(Closed):
     task: TaskRecord | None = None
     training: TrainingRecord | None = None
     ports: tuple[PortRecord, ...] = ()
+    file: FileRecord | None = None
     tensors: dict[str, tuple[int, ...]]
     sha256: str

@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
-from torch import Tensor, isfinite
 
 from peftport.errors import ModuleRefused
 from peftport.modules.module import Module, ModuleCard
+from peftport.modules.tensors import one_line, parse_tensors, printable, read_bytes, read_text
 from peftport.techniques.base import Parameters
 
 CARD, TENSORS = "module.json", "module.safetensors"
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def write_native(module: Module, folder: Path) -> None:
@@ -31,11 +27,13 @@ def write_native(module: Module, folder: Path) -> None:
         task=module.task,
         training=module.training,
         ports=module.ports,
+        file=module.file,
         tensors={name: tuple(tensor.shape) for name, tensor in flat.items()},
         sha256=hashlib.sha256(raw).hexdigest(),
     )
     (folder / TENSORS).write_bytes(raw)
-    (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    absent = {"file"} if module.file is None else None  # cards of modules trained here stay as they were
+    (folder / CARD).write_text(card.model_dump_json(indent=2, exclude=absent) + "\n", encoding="utf-8")
 
 
 def read_native(folder: Path) -> Module:
@@ -46,21 +44,25 @@ def read_native(folder: Path) -> Module:
 
     """
     card = _read_card(folder / CARD)
-    flat = read_tensors(folder / TENSORS)
+    raw = read_bytes(folder / TENSORS)
+    flat = parse_tensors(raw, folder / TENSORS)
     missing, extra = sorted(card.tensors.keys() - flat.keys()), sorted(flat.keys() - card.tensors.keys())
     if missing:
         raise ModuleRefused(
-            f"{folder / TENSORS}: expected the tensor {missing[0]} that {CARD} lists, found none; save it again"
+            f"{folder / TENSORS}: expected the tensor {printable(missing[0])} that {CARD} lists, found none; "
+            "save it again"
         )
     if extra:
-        raise ModuleRefused(f"{folder / TENSORS}: tensor {extra[0]} is not listed in {CARD}; save the module again")
+        raise ModuleRefused(
+            f"{folder / TENSORS}: tensor {printable(extra[0])} is not listed in {CARD}; save the module again"
+        )
     for name, shape in card.tensors.items():
         if tuple(flat[name].shape) != shape:
             raise ModuleRefused(
-                f"{folder / TENSORS}: {name}: expected shape {shape} as in {CARD}, "
+                f"{folder / TENSORS}: {printable(name)}: expected shape {shape} as in {CARD}, "
                 f"got {tuple(flat[name].shape)}; save it again"
             )
-    if hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest() != card.sha256:
+    if hashlib.sha256(raw).hexdigest() != card.sha256:
         raise ModuleRefused(
             f"{folder / TENSORS}: expected the bytes whose sha256 {CARD} records, got others; save it again"
         )
@@ -68,43 +70,26 @@ def read_native(folder: Path) -> Module:
     for name, tensor in flat.items():
         slot, slash, matrix = name.rpartition("/")
         if not slash:
-            raise ModuleRefused(f"{folder / TENSORS}: expected tensors named slot/matrix, got {name}; save it again")
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected tensors named slot/matrix, got {printable(name)}; save it again"
+            )
         matrices.setdefault(slot, {})[matrix] = tensor
-    return Module(card.technique, card.host, matrices, card.task, card.training, card.ports)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, by name in alphabetical order.
-
-    Raises:
-        ModuleRefused: missing, truncated, corrupt, or with a NaN or infinite number in it.
-
-    """
-    if not path.is_file():
-        raise ModuleRefused(f"{path.parent}: expected {path.name}, found none; give a module folder")
-    try:
-        flat = safetensors_load(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ModuleRefused(
-            f"{path}: expected a whole safetensors file, got one truncated or corrupt ({error}); save it again"
-        ) from error
-    for name, tensor in flat.items():
-        if tensor.dtype not in NUMBERS:
-            got = str(tensor.dtype).removeprefix("torch.")
-            raise ModuleRefused(f"{path}: {name}: expected floating-point numbers, got {got}; save it again")
-        if not bool(isfinite(tensor).all()):
-            raise ModuleRefused(f"{path}: {name}: expected finite numbers, got NaN or infinity; train it again")
-    return dict(sorted(flat.items()))  # safetensors gives them in another order every time
+    return Module(card.technique, card.host, matrices, card.task, card.training, card.ports, card.file)
 
 
 def _read_card(path: Path) -> ModuleCard:
     try:
-        return ModuleCard.model_validate_json(path.read_text(encoding="utf-8"))
+        return ModuleCard.model_validate_json(read_text(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModuleRefused(f"{path}: {what_is_wrong(error)}; expected what this version of peftport writes") from error
+    except (OSError, ValueError) as error:
         raise ModuleRefused(
-            f"{path}: {where}: {first['msg']}; expected what this version of peftport writes"
+            f"{path}: expected a readable module card, got: {one_line(error)}; save the module again"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModuleRefused(f"{path}: expected a readable module card, got: {error}; save the module again") from error
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """The first thing that a record of ours must not say, and where it says it."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{printable(where)}: {printable(first['msg'])}"

@@ -29,7 +29,7 @@ SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's
 class TechniqueSpec(BaseModel):
     """Settings of a technique: frozen and closed. ``kind`` tells the techniques apart in files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: str
 
 

@@ -7,8 +7,6 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from peftport.errors import BadRequest, ModuleRefused, OutputRefused, PeftportError, SlotMismatch
-from peftport.hosts.load import Host
+from modules.made import HOST, a_module, card_of, files_of, host_of, refused
+from peftport.errors import ModuleRefused
 from peftport.modules.formats import format_of, read_module, write_module
-from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord, check_fits
+from peftport.modules.module import check_fits
 from peftport.modules.native import CARD, TENSORS
-from peftport.porting import porter_named
-from peftport.store.artifacts import check_free, new_folder, write_text
 from peftport.techniques import TECHNIQUES
-from peftport.techniques.base import SHARED
-from pico import SPECS, pico_host, random_matrices
-
-HOST = pico_host("bert", view="body")
-host_of = cache(pico_host)  # shared: nothing may change it
-HEADED = {"weight": torch.tensor([[0.5] * 16, [-1.0] * 16]), "bias": torch.tensor([0.25, -0.5])}
-TASK = TaskRecord(name="toy", labels=("négatif", "positif"), digest="d" * 64, readout="linear")
-TRAINING = TrainingRecord(
-    seed=3, steps=40, batch_size=16, learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1.0, max_tokens=64,
-    final_loss=0.1 + 0.2,
-)  # fmt: skip
-
-
-def a_module(technique: str = "lora", host: Host = HOST, head: bool = False) -> Module:
-    """A module with a history: trained, and ported once."""
-    matrices = random_matrices(host, SPECS[technique]) | ({HEAD: HEADED} if head else {})
-    module = Module(SPECS[technique], host.fingerprint, matrices, TASK, TRAINING)
-    return porter_named("copy").port(module, host, None)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_module(a_module(), HOST, tmp_path / "module")
-    return tmp_path / "module"
-
-
-def refused(folder: Path, error: type[BadRequest] = ModuleRefused, origin: Host | None = None) -> str:
-    """Why a folder is refused: one line, exit code 2."""
-    with pytest.raises(error) as refusal:
-        read_module(folder, origin)
-    message = str(refusal.value)
-    assert refusal.value.exit_code == 2
-    assert len(message.splitlines()) == 1 and message.startswith(str(folder)), message
-    return message
-
-
-def card_of(folder: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    return card
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
 
 # --- the same again --------------------------------------------------------------------------------------------------
 
@@ -262,7 +214,9 @@ def test_places_that_are_no_module_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "found a file" in refused(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    assert f"expected {CARD} (native) or adapter_config.json (PEFT), found neither" in refused(tmp_path / "empty")
+    assert f"expected {CARD} (native) or adapter_config.json (PEFT, adapters), found neither" in refused(
+        tmp_path / "empty"
+    )
 
 
 class Bomb:
@@ -312,118 +266,3 @@ def test_a_peft_checkpoint_with_impossible_settings_is_refused(change: dict[str,
     config = tmp_path / "peft" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | change), encoding="utf-8")
     refused(tmp_path / "peft", origin=HOST)
-
-
-# --- whole and consistent, but not a module of its technique ---------------------------------------------------------
-
-
-def without(technique: str, slot: str, name: str) -> Module:
-    module = a_module(technique)
-    own = {n: t for n, t in module.matrices[slot].items() if n != name}
-    return module.with_matrices(
-        {**module.matrices, slot: own} if own else {s: m for s, m in module.matrices.items() if s != slot}
-    )
-
-
-def plus(technique: str, slot: str, name: str) -> Module:
-    module = a_module(technique)
-    return module.with_matrices({**module.matrices, slot: {**module.matrices.get(slot, {}), name: torch.ones(4, 4)}})
-
-
-FORGERIES: dict[str, tuple[Module, str]] = {
-    "a matrix less": (without("lora", "layers.1.attn_q", "B"), "layers.1.attn_q"),
-    "a bias less": (without("adapter", "layers.1.ffn_out", "up_bias"), "layers.1.ffn_out"),
-    "no rule": (without("compacter", SHARED, "rule"), SHARED),
-    "a rule of another size": (plus("compacter", SHARED, "rule").with_matrices(
-        {**a_module("compacter").matrices, SHARED: {"rule": torch.ones(2, 2, 2)}}), SHARED),
-    "a matrix more": (plus("lora", "layers.1.attn_q", "C"), "layers.1.attn_q"),
-    "a rule where none belongs": (plus("lora", SHARED, "rule"), SHARED),
-    "a slot more": (plus("lora", "layers.7.attn_q", "A"), "layers.7.attn_q"),
-    "a spec of another rank": (
-        replace(a_module("lora"), spec=SPECS["lora"].model_copy(update={"rank": 3})), "layers.0.attn_q"),
-    "matrices of another technique": (replace(a_module("adapter"), spec=SPECS["compacter"]), "layers.0.attn_o"),
-    "matrices of a third": (replace(a_module("lora"), spec=SPECS["prefix"]), "layers.0.attn"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("forgery", FORGERIES)
-def test_matrices_that_are_not_the_technique_s_are_refused(forgery: str, tmp_path: Path) -> None:
-    """When read or, at the latest, when put on a host: in one line that names the slot."""
-    module, slot = FORGERIES[forgery]
-    write_module(module, HOST, tmp_path / "forged")
-    with pytest.raises((ModuleRefused, SlotMismatch), match=slot.replace(".", r"\.")) as refusal:
-        check_fits(read_module(tmp_path / "forged"), HOST)
-    assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
-
-
-# --- folders that are whole or not there -----------------------------------------------------------------------------
-
-
-def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-
-
-def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputRefused, match="not empty; choose another --out") as refusal:
-        write_module(a_module(), HOST, tmp_path / "out")
-    assert refusal.value.exit_code == 2
-    assert tree(tmp_path) == ["out", "out/mine.txt"]
-
-
-@pytest.mark.parametrize("place", ["out", "out/deeper", "out/deeper/still"])
-def test_a_file_in_the_way_is_not_written_to(tmp_path: Path, place: str) -> None:
-    (tmp_path / "out").write_text("mine", encoding="utf-8")
-    for attempt in (lambda: check_free(tmp_path / place), lambda: write_module(a_module(), HOST, tmp_path / place)):
-        with pytest.raises(OutputRefused, match="choose another --out"):
-            attempt()
-    assert tree(tmp_path) == ["out"] and (tmp_path / "out").read_text(encoding="utf-8") == "mine"
-
-
-@pytest.mark.parametrize("crash", [RuntimeError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_crash_leaves_nothing(tmp_path: Path, crash: type[BaseException], exists: bool) -> None:
-    if exists:
-        (tmp_path / "out").mkdir()
-    with pytest.raises(crash), new_folder(tmp_path / "out") as folder:
-        (folder / "half.txt").write_text("half", encoding="utf-8")
-        assert not exists or not any((tmp_path / "out").iterdir())
-        raise crash
-    assert tree(tmp_path) == (["out"] if exists else [])
-
-
-def test_a_format_that_cannot_hold_a_module_leaves_nothing(tmp_path: Path) -> None:
-    for module in (a_module("prefix"), a_module("lora", head=True)):
-        with pytest.raises(ModuleRefused, match="--format peft"):
-            write_module(module, HOST, tmp_path / "out", "peft")
-        assert tree(tmp_path) == []
-
-
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    """Also below parents that are not there yet, and in the place of an empty folder; nothing else is left."""
-    out = tmp_path / "a" / "b"
-    with new_folder(out) as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep" / "file").write_text("x", encoding="utf-8")
-        assert not out.exists() and folder.parent == out.parent
-    assert tree(tmp_path) == ["a", "a/b", "a/b/deep", "a/b/deep/file"]
-    (tmp_path / "empty").mkdir()
-    with new_folder(tmp_path / "empty") as folder:
-        (folder / "file").touch()
-    assert tree(tmp_path / "empty") == ["file"]
-    assert (tmp_path / "empty").stat().st_mode & 0o777 == (tmp_path / "a").stat().st_mode & 0o777
-
-
-def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_text(tmp_path / "new" / "page.md", "one\n")
-    write_text(tmp_path / "new" / "page.md", "two\n")
-    assert (tmp_path / "new" / "page.md").read_text(encoding="utf-8") == "two\n"
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "new" / "page.md", "half \ud800")
-    assert tree(tmp_path) == ["new", "new/page.md"]
-    assert (tmp_path / "new" / "page.md").read_text(encoding="utf-8") == "two\n"
-
-
-def test_every_refusal_is_a_peftport_error() -> None:
-    assert issubclass(ModuleRefused, PeftportError) and issubclass(OutputRefused, BadRequest)
