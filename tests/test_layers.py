@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1] / "src" / "peftport"
 # From low to high. A new module is placed here; it may import what is below it, and itself.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "identity", "progress", "stats"),
+    ("measures",),
+    ("verdict",),
     ("store",),
     ("hosts",),
     ("techniques",),
@@ -25,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "evaluation"),
     ("workbench",),
     ("compare", "updating"),
-    ("actions", "demo"),
+    ("actions", "demo", "evidence"),
     ("study",),
     ("report",),
     ("cli",),

@@ -21,6 +21,7 @@ from peftport.hosts.load import load_host
 from peftport.modules.formats import read_module
 from peftport.modules.module import stack
 from peftport.techniques.attach import attached
+from peftport.verdict.choice import WORDS
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -71,6 +72,7 @@ def test_train_port_evaluate_compare(
     assert set(rows) == {(a, b, s) for a in ("ported", "sampled", "scratch") for b in (0, 2) for s in (0, 1)}
     assert rows["ported", 0, 0]["accuracy"] == away["accuracy"]
     assert found["summary"].endswith(".")
+    assert found["verdict"]["verdict"] in WORDS and found["verdict"]["sentence"].endswith(".")
 
 
 def test_train_as_text(peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path) -> None:
@@ -138,6 +140,7 @@ def test_compare_as_text(peftport: Run, hosts: Folders, modules: Folders, review
     for part in ("bare host", "ported", "scratch", "0 steps", "1 steps", "bert -> bert-updated"):
         assert part in said
     assert "sampled" not in said
+    assert "one seed, so of these very trainings only" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize("sampler", ["gaussian", "permutation", "spectrum", "norm_matched"])

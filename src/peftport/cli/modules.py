@@ -240,6 +240,7 @@ def compare(
     """
     from peftport.actions import compare_module
     from peftport.compare import Plan, arm_names
+    from peftport.evidence import verdict_of
     from peftport.report.tables import comparison_sentence, comparison_table
 
     steps, asked = o.numbers(budgets, "--budgets"), arm_names(o.names(arms) or ())
@@ -260,11 +261,14 @@ def compare(
             test_items=test_items,
             progress=progress,
         )
+    verdict = verdict_of(found)
     if json_:
-        print_json({**found.as_json(), "summary": comparison_sentence([found])})
+        print_json({**found.as_json(), "summary": comparison_sentence([found]), "verdict": verdict})
         return
     print_table(comparison_table([found]))
     say(comparison_sentence([found]))
+    if verdict is not None:
+        say(verdict["sentence"])
 
 
 def techniques(json_: AsJson = False) -> None:

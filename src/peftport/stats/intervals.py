@@ -1,4 +1,4 @@
-"""Statistics as pure functions of arrays; the generator is passed in. Letters: S seeds, N items."""
+"""An estimate with its interval, and the paired bootstrap over items (one comparison, seeds averaged)."""
 
 from __future__ import annotations
 

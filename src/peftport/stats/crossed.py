@@ -1,0 +1,160 @@
+"""Means over seeds AND test items, and what both contribute to their variance.
+
+Every seed is tested on the same items, so results are crossed: x_si = mu + a_s + b_i + e_si. With the mean squares of
+the two-way analysis of variance,
+
+    Var(mean) = (MS_seed + MS_item - MS_rest) / (S N),     df by Satterthwaite 1946, Biometrics Bulletin 2
+
+which is unbiased and needs no resampling; MS_rest counts for at most half the sum of the other two, which contain it.
+Any weights over K arms that share seeds and items will do: pairing is the off-diagonal of the mean squares. Searle,
+Casella & McCulloch 1992, Variance Components, ch. 4; the same sum as two-way clustered errors (Cameron, Gelbach &
+Miller 2011, JBES 29) and what the pigeonhole bootstrap estimates (Owen 2007, AoAS 1). Ratios take Fieller's interval
+(Fieller 1954, JRSS B 16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+SMALLEST = 1e-12  # a variance below it is no spread at all, only rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """G estimates with the variance and the degrees of freedom of each, all (G,)."""
+
+    estimate: Floats
+    variance: Floats
+    df: Floats
+
+    def margin(self, level: float | Floats) -> Floats:
+        """Half the width of the t interval at a level, one for all or one each (G,)."""
+        found: Floats = stats.t.ppf((1 + np.asarray(level)) / 2, self.df) * np.sqrt(self.variance)
+        return found
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided p of "the estimate is zero"; 1 where nothing varies and nothing differs."""
+        flat = self.variance <= SMALLEST
+        t = np.abs(self.estimate) / np.sqrt(np.where(flat, 1.0, self.variance))
+        found: Floats = np.where(flat, (np.abs(self.estimate) <= SMALLEST) * 1.0, 2 * stats.t.sf(t, self.df))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Ratios:
+    """G ratios with Fieller's interval; not ``bounded`` where the denominator is not settled to differ from zero."""
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+    bounded: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """K arms in each of G groups of S seeds and N items.
+
+    Attributes:
+        mean: (G, K).
+        by_seed, by_item, rest: mean squares and products over S N, (G, K, K).
+        seeds, items: how many, (G,).
+
+    """
+
+    mean: Floats
+    by_seed: Floats
+    by_item: Floats
+    rest: Floats
+    seeds: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+
+    def contrast(self, weights: npt.ArrayLike) -> Estimates:
+        """The weighted sum of the arms in every group; weights (K,) or (G, K)."""
+        w = np.broadcast_to(np.asarray(weights, dtype=np.float64), self.mean.shape)
+        seed, item, rest = (_form(w, part, w) for part in (self.by_seed, self.by_item, self.rest))
+        variance = np.maximum(seed + item - rest, (seed + item) / 2)  # the rest is at most the mean of the two
+        return Estimates((w * self.mean).sum(1), variance, self._df(variance, seed, item, rest))
+
+    def _df(self, variance: Floats, seed: Floats, item: Floats, rest: Floats) -> Floats:
+        s, n = np.maximum(self.seeds - 1, 1), np.maximum(self.items - 1, 1)
+        spread = seed**2 / s + item**2 / n + rest**2 / (s * n)
+        found: Floats = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), n)
+        return np.maximum(found, 1.0)
+
+    def ratio(self, above: npt.ArrayLike, below: npt.ArrayLike, level: float) -> Ratios:
+        """One weighted sum over another, with Fieller's interval.
+
+        All theta with (x - theta y)^2 <= t^2 Var(x - theta y): the roots of a quadratic in theta.
+        """
+        up, down = (np.broadcast_to(np.asarray(w, dtype=np.float64), self.mean.shape) for w in (above, below))
+        x, y = (up * self.mean).sum(1), (down * self.mean).sum(1)
+        theta = np.divide(x, y, out=np.zeros_like(x), where=y != 0)
+        at = self.contrast(up - theta[:, None] * down)
+        t2 = stats.t.ppf((1 + level) / 2, at.df) ** 2
+        both = self.by_seed + self.by_item
+        parts = np.stack([both - self.rest, both / 2])  # (2, G, K, K), as in `contrast`
+        w = up - theta[:, None] * down
+        used = np.argmax([_form(w, part, w) for part in parts], axis=0)  # the part that gave the variance at theta
+        chosen = parts[used, np.arange(len(used))]
+        a = y**2 - t2 * _form(down, chosen, down)
+        b = x * y - t2 * _form(up, chosen, down)
+        c = x**2 - t2 * _form(up, chosen, up)
+        root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+        bounded = a > 0
+        safe = np.where(bounded, a, 1.0)
+        return Ratios(theta, (b - root) / safe, (b + root) / safe, bounded)
+
+
+def crossed_from_items(correct: npt.NDArray[np.uint8]) -> Crossed:
+    """Of per-item results, (G, K, S, N). One seed: the items alone carry the variance."""
+    groups, arms, s, n = correct.shape
+    x = correct.astype(np.float32)
+    flat = x.reshape(groups, arms, s * n)
+    squares = (flat @ flat.mT).astype(np.float64)  # counts below 2^24: exact in float32
+    seed_means = x.mean(3, dtype=np.float64)  # (G, K, S)
+    item_means = x.mean(2, dtype=np.float64)  # (G, K, N)
+    mean = seed_means.mean(2)  # (G, K)
+    by_seed, by_item = _scatter(seed_means), _scatter(item_means)  # (G, K, K), sums of products about the mean
+    total = squares - s * n * mean[:, :, None] * mean[:, None, :]
+    rest = np.zeros_like(total) if s == 1 else (total - n * by_seed - s * by_item) / ((s - 1) * max(1, n - 1)) / (s * n)
+    return Crossed(
+        mean,
+        by_seed / (max(1, s - 1) * s),
+        by_item / (max(1, n - 1) * n),
+        rest,
+        np.full(groups, s),
+        np.full(groups, n),
+    )
+
+
+def crossed_from_means(values: Floats, item_variance: Floats, items: npt.NDArray[np.int64]) -> Crossed:
+    """Of one mean a seed, (G, K, S), where per-item results are not held.
+
+    Args:
+        values: the means, (G, K, S).
+        item_variance: variance of each arm's mean over a new draw of items, (G, K). How arms share items is unknown
+            then, so they are taken as independent: too wide wherever what is hard for one arm is hard for the other.
+        items: how many, (G,).
+
+    """
+    groups, arms, s = values.shape
+    by_item = item_variance[:, :, None] * np.eye(arms)
+    rest = np.zeros((groups, arms, arms))
+    return Crossed(values.mean(2), _scatter(values) / (max(1, s - 1) * s), by_item, rest, np.full(groups, s), items)
+
+
+def _form(left: Floats, middle: Floats, right: Floats) -> Floats:
+    found: Floats = np.einsum("gk,gkl,gl->g", left, middle, right)
+    return found
+
+
+def _scatter(x: Floats) -> Floats:
+    centred = x - x.mean(-1, keepdims=True)
+    found: Floats = centred @ centred.mT
+    return found
