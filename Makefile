@@ -33,7 +33,8 @@ demo: setup
 	$(VENV)/bin/peftport demo --out demo
 
 oracle:
-	PYTHON=$(PYTHON) bash tools/make_oracle_env.sh
+	PYTHON=$(PYTHON) bash tools/make_env.sh oracle
+	PYTHON=$(PYTHON) bash tools/make_env.sh rliable
 
 browser: setup
 	PYTHON=$(RUN) bash tools/make_browser.sh
@@ -48,4 +49,4 @@ check: setup
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) .oracle-venv .browser
+	rm -rf $(VENV) .oracle-venv .rliable-venv .browser

@@ -61,6 +61,9 @@ def learn(host: str, steps: int) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    rows = [row for host in sys.argv[1:] or HOSTS for row in learn(host, HOSTS[host])]
+    hosts = sys.argv[1:] or list(HOSTS)
+    rows = [row for host in hosts for row in learn(host, HOSTS[host])]
+    before = json.loads(OUT.read_text())["rows"] if OUT.is_file() else []
+    rows = [row for row in before if row["host"] not in hosts] + rows  # other hosts' rows stay
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"items": ITEMS, "seeds": SEEDS, "rows": rows}, indent=2) + "\n")

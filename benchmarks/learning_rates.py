@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peftport.evaluation import evaluate
 from peftport.tasks import load_task
-from peftport.techniques import TECHNIQUES, make_spec
+from peftport.techniques import make_spec
 from peftport.training import TrainSettings
 from peftport.workbench import Start, open_workbench
 
@@ -55,7 +55,6 @@ def sweep(host: str) -> list[dict[str, object]]:
                     "host": host,
                     "technique": name,
                     "learning_rate": rate,
-                    "default": rate == TECHNIQUES[name].learning_rates[bench.host.kind],
                     "bare": bare.accuracy,
                     "accuracy_at_20": scores[0].accuracy,
                     f"accuracy_at_{STEPS}": scores[1].accuracy,
@@ -70,5 +69,7 @@ def sweep(host: str) -> list[dict[str, object]]:
 if __name__ == "__main__":
     hosts = sys.argv[1:] or ["all-MiniLM-L6-v2", "flan-t5-small"]
     rows = [row for host in hosts for row in sweep(host)]
+    before = json.loads(OUT.read_text())["rows"] if OUT.is_file() else []
+    rows = [row for row in before if row["host"] not in hosts] + rows  # other hosts' rows stay
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"items": ITEMS, "split": "valid", "seed": 0, "rows": rows}, indent=2) + "\n")

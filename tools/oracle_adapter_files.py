@@ -2,7 +2,7 @@
 
     .oracle-venv/bin/python tools/oracle_adapter_files.py FOLDER
 
-Runs in the oracle's environment (tools/make_oracle_env.sh) and imports nothing of peftport. FOLDER holds
+Runs in the oracle's environment (tools/make_env.sh oracle) and imports nothing of peftport. FOLDER holds
 
     files.json              a list of cases: name, host, and a folder of ours to load, or a config class with settings
     hosts/NAME/             hosts as transformers saves them

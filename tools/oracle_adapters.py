@@ -2,7 +2,7 @@
 
     .oracle-venv/bin/python tools/oracle_adapters.py FOLDER
 
-Runs in the oracle's environment (tools/make_oracle_env.sh) and imports nothing of peftport. FOLDER holds
+Runs in the oracle's environment (tools/make_env.sh oracle) and imports nothing of peftport. FOLDER holds
 
     requests.json           a list of cases: name, host, config class and settings of the library, places of slots
     hosts/NAME/             hosts as transformers saves them

@@ -1,4 +1,4 @@
-"""Aggregates against the `rliable` library, which runs in an environment of its own (tools/make_rliable_env.sh)."""
+"""Aggregates against the `rliable` library, which runs in an environment of its own (tools/make_env.sh rliable)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ask(x: Any, y: Any, resamples: int, fewer: int) -> dict[str, list[float]]:
     if not ORACLE.is_file():
         pytest.fail(
             f"{ORACLE}: expected the interpreter of the rliable library, found none; "
-            "run tools/make_rliable_env.sh, or name one in PEFTPORT_RLIABLE_PYTHON",
+            "run tools/make_env.sh rliable, or name one in PEFTPORT_RLIABLE_PYTHON",
             pytrace=False,
         )
     request = json.dumps({"x": x.tolist(), "y": y.tolist(), "resamples": resamples, "fewer": fewer})

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from peftport.cli import hosts, modules, study, tasks
+from peftport.cli import hosts, modules, report, study, tasks
 from peftport.errors import PeftportError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 INTERRUPTED = 130
 modules.register(app)
+report.register(study.app)
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(study.app, name="study")

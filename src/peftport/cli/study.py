@@ -54,7 +54,8 @@ def _read(path: Path, changes: list[str] | None) -> Study:
     return read_study(path, {key.strip(): value.strip() for key, _, value in pairs})
 
 
-def _plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan:
+def read_plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan:
+    """The plan of a study file with ``--set`` and ``--only`` applied."""
     from peftport.study.plan import Plan, chosen_factors
 
     plan = Plan(_read(path, changes), chosen_factors(only or []))
@@ -65,7 +66,8 @@ def _plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan
     return plan
 
 
-def _folder(plan: Plan, folder: Path | None) -> Path:
+def place_of(plan: Plan, folder: Path | None) -> Path:
+    """Where a study's ledger is: ``--dir``, or runs/NAME."""
     return folder or Path("runs") / plan.study.name
 
 
@@ -84,7 +86,7 @@ def plan_study(
 
     Example: peftport study plan studies/paper.toml
     """
-    plan = _plan(study, changes, only)
+    plan = read_plan(study, changes, only)
     shared = plan.sharing
     found: dict[str, Any] = {"study": plan.study.name, **asdict(shared)}
     found["jobs_by_kind"] = dict(Counter(job.kind for job in plan.jobs.values()))
@@ -104,7 +106,7 @@ def plan_study(
     say(f"{shared.steps_asked:,} training steps asked, {shared.steps_needed:,} needed: sharing saves {saved:.0%}")
     if calibrate:
         cost = found["estimate"]
-        say(f"about {_duration(cost['seconds'])} here, {cost['disk_bytes'] / 1e6:,.0f} MB on disk")
+        say(f"about {duration(cost['seconds'])} here, {cost['disk_bytes'] / 1e6:,.0f} MB on disk")
         if cost["unknown"]:
             say(f"not counted, since they are not on this machine: {', '.join(cost['unknown'])}")
 
@@ -131,12 +133,13 @@ def run(
     """
     from peftport.store.artifacts import Artifacts
     from peftport.store.ledger import Ledger, only_driver
+    from peftport.study.about import record_machine
     from peftport.study.executors import make_executor
     from peftport.study.run import Limits, run_study
 
-    plan = _plan(study, changes, only)
+    plan = read_plan(study, changes, only)
     limits = Limits(max_jobs, _seconds(stop_after))
-    place = _folder(plan, folder)
+    place = place_of(plan, folder)
     if place.exists() and not place.is_dir():
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
     artifacts = Artifacts(place / "artifacts")
@@ -145,6 +148,7 @@ def run(
         ledger = Ledger(place)
         try:
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
+            record_machine(ledger)
             found = run_study(
                 plan, ledger, artifacts, workplace, limits=limits, retry_failed=retry_failed, progress=progress
             )
@@ -155,7 +159,7 @@ def run(
     else:
         say(
             f"{plan.study.name}: {found.done} jobs done, {found.failed} failed, {found.blocked} blocked, "
-            f"{found.before} were on record, {found.left} left ({_duration(found.seconds)})"
+            f"{found.before} were on record, {found.left} left ({duration(found.seconds)})"
         )
         if found.recomputed:
             say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
@@ -177,8 +181,8 @@ def status(
     from peftport.report.tables import Table
     from peftport.store.ledger import open_ledger
 
-    plan = _plan(study, changes, only)
-    ledger = open_ledger(_folder(plan, folder))
+    plan = read_plan(study, changes, only)
+    ledger = open_ledger(place_of(plan, folder))
     states = ledger.states()
     counts = Counter(states.get(job, "left") for job in plan.jobs)
     failures: list[dict[str, Any]] = [
@@ -206,33 +210,37 @@ _STATES = ("done", "failed", "blocked", "left")
 @app.command("export")
 def export_study(
     study: StudyFile,
-    out: Annotated[Path, typer.Option("--out", help="A folder; runs.FORMAT and correct.FORMAT in it are replaced.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="A folder for runs.FORMAT, correct.FORMAT and study.json; replaced.")
+    ],
     folder: Folder = None,
     changes: Changes = None,
     only: Only = None,
     file_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
     json_: AsJson = False,
 ) -> None:
-    """Write one row a run, every factor a column, and what each run got right item by item.
+    """Write one row a run, every factor a column; what each run got right item by item; how it was run.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """
     from peftport.store.artifacts import Artifacts
     from peftport.store.ledger import open_ledger
-    from peftport.study.export import FORMATS, export, write_export
+    from peftport.study.about import about
+    from peftport.study.export import FORMATS, export, write_about, write_export
 
     if file_format not in FORMATS:
         raise BadRequest(f"--format: expected one of {', '.join(FORMATS)}, got {file_format}")
     if out.exists() and not out.is_dir():
         raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
-    plan = _plan(study, changes, only)
-    place = _folder(plan, folder)
+    plan = read_plan(study, changes, only)
+    place = place_of(plan, folder)
     ledger = open_ledger(place)
     try:
         exported = export(plan, ledger, Artifacts(place / "artifacts"))
+        told = about(plan, ledger, f"peftport study run {study}")
     finally:
         ledger.close()
-    written = write_export(exported, out, file_format)
+    written = [*write_export(exported, out, file_format), write_about(told, out)]
     states = dict(Counter(exported.runs["state"].to_list()))
     if json_:
         print_json({"runs": exported.runs.height, "states": states, "files": [str(path) for path in written]})
@@ -266,11 +274,7 @@ def verify_study(
     from peftport.study.export import read_export
     from peftport.study.verify import verify
 
-    plan = _plan(study, changes, None)
-    if not (results / "runs.parquet").is_file() or not (results / "correct.parquet").is_file():
-        raise BadRequest(
-            f"--results {results}: expected runs.parquet and correct.parquet there; export the study first"
-        )
+    plan = read_plan(study, changes, None)
     recorded = read_export(results)
     with bars() as progress:
         found = verify(
@@ -297,7 +301,8 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

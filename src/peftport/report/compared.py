@@ -5,11 +5,8 @@ A comparison trains no ceiling: it has learning curves and gains, and no retenti
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -17,11 +14,10 @@ import numpy as np
 from peftport.compare import BARE, Comparison
 from peftport.demo import Demo
 from peftport.identity import rng_for
+from peftport.provenance import installed_versions, this_machine
 from peftport.report.findings import Findings, frame
 from peftport.report.tables import comparison_sentence
 from peftport.stats import Interval, paired_difference
-
-LIBRARIES = ("peftport", "torch", "transformers", "safetensors", "numpy", "scipy")
 
 
 def comparison_findings(
@@ -64,22 +60,6 @@ def demo_findings(demo: Demo) -> Findings:
             "All arms of one seed see the same batches; every arm of a technique trains at the same learning rate.",
         ),
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Python's version and those of the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree
-            found[name] = "not installed as a package"
-    return found
-
-
-def this_machine() -> dict[str, str]:
-    """What a time in seconds depends on."""
-    return {"system": platform.system(), "processor": platform.machine(), "cores": str(os.cpu_count() or "unknown")}
 
 
 def _place(one: Comparison, arm: str) -> dict[str, Any]:

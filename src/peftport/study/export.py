@@ -27,9 +27,11 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
-from peftport.errors import PeftportError
-from peftport.store.artifacts import Artifacts, write_bytes
+from peftport.errors import BadRequest, PeftportError
+from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import Ledger, Row
+from peftport.study.about import FILE as ABOUT
+from peftport.study.about import About
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -149,8 +151,38 @@ def _correct(runs: pl.DataFrame, rows: dict[str, Row], artifacts: Artifacts) -> 
 
 
 def read_export(folder: Path) -> Exported:
-    """Read tables that `write_export` wrote as Parquet."""
+    """Read tables that `write_export` wrote as Parquet.
+
+    Raises:
+        BadRequest: they are not there.
+
+    """
+    absent = [name for name in ("runs.parquet", "correct.parquet") if not (folder / name).is_file()]
+    if absent:
+        raise BadRequest(f"{folder}: expected {absent[0]} there, found none; run peftport study export --out {folder}")
     return Exported(pl.read_parquet(folder / "runs.parquet"), pl.read_parquet(folder / "correct.parquet"))
+
+
+def write_about(told: About, folder: Path) -> Path:
+    """Write ``study.json`` beside the tables."""
+    path = folder / ABOUT
+    write_text(path, told.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_about(folder: Path) -> About:
+    """Read ``study.json``.
+
+    Raises:
+        BadRequest: it is not there, or not what this version writes.
+
+    """
+    path = folder / ABOUT
+    try:
+        return About.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise BadRequest(f"{path}: expected what study export writes, got: {first}; export the study anew") from error
 
 
 def differences(ours: Exported, theirs: Exported, runs: Sequence[str]) -> list[tuple[str, float, int]]:

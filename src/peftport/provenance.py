@@ -1,0 +1,37 @@
+"""What a number came from besides its inputs: versions of software, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LIBRARIES = ("peftport", "torch", "transformers", "safetensors", "numpy", "scipy")
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's version and those of the libraries that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree
+            found[name] = "not installed as a package"
+    return found
+
+
+def this_machine() -> dict[str, str]:
+    """What a time in seconds depends on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"system": platform.system(), "processor": _processor(), "cores": str(cores or "unknown")}
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, its architecture otherwise."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
