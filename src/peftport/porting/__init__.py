@@ -5,9 +5,12 @@ from __future__ import annotations
 from peftport.errors import UnknownName
 from peftport.porting.base import Porter
 from peftport.porting.copy import Copy
+from peftport.porting.regress import Regress
+from peftport.porting.resize import Resize
 from peftport.porting.sampled import Gaussian, NormMatched, Permutation, Sampler, Spectrum
+from peftport.porting.theseus import Theseus
 
-PORTERS: dict[str, Porter] = {p.name: p for p in (Copy(),)}
+PORTERS: dict[str, Porter] = {p.name: p for p in (Copy(), Resize(), Theseus(), Regress())}
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Gaussian(), Permutation(), Spectrum(), NormMatched())}
 
 

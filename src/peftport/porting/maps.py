@@ -1,0 +1,185 @@
+"""Linear maps between a space of the origin and one of the receiver, and how they are found from pairs of rows.
+
+Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
+
+    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           Schoenemann 1966; arXiv 2602.12952
+    ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
+    assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """``there`` (D_s, D_t) takes the origin's rows to the receiver's space, ``back`` (D_t, D_s) returns."""
+
+    there: Tensor
+    back: Tensor
+    note: str = ""
+
+    def then_scaled(self, factor: float) -> Map:
+        """The map, its values there multiplied."""
+        return Map(self.there * factor, self.back / factor, self.note)
+
+
+def identity(origin_width: int, receiver_width: int) -> Map:
+    """Rows as they are, cut or padded with zeros where widths differ."""
+    eye = torch.eye(origin_width, receiver_width, dtype=torch.float64)
+    return Map(eye, eye.mT)
+
+
+class Moments:
+    """Sums of products of pairs of rows, taken in batch by batch: a (n, P), b (n, Q).
+
+    ``held`` has every second batch, ``fit`` the others: a penalty is chosen by other rows than those it is fitted on.
+    """
+
+    def __init__(self) -> None:
+        self.fit, self.held = Sums(), Sums()
+        self._batches = 0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        (self.held if self._batches % 2 else self.fit).add(a.double(), b.double())
+        self._batches += 1
+
+    @property
+    def all(self) -> Sums:
+        """Both halves."""
+        return self.fit.plus(self.held)
+
+    def turned(self) -> Moments:
+        """The moments with a and b exchanged."""
+        return self._changed(lambda s: (s.b, s.a, s.bb, s.ab.mT, s.aa))
+
+    def part(self, rows: slice, columns: slice) -> Moments:
+        """The moments of some columns of a with some of b."""
+        return self._changed(
+            lambda s: (s.a[rows], s.b[columns], s.aa[rows, rows], s.ab[rows, columns], s.bb[columns, columns])
+        )
+
+    def _changed(self, change: Callable[[Sums], tuple[Tensor, ...]]) -> Moments:
+        made = Moments()
+        for own, other in ((self.fit, made.fit), (self.held, made.held)):
+            other.count = own.count
+            if own.count:
+                other.a, other.b, other.aa, other.ab, other.bb = change(own)
+        return made
+
+
+class Sums:
+    """n, sums of a and b, a^T a, a^T b and b^T b of n pairs of rows."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.a = self.b = self.aa = self.ab = self.bb = torch.zeros(())
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        self.count += len(a)
+        self.a, self.b = self.a + a.sum(0), self.b + b.sum(0)
+        self.aa, self.ab, self.bb = self.aa + a.mT @ a, self.ab + a.mT @ b, self.bb + b.mT @ b
+
+    def plus(self, other: Sums) -> Sums:
+        """The sums over both sets of rows."""
+        both = Sums()
+        both.count = self.count + other.count
+        both.a, both.b = self.a + other.a, self.b + other.b
+        both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
+        return both
+
+    def correlation(self) -> Tensor:
+        """Pearson's r of every column of a with every column of b, (P, Q); 0 where a column does not vary."""
+        n = max(self.count, 1)
+        covariance = self.ab - torch.outer(self.a, self.b) / n
+        spread = [
+            (gram.diagonal() - total.square() / n).clamp(min=0).sqrt()
+            for gram, total in ((self.aa, self.a), (self.bb, self.b))
+        ]
+        scale = torch.outer(*spread)
+        return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
+
+
+def orthogonal(cross: Tensor, scale: float) -> Map:
+    """The best orthogonal map by X_s^T X_t (D_s, D_t). ``scale``: ||X_s|| ||X_t||, for the alignment in the note."""
+    u, s, vt = torch.linalg.svd(cross.double(), full_matrices=False)
+    there = u @ vt
+    return Map(there, there.mT, f"alignment {float(s.sum()) / scale:.2f}" if scale > 0 else "no activity")
+
+
+def orthogonal_map(moments: Moments) -> Map:
+    """The best orthogonal map by the rows taken in."""
+    sums = moments.all
+    return orthogonal(sums.ab, float((sums.aa.trace() * sums.bb.trace()).clamp(min=0).sqrt()))
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """b ~ a W: W (P, Q), the chosen penalty, and the share of b's squared norm explained on held-out rows."""
+
+    weight: Tensor
+    penalty: float
+    explained: float
+
+
+def ridge(moments: Moments, prior: Tensor | None = None) -> Regression:
+    """Regress b on a: the penalty that explains most of the held-out rows, then all rows at that penalty.
+
+    The penalty draws towards ``prior`` (P, Q), or towards nothing.
+    """
+    held, total = moments.held, float(moments.held.bb.trace()) if moments.held.count else 0.0
+    if not total:
+        return Regression(_solve(moments.all, PENALTIES[1], prior), PENALTIES[1], 0.0)
+    scored = [(_explained(_solve(moments.fit, c, prior), held, total), c) for c in PENALTIES]
+    best, penalty = max(scored, key=lambda pair: (round(pair[0], 9), -pair[1]))
+    return Regression(_solve(moments.all, penalty, prior), penalty, best)
+
+
+def scaled_orthogonal(moments: Moments) -> Tensor:
+    """The best multiple of an orthogonal map (P, Q): what a regression falls back on where the rows say nothing."""
+    sums = moments.all
+    u, s, vt = torch.linalg.svd(sums.ab, full_matrices=False)
+    scale: Tensor = (u @ vt) * (s.sum() / sums.aa.trace().clamp(min=1e-30))
+    return scale
+
+
+def _solve(sums: Sums, penalty: float, prior: Tensor | None) -> Tensor:
+    gram = sums.aa
+    ridge = penalty * float(gram.diagonal().mean()) or 1.0
+    target = sums.ab if prior is None else sums.ab + ridge * prior
+    weight: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), target)
+    return weight
+
+
+def _explained(weight: Tensor, held: Sums, total: float) -> float:
+    fitted = (weight * (held.aa @ weight)).sum() - 2 * (weight * held.ab).sum()
+    return float(-fitted) / total
+
+
+def matched(score: Tensor) -> list[int]:
+    """For each column the row it is matched with, so that the sum is largest; rows are used once before any is again.
+
+    Where there are more columns than rows, the columns left over take the row they score best with.
+    """
+    rows, columns = linear_sum_assignment(-score.double().numpy())
+    found = {int(column): int(row) for row, column in zip(rows, columns, strict=True)}
+    best = score.argmax(0).tolist()
+    return [found.get(column, best[column]) for column in range(score.shape[1])]
+
+
+def assignment(score: Tensor) -> Map:
+    """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
+    rows, columns = linear_sum_assignment(-score.double().numpy())
+    there = torch.zeros(score.shape, dtype=torch.float64)
+    there[torch.from_numpy(rows), torch.from_numpy(columns)] = 1.0
+    return Map(there, there.mT)
