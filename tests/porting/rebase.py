@@ -7,6 +7,7 @@ or any rotation where all norms are RMS norms whose gains have been folded into 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,9 @@ from pico import WORDS
 READS_RESIDUAL = ("attn_q", "attn_k", "attn_v", "cross_q", "cross_k", "cross_v", "ffn_in", "ffn_gate")
 
 
+Draw = Callable[[int, torch.Generator], Tensor]
+
+
 @dataclass(frozen=True)
 class Rebased:
     """The host in another basis, and Q (D, D): its hidden states are those of the first times Q."""
@@ -27,7 +31,10 @@ class Rebased:
     basis: Tensor
 
 
-def rebase(host: Host, seed: int = 7, *, rotate: bool = False, residual: bool = True) -> Rebased:
+def rebase(
+    host: Host, seed: int = 7, *, rotate: bool = False, residual: bool = True, units_only: bool = False
+) -> Rebased:
+    """``residual`` False leaves the residual stream's basis; ``units_only`` permutes within heads, and rotates not."""
     g = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(host.model).double()
     mark = host.fingerprint.model_copy(update={"name": "rebased", "weights": f"{host.fingerprint.weights}-rebased"})
@@ -40,7 +47,7 @@ def rebase(host: Host, seed: int = 7, *, rotate: bool = False, residual: bool = 
     _change_outside_slots(other, basis)
     heads = _head_order(other, g)
     for layer in dict.fromkeys(name.rpartition(".")[0] for name in other.slots):
-        _change_layer(other, layer, basis, heads, g)
+        _change_layer(other, layer, basis, heads, g, permutation if units_only else orthogonal)
     return Rebased(as_dtype(other, host.dtype), basis)
 
 
@@ -100,11 +107,13 @@ def _head_order(host: Host, g: torch.Generator) -> dict[int, list[int]]:
     return orders
 
 
-def _change_layer(host: Host, layer: str, basis: Tensor, orders: dict[int, list[int]], g: torch.Generator) -> None:
+def _change_layer(
+    host: Host, layer: str, basis: Tensor, orders: dict[int, list[int]], g: torch.Generator, within: Draw
+) -> None:
     slots = {name.rpartition(".")[2]: slot for name, slot in host.slots.items() if name.rpartition(".")[0] == layer}
     for kind in ("attn", "cross"):
         if kind in slots:
-            _change_attention(host, slots, kind, basis, orders[slots[kind].heads], g)
+            _change_attention(host, slots, kind, basis, orders[slots[kind].heads], g, within)
     units = permutation(slots["ffn_in"].out_width, g)
     for site in ("ffn_in", "ffn_gate"):
         if site in slots:
@@ -113,13 +122,16 @@ def _change_layer(host: Host, layer: str, basis: Tensor, orders: dict[int, list[
 
 
 def _change_attention(
-    host: Host, slots: dict[str, Slot], kind: str, basis: Tensor, order: list[int], g: torch.Generator
+    host: Host, slots: dict[str, Slot], kind: str, basis: Tensor, order: list[int], g: torch.Generator, draw: Draw
 ) -> None:
     block = slots[kind]
     width = block.out_width // block.heads
     group = slots[f"{kind}_q"].out_width // block.out_width
-    keys = [plane_rotation(width, g) if rotary(host) else orthogonal(width, g) for _ in range(block.heads)]
-    values = [orthogonal(width, g) for _ in range(block.heads)]
+    keys = [draw(width, g) for _ in range(block.heads)]
+    if rotary(host):
+        plane = plane_rotation if draw is orthogonal else unmoved
+        keys = [plane(width, g) for _ in range(block.heads)]
+    values = [draw(width, g) for _ in range(block.heads)]
     within = torch.randperm(group, generator=g).tolist()
     change(host, slots[f"{kind}_k"], basis, blocks(keys, order))
     change(host, slots[f"{kind}_v"], basis, blocks(values, order))
@@ -138,6 +150,10 @@ def plane_rotation(width: int, g: torch.Generator) -> Tensor:
     half, angles = width // 2, torch.rand(width // 2, generator=g).double() * 6
     cos, sin = torch.diag(angles.cos()), torch.diag(angles.sin())
     return torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)]) if half else torch.eye(width).double()
+
+
+def unmoved(width: int, g: torch.Generator) -> Tensor:
+    return torch.eye(width).double()
 
 
 def blocks(each: list[Tensor], order: list[int]) -> Tensor:

@@ -13,7 +13,7 @@ from peftport.hosts.load import Host
 from peftport.modules.module import Module, stack
 from peftport.porting import PORTERS, porter_named
 from peftport.porting.base import Given
-from peftport.techniques import TECHNIQUES
+from peftport.techniques import TECHNIQUES, make_spec
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.compacter import expand
 from pico import SPECS, inputs_of, pico_host, random_matrices
@@ -23,6 +23,20 @@ ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1))
 # Family, and whether its hidden space may be rotated: only where RMS norms' gains can be folded away.
 BASES = {"bert": False, "gpt2": False, "t5": False, "llama": True, "mistral": False, "opt": False}
 TEXTS = sentences(120)
+SITES = (
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_o",
+    "cross_q",
+    "cross_k",
+    "cross_v",
+    "cross_o",
+    "ffn_gate",
+    "ffn_in",
+    "ffn_out",
+)
+EVERYWHERE = {**SPECS, "lora": make_spec("lora", {"rank": 2, "alpha": 3.0, "sites": SITES})}
 
 
 @cache
@@ -77,7 +91,7 @@ def test_another_basis_is_the_same_function(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", BASES)
 @pytest.mark.parametrize("technique", ["lora", "adapter", "prefix"])
-@pytest.mark.parametrize("method", ["theseus", "regress"])
+@pytest.mark.parametrize("method", ["theseus", "regress", "lorasuite"])
 def test_a_change_of_basis_is_undone(method: str, technique: str, model_type: str) -> None:
     """Hidden units permuted or rotated, heads permuted and rotated, FFN units permuted; copying would not do."""
     one, other = home(model_type), away(model_type)
@@ -91,7 +105,7 @@ def test_a_change_of_basis_is_undone(method: str, technique: str, model_type: st
 
 
 @pytest.mark.parametrize("model_type", BASES)
-@pytest.mark.parametrize("method", ["theseus", "regress"])
+@pytest.mark.parametrize("method", ["theseus", "regress", "lorasuite"])
 def test_a_compacter_is_carried_exactly_as_the_adapter_it_stands_for(method: str, model_type: str) -> None:
     one, other = home(model_type), away(model_type)
     module = a_module("compacter", one)
@@ -141,3 +155,36 @@ def test_a_port_to_the_same_host_changes_nothing(method: str, technique: str, mo
     ported = port(method, module, one, one)
     assert ported.spec == module.spec
     assert apart(answers(one, ported), answers(one, module)) < 1e-4
+
+
+@pytest.mark.parametrize("model_type", BASES)
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_transfusion_undoes_permuted_heads_and_units(technique: str, model_type: str) -> None:
+    """By the weights alone, the residual stream's basis being the same."""
+    one = home(model_type)
+    other = rebase(one, residual=False, units_only=True)
+    module = Module(EVERYWHERE[technique], one.fingerprint, random_matrices(one, EVERYWHERE[technique]))
+    at_home = answers(one, module)
+    ported = porter_named("transfusion").port(module, other.host, np.random.default_rng(0), Given(origin=one))
+    assert apart(answers(other.host, ported), at_home) < 1e-4
+    if technique in ("lora", "prefix"):
+        copied = porter_named("copy").port(module, other.host, np.random.default_rng(0))
+        assert apart(answers(other.host, copied), at_home) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("method", "model_type"),
+    [
+        (method, model_type)
+        for method in ("theseus", "regress", "lorasuite")
+        for model_type in BASES
+        if (method, model_type) != ("regress", "opt")  # OPT's units that no text turns on cannot be regressed on
+    ],
+)
+def test_a_lora_on_every_map_is_carried_to_another_basis(method: str, model_type: str) -> None:
+    """FFN units and what goes into the attention's output too."""
+    one, other = home(model_type), away(model_type)
+    module = Module(EVERYWHERE["lora"], one.fingerprint, random_matrices(one, EVERYWHERE["lora"]))
+    at_home = answers(one, module)
+    ported = port(method, module, one, other.host)
+    assert apart(answers(other.host, ported, other.basis), at_home) < 1e-4

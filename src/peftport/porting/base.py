@@ -91,7 +91,7 @@ class Porter(ABC):
         """
         given = given or Given()
         self._check_fits(module, receiver)
-        self._check_given(module, given)
+        self._check_given(module, receiver, given)
         ported = self.carry(module, receiver, rng, given)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
@@ -119,14 +119,19 @@ class Porter(ABC):
                 f"methods that do not: {', '.join(methods_for(module.spec.kind, width='any'))}"
             )
 
-    def _check_given(self, module: Module, given: Given) -> None:
+    def needs_for(self, module: Module, receiver: Host) -> Need:
+        """What this port needs: some methods need less where hosts are alike."""
+        return self.needs
+
+    def _check_given(self, module: Module, receiver: Host, given: Given) -> None:
+        needs = self.needs_for(module, receiver)
         if given.as_technique and module.spec.kind != "compacter":
             raise BadRequest(f"--as adapter: expected a Compacter, got {module.spec.kind}; leave --as out")
-        if self.needs in ("weights", "texts") and given.origin is None:
+        if needs in ("weights", "texts") and given.origin is None:
             raise BadRequest(f"{self.name}: needs the origin host's weights, none given; name it with --from HOST")
-        if self.needs == "texts" and not given.texts:
+        if needs == "texts" and not given.texts:
             raise BadRequest(f"{self.name}: needs unlabelled texts, none given; name some with --texts FILE")
-        if self.needs == "labels" and given.labelled is None:
+        if needs == "labels" and given.labelled is None:
             raise BadRequest(f"{self.name}: needs a few labelled texts, none given; name a task with --task TASK")
         if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
             raise SlotMismatch(

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.slots import Slot
-from peftport.porting.maps import Map, Moments, Sums, matched, orthogonal
+from peftport.porting.maps import Dense, Moments, Sums, matched, orthogonal
 from peftport.porting.spaces import HeadMoments
 
-HeadMap = Callable[[Sums, slice, slice], Map]
+HeadMap = Callable[[Sums, slice, slice], Dense]
 
 
 def match_heads(moments: HeadMoments, origin: Slot, receiver: Slot) -> list[int]:
@@ -41,7 +41,7 @@ def _norms(gram: Tensor, heads: int) -> Tensor:
     return gram.diagonal().view(heads, -1).sum(1).clamp(min=0).sqrt()
 
 
-def by_head(sums: Sums, heads: list[int], origin: Slot, receiver: Slot, fit: HeadMap) -> Map:
+def by_head(sums: Sums, heads: list[int], origin: Slot, receiver: Slot, fit: HeadMap) -> Dense:
     """One map for all heads from one a head: block (heads[j], j) is fitted, all else is zero."""
     d_s, d_t = origin.out_width // origin.heads, receiver.out_width // receiver.heads
     there = torch.zeros(origin.out_width, receiver.out_width, dtype=torch.float64)
@@ -52,10 +52,10 @@ def by_head(sums: Sums, heads: list[int], origin: Slot, receiver: Slot, fit: Hea
         there[rows, columns], back[columns, rows] = own.there, own.back
     kept = len(set(heads))
     moved = "" if heads == list(range(len(heads))) else f", heads {heads}"
-    return Map(there, back, f"{kept} of {origin.heads} heads{moved}")
+    return Dense(there, back, f"{kept} of {origin.heads} heads{moved}")
 
 
-def rotation(sums: Sums, rows: slice, columns: slice) -> Map:
+def rotation(sums: Sums, rows: slice, columns: slice) -> Dense:
     """The orthogonal map of one head."""
     scale = (sums.aa.diagonal()[rows].sum() * sums.bb.diagonal()[columns].sum()).clamp(min=0).sqrt()
     return orthogonal(sums.ab[rows, columns], float(scale))

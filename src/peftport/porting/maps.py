@@ -9,6 +9,7 @@ Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,23 +20,88 @@ from torch import Tensor
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
 
 
+class Map(ABC):
+    """A map between the origin's rows and the receiver's, and back. Matrices are carried row by row."""
+
+    note: str
+
+    @abstractmethod
+    def write(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) of the origin's space in the receiver's: (n, D_t). For what is added to it."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) that are multiplied with the origin's rows, for the receiver's: (n, D_t)."""
+
+
 @dataclass(frozen=True, eq=False)
-class Map:
+class Dense(Map):
     """``there`` (D_s, D_t) takes the origin's rows to the receiver's space, ``back`` (D_t, D_s) returns."""
 
     there: Tensor
     back: Tensor
     note: str = ""
 
-    def then_scaled(self, factor: float) -> Map:
+    def write(self, rows: Tensor) -> Tensor:
+        """Times T."""
+        return rows @ self.there
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Times T'^T."""
+        return rows @ self.back.mT
+
+    def scaled(self, factor: float) -> Dense:
         """The map, its values there multiplied."""
-        return Map(self.there * factor, self.back / factor, self.note)
+        return Dense(self.there * factor, self.back / factor, self.note)
 
 
-def identity(origin_width: int, receiver_width: int) -> Map:
-    """Rows as they are, cut or padded with zeros where widths differ."""
-    eye = torch.eye(origin_width, receiver_width, dtype=torch.float64)
-    return Map(eye, eye.mT)
+@dataclass(frozen=True, eq=False)
+class Order(Map):
+    """Receiver unit j is origin unit ``order[j]`` (D_t,); -1: none."""
+
+    order: Tensor
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Columns picked."""
+        picked = rows[:, self.order.clamp(min=0)]
+        return picked * (self.order >= 0).to(rows.dtype)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same: a permutation is its own inverse's transpose."""
+        return self.write(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Thin(Map):
+    """T = V_s C V_t^T, and between what lies outside both where widths are equal: + (I - V_s V_s^T)(I - V_t V_t^T).
+
+    V_s (D_s, k), C (k, k), V_t (D_t, k). C is orthogonal or a product of projections, so reading is writing.
+    """
+
+    ours: Tensor
+    core: Tensor
+    theirs: Tensor
+    rest: bool
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Through the two bases."""
+        inside = rows @ self.ours
+        found = inside @ self.core @ self.theirs.mT
+        if not self.rest:
+            return found
+        outside = rows - inside @ self.ours.mT
+        return found + outside - (outside @ self.theirs) @ self.theirs.mT
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return self.write(rows)
+
+
+def identity(width: int) -> Map:
+    """Rows as they are."""
+    return Order(torch.arange(width))
 
 
 class Moments:
@@ -110,14 +176,14 @@ class Sums:
         return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
 
 
-def orthogonal(cross: Tensor, scale: float) -> Map:
+def orthogonal(cross: Tensor, scale: float) -> Dense:
     """The best orthogonal map by X_s^T X_t (D_s, D_t). ``scale``: ||X_s|| ||X_t||, for the alignment in the note."""
     u, s, vt = torch.linalg.svd(cross.double(), full_matrices=False)
     there = u @ vt
-    return Map(there, there.mT, f"alignment {float(s.sum()) / scale:.2f}" if scale > 0 else "no activity")
+    return Dense(there, there.mT, f"alignment {float(s.sum()) / scale:.2f}" if scale > 0 else "no activity")
 
 
-def orthogonal_map(moments: Moments) -> Map:
+def orthogonal_map(moments: Moments) -> Dense:
     """The best orthogonal map by the rows taken in."""
     sums = moments.all
     return orthogonal(sums.ab, float((sums.aa.trace() * sums.bb.trace()).clamp(min=0).sqrt()))
@@ -177,9 +243,9 @@ def matched(score: Tensor) -> list[int]:
     return [found.get(column, best[column]) for column in range(score.shape[1])]
 
 
-def assignment(score: Tensor) -> Map:
+def assignment(score: Tensor) -> Order:
     """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
     rows, columns = linear_sum_assignment(-score.double().numpy())
-    there = torch.zeros(score.shape, dtype=torch.float64)
-    there[torch.from_numpy(rows), torch.from_numpy(columns)] = 1.0
-    return Map(there, there.mT)
+    order = torch.full((score.shape[1],), -1)
+    order[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    return Order(order)

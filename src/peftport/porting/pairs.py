@@ -17,7 +17,7 @@ from peftport.hosts.slots import HostKind, Slot, layouts
 from peftport.modules.module import Module
 from peftport.techniques import technique_named
 
-LayerRule = Callable[[int, int, int], int]  # (j, L_s, L_t) -> layer of the origin
+LayerRule = Callable[[str, int, int, int], int]  # (receiver's stack, j, L_s, L_t) -> layer of the origin
 ONLY_STACK: dict[HostKind, str] = {"encoder": "encoder.layers", "decoder": "decoder.layers"}
 
 
@@ -34,12 +34,12 @@ class Pair:
         return "" if self.origin == self.receiver.name else f" from {self.origin}"
 
 
-def by_position(j: int, origin_layers: int, receiver_layers: int) -> int:
+def by_position(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
     """round(j L_s / L_t), halves up."""
     return min(origin_layers - 1, math.floor(j * origin_layers / receiver_layers + 0.5))
 
 
-def by_end(j: int, origin_layers: int, receiver_layers: int) -> int:
+def by_end(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
     """round((j + 1) L_s / L_t) - 1, halves up."""
     return max(0, math.floor((j + 1) * origin_layers / receiver_layers + 0.5) - 1)
 
@@ -60,7 +60,7 @@ def pair_slots(
     for name, slot in chosen.items():
         stack, index, site = name.rsplit(".", 2)
         other = _counterpart(stack, kind, origin_kind)
-        origin = f"{other}.{rule(int(index), there[other], here[stack])}.{site}" if other in there else ""
+        origin = f"{other}.{rule(stack, int(index), there[other], here[stack])}.{site}" if other in there else ""
         pairs[name] = Pair(slot, origin) if origin in module.matrices else None
     return pairs
 

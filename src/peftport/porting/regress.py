@@ -32,7 +32,7 @@ from peftport.modules.module import HEAD, Module
 from peftport.porting.activations import SlotRows, paired_rows
 from peftport.porting.base import Fits, Given
 from peftport.porting.heads import by_head, match_heads
-from peftport.porting.maps import Map, Moments, Regression, Sums, orthogonal_map, ridge, scaled_orthogonal
+from peftport.porting.maps import Dense, Map, Moments, Regression, Sums, orthogonal_map, ridge, scaled_orthogonal
 from peftport.porting.pairs import Pair
 from peftport.porting.spaces import Spaces, add_pair, output_rows, watched
 from peftport.porting.transport import Aligner, AligningPorter, Carried, Own, as_adapter, fit_units
@@ -175,7 +175,7 @@ class Fitted(Aligner):
     def hidden(self) -> Map:
         """A linear readout's weight is moved through the regression of the origin's last hidden states."""
         back = ridge(self.spaces.hidden.turned()).weight
-        return Map(back.mT, back)
+        return Dense(back.mT, back)
 
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
         """Keys through queries, values through values, head by head."""
@@ -183,14 +183,14 @@ class Fitted(Aligner):
         heads = match_heads(moments, origin, pair.receiver)
         ratio = moments.scalings[0] / moments.scalings[1]
 
-        def key(sums: Sums, rows: slice, columns: slice) -> Map:
+        def key(sums: Sums, rows: slice, columns: slice) -> Dense:
             seen = ridge(moments.queries.part(rows, columns).turned()).weight  # (d_t, d_s): q_s ~ q_t M
-            return Map(ratio * seen.mT, seen)
+            return Dense(ratio * seen.mT, seen)
 
-        def value(sums: Sums, rows: slice, columns: slice) -> Map:
+        def value(sums: Sums, rows: slice, columns: slice) -> Dense:
             part = moments.values.part(rows, columns)
             weight = ridge(part, scaled_orthogonal(part)).weight
-            return Map(weight, weight.mT)
+            return Dense(weight, weight.mT)
 
         return (
             by_head(moments.queries.all, heads, origin, pair.receiver, key),

@@ -2,7 +2,9 @@
 
 Linear slots have a space of inputs and one of outputs; what is written to the residual stream (attention's and FFN's
 output, sums) is seen together with the stream itself at the end of its layer, which has the same basis and, where heads
-are few, more dimensions. Attention slots have keys, values and queries; grouped queries are averaged over their group.
+are few, more dimensions. The FFN's units are seen before and behind their nonlinearity: before it they span no more
+dimensions than the residual stream, behind it they span their own. Attention slots have keys, values and queries;
+grouped queries are averaged over their group.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from peftport.porting.maps import Moments
 from peftport.porting.pairs import Pair
 
 RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output is the residual stream's
+UNITS = ("ffn_in", "ffn_gate")  # sites whose output is the FFN's units, which the FFN's last map takes in
 
 
 @dataclass(eq=False)
@@ -58,9 +61,9 @@ def collect(origin: Host, receiver: Host, pairs: Mapping[str, Pair], given: Give
 
 
 def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[list[str], list[str]]:
-    """The slots to watch in each host: the pairs' own and, for those that write to it, the residual stream's."""
-    ours = [_with_stream(pair.origin, origin) for pair in pairs.values()]
-    theirs = [_with_stream(name, receiver) for name in pairs]
+    """The slots to watch in each host: the pairs' own and those where their outputs are seen again."""
+    ours = [_with_further(pair.origin, origin) for pair in pairs.values()]
+    theirs = [_with_further(name, receiver) for name in pairs]
     return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
 
 
@@ -79,9 +82,11 @@ def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: Slot
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:
-    """What comes out at a slot and, where that goes to the residual stream, the stream at the end of the layer."""
-    stream = _stream(name)
-    return torch.cat([rows[name].y, rows[stream].y]) if stream in rows and stream != name else rows[name].y
+    """What comes out at a slot and, in the same space, the stream at the end of the layer or the units' output."""
+    further = _further(name)
+    if further == name or further not in rows:
+        return rows[name].y
+    return torch.cat([rows[name].y, rows[further].y if name.endswith(RESIDUAL) else rows[further].x])
 
 
 def grouped(rows: Rows, slot: Slot) -> Tensor:
@@ -90,11 +95,14 @@ def grouped(rows: Rows, slot: Slot) -> Tensor:
     return rows.queries.view(n, slot.heads, -1, width).mean(2).flatten(1)
 
 
-def _with_stream(name: str, host: Host) -> list[str]:
-    stream = _stream(name)
-    return [name, stream] if stream in host.slots and stream != name else [name]
+def _with_further(name: str, host: Host) -> list[str]:
+    further = _further(name)
+    return [name, further] if further in host.slots and further != name else [name]
 
 
-def _stream(name: str) -> str:
+def _further(name: str) -> str:
+    """The slot where the space of a slot's output is seen again."""
     layer, _, site = name.rpartition(".")
+    if site in UNITS:
+        return f"{layer}.ffn_out"
     return f"{layer}.ffn_sum" if site in RESIDUAL else name

@@ -18,7 +18,7 @@ from peftport.hosts.load import Host
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given
 from peftport.porting.heads import by_head, gain, match_heads, rotation
-from peftport.porting.maps import Map, Sums, orthogonal_map
+from peftport.porting.maps import Dense, Map, Sums, orthogonal_map
 from peftport.porting.pairs import Pair
 from peftport.porting.spaces import Spaces, collect
 from peftport.porting.transport import Aligner, AligningPorter
@@ -67,11 +67,11 @@ class Rotations(Aligner):
         ours, theirs = moments.scalings
         queries = moments.queries.all
 
-        def key(sums: Sums, rows: slice, columns: slice) -> Map:
-            return rotation(sums, rows, columns).then_scaled(ours / theirs / gain(queries, rows, columns))
+        def key(sums: Sums, rows: slice, columns: slice) -> Dense:
+            return rotation(sums, rows, columns).scaled(ours / theirs / gain(queries, rows, columns))
 
-        def value(sums: Sums, rows: slice, columns: slice) -> Map:
-            return rotation(sums, rows, columns).then_scaled(gain(sums, rows, columns))
+        def value(sums: Sums, rows: slice, columns: slice) -> Dense:
+            return rotation(sums, rows, columns).scaled(gain(sums, rows, columns))
 
         return (
             by_head(moments.keys.all, heads, origin, pair.receiver, key),

@@ -30,7 +30,7 @@ from peftport.porting.base import Given, Ported, Porter
 from peftport.porting.kronecker import nearest_compacter
 from peftport.porting.low_rank import compress
 from peftport.porting.maps import Map
-from peftport.porting.pairs import LayerRule, Pair, by_end, pair_slots, unused
+from peftport.porting.pairs import Pair, by_end, pair_slots, unused
 from peftport.techniques import technique_named
 from peftport.techniques.adapter import AdapterSpec
 from peftport.techniques.base import SHARED, Parameters, TechniqueSpec, normal
@@ -70,7 +70,7 @@ class Aligner(ABC):
     def lora(self, pair: Pair, own: Own) -> Carried:
         """A (R, D_in) and B (D_out, R) through the maps; a method whose update is no single product overrides this."""
         into, out = self.into(pair), self.out(pair)
-        return Carried({"A": own["A"] @ into.back.mT, "B": out.there.mT @ own["B"]}, _notes(into, out))
+        return Carried({"A": into.read(own["A"]), "B": out.write(own["B"].mT).mT}, _notes(into, out))
 
     def adapter(self, pair: Pair, own: Own) -> Carried:
         """Down (R, D), up (D, R) and the biases through the maps."""
@@ -78,10 +78,10 @@ class Aligner(ABC):
         into = out if pair.receiver.kind == "linear" else self.into(pair)
         return Carried(
             {
-                "down": own["down"] @ into.back.mT,
+                "down": into.read(own["down"]),
                 "down_bias": own["down_bias"],
-                "up": out.there.mT @ own["up"],
-                "up_bias": own["up_bias"] @ out.there,
+                "up": out.write(own["up"].mT).mT,
+                "up_bias": out.write(own["up_bias"].unsqueeze(0))[0],
             },
             out.note if into is out else _notes(into, out),
         )
@@ -89,13 +89,15 @@ class Aligner(ABC):
     def prefix(self, pair: Pair, own: Own) -> Carried:
         """Keys and values through the maps."""
         keys, values = self.keys_values(pair)
-        return Carried({"keys": own["keys"] @ keys.there, "values": own["values"] @ values.there}, _notes(keys, values))
+        return Carried({"keys": keys.write(own["keys"]), "values": values.write(own["values"])}, _notes(keys, values))
 
 
 class AligningPorter(Porter):
     """A method that finds maps between two hosts and carries any technique through them."""
 
-    layers: LayerRule = staticmethod(by_end)
+    def layer(self, stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
+        """Which of the origin's layers the receiver's layer j takes."""
+        return by_end(stack, j, origin_layers, receiver_layers)
 
     @abstractmethod
     def align(
@@ -105,7 +107,7 @@ class AligningPorter(Porter):
 
     def pairs(self, module: Module, receiver: Host, given: Given) -> dict[str, Pair | None]:
         """Which slot takes which; most methods go by the hosts' depths alone."""
-        return pair_slots(module, receiver.slots, receiver.kind, type(self).layers)
+        return pair_slots(module, receiver.slots, receiver.kind, self.layer)
 
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
         """Pair, align, carry."""
@@ -160,7 +162,7 @@ def carry_through(
         made = _as_compacter(module, spec, receiver, made, slots)
     made |= silent
     if module.head is not None:
-        made[HEAD] = {**module.head, "weight": module.head["weight"].double() @ aligner.hidden().back.mT}
+        made[HEAD] = {**module.head, "weight": aligner.hidden().read(module.head["weight"].double())}
     single = {slot: {name: t.float().contiguous() for name, t in own.items()} for slot, own in made.items()}
     return Ported(single, {**slots, **unused(module, pairs)}, spec)
 
