@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readouts",),
     ("training", "evaluation"),
     ("workbench",),
+    ("gather", "refresh"),
     ("compare", "updating"),
     ("actions", "demo"),
     ("report",),

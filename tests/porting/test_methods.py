@@ -271,7 +271,7 @@ def test_an_opened_host_has_the_slots_and_weights_of_the_loaded_one(model_type: 
     assert torch.equal(files.embeddings(), memory.embeddings())
 
 
-@pytest.mark.parametrize("method", ["resize", "subspace", "crosslora", "transfusion"])
+@pytest.mark.parametrize("method", ["resize", "subspace", "crosslora", "transfusion", "lorasuite"])
 def test_methods_that_need_weights_never_load_a_host(method: str, tmp_path: Path) -> None:
     """And find what they find with loaded ones."""
     folder = saved("llama", tmp_path / "host", torch.bfloat16)
@@ -286,11 +286,10 @@ def test_methods_that_need_weights_never_load_a_host(method: str, tmp_path: Path
             torch.testing.assert_close(tensor, second.matrices[slot][name])
 
 
-def test_a_host_that_is_only_opened_cannot_be_read_with() -> None:
-    host = pico_host("bert")
-    opened = Host(**{**host.__dict__, "tokenizer": None})
-    module = Module(SPECS["lora"], host.fingerprint, random_matrices(host, SPECS["lora"]))
-    with pytest.raises(BadRequest, match="pico-bert: expected a loaded host"):
+def test_a_host_that_is_only_opened_cannot_be_read_with(tmp_path: Path) -> None:
+    opened = open_host(str(saved("bert", tmp_path / "host")))
+    module = Module(SPECS["lora"], opened.fingerprint, random_matrices(pico_host("bert"), SPECS["lora"]))
+    with pytest.raises(BadRequest, match="host: expected a loaded host"):
         porter_named("theseus").port(module, opened, rng(), Given(origin=opened, texts=["good film"]))
 
 

@@ -51,7 +51,7 @@ def paired_rows(
 
     """
     for host in (origin, receiver):
-        if host.tokenizer is None:
+        if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
     texts = [text for text in given.texts if text.strip()]
     advance = given.progress.stage(title, len(texts))

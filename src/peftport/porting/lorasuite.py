@@ -72,8 +72,6 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
         BadRequest: hardly a shared token, or embeddings of another width than the host.
 
     """
-    if origin.tokenizer is None or receiver.tokenizer is None:
-        raise BadRequest("lorasuite: expected hosts with their tokenizers, got one that is only opened; load it")
     ours, theirs = origin.tokenizer.get_vocab(), receiver.tokenizer.get_vocab()
     shared = sorted(ours.keys() & theirs.keys())
     e_s, e_t = HostWeights(origin).embeddings(), HostWeights(receiver).embeddings()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftport.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint, weight_files
-from peftport.hosts.load import AUTO, Host, wrap_host
+from peftport.hosts.load import AUTO, Host, load_tokenizer, wrap_host
 from peftport.hosts.slots import Slot, layout_for
 from peftport.hosts.sources import find_host, read_config
 
@@ -43,8 +43,28 @@ def open_host(ref: str) -> Host:
             f"{source.name}: expected config.json and an index of weights as transformers writes them, "
             f"got: {first}; fetch the host again"
         ) from error
-    prefix = config.get("peftport_text_prefix", "")
-    return wrap_host(source.name, model, None, layout, mark, source.folder, prefix)
+    tokenizer, prefix = load_tokenizer(source), config.get("peftport_text_prefix", "")
+    host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
+    _check_tensors(host, HostWeights(host))
+    return host
+
+
+def _check_tensors(host: Host, weights: HostWeights) -> None:
+    """Refuse files that lack a slot's matrix, or hold a tensor of another shape than config.json says."""
+    shapes = {name: tuple(p.shape) for name, p in host.base.named_parameters()}
+    needed = {f"{slot.path}.weight" for slot in host.slots.values() if slot.kind == "linear"}
+    missing = sorted(name for name in needed if weights.shape(name) is None)
+    if missing:
+        raise HostRefused(
+            f"{host.name}: expected all weights, {len(missing)} tensors are missing (first: {missing[0]}); "
+            "fetch the host again"
+        )
+    for name, expected in shapes.items():
+        got = weights.shape(name)
+        if got not in (None, expected):
+            raise HostRefused(
+                f"{host.name}: {name}: expected shape {expected} by config.json, got {got}; fetch the host again"
+            )
 
 
 class HostWeights:
@@ -62,6 +82,14 @@ class HostWeights:
         weight = self.tensor(f"{slot.path}.weight")
         full = weight if isinstance(module, nn.Linear) else weight.T
         return full[slot.start : slot.start + slot.out_width]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor in the files, by its name below the base model; None if it is not there."""
+        key = self._find(name)
+        if key is None:
+            return None
+        with safe_open(self._files[key], framework="pt") as tensors:
+            return tuple(tensors.get_slice(key).get_shape())
 
     def embeddings(self) -> Tensor:
         """The input embeddings (V, D)."""
