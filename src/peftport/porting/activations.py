@@ -74,12 +74,8 @@ def paired_rows(
 @torch.no_grad()
 def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[Word]) -> dict[str, Rows]:
     """Run the host once and pool what passes its slots to words."""
-    pool = reading.pool(words)
+    rows = reading.pooling(words)
     found: dict[str, Rows] = {}
-
-    def rows(tensor: Tensor) -> Tensor:
-        return pool @ tensor.detach().reshape(pool.shape[1], -1).to("cpu", torch.float64)
-
     with ExitStack() as stack:
         for name in slots:
             _watch(stack, host, host.slots[name], rows, found)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from peftport.techniques.base import SHARED, Parameters, Shapes
 
-SWEEPS = 60
+SWEEPS = 40
 GOOD_ENOUGH = 1e-9  # relative error at which no further sweep is made
 
 

@@ -108,10 +108,12 @@ class Moments:
     """Sums of products of pairs of rows, taken in batch by batch: a (n, P), b (n, Q).
 
     ``held`` has every second batch, ``fit`` the others: a penalty is chosen by other rows than those it is fitted on.
+    Of a^T a and b^T b only the diagonals are kept unless ``left`` and ``right`` ask for all: they cost most.
     """
 
-    def __init__(self) -> None:
-        self.fit, self.held = Sums(), Sums()
+    def __init__(self, *, left: bool = True, right: bool = True) -> None:
+        self.fit, self.held = Sums(left, right), Sums(left, right)
+        self.left, self.right = left, right
         self._batches = 0
 
     def add(self, a: Tensor, b: Tensor) -> None:
@@ -135,7 +137,7 @@ class Moments:
         )
 
     def _changed(self, change: Callable[[Sums], tuple[Tensor, ...]]) -> Moments:
-        made = Moments()
+        made = Moments(left=self.left, right=self.right)
         for own, other in ((self.fit, made.fit), (self.held, made.held)):
             other.count = own.count
             if own.count:
@@ -146,7 +148,8 @@ class Moments:
 class Sums:
     """n, sums of a and b, a^T a, a^T b and b^T b of n pairs of rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: bool = True, right: bool = True) -> None:
+        self.left, self.right = left, right
         self.count = 0
         self.a = self.b = self.aa = self.ab = self.bb = torch.zeros(())
 
@@ -154,11 +157,11 @@ class Sums:
         """Take in n pairs of rows."""
         self.count += len(a)
         self.a, self.b = self.a + a.sum(0), self.b + b.sum(0)
-        self.aa, self.ab, self.bb = self.aa + a.mT @ a, self.ab + a.mT @ b, self.bb + b.mT @ b
+        self.aa, self.ab, self.bb = self.aa + _gram(a, self.left), self.ab + a.mT @ b, self.bb + _gram(b, self.right)
 
     def plus(self, other: Sums) -> Sums:
         """The sums over both sets of rows."""
-        both = Sums()
+        both = Sums(self.left, self.right)
         both.count = self.count + other.count
         both.a, both.b = self.a + other.a, self.b + other.b
         both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
@@ -174,6 +177,10 @@ class Sums:
         ]
         scale = torch.outer(*spread)
         return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
+
+
+def _gram(rows: Tensor, full: bool) -> Tensor:
+    return rows.mT @ rows if full else rows.square().sum(0).diag()
 
 
 def orthogonal(cross: Tensor, scale: float) -> Dense:

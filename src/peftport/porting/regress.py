@@ -66,9 +66,9 @@ class Regress(AligningPorter):
 class SlotFit:
     """What is regressed at one slot: ``low`` the rank or units on the receiver's rows, ``up`` the change on units."""
 
-    low: Moments = field(default_factory=Moments)
-    out: Moments = field(default_factory=Moments)
-    up: Moments = field(default_factory=Moments)
+    low: Moments = field(default_factory=lambda: Moments(right=False))
+    out: Moments = field(default_factory=lambda: Moments(right=False))
+    up: Moments = field(default_factory=lambda: Moments(right=False))
     low_fit: Regression | None = None
     out_fit: Regression | None = None
 

@@ -71,7 +71,7 @@ class Skip(AligningPorter):
         """One pass over the texts."""
         if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
             return Unchanged(receiver)
-        return Picked(given.origin, collect(given.origin, receiver, pairs, given))
+        return Picked(given.origin, collect(given.origin, receiver, pairs, module.spec.kind, given))
 
 
 class Unchanged(Aligner):

@@ -31,9 +31,9 @@ UNITS = ("ffn_in", "ffn_gate")  # sites whose output is the FFN's units, which t
 class HeadMoments:
     """Keys, values and queries of two attention blocks, flat over key heads; scalings of q k^T."""
 
-    keys: Moments = field(default_factory=Moments)
-    values: Moments = field(default_factory=Moments)
-    queries: Moments = field(default_factory=Moments)
+    keys: Moments = field(default_factory=lambda: Moments(left=False, right=False))
+    values: Moments = field(default_factory=lambda: Moments(right=False))
+    queries: Moments = field(default_factory=lambda: Moments(left=False))
     scalings: tuple[float, float] = (1.0, 1.0)
 
 
@@ -44,17 +44,18 @@ class Spaces:
     into: dict[str, Moments] = field(default_factory=dict)
     out: dict[str, Moments] = field(default_factory=dict)
     heads: dict[str, HeadMoments] = field(default_factory=dict)
-    hidden: Moments = field(default_factory=Moments)
+    hidden: Moments = field(default_factory=lambda: Moments(left=False))
 
 
-def collect(origin: Host, receiver: Host, pairs: Mapping[str, Pair], given: Given) -> Spaces:
+def collect(origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: Given) -> Spaces:
     """Read the texts with both hosts and sum up."""
     spaces = Spaces()
     ours, theirs = watched(pairs, origin, receiver)
     title = f"reading {len(given.texts)} texts with {origin.name} and {receiver.name}"
     for seen, met in paired_rows(origin, receiver, ours, theirs, given, title):
         for pair in pairs.values():
-            add_pair(spaces, pair, origin.slots[pair.origin], seen, met)
+            inputs = technique == "lora" or pair.receiver.kind != "linear"
+            add_pair(spaces, pair, origin.slots[pair.origin], seen, met, inputs)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
@@ -67,8 +68,8 @@ def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[li
     return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
 
 
-def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows) -> None:
-    """Take one batch of one pair in."""
+def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool = True) -> None:
+    """Take one batch of one pair in; without ``inputs``, which adapters behind linear maps do not look at."""
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
         own = spaces.heads.setdefault(name, HeadMoments())
@@ -77,8 +78,10 @@ def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: Slot
         own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
         own.scalings = (one.scaling, other.scaling)
         return
-    spaces.into.setdefault(name, Moments()).add(one.x, other.x)
-    spaces.out.setdefault(name, Moments()).add(output_rows(seen, pair.origin), output_rows(met, name))
+    if inputs:
+        spaces.into.setdefault(name, Moments(left=False, right=False)).add(one.x, other.x)
+    out = spaces.out.setdefault(name, Moments(left=False, right=False))
+    out.add(output_rows(seen, pair.origin), output_rows(met, name))
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:

@@ -38,7 +38,7 @@ class Theseus(AligningPorter):
     ) -> Aligner:
         """One pass over the texts."""
         assert given.origin is not None  # checked: needs texts
-        return Rotations(given.origin, collect(given.origin, receiver, pairs, given))
+        return Rotations(given.origin, collect(given.origin, receiver, pairs, module.spec.kind, given))
 
 
 class Rotations(Aligner):

@@ -21,6 +21,21 @@ Word = tuple[int, int]  # text of the batch, word of the text
 
 
 @dataclass(frozen=True, eq=False)
+class Pooling:
+    """Which token goes to which word's mean: ``tokens`` and ``rows`` run parallel, ``counts`` is one a word."""
+
+    tokens: Tensor
+    rows: Tensor
+    counts: Tensor
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """(B, T, D), or (B T, D) as some FFNs have it -> (number of words, D), float64."""
+        flat = activations.detach().flatten(0, -2).cpu()[self.tokens].double()
+        sums = flat.new_zeros(len(self.counts), flat.shape[1]).index_add_(0, self.rows, flat)
+        return sums / self.counts.unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """One batch of texts for one host: the model's inputs, and which tokens each word has, (B, T) by word."""
 
@@ -28,14 +43,12 @@ class Reading:
     tokens: dict[Word, list[int]]
     length: int  # T
 
-    def pool(self, words: Sequence[Word]) -> Tensor:
-        """(number of words, B T): the matrix that takes token rows to the means of words."""
-        batch = len(self.inputs["input_ids"])
-        pooling = torch.zeros(len(words), batch * self.length, dtype=torch.float64)
-        for row, (text, word) in enumerate(words):
-            own = self.tokens[text, word]
-            pooling[row, [text * self.length + t for t in own]] = 1 / len(own)
-        return pooling
+    def pooling(self, words: Sequence[Word]) -> Pooling:
+        """How token rows become the means of these words."""
+        places = [(row, text * self.length + t) for row, (text, w) in enumerate(words) for t in self.tokens[text, w]]
+        counts = [len(self.tokens[word]) for word in words]
+        rows, tokens = zip(*places, strict=True)
+        return Pooling(torch.tensor(tokens), torch.tensor(rows), torch.tensor(counts, dtype=torch.float64))
 
 
 def read(host: Host, texts: Sequence[str]) -> Reading:
