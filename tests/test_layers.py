@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readouts",),
     ("training", "evaluation"),
     ("workbench",),
+    ("gather", "refresh"),
     ("compare", "updating"),
     ("actions", "demo", "evidence"),
     ("study",),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from peftport.compare import Comparison, Plan, compare
 from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
+from peftport.gather import MOST_TEXTS, gather, read_texts
 from peftport.hosts.load import load_host
 from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
 from peftport.modules.origin import check_origin, trust_origin
 from peftport.porting import porter_named
+from peftport.porting.weights import open_host
 from peftport.progress import Progress
+from peftport.refresh import NAME as DISTILL
+from peftport.refresh import Refresh, refresh
 from peftport.store.artifacts import check_free
 from peftport.tasks.task import Task
 from peftport.techniques import technique_named
@@ -121,8 +126,18 @@ def port_module(
     out: Path | None = None,
     file_format: Format | None = None,
     seed: int = 0,
+    texts: str | None = None,
+    task: Task | None = None,
+    as_technique: Literal["adapter"] | None = None,
+    readout: str | None = None,
+    settings: TrainSettings | None = None,
+    steps: int = 120,
+    progress: Progress | None = None,
 ) -> PortedModule:
     """Port a module folder to another host; written to ``out`` in the format it came in unless told otherwise.
+
+    ``texts`` (a .txt file or a task) are for methods that need texts, ``task`` for those that need labels. Hosts are
+    loaded only for methods that look at activations or losses. ``steps`` are those of ``distill``, which trains.
 
     Raises:
         ModuleRefused: the folder is broken, or records another origin than the one given.
@@ -131,15 +146,56 @@ def port_module(
     """
     if out is not None:
         check_free(out)
-    porter = porter_named(method)
-    given = format_of(folder)
+    chosen = file_format or format_of(folder)
     module = open_module(folder, origin, trusted_origin)
-    receiver = load_host(to)
-    ported = porter.port(module, receiver, rng_for(seed, "porting"))
-    chosen = file_format or given
+    if method == DISTILL:
+        home = origin or module.host.name
+        ported, receiver = _distilled(module, home, to, texts, task, Refresh(steps, seed), readout, settings, progress)
+    else:
+        porter = porter_named(method)
+        bench = open_workbench(to, task, readout, settings) if porter.needs == "labels" and task is not None else None
+        receiver = bench.host if bench else (load_host(to) if porter.needs == "texts" else open_host(to))
+        found = gather(
+            porter,
+            module,
+            receiver,
+            origin=origin,
+            texts=texts,
+            bench=bench,
+            as_technique=as_technique,
+            progress=progress,
+        )
+        ported = porter.port(module, receiver, rng_for(seed, "porting"), found)
     if out is not None:
         write_module(ported, receiver, out, chosen)
     return PortedModule(ported, chosen)
+
+
+def _distilled(
+    module: Module,
+    origin: str,
+    to: str,
+    texts: str | None,
+    task: Task | None,
+    how: Refresh,
+    readout: str | None,
+    settings: TrainSettings | None,
+    progress: Progress | None,
+) -> tuple[Module, Host]:
+    """Distill: the module at home labels texts (the task's own, where none are given), a new one away learns them."""
+    if task is None:
+        raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
+    readout = readout or (module.task.readout if module.task else None)
+    _check_same_labels(module, task)
+    home = open_workbench(origin, task, readout, settings)
+    if not module.host.same_host(home.host.fingerprint):
+        raise ModuleRefused(
+            f"distill: expected a module of {home.host.name}, got one of {module.host.name} with another fingerprint; "
+            "name its host with --from"
+        )
+    away = open_workbench(to, task, readout, settings)
+    read = read_texts(texts) if texts is not None else task.train.texts[:MOST_TEXTS]
+    return refresh(module, home, away, read, how, progress), away.host
 
 
 def compare_module(
@@ -153,13 +209,21 @@ def compare_module(
     readout: str | None = None,
     settings: TrainSettings | None = None,
     test_items: int | None = None,
+    texts: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Port a module to a host and compare it with sampled and scratch on a task."""
+    """Port a module to a host and compare it with sampled and scratch on a task.
+
+    Methods that need texts read those of ``texts`` (a .txt file or a task), or the task's own without their labels.
+    """
     module = open_module(folder, origin, trusted_origin)
     _check_same_labels(module, task)
     readout = readout or (module.task.readout if module.task else None)
-    return compare(module, open_workbench(to, task, readout, settings, test_items), plan, progress)
+    bench = open_workbench(to, task, readout, settings, test_items)
+    given = gather(
+        porter_named(plan.method), module, bench.host, origin=origin, texts=texts, bench=bench, progress=progress
+    )
+    return compare(module, bench, plan, progress, given)
 
 
 def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:

@@ -18,6 +18,7 @@ from peftport.evaluation import Scores
 from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
+from peftport.porting.base import Given
 from peftport.progress import Progress, Silent
 from peftport.stats import Interval, paired_difference
 from peftport.techniques import technique_named
@@ -123,7 +124,9 @@ class Comparison:
         }
 
 
-def compare(module: Module, bench: Workbench, plan: Plan, progress: Progress | None = None) -> Comparison:
+def compare(
+    module: Module, bench: Workbench, plan: Plan, progress: Progress | None = None, given: Given | None = None
+) -> Comparison:
     """Port a module to the bench's host and run every arm at every budget and seed.
 
     Raises:
@@ -134,7 +137,7 @@ def compare(module: Module, bench: Workbench, plan: Plan, progress: Progress | N
     progress = progress or Silent()
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
-    starts = _starts(module, bench, plan)
+    starts = _starts(module, bench, plan, given)
     begun = time.perf_counter()
     label = f"{module.spec.kind} on {bench.host.name}"
     trained = bench.train(module.spec, [starts[key] for key in keys], plan.budgets, rate, progress, f"training {label}")
@@ -164,9 +167,9 @@ def compare(module: Module, bench: Workbench, plan: Plan, progress: Progress | N
     )
 
 
-def _starts(module: Module, bench: Workbench, plan: Plan) -> dict[tuple[Arm, int], Start]:
+def _starts(module: Module, bench: Workbench, plan: Plan, given: Given | None) -> dict[tuple[Arm, int], Start]:
     """The start of every (arm, seed). Each arm draws from its own role of the seed."""
-    ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"))
+    ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"), given)
     start = bench.startable(ported)
     sampler = sampler_named(plan.sampler)
     starts: dict[tuple[Arm, int], Start] = {}

@@ -49,7 +49,7 @@ class Entry:
 
     start: Parameters
     rows: Sequence[Row]
-    labels: npt.NDArray[np.int64]  # (number of rows,)
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]  # (number of rows,), or probabilities (number of rows, C)
     seed: int
     learning_rate: float
 

@@ -30,6 +30,10 @@ TrustOrigin = Annotated[
 FormatName = Annotated[
     str | None, typer.Option("--format", help="native, peft (LoRA only) or adapters (every technique but LoRA).")
 ]
+Texts = Annotated[
+    str | None,
+    typer.Option("--texts", metavar="FILE|TASK", help="Unlabelled texts, for methods that need them: .txt, or a task."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -180,6 +184,12 @@ def port(
     method: Annotated[str, typer.Option("--method", help="How (peftport methods).")] = "copy",
     format_: FormatName = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")] = 0,
+    texts: Texts = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="TASK", help="Labelled items, for methods that need labels.")
+    ] = None,
+    as_: Annotated[str | None, typer.Option("--as", help="adapter: carry a Compacter as an adapter, exactly.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of distill; no other trains.")] = 120,
     json_: AsJson = False,
 ) -> None:
     """Port a module to another host, file to file; the format stays what it was unless --format says otherwise.
@@ -188,11 +198,16 @@ def port(
     """
     from peftport.actions import port_module
 
+    if as_ not in (None, "adapter"):
+        raise BadRequest(f"--as: expected adapter, got {as_!r}")
     quiet_libraries()
-    done = port_module(
-        module, to, origin=origin, trusted_origin=trusted_origin, method=method, out=out,
-        file_format=_format(format_), seed=seed,
-    )  # fmt: skip
+    data = o.read_task(task, None, None, None, None, None, None, None) if task else None
+    with bars() as progress:
+        done = port_module(
+            module, to, origin=origin, trusted_origin=trusted_origin, method=method, out=out,
+            file_format=_format(format_), seed=seed, texts=texts, task=data, as_technique="adapter" if as_ else None,
+            steps=steps, progress=progress,
+        )  # fmt: skip
     record = done.module.ports[-1]
     if json_:
         print_json(
@@ -220,6 +235,7 @@ def compare(
     sampler: Annotated[
         str, typer.Option("--sampler", help="gaussian, permutation, spectrum or norm_matched.")
     ] = "gaussian",
+    texts: Texts = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
@@ -259,6 +275,7 @@ def compare(
             readout=readout,
             settings=chosen,
             test_items=test_items,
+            texts=texts,
             progress=progress,
         )
     verdict = verdict_of(found)
@@ -294,17 +311,23 @@ def methods(json_: AsJson = False) -> None:
 
     Example: peftport methods
     """
+    from peftport import refresh
     from peftport.porting import PORTERS, SAMPLERS
     from peftport.report.tables import Table
 
     rows = [
         {
             "name": p.name, "kind": kind, "title": p.title, "needs": p.needs, "width": p.fits.width,
-            "depth": p.fits.depth, "source": p.source,
+            "depth": p.fits.depth, "techniques": ",".join(p.fits.techniques), "source": p.source,
         }
         for kind, known in (("porter", PORTERS), ("sampler", SAMPLERS))
         for p in known.values()
     ]  # fmt: skip
+    distill = {
+        "name": refresh.NAME, "kind": "training", "title": refresh.TITLE, "needs": "training", "width": "any",
+        "depth": "any", "techniques": "any to any", "source": refresh.SOURCE,
+    }  # fmt: skip
+    rows.insert(len(PORTERS), distill)
     _listed(json_, "methods", rows, Table)
 
 

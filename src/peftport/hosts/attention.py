@@ -9,6 +9,7 @@ a mask the causal mask is written out so that the prefix stays visible.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +31,29 @@ class Prefix:
     values: Tensor
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What one attention block attends with: queries (B, H, T, d), keys and values (B, H_kv, T, d), q k^T's factor."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    scaling: float
+
+
 # The prefixes now attached, by attention module. Filled and emptied by techniques.attach.
 prefixes: dict[nn.Module, Prefix] = {}
+# Who is told what an attention block attends with. Filled and emptied by porting.activations.
+watchers: dict[nn.Module, Callable[[Watched], None]] = {}
 
 
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Scaled dot product attention over prefix and text. query (B, H, T, d), key and value (B, H_kv, T, d)."""
+    if module in watchers:
+        scaling = options.get("scaling")
+        watchers[module](Watched(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
     prefix = prefixes.get(module)
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]

@@ -108,7 +108,7 @@ def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float
     layout = layout_for(config["model_type"], source.name)
     mark = _fingerprint(source, layout)
     model = _load_model(source, layout, view, dtype)
-    tokenizer = _load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     return wrap_host(source.name, model, tokenizer, layout, mark, source.folder, config.get("peftport_text_prefix", ""))
 
 
@@ -209,7 +209,13 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _load_tokenizer(source: Source) -> Any:
+def load_tokenizer(source: Source) -> Any:
+    """The host's own tokenizer.
+
+    Raises:
+        HostRefused: none, broken, or one that wants its own code run.
+
+    """
     try:
         _check_tokenizer_files(source)
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)

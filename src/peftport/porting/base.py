@@ -1,35 +1,71 @@
-"""A porter: a method that turns a module of one host into a module of another, and says slot by slot what it did."""
+"""A porter: a method that turns a module of one host into a module of another, and says slot by slot what it did.
+
+Hosts come opened as little as the method needs: on the meta device with their weights on disk (porting.weights), or
+loaded, for methods that look at activations. What a method may use besides the module is in `Given`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
+from torch import Tensor
 
+from peftport.errors import BadRequest, SlotMismatch
 from peftport.hosts.load import Host
 from peftport.modules.module import Module, PortRecord, check_fits
-from peftport.techniques.base import Parameters
+from peftport.progress import Progress, Silent
+from peftport.techniques.base import Parameters, TechniqueSpec
 
 Need = Literal["nothing", "weights", "texts", "labels", "training"]
+ALL_TECHNIQUES = ("lora", "adapter", "compacter", "prefix")
 
 
 @dataclass(frozen=True)
 class Fits:
-    """What origin and receiver may differ in."""
+    """What origin and receiver may differ in, and which techniques the method carries."""
 
     width: Literal["same", "any"] = "same"
     depth: Literal["same", "any"] = "same"
-    techniques: tuple[str, ...] = ("lora", "adapter", "compacter", "prefix")
+    techniques: tuple[str, ...] = ALL_TECHNIQUES
+
+
+class Labelled(Protocol):
+    """A few labelled texts as a method sees them: losses of the receiver, with whatever is attached to it."""
+
+    def losses(self) -> Iterator[Tensor]:
+        """One scalar an example, with its graph."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a port may use besides the module and the receiver.
+
+    Attributes:
+        origin: the host the module was trained on.
+        texts: unlabelled texts.
+        labelled: labelled texts, as losses on the receiver.
+        as_technique: ``adapter`` carries a Compacter exactly, as the adapter that it stands for.
+
+    """
+
+    origin: Host | None = None
+    texts: Sequence[str] = ()
+    labelled: Labelled | None = None
+    as_technique: Literal["adapter"] | None = None
+    progress: Progress = field(default_factory=Silent)
 
 
 @dataclass(frozen=True, eq=False)
 class Ported:
-    """Matrices for the receiver and, for every slot, what was done there."""
+    """Matrices for the receiver and, for every slot, what was done there. ``spec``: where it is another one."""
 
     matrices: Parameters
     slots: dict[str, str]
+    spec: TechniqueSpec | None = None
 
 
 class Porter(ABC):
@@ -42,18 +78,70 @@ class Porter(ABC):
     fits: ClassVar[Fits] = Fits()
 
     @abstractmethod
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
-        """Make the receiver's matrices. The module has been found to fit what `fits` declares."""
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
+        """Make the receiver's matrices. The module has been found to fit what `fits` declares, the needs are met."""
 
-    def port(self, module: Module, receiver: Host, rng: np.random.Generator) -> Module:
+    def port(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given | None = None) -> Module:
         """Port a module to a receiver, with the port on its record.
 
         Raises:
             SlotMismatch: the module does not fit the receiver by this method.
+            BadRequest: something the method needs is not given.
 
         """
+        given = given or Given()
+        self._check_fits(module, receiver)
+        self._check_given(module, receiver, given)
+        ported = self.carry(module, receiver, rng, given)
+        record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
+        made = module.with_matrices(
+            ported.matrices,
+            spec=ported.spec or module.spec,
+            host=receiver.fingerprint,
+            ports=(*module.ports, record),
+        )
+        check_fits(made, receiver, self.name)
+        return made
+
+    def _check_fits(self, module: Module, receiver: Host) -> None:
+        if module.spec.kind not in self.fits.techniques:
+            raise BadRequest(
+                f"{self.name}: expected a module of {', '.join(self.fits.techniques)}, got {module.spec.kind}; "
+                f"methods that carry {module.spec.kind}: {', '.join(methods_for(module.spec.kind))}"
+            )
         if self.fits.width == "same" and self.fits.depth == "same":
             check_fits(module, receiver, self.name)
-        ported = self.carry(module, receiver, rng)
-        record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
-        return module.with_matrices(ported.matrices, host=receiver.fingerprint, ports=(*module.ports, record))
+        elif self.fits.width == "same" and module.host.width != receiver.width:
+            first = next(iter(receiver.slots))
+            raise SlotMismatch(
+                f"{first}: this {module.spec.kind} is from {module.host.name}, {module.host.width} wide, "
+                f"{receiver.name} is {receiver.width} wide there; `{self.name}` needs equal widths; "
+                f"methods that do not: {', '.join(methods_for(module.spec.kind, width='any'))}"
+            )
+
+    def needs_for(self, module: Module, receiver: Host) -> Need:
+        """What this port needs: some methods need less where hosts are alike."""
+        return self.needs
+
+    def _check_given(self, module: Module, receiver: Host, given: Given) -> None:
+        needs = self.needs_for(module, receiver)
+        if given.as_technique and module.spec.kind != "compacter":
+            raise BadRequest(f"--as adapter: expected a Compacter, got {module.spec.kind}; leave --as out")
+        if needs in ("weights", "texts") and given.origin is None:
+            raise BadRequest(f"{self.name}: needs the origin host's weights, none given; name it with --from HOST")
+        if needs == "texts" and not given.texts:
+            raise BadRequest(f"{self.name}: needs unlabelled texts, none given; name some with --texts FILE")
+        if needs == "labels" and given.labelled is None:
+            raise BadRequest(f"{self.name}: needs a few labelled texts, none given; name a task with --task TASK")
+        if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
+            raise SlotMismatch(
+                f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
+                "another fingerprint; name the host that the module was trained on"
+            )
+
+
+def methods_for(technique: str, *, width: str | None = None) -> list[str]:
+    """Names of the methods that carry a technique (and, if asked, across widths)."""
+    from peftport.porting import PORTERS
+
+    return [p.name for p in PORTERS.values() if technique in p.fits.techniques and width in (None, p.fits.width)]

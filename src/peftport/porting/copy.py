@@ -6,7 +6,7 @@ import numpy as np
 
 from peftport.hosts.load import Host
 from peftport.modules.module import Module
-from peftport.porting.base import Ported, Porter
+from peftport.porting.base import Given, Ported, Porter
 
 
 class Copy(Porter):
@@ -16,7 +16,7 @@ class Copy(Porter):
     title = "matrices unchanged"
     source = "Sabry & Belz 2024, arXiv 2401.14228; PortLLM, arXiv 2410.10870"
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
         """The same tensors."""
         return Ported(
             {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from peftport.hosts.load import Host
 from peftport.modules.module import HEAD, Module, stack
-from peftport.porting.base import Ported, Porter
+from peftport.porting.base import Given, Ported, Porter
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Parameters
 
@@ -38,7 +38,7 @@ class Sampler(Porter):
     def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
         """A matrix of the same shape."""
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
         """Sample every matrix, the shared ones and the head of a linear readout too."""
         matrices = {
             slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
@@ -93,9 +93,9 @@ class NormMatched(Gaussian):
     name = "norm_matched"
     title = "a random update of the same Frobenius norm"
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator) -> Ported:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
         """Sample, then scale each slot's outer matrices, in which its update is linear."""
-        sampled = super().carry(module, receiver, rng)
+        sampled = super().carry(module, receiver, rng, given)
         technique = technique_named(module.spec.kind)
         for name, slot in technique.slots(module.spec, receiver.slots).items():
             before, after = (

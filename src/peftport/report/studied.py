@@ -48,13 +48,11 @@ def study_findings(
 
 def headlines(gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple[str, ...]:
     """What came out, counting only differences that the statistics carry: settled by seeds and test items together."""
-    ends = sorted({gained["budget"].min(), gained["budget"].max()}) if gained.height else []
+    budgets = sorted(gained["budget"].unique().to_list())
     said = [
-        _gain_sentence(
-            gained.filter((pl.col("versus") == versus) & (pl.col("budget") == budget)), versus, budget, level
-        )
+        _gain_sentence(gained.filter(versus=versus, budget=budget), versus, budget, level)
         for versus in ("sampled", "scratch")
-        for budget in ends
+        for budget in dict.fromkeys([*budgets[:1], *budgets[-1:]])
     ]
     words = Counter(judged["verdict"].to_list())
     if words:
@@ -113,8 +111,8 @@ def _notes(told: About, declared: Declared) -> tuple[str, ...]:
         f"Origins were trained for {study.training.origin_steps} steps of {study.training.batch_size} texts; every arm "
         "of a technique trains at the same learning rate, and arms of one seed see the same batches.",
         f"Retention is given only where training gains at least {declared.floor:g} over the bare host.",
-        "Intervals of cells are over seeds and test items; those of the grid as a whole resample seeds within its cells "
-        "and take pairs and test items as they are.",
+        "Intervals of cells are over seeds and test items; those of the grid as a whole resample seeds within its "
+        "cells and take pairs and test items as they are.",
         f"{told.failures} failed attempts are on record. All jobs together took {told.worker_seconds / 3600:.1f} hours "
         "of one worker.",
     )

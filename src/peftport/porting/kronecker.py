@@ -1,0 +1,133 @@
+"""The nearest Compacter to given adapters: sums of Kronecker products with one rule for all slots.
+
+    min over A, s, t of  sum over slots, down and up, of  || W - sum_i A_i (x) (s_i t_i) ||_F^2
+
+W[(u,a),(v,b)] as a table R[(u,v),(a,b)] is sum_i vec(A_i) vec(s_i t_i)^T (Van Loan & Pitsianis 1993). Each of A, s and
+t alone is a linear least-squares problem, so they are solved in turn, from two starts: the origin's rule, which is
+exact where the maps left the Kronecker structure as it was, and the n leading left singular vectors of the tables,
+side by side. The better one is kept. That a rank q binds every term makes the problem non-convex: this is a local
+optimum, and its error is stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peftport.techniques.base import SHARED, Parameters, Shapes
+
+SWEEPS = 40
+GOOD_ENOUGH = 1e-9  # relative error at which no further sweep is made
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Compacter matrices with the shared rule, and each slot's relative error ||W - W'|| / ||W|| over down and up."""
+
+    matrices: Parameters
+    errors: dict[str, float]
+
+
+@dataclass(eq=False)
+class _Table:
+    """One matrix W (n a, n b) as R (n n, a b), and its factors so far: left (n, a, q), right (n, q, b)."""
+
+    r: Tensor
+    left: Tensor
+    right: Tensor
+
+    def error(self, rule: Tensor) -> float:
+        return float((self.r - _flat(rule).mT @ (self.left @ self.right).flatten(1)).square().sum())
+
+
+def nearest_compacter(adapters: Parameters, shapes: Mapping[str, Shapes], rule: Tensor, rank: int) -> Nearest:
+    """Factor every adapter (down (R, D), up (D, R), biases) by one rule (n, n, n) near the origin's ``rule``."""
+    n = len(rule)
+    wide = {f"{slot}/{side}": own[side].double().mT for slot, own in adapters.items() for side in ("down", "up")}
+    tables = {name: _rearranged(matrix, n) for name, matrix in wide.items()}
+    found = [_alternate(tables, start, rank) for start in (rule, _leading_rule(tables, rule))]
+    _, best_rule, best = min(found, key=lambda each: each[0])
+    matrices: Parameters = {SHARED: {"rule": best_rule}}
+    errors = {}
+    for slot, own in adapters.items():
+        down, up = best[f"{slot}/down"], best[f"{slot}/up"]
+        matrices[slot] = {
+            "down_left": down.left, "down_right": down.right, "down_bias": own["down_bias"],
+            "up_left": up.left, "up_right": up.right, "up_bias": own["up_bias"],
+        }  # fmt: skip
+        norm = float(own["down"].double().square().sum() + own["up"].double().square().sum())
+        errors[slot] = ((down.error(best_rule) + up.error(best_rule)) / norm) ** 0.5 if norm else 0.0
+        assert all(tuple(matrices[slot][name].shape) == tuple(shape) for name, shape in shapes[slot].items())
+    return Nearest(matrices, errors)
+
+
+def _alternate(tables: Mapping[str, Tensor], rule: Tensor, rank: int) -> tuple[float, Tensor, dict[str, _Table]]:
+    n = len(rule)
+    found = {name: _first_factors(table, rule, rank) for name, table in tables.items()}
+    norm = sum(float(table.square().sum()) for table in tables.values()) or 1.0
+    for _ in range(SWEEPS):
+        if sum(each.error(rule) for each in found.values()) / norm < GOOD_ENOUGH**2:
+            break
+        for each in found.values():
+            each.left = _solve_left(each.r, rule, each.right)
+            each.right = _solve_left(_turned(each.r, n, each.left.shape[1]), rule.mT, each.left.mT).mT
+        rule = _solve_rule(list(found.values()), n)
+    return sum(each.error(rule) for each in found.values()), rule, found
+
+
+def _first_factors(table: Tensor, rule: Tensor, rank: int) -> _Table:
+    """Least squares for the terms s_i t_i, each then cut to its rank."""
+    n = len(rule)
+    a, b = table.shape[1:]
+    terms = torch.linalg.lstsq(_flat(rule).mT, table.flatten(1), driver="gelsd").solution.view(n, a, b)
+    u, s, vt = torch.linalg.svd(terms, full_matrices=False)
+    kept = min(rank, s.shape[-1])
+    left, right = table.new_zeros(n, a, rank), table.new_zeros(n, rank, b)
+    root = s[:, :kept].sqrt()
+    left[:, :, :kept], right[:, :kept] = u[:, :, :kept] * root[:, None, :], root[:, :, None] * vt[:, :kept]
+    return _Table(table.flatten(1), left, right)
+
+
+def _solve_left(r: Tensor, rule: Tensor, right: Tensor) -> Tensor:
+    """The best left (n, a, q) given rule and right (n, q, b): one design matrix for all a. r (n n, a b)."""
+    n, q, b = right.shape
+    design = torch.einsum("iw,iqb->wbiq", _flat(rule), right).reshape(-1, n * q)  # (n n b, n q)
+    target = r.view(n * n, -1, b).transpose(1, 2).reshape(n * n * b, -1)  # (n n b, a)
+    solved: Tensor = torch.linalg.lstsq(design, target, driver="gelsd").solution  # (n q, a)
+    return solved.view(n, q, -1).transpose(1, 2)
+
+
+def _turned(r: Tensor, n: int, a: int) -> Tensor:
+    """The table of W^T from the table of W."""
+    whole = r.view(n, n, a, -1)
+    return whole.permute(1, 0, 3, 2).reshape(n * n, -1)
+
+
+def _solve_rule(tables: list[_Table], n: int) -> Tensor:
+    """The best rule (n, n, n) given all terms."""
+    terms = torch.cat([(each.left @ each.right).flatten(1) for each in tables], dim=1)  # (n, sum of a b)
+    target = torch.cat([each.r for each in tables], dim=1)  # (n n, sum of a b)
+    solved: Tensor = torch.linalg.lstsq(terms.mT, target.mT, driver="gelsd").solution
+    return solved.view(n, n, n)
+
+
+def _leading_rule(tables: Mapping[str, Tensor], rule: Tensor) -> Tensor:
+    n = len(rule)
+    side_by_side = torch.cat([table.flatten(1) for table in tables.values()], dim=1)
+    u: Tensor = torch.linalg.svd(side_by_side @ side_by_side.mT).U
+    leading: Tensor = u[:, :n].mT * rule.norm()
+    return leading.reshape(n, n, n)
+
+
+def _rearranged(matrix: Tensor, n: int) -> Tensor:
+    """W (n a, n b) -> (n n, a, b)."""
+    a, b = matrix.shape[0] // n, matrix.shape[1] // n
+    return matrix.view(n, a, n, b).permute(0, 2, 1, 3).reshape(n * n, a, b)
+
+
+def _flat(rule: Tensor) -> Tensor:
+    """(n, n, n) -> (n, n n): row i is A_i."""
+    return rule.flatten(1)

@@ -1,0 +1,258 @@
+"""Linear maps between a space of the origin and one of the receiver, and how they are found from pairs of rows.
+
+Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
+
+    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           Schoenemann 1966; arXiv 2602.12952
+    ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
+    assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
+
+
+class Map(ABC):
+    """A map between the origin's rows and the receiver's, and back. Matrices are carried row by row."""
+
+    note: str
+
+    @abstractmethod
+    def write(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) of the origin's space in the receiver's: (n, D_t). For what is added to it."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) that are multiplied with the origin's rows, for the receiver's: (n, D_t)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Map):
+    """``there`` (D_s, D_t) takes the origin's rows to the receiver's space, ``back`` (D_t, D_s) returns."""
+
+    there: Tensor
+    back: Tensor
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Times T."""
+        return rows @ self.there
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Times T'^T."""
+        return rows @ self.back.mT
+
+    def scaled(self, factor: float) -> Dense:
+        """The map, its values there multiplied."""
+        return Dense(self.there * factor, self.back / factor, self.note)
+
+
+@dataclass(frozen=True, eq=False)
+class Order(Map):
+    """Receiver unit j is origin unit ``order[j]`` (D_t,); -1: none."""
+
+    order: Tensor
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Columns picked."""
+        picked = rows[:, self.order.clamp(min=0)]
+        return picked * (self.order >= 0).to(rows.dtype)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same: a permutation is its own inverse's transpose."""
+        return self.write(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Thin(Map):
+    """T = V_s C V_t^T, and between what lies outside both where widths are equal: + (I - V_s V_s^T)(I - V_t V_t^T).
+
+    V_s (D_s, k), C (k, k), V_t (D_t, k). C is orthogonal or a product of projections, so reading is writing.
+    """
+
+    ours: Tensor
+    core: Tensor
+    theirs: Tensor
+    rest: bool
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Through the two bases."""
+        inside = rows @ self.ours
+        found = inside @ self.core @ self.theirs.mT
+        if not self.rest:
+            return found
+        outside = rows - inside @ self.ours.mT
+        return found + outside - (outside @ self.theirs) @ self.theirs.mT
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return self.write(rows)
+
+
+def identity(width: int) -> Map:
+    """Rows as they are."""
+    return Order(torch.arange(width))
+
+
+class Moments:
+    """Sums of products of pairs of rows, taken in batch by batch: a (n, P), b (n, Q).
+
+    ``held`` has every second batch, ``fit`` the others: a penalty is chosen by other rows than those it is fitted on.
+    Of a^T a and b^T b only the diagonals are kept unless ``left`` and ``right`` ask for all: they cost most.
+    """
+
+    def __init__(self, *, left: bool = True, right: bool = True) -> None:
+        self.fit, self.held = Sums(left, right), Sums(left, right)
+        self.left, self.right = left, right
+        self._batches = 0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        (self.held if self._batches % 2 else self.fit).add(a.double(), b.double())
+        self._batches += 1
+
+    @property
+    def all(self) -> Sums:
+        """Both halves."""
+        return self.fit.plus(self.held)
+
+    def turned(self) -> Moments:
+        """The moments with a and b exchanged."""
+        return self._changed(lambda s: (s.b, s.a, s.bb, s.ab.mT, s.aa))
+
+    def part(self, rows: slice, columns: slice) -> Moments:
+        """The moments of some columns of a with some of b."""
+        return self._changed(
+            lambda s: (s.a[rows], s.b[columns], s.aa[rows, rows], s.ab[rows, columns], s.bb[columns, columns])
+        )
+
+    def _changed(self, change: Callable[[Sums], tuple[Tensor, ...]]) -> Moments:
+        made = Moments(left=self.left, right=self.right)
+        for own, other in ((self.fit, made.fit), (self.held, made.held)):
+            other.count = own.count
+            if own.count:
+                other.a, other.b, other.aa, other.ab, other.bb = change(own)
+        return made
+
+
+class Sums:
+    """n, sums of a and b, a^T a, a^T b and b^T b of n pairs of rows."""
+
+    def __init__(self, left: bool = True, right: bool = True) -> None:
+        self.left, self.right = left, right
+        self.count = 0
+        self.a = self.b = self.aa = self.ab = self.bb = torch.zeros(())
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        self.count += len(a)
+        self.a, self.b = self.a + a.sum(0), self.b + b.sum(0)
+        self.aa, self.ab, self.bb = self.aa + _gram(a, self.left), self.ab + a.mT @ b, self.bb + _gram(b, self.right)
+
+    def plus(self, other: Sums) -> Sums:
+        """The sums over both sets of rows."""
+        both = Sums(self.left, self.right)
+        both.count = self.count + other.count
+        both.a, both.b = self.a + other.a, self.b + other.b
+        both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
+        return both
+
+    def correlation(self) -> Tensor:
+        """Pearson's r of every column of a with every column of b, (P, Q); 0 where a column does not vary."""
+        n = max(self.count, 1)
+        covariance = self.ab - torch.outer(self.a, self.b) / n
+        spread = [
+            (gram.diagonal() - total.square() / n).clamp(min=0).sqrt()
+            for gram, total in ((self.aa, self.a), (self.bb, self.b))
+        ]
+        scale = torch.outer(*spread)
+        return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
+
+
+def _gram(rows: Tensor, full: bool) -> Tensor:
+    return rows.mT @ rows if full else rows.square().sum(0).diag()
+
+
+def orthogonal(cross: Tensor, scale: float) -> Dense:
+    """The best orthogonal map by X_s^T X_t (D_s, D_t). ``scale``: ||X_s|| ||X_t||, for the alignment in the note."""
+    u, s, vt = torch.linalg.svd(cross.double(), full_matrices=False)
+    there = u @ vt
+    return Dense(there, there.mT, f"alignment {float(s.sum()) / scale:.2f}" if scale > 0 else "no activity")
+
+
+def orthogonal_map(moments: Moments) -> Dense:
+    """The best orthogonal map by the rows taken in."""
+    sums = moments.all
+    return orthogonal(sums.ab, float((sums.aa.trace() * sums.bb.trace()).clamp(min=0).sqrt()))
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """b ~ a W: W (P, Q), the chosen penalty, and the share of b's squared norm explained on held-out rows."""
+
+    weight: Tensor
+    penalty: float
+    explained: float
+
+
+def ridge(moments: Moments, prior: Tensor | None = None) -> Regression:
+    """Regress b on a: the penalty that explains most of the held-out rows, then all rows at that penalty.
+
+    The penalty draws towards ``prior`` (P, Q), or towards nothing.
+    """
+    held, total = moments.held, float(moments.held.bb.trace()) if moments.held.count else 0.0
+    if not total:
+        return Regression(_solve(moments.all, PENALTIES[1], prior), PENALTIES[1], 0.0)
+    scored = [(_explained(_solve(moments.fit, c, prior), held, total), c) for c in PENALTIES]
+    best, penalty = max(scored, key=lambda pair: (round(pair[0], 9), -pair[1]))
+    return Regression(_solve(moments.all, penalty, prior), penalty, best)
+
+
+def scaled_orthogonal(moments: Moments) -> Tensor:
+    """The best multiple of an orthogonal map (P, Q): what a regression falls back on where the rows say nothing."""
+    sums = moments.all
+    u, s, vt = torch.linalg.svd(sums.ab, full_matrices=False)
+    scale: Tensor = (u @ vt) * (s.sum() / sums.aa.trace().clamp(min=1e-30))
+    return scale
+
+
+def _solve(sums: Sums, penalty: float, prior: Tensor | None) -> Tensor:
+    gram = sums.aa
+    ridge = penalty * float(gram.diagonal().mean()) or 1.0
+    target = sums.ab if prior is None else sums.ab + ridge * prior
+    weight: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), target)
+    return weight
+
+
+def _explained(weight: Tensor, held: Sums, total: float) -> float:
+    fitted = (weight * (held.aa @ weight)).sum() - 2 * (weight * held.ab).sum()
+    return float(-fitted) / total
+
+
+def matched(score: Tensor) -> list[int]:
+    """For each column the row it is matched with, so that the sum is largest; rows are used once before any is again.
+
+    Where there are more columns than rows, the columns left over take the row they score best with.
+    """
+    rows, columns = linear_sum_assignment(-score.double().numpy())
+    found = {int(column): int(row) for row, column in zip(rows, columns, strict=True)}
+    best = score.argmax(0).tolist()
+    return [found.get(column, best[column]) for column in range(score.shape[1])]
+
+
+def assignment(score: Tensor) -> Order:
+    """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
+    rows, columns = linear_sum_assignment(-score.double().numpy())
+    order = torch.full((score.shape[1],), -1)
+    order[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    return Order(order)

@@ -1,0 +1,89 @@
+"""Which slot of the origin each slot of the receiver takes its matrices from, where stacks and depths differ.
+
+    by position   layer j of L_t takes layer round(j L_s / L_t)                    arXiv 2403.18804 (method `skip`)
+    by end        layer j of L_t takes layer round((j + 1) L_s / L_t) - 1          ours: the last layer takes the last
+
+Halves round up, and no layer is taken from outside the origin. The receiver's encoder takes from the origin's encoder,
+its decoder from the origin's decoder; an encoder-only or decoder-only host has only the one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from peftport.hosts.slots import HostKind, Slot, layouts
+from peftport.modules.module import Module
+from peftport.techniques import technique_named
+
+LayerRule = Callable[[str, int, int, int], int]  # (receiver's stack, j, L_s, L_t) -> layer of the origin
+ONLY_STACK: dict[HostKind, str] = {"encoder": "encoder.layers", "decoder": "decoder.layers"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A receiver slot and the name of the origin slot whose matrices it takes."""
+
+    receiver: Slot
+    origin: str
+
+    @property
+    def note(self) -> str:
+        """Where the matrices come from, if not from the slot of the same name."""
+        return "" if self.origin == self.receiver.name else f" from {self.origin}"
+
+
+def by_position(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
+    """round(j L_s / L_t), halves up."""
+    return min(origin_layers - 1, math.floor(j * origin_layers / receiver_layers + 0.5))
+
+
+def by_end(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
+    """round((j + 1) L_s / L_t) - 1, halves up."""
+    return max(0, math.floor((j + 1) * origin_layers / receiver_layers + 0.5) - 1)
+
+
+def pair_slots(
+    module: Module, slots: Mapping[str, Slot], kind: HostKind, rule: LayerRule = by_end
+) -> dict[str, Pair | None]:
+    """For every slot of the receiver that the module's spec attaches to, its pair; None where there is no counterpart.
+
+    Raises:
+        SlotMismatch: the receiver has none of the spec's sites.
+
+    """
+    chosen = technique_named(module.spec.kind).slots(module.spec, slots)
+    origin_kind = layouts()[module.host.family].kind if module.host.family in layouts() else kind
+    here, there = depths(slots), depths(module.matrices)
+    pairs: dict[str, Pair | None] = {}
+    for name, slot in chosen.items():
+        stack, index, site = name.rsplit(".", 2)
+        other = _counterpart(stack, kind, origin_kind)
+        origin = f"{other}.{rule(stack, int(index), there[other], here[stack])}.{site}" if other in there else ""
+        pairs[name] = Pair(slot, origin) if origin in module.matrices else None
+    return pairs
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """Layers by stack, from slot names."""
+    found: dict[str, int] = {}
+    for name in names:
+        stack, dot, rest = name.rpartition(".")[0].rpartition(".")
+        if dot and rest.isdigit():
+            found[stack] = max(found.get(stack, 0), int(rest) + 1)
+    return found
+
+
+def _counterpart(stack: str, kind: HostKind, origin_kind: HostKind) -> str:
+    """The origin's name for a stack of the receiver: ``layers`` stands for the only stack of a host."""
+    full = ONLY_STACK.get(kind, stack)
+    return "layers" if full == ONLY_STACK.get(origin_kind) else full
+
+
+def unused(module: Module, pairs: Mapping[str, Pair | None]) -> dict[str, str]:
+    """What to report of the module's slots that no slot of the receiver takes."""
+    taken = {pair.origin for pair in pairs.values() if pair}
+    layers = depths(module.matrices)
+    own = [name for name in module.matrices if name.rpartition(".")[0].rpartition(".")[0] in layers]
+    return {f"origin {name}": "left out: no slot of the receiver takes it" for name in own if name not in taken}

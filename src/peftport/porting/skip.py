@@ -1,0 +1,147 @@
+"""skip: receiver layer j takes origin layer round(j L_s / L_t); where widths differ, units are picked by correlation.
+
+    receiver unit j takes origin unit i(j):  max sum_j r(i(j), j),  i one to one        (Hungarian method)
+
+arXiv 2403.18804: layers by skipping, units by correlated activations and linear assignment. Ours: how texts are aligned
+(porting.words), heads matched before units within them, and that a unit without a partner starts at zero. Where the
+receiver's slots have the origin's shapes nothing is needed but the module, whose matrices are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from peftport.hosts.load import Host
+from peftport.hosts.slots import Slot
+from peftport.modules.module import HEAD, Module
+from peftport.porting.base import Fits, Given, Need, Ported
+from peftport.porting.heads import by_head, match_heads
+from peftport.porting.maps import Dense, Map, Moments, Order, Sums, assignment
+from peftport.porting.pairs import Pair, by_position, unused
+from peftport.porting.spaces import Spaces, collect
+from peftport.porting.transport import Aligner, AligningPorter, check_pairs
+from peftport.techniques import technique_named
+from peftport.techniques.base import SHARED
+
+
+class Skip(AligningPorter):
+    """Layers by position, units by correlation."""
+
+    name = "skip"
+    title = "layers by position; units picked by correlation where widths differ"
+    source = "arXiv 2403.18804"
+    needs = "texts"
+    fits = Fits(width="any", depth="any")
+
+    def layer(self, stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
+        """round(j L_s / L_t)."""
+        return by_position(stack, j, origin_layers, receiver_layers)
+
+    def needs_for(self, module: Module, receiver: Host) -> Need:
+        """Texts only where a matrix changes its shape."""
+        return "nothing" if self._same_shapes(module, receiver) else "texts"
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
+        """Take the layers' matrices as they are, or through the maps of all aligning methods."""
+        if given.as_technique or not self._same_shapes(module, receiver):
+            return super().carry(module, receiver, rng, given)
+        pairs = self.pairs(module, receiver, given)
+        check_pairs(module, receiver, pairs, self.name)
+        found = {name: pair for name, pair in pairs.items() if pair}
+        made = {name: dict(module.matrices[pair.origin]) for name, pair in found.items()}
+        extra = {name: dict(own) for name, own in module.matrices.items() if name in (SHARED, HEAD)}
+        notes = {name: f"copied{pair.note}" for name, pair in found.items()}
+        return Ported(made | extra, {**notes, **unused(module, pairs)})
+
+    def _same_shapes(self, module: Module, receiver: Host) -> bool:
+        technique = technique_named(module.spec.kind)
+        for name, pair in self.pairs(module, receiver, Given()).items():
+            shapes = {k: tuple(v) for k, v in technique.shapes(module.spec, receiver.slots[name]).items()}
+            own = module.matrices[pair.origin] if pair else {}
+            if {k: tuple(t.shape) for k, t in own.items()} != shapes:
+                return False
+        return True
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: Given
+    ) -> Aligner:
+        """One pass over the texts."""
+        if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
+            return Unchanged(receiver)
+        return Picked(given.origin, collect(given.origin, receiver, pairs, module.spec.kind, given))
+
+
+class Unchanged(Aligner):
+    """Every space as it is."""
+
+    def __init__(self, receiver: Host) -> None:
+        """Bind."""
+        self.receiver = receiver
+
+    def into(self, pair: Pair) -> Map:
+        """As they are."""
+        return Order(torch.arange(pair.receiver.in_width))
+
+    def out(self, pair: Pair) -> Map:
+        """As they are."""
+        return Order(torch.arange(pair.receiver.out_width))
+
+    def hidden(self) -> Map:
+        """As they are."""
+        return Order(torch.arange(self.receiver.width))
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """As they are."""
+        return self.out(pair), self.out(pair)
+
+
+class Picked(Aligner):
+    """Assignments by correlation."""
+
+    def __init__(self, origin: Host, spaces: Spaces) -> None:
+        """Bind."""
+        self.origin, self.spaces = origin, spaces
+
+    def into(self, pair: Pair) -> Map:
+        """Of inputs."""
+        return by_correlation(self.spaces.into[pair.receiver.name])
+
+    def out(self, pair: Pair) -> Map:
+        """Of outputs."""
+        return by_correlation(self.spaces.out[pair.receiver.name])
+
+    def hidden(self) -> Map:
+        """Of last hidden states."""
+        return by_correlation(self.spaces.hidden)
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """Head by head."""
+        moments, origin = self.spaces.heads[pair.receiver.name], self.origin.slots[pair.origin]
+        heads = match_heads(moments, origin, pair.receiver)
+        return (
+            _within_heads(moments.keys, heads, origin, pair.receiver),
+            _within_heads(moments.values, heads, origin, pair.receiver),
+        )
+
+
+def by_correlation(moments: Moments) -> Order:
+    """The assignment with the largest sum of correlations, and its mean in the note."""
+    correlation = moments.all.correlation()
+    order = assignment(correlation).order
+    taken = order >= 0
+    mean = float(correlation[order[taken], taken.nonzero().flatten()].mean())
+    return Order(order, f"mean correlation {mean:.2f}")
+
+
+def _within_heads(moments: Moments, heads: list[int], origin: Slot, receiver: Slot) -> Dense:
+    correlation = moments.all.correlation()
+
+    def units(sums: Sums, rows: slice, columns: slice) -> Dense:
+        order = assignment(correlation[rows, columns])
+        there = order.write(torch.eye(rows.stop - rows.start, dtype=torch.float64))
+        return Dense(there, there.mT)
+
+    return by_head(moments.all, heads, origin, receiver, units)

@@ -1,0 +1,104 @@
+"""Texts as two hosts read them, aligned word by word: rows of activations that can be compared across tokenizers.
+
+A word is what stands between white space. Its row is the mean over its tokens; a mean commutes with every linear map,
+so maps fitted on words hold for tokens. Words that one of the hosts cuts off are left out for both. Encoder-decoders
+read the text in the encoder and again, shifted right, in the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftport.hosts.load import Host
+
+MAX_TOKENS = 96
+Word = tuple[int, int]  # text of the batch, word of the text
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """Which token goes to which word's mean: ``tokens`` and ``rows`` run parallel, ``counts`` is one a word."""
+
+    tokens: Tensor
+    rows: Tensor
+    counts: Tensor
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """(B, T, D), or (B T, D) as some FFNs have it -> (number of words, D), float64."""
+        flat = activations.detach().flatten(0, -2).cpu()[self.tokens].double()
+        sums = flat.new_zeros(len(self.counts), flat.shape[1]).index_add_(0, self.rows, flat)
+        return sums / self.counts.unsqueeze(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One batch of texts for one host: the model's inputs, and which tokens each word has, (B, T) by word."""
+
+    inputs: dict[str, Any]
+    tokens: dict[Word, list[int]]
+    length: int  # T
+
+    def pooling(self, words: Sequence[Word]) -> Pooling:
+        """How token rows become the means of these words."""
+        places = [(row, text * self.length + t) for row, (text, w) in enumerate(words) for t in self.tokens[text, w]]
+        counts = [len(self.tokens[word]) for word in words]
+        rows, tokens = zip(*places, strict=True)
+        return Pooling(torch.tensor(tokens), torch.tensor(rows), torch.tensor(counts, dtype=torch.float64))
+
+
+def read(host: Host, texts: Sequence[str]) -> Reading:
+    """Tokenise a batch, padded on the right."""
+    found = host.tokenizer(
+        [host.text_prefix + text for text in texts],
+        return_offsets_mapping=True,
+        truncation=True,
+        max_length=MAX_TOKENS,
+        verbose=False,
+    )
+    rows, offsets = found["input_ids"], found["offset_mapping"]
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), host.tokenizer.pad_token_id or 0)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)], mask[index, : len(row)] = torch.tensor(row), 1
+    inputs: dict[str, Any] = {"input_ids": ids.to(host.device), "attention_mask": mask.to(host.device)}
+    if host.kind != "encoder":
+        inputs["use_cache"] = False
+    if host.kind == "encoder_decoder":
+        start = host.config.decoder_start_token_id
+        shifted = torch.cat([torch.full((len(rows), 1), 0 if start is None else start), ids[:, :-1]], dim=1)
+        inputs |= {"decoder_input_ids": shifted.to(host.device)}
+    return Reading(inputs, _tokens_of_words(host.text_prefix, texts, offsets), length)
+
+
+def shared_words(one: Reading, other: Reading) -> list[Word]:
+    """Words that both hosts read, in order."""
+    return sorted(one.tokens.keys() & other.tokens.keys())
+
+
+def _tokens_of_words(prefix: str, texts: Sequence[str], offsets: list[list[tuple[int, int]]]) -> dict[Word, list[int]]:
+    found: dict[Word, list[int]] = {}
+    for index, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
+        word_at = _word_at(text)
+        for token, (begin, end) in enumerate(spans):
+            last = end - 1 - len(prefix)  # some tokenizers count the space before a word to its first token
+            if end > begin and 0 <= last < len(text) and word_at[last] >= 0:
+                found.setdefault((index, word_at[last]), []).append(token)
+    return found
+
+
+def _word_at(text: str) -> list[int]:
+    """For every character the number of its word, -1 for white space."""
+    numbers, word, inside = [], -1, False
+    for character in text:
+        if character.isspace():
+            inside = False
+        elif not inside:
+            inside, word = True, word + 1
+        numbers.append(word if inside else -1)
+    return numbers
