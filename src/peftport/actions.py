@@ -10,7 +10,7 @@ from peftport.compare import Comparison, Plan, compare
 from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
 from peftport.gather import MOST_TEXTS, gather, read_texts
-from peftport.hosts.load import load_host
+from peftport.hosts.load import Host, load_host
 from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
