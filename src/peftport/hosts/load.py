@@ -179,17 +179,22 @@ def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) 
             f"{source.name}: expected {need}, {len(missing)} tensors are missing (first: {missing[0]}); "
             + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
         )
-    _check_all_layers_used(source, layout, info["unexpected_keys"])
+    check_all_layers_used(source.name, layout, info["unexpected_keys"])
     return model  # type: ignore[no-any-return]
 
 
-def _check_all_layers_used(source: Source, layout: Layout, unexpected: Iterable[str]) -> None:
-    """Refuse weights of layers, or inside layers, that config.json does not speak of: the host would lack them."""
+def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) -> None:
+    """Refuse weights of layers, or inside layers, that config.json does not speak of: the host would lack them.
+
+    Raises:
+        HostRefused: there are some.
+
+    """
     layers = re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
     unused = sorted(key for key in unexpected if layers.search(key) and not LEFT_OVER.search(key))
     if unused:
         raise HostRefused(
-            f"{source.name}: expected the layers that config.json describes, {len(unused)} more tensors of layers have "
+            f"{host}: expected the layers that config.json describes, {len(unused)} more tensors of layers have "
             f"no place in them (first: {unused[0]}); fetch the host again"
         )
 

@@ -7,6 +7,7 @@ matrix from the memory-mapped safetensors files, or from memory where the host i
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from peftport.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint, weight_files
-from peftport.hosts.load import AUTO, Host, load_tokenizer, wrap_host
+from peftport.hosts.load import AUTO, Host, check_all_layers_used, load_tokenizer, wrap_host
 from peftport.hosts.slots import Slot, layout_for
 from peftport.hosts.sources import find_host, read_config
 
@@ -50,7 +51,8 @@ def open_host(ref: str) -> Host:
 
 
 def _check_tensors(host: Host, weights: HostWeights) -> None:
-    """Refuse files that lack a slot's matrix, or hold a tensor of another shape than config.json says."""
+    """Refuse files that lack a slot's matrix, hold layers config.json does not know, or shapes it does not say."""
+    check_all_layers_used(host.name, host.layout, weights.unknown(set(host.base.state_dict())))
     shapes = {name: tuple(p.shape) for name, p in host.base.named_parameters()}
     needed = {f"{slot.path}.weight" for slot in host.slots.values() if slot.kind == "linear"}
     missing = sorted(name for name in needed if weights.shape(name) is None)
@@ -91,6 +93,11 @@ class HostWeights:
         with safe_open(self._files[key], framework="pt") as tensors:
             return tuple(tensors.get_slice(key).get_shape())
 
+    def unknown(self, known: set[str]) -> list[str]:
+        """Tensors in the files that stand for none of these names below the base model."""
+        modern = {key: re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key)) for key in self._files}
+        return [key for key, name in modern.items() if not any(part in known for part in _endings(name))]
+
     def embeddings(self) -> Tensor:
         """The input embeddings (V, D)."""
         wanted = self.host.model.get_input_embeddings().weight  # type: ignore[operator]
@@ -125,6 +132,12 @@ class HostWeights:
             return name
         keys = [key for key in self._files if key.endswith(f".{name}")]
         return keys[0] if len(keys) == 1 else None
+
+
+def _endings(name: str) -> list[str]:
+    """``a.b.c`` -> ``a.b.c``, ``b.c``, ``c``."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
 
 
 def _index(folder: Path) -> dict[str, Path]:
