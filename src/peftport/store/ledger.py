@@ -58,8 +58,8 @@ class Ledger:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._base = sqlite3.connect(folder / FILE, isolation_level=None, timeout=30)
         try:
+            self._base = sqlite3.connect(folder / FILE, isolation_level=None, timeout=30)
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(_TABLES)
@@ -132,8 +132,8 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._base.execute("BEGIN IMMEDIATE")
         try:
+            self._base.execute("BEGIN IMMEDIATE")
             yield
             self._base.execute("COMMIT")
         except sqlite3.OperationalError as error:

@@ -7,18 +7,20 @@ dies takes only its own stack with it.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftport.errors import BadRequest, UnknownName
+from peftport.errors import BadRequest, PeftportError, UnknownName
 from peftport.store.artifacts import Artifacts
 
 if TYPE_CHECKING:
@@ -98,7 +100,9 @@ class Processes:
             1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads,)
         )
         self._pools[worker] = pool
-        self._running[pool.submit(work, request, dict(blobs))] = (worker, stack, time.perf_counter())
+        with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
+            future = pool.submit(work, request, dict(blobs))
+        self._running[future] = (worker, stack, time.perf_counter())
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
         """Collect what ended."""
@@ -133,6 +137,18 @@ class Processes:
                 process.join(timeout=10)
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def begin_worker(threads: int) -> None:
     """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -160,9 +176,23 @@ def _follow_parent() -> None:
 
 def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:
     """Do a stack here. What a worker process runs."""
-    from peftport.study.work import perform
+    from peftport.study.work import perform, told
 
-    return perform(request, blobs)
+    try:
+        return perform(request, blobs)
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise PeftportError(told(error)) from None
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an exception can be sent to another process: one that cannot would look like a worker's death."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # constructors may ask for anything
+        return False
+    return True
 
 
 class RayCluster:

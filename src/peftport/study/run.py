@@ -19,7 +19,7 @@ from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger, Row
 from peftport.study.executors import Executor, Outcome, WorkerLost
 from peftport.study.graph import Graph
-from peftport.study.jobs import ChainJob, Job
+from peftport.study.jobs import BareJob, ChainJob, Job
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
 from peftport.study.work import Answer, failed
@@ -43,6 +43,7 @@ class Summary:
     failed: int = 0
     blocked: int = 0
     before: int = 0
+    failed_before: int = 0  # of those before: failed or blocked then, and not tried again
     left: int = 0
     seconds: float = 0.0
     steps: int = 0
@@ -99,6 +100,7 @@ class _Driver:
         self._tidy(retry_failed)
         states = {job: state for job, state in self.ledger.states().items() if job in self.plan.jobs}
         self.summary.before = len(states)
+        self.summary.failed_before = sum(state != "done" for state in states.values())
         self.graph = Graph(self.plan.stacks, states)
         left = [job for job in self.plan.jobs.values() if job.id not in states]
         self.advance = self.progress.stage("training steps", sum(weight(job) for job in left))
@@ -174,7 +176,8 @@ class _Driver:
         for outcome in outcomes:
             jobs = self.flying.pop(outcome.stack)
             attempt = self.attempts.get(outcome.stack, 0)
-            answers = self._answers(outcome, jobs)
+            known = self.ledger.states_of([job.id for job in jobs])  # company, done again for the others' sake
+            answers = [answer for answer in self._answers(outcome, jobs) if answer.job not in known]
             bad = [answer for answer in answers if answer.error]
             failures += [(answer.job, attempt, answer.error or "") for answer in bad]
             if bad and attempt < self.plan.study.execution.retries:
@@ -182,11 +185,9 @@ class _Driver:
                 self.again.append((outcome.stack, not isinstance(outcome.error, WorkerLost)))
                 answers = [answer for answer in answers if not answer.error]
             rows += self._rows(answers, outcome, attempt)
-        known = self.ledger.states_of([row.id for row in rows])
-        fresh = [row for row in rows if row.id not in known]
-        if fresh or failures:
-            self.ledger.record(fresh, failures)
-        self._count(fresh)
+        if rows or failures:
+            self.ledger.record(rows, failures)
+        self._count(rows)
 
     def _answers(self, outcome: Outcome, jobs: tuple[Job, ...]) -> list[Answer]:
         if outcome.result is None:
@@ -199,14 +200,14 @@ class _Driver:
 
     def _changed(self, answers: tuple[Answer, ...]) -> str | None:
         """Whether a host or a task is no longer what earlier jobs of this study stood on."""
-        before = len(self.facts)
+        facts = dict(self.facts)
         for answer in answers:
-            metrics, job = answer.metrics or {}, self.plan.jobs[answer.job]
-            for key, value in _inputs(job, metrics).items():
-                if self.facts.setdefault(key, value) != value:
+            for key, value in _inputs(self.plan.jobs[answer.job], answer.metrics or {}).items():
+                if facts.setdefault(key, value) != value:
                     return f"{key} has changed since this study was begun; give a new --dir, or bring the old one back"
-        if len(self.facts) > before:
-            self.ledger.set_fact("inputs", self.facts)
+        if len(facts) > len(self.facts):
+            self.ledger.set_fact("inputs", facts)
+            self.facts = facts
         return None
 
     def _rows(self, answers: list[Answer], outcome: Outcome, attempt: int) -> list[Row]:
@@ -243,7 +244,7 @@ def weight(job: Job) -> int:
 
 
 def _inputs(job: Job, metrics: dict[str, Any]) -> dict[str, str]:
-    if isinstance(job, ChainJob) and metrics:
+    if isinstance(job, ChainJob | BareJob) and metrics:
         return {f"host {job.host}": metrics["host"]["weights"], f"task {job.task}": metrics["task"]}
     return {}
 
