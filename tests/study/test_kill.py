@@ -1,4 +1,4 @@
-"""Real drivers and real workers, killed: nothing recorded is lost or done twice, and the end is the same to the byte."""
+"""Real drivers and real workers, killed: nothing recorded is lost or done twice, the end is the same to the byte."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < end, f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}"
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def known(folder: Path) -> dict[str, tuple[int, float]]:
