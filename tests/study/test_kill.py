@@ -35,11 +35,15 @@ def mark() -> str:
 def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) -> Driver:
     """Start ``peftport study run`` as users do."""
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
     def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
         command = ["study", "run", "tiny.toml", "--dir", str(tmp_path / "runs"), "--workers", str(workers)]
         return subprocess.Popen(
             [sys.executable, "-m", "peftport", *command, *map(str, more)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, env={**environment, MARK: mark},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+            env={**environment, MARK: mark, "TMPDIR": str(temporary)},
         )  # fmt: skip
 
     return start
@@ -99,6 +103,7 @@ def test_drivers_killed_at_random(drive: Driver, mark: str, tiny: Path, tmp_path
     on_record = {f"{artifact}.safetensors" for _, _, artifact, _ in contents(folder).values() if artifact}
     assert on_record == set(files(undisturbed))
     until(lambda: not alive(mark), "the workers end with their driver")
+    assert not list((tmp_path / "temporary").glob("peftport-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,6 +120,7 @@ def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undi
     assert (driver.returncode, out) == (130, "")
     assert said.splitlines() == ["peftport: interrupted; nothing half-written was left behind"]
     until(lambda: not alive(mark), "nobody is left")
+    assert not list((tmp_path / "temporary").glob("peftport-*"))
     assert not [name for name in files(tmp_path / "runs") if name.startswith(".")]
     before = records(tmp_path / "runs")
     second = drive()
@@ -127,15 +133,18 @@ def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undi
 
 def test_a_second_driver_waits_for_nobody(drive: Driver, mark: str, tmp_path: Path) -> None:
     """It is refused while the first works, and leaves it alone."""
-    first = drive()
+    many = ("--set", f"seeds={list(range(200))}")
+    first = drive(*many)
     until(lambda: bool(known(tmp_path / "runs")), "the first works")
-    second = drive()
+    second = drive(*many)
     _, said = second.communicate()
     assert second.returncode == 2
     assert re.fullmatch(r"peftport: .*another process is running this study.*\n", said)
-    assert first.wait() == 0
-    first.communicate()
-    assert not alive(mark)
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=PATIENCE_SECONDS)
+    assert first.returncode == 130
+    until(lambda: not alive(mark), "nobody is left")
 
 
 class Murderous(Processes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,14 +16,12 @@ from peftport.errors import BadRequest
 from peftport.study.executors import Outcome, RayCluster
 from peftport.study.work import ChainsRequest, Request
 from pico_folders import Run
-from pico_study import TINY, contents, files, plan_of, records, run_in
+from pico_study import contents, files, plan_of, records, run_in
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
-def test_without_ray_it_is_refused(
-    peftport: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_it_is_refused(peftport: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     told = peftport("study", "run", tiny, "--dir", tmp_path / "runs", "--executor", "ray")
     assert told.code == 2
@@ -51,7 +50,7 @@ def cluster(home: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyP
 
 
 class Losing(RayCluster):
-    """Takes one node away while its first stack of chains is under way there, after some stacks are done."""
+    """Takes one node away while a stack is under way on each of the two: their workers have just begun to load."""
 
     def __init__(self, cluster: Any, victim: Any) -> None:
         super().__init__(2, 1)
@@ -60,7 +59,8 @@ class Losing(RayCluster):
     def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
         super().submit(stack, request, blobs)
         self.sent += isinstance(request, ChainsRequest)
-        if self.sent == 4 and self.victim is not None:
+        if self.sent == 2 and self.victim is not None:
+            time.sleep(1.0)
             self.cluster.remove_node(self.victim, allow_graceful=False)
             self.victim = None
 
@@ -81,7 +81,8 @@ def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Pat
     executor = Losing(cluster, nodes[1])
     summary = run_in(tmp_path / "runs", plan_of(tiny), executor)
     assert executor.victim is None
+    assert executor.lost
     assert (summary.failed, summary.blocked, summary.left) == (0, 0, 0)
     assert contents(tmp_path / "runs") == contents(undisturbed)
     assert files(tmp_path / "runs") == files(undisturbed)
-    assert (executor.lost > 0) == any(attempt for attempt, _ in records(tmp_path / "runs").values())
+    assert any(attempt for attempt, _ in records(tmp_path / "runs").values())

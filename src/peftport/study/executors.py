@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -85,6 +87,7 @@ class Processes:
     def __init__(self, workers: int, threads: int) -> None:
         """Workers start when they get their first stack."""
         self._threads = threads
+        self._home: str | None = None  # where the workers' temporary files are, for they are killed
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
 
@@ -96,8 +99,9 @@ class Processes:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
+        self._home = self._home or tempfile.mkdtemp(prefix="peftport-workers-")
         pool = self._pools[worker] or ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads,)
+            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads, self._home)
         )
         self._pools[worker] = pool
         with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
@@ -125,6 +129,9 @@ class Processes:
         for worker in range(len(self._pools)):
             self._drop(worker)
         self._running.clear()
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+            self._home = None
 
     def _drop(self, worker: int) -> None:
         pool, self._pools[worker] = self._pools[worker], None
@@ -149,10 +156,11 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker(threads: int) -> None:
+def begin_worker(threads: int, home: str) -> None:
     """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    tempfile.tempdir = home
+    threading.Thread(target=_follow_parent, args=(home,), daemon=True).start()
     prepare(threads)
 
 
@@ -167,10 +175,11 @@ def prepare(threads: int) -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _follow_parent() -> None:
+def _follow_parent(home: str) -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(home, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
