@@ -1,73 +1,36 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from peftport.actions import train_module
-from peftport.cli import main
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
-from pico import WORDS, pico_model, word_tokenizer
+from pico_folders import HOSTS, Result, Run, cut_off, in_process, process_environment, save_hosts, save_reviews
 
-SOURCES = Path(__file__).resolve().parents[2] / "src"
 SETTINGS = {
     "lora": {"rank": "2"},
     "adapter": {"reduction_factor": "4"},
     "compacter": {"reduction_factor": "4", "phm_dim": "2"},
     "prefix": {"length": "3", "hidden": "8"},
 }
-HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("bert", dict(view="body")),
-    "bert-updated": ("bert", dict(view="body", seed=1)),
-    "bert-wide": ("bert", dict(view="body", hidden_size=32)),
-    "bert-deep": ("bert", dict(view="body", num_hidden_layers=3)),
-    "bert-masked": ("bert", dict(view="language_model")),
-    "distilbert": ("distilbert", dict(view="body")),
-    "t5": ("t5", {}),
-    "t5-updated": ("t5", dict(seed=1)),
-    "llama": ("llama", {}),
-    "llama-updated": ("llama", dict(seed=1)),
-}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: exit code, stdout, stderr."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Stdout, which must be exactly one JSON document."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
 Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No hub and no offline hosts: nothing outside the test's own folders answers."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("PEFTPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cut_off(monkeypatch, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -81,24 +44,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def peftport(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process; whatever reaches the two streams is captured, other libraries' output too."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["peftport", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        found = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, found.out, found.err)
-
-    return run
+    """Run a command in this process."""
+    return in_process(monkeypatch, capfd)
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
     """The environment of a real process: these sources, no hub."""
-    return {**os.environ, "PYTHONPATH": str(SOURCES), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return process_environment()
 
 
 @pytest.fixture
@@ -140,22 +93,13 @@ def _files(folder: Path) -> dict[Path, tuple[int, int]]:
 @pytest.fixture(scope="session")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of small hosts, by name."""
-    home = tmp_path_factory.mktemp("hosts")
-    for name, (model_type, options) in HOSTS.items():
-        pico_model(model_type, **options).save_pretrained(home / name)
-        word_tokenizer().save_pretrained(home / name)
-    return {name: home / name for name in HOSTS}
+    return save_hosts(tmp_path_factory.mktemp("hosts"), HOSTS)
 
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """80 labelled texts of the small hosts' words, far from each other."""
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "reviews.csv"
-    rows = [(" ".join(rng.choice(WORDS, size=10)), ("negative", "positive")[i % 2]) for i in range(80)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return path
+    return save_reviews(tmp_path_factory.mktemp("data") / "reviews.csv")
 
 
 @pytest.fixture(scope="session")

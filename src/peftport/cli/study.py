@@ -163,10 +163,11 @@ def run(
         )
         if found.recomputed:
             say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
-    if found.failed or found.blocked:
+    if found.failed or found.blocked or found.failed_before:
+        earlier = f", {found.failed_before} were so before" if found.failed_before else ""
         raise PeftportError(
-            f"{found.failed} jobs failed, {found.blocked} could not begin; see peftport study status {study}, then "
-            "run again with --retry-failed"
+            f"{found.failed} jobs failed, {found.blocked} could not begin{earlier}; see peftport study status {study}, "
+            "then run again with --retry-failed"
         )
 
 

@@ -7,18 +7,22 @@ dies takes only its own stack with it.
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftport.errors import BadRequest, UnknownName
+from peftport.errors import BadRequest, PeftportError, UnknownName
 from peftport.store.artifacts import Artifacts
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Processes:
     def __init__(self, workers: int, threads: int) -> None:
         """Workers start when they get their first stack."""
         self._threads = threads
+        self._home: str | None = None  # where the workers' temporary files are, for they are killed
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
 
@@ -94,11 +99,14 @@ class Processes:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
+        self._home = self._home or tempfile.mkdtemp(prefix="peftport-workers-")
         pool = self._pools[worker] or ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads,)
+            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads, self._home)
         )
         self._pools[worker] = pool
-        self._running[pool.submit(work, request, dict(blobs))] = (worker, stack, time.perf_counter())
+        with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
+            future = pool.submit(work, request, dict(blobs))
+        self._running[future] = (worker, stack, time.perf_counter())
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
         """Collect what ended."""
@@ -121,6 +129,9 @@ class Processes:
         for worker in range(len(self._pools)):
             self._drop(worker)
         self._running.clear()
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+            self._home = None
 
     def _drop(self, worker: int) -> None:
         pool, self._pools[worker] = self._pools[worker], None
@@ -133,10 +144,23 @@ class Processes:
                 process.join(timeout=10)
 
 
-def begin_worker(threads: int) -> None:
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_worker(threads: int, home: str) -> None:
     """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    tempfile.tempdir = home
+    threading.Thread(target=_follow_parent, args=(home,), daemon=True).start()
     prepare(threads)
 
 
@@ -151,18 +175,33 @@ def prepare(threads: int) -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _follow_parent() -> None:
+def _follow_parent(home: str) -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(home, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:
     """Do a stack here. What a worker process runs."""
-    from peftport.study.work import perform
+    from peftport.study.work import perform, told
 
-    return perform(request, blobs)
+    try:
+        return perform(request, blobs)
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise PeftportError(told(error)) from None
+
+
+def _travels(error: Exception) -> bool:
+    """Whether an exception can be sent to another process: one that cannot would look like a worker's death."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # constructors may ask for anything
+        return False
+    return True
 
 
 class RayCluster:

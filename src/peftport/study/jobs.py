@@ -11,10 +11,11 @@ jobs by their ids), never of where or in which company it ran.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from peftport.identity import digest
+from peftport.identity import canonical_json
 from peftport.study.grid import Study, Technique, Update
 
 # Raised by hand when the code of a step changes its numbers; golden ids in the tests hold them to that.
@@ -97,19 +98,23 @@ class Naming:
     """Ids of one study's jobs."""
 
     def __init__(self, study: Study) -> None:
-        """Work out once what all ids share."""
+        """Work out once what all ids share, as canonical JSON: a study may have a million of them."""
         self._study = study
         training = study.training
-        self._training = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
-        self._testing = study.testing.model_dump(mode="json")
+        settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
+        self._max_tokens, self._training = canonical_json(settings["max_tokens"]), canonical_json(settings)
+        self._testing = canonical_json(study.testing.model_dump(mode="json"))
         self._specs = {
-            t.name: [t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)] for t in study.techniques
+            t.name: canonical_json([t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)])
+            for t in study.techniques
         }
         self._updates = {name: self.update(update) for name, update in study.hosts.items()}
+        self._places: dict[tuple[str, str], str] = {}
+        self._distances: dict[tuple[str, str], str] = {}
 
     def update(self, update: Update) -> str:
         """The id of a host's making."""
-        return _named("update", {**update.model_dump(mode="json"), "text": self._task(update.text)})
+        return _named("update", canonical_json({**update.model_dump(mode="json"), "text": self._task(update.text)}))
 
     def host_needs(self, *hosts: str) -> tuple[str, ...]:
         """The jobs that make these hosts, for those that the study makes."""
@@ -117,11 +122,14 @@ class Naming:
 
     def bare(self, host: str, task: str) -> str:
         """The id of a bare host's test."""
-        return _named("bare", [*self._place(host, task), self._training["max_tokens"]])
+        return _named("bare", f"[{self._place((host, task))},{self._max_tokens}]")
 
     def distance(self, origin: str, receiver: str) -> str:
         """The id of a distance."""
-        return _named("distance", [self._host(origin), self._host(receiver)])
+        pair = (origin, receiver)
+        if pair not in self._distances:
+            self._distances[pair] = _named("distance", canonical_json([self._host(host) for host in pair]))
+        return self._distances[pair]
 
     def chain(
         self,
@@ -133,11 +141,15 @@ class Naming:
     ) -> str:
         """The id of an entry's training and testing; ``steps``: its budgets and the steps to keep."""
         begin = None if isinstance(start, Fresh) else [start.chain, start.step, start.porter, start.sampler]
-        spec, training = self._specs[technique.name], self._training
-        return _named("chain", [spec, *self._place(*place), training, seed, begin, *steps])
+        own = canonical_json([seed, begin, *steps])[1:-1]
+        return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
 
-    def _place(self, host: str, task: str) -> list[Any]:
-        return [self._host(host), self._task(task), self._testing]
+    def _place(self, place: tuple[str, str]) -> str:
+        """Host, task and testing, separated by commas."""
+        if place not in self._places:
+            host, task = canonical_json(self._host(place[0])), canonical_json(self._task(place[1]))
+            self._places[place] = f"{host},{task},{self._testing}"
+        return self._places[place]
 
     def _host(self, host: str) -> Any:
         return {"job": self._updates[host]} if host in self._updates else host
@@ -147,5 +159,6 @@ class Naming:
         return task if data is None else data.model_dump(mode="json")
 
 
-def _named(kind: Kind, inputs: Any) -> str:
-    return digest([kind, VERSIONS[kind], inputs])
+def _named(kind: Kind, inputs: str) -> str:
+    """The sha256 of the canonical JSON of ``[kind, version, inputs]``; ``inputs`` is canonical JSON already."""
+    return hashlib.sha256(f'["{kind}",{VERSIONS[kind]},{inputs}]'.encode()).hexdigest()

@@ -93,7 +93,7 @@ class Plan:
         part.jobs = {job.id: job for stack in part.stacks for job in stack.jobs}
         return part
 
-    @property
+    @cached_property
     def study_has_runs(self) -> bool:
         """Whether the study has ported or sampled runs at all; one of scratch alone has not."""
         return run_count(self.study) > 0
@@ -140,6 +140,7 @@ class Plan:
         """Add the jobs of one run, and what it would cost alone."""
         place = (run.receiver, run.receiver_task)
         self._host(run.receiver)
+        shared = self._asked
         if run.arm == "bare":
             job = BareJob(self.job_of(run), *place, self._naming.host_needs(run.receiver))
             self.jobs[job.id] = job
@@ -153,10 +154,10 @@ class Plan:
                 self._keep(self._fresh(technique, home, run.seed))
                 self._keep(self._carried(technique, home, place, run))
                 self._distance(run.origin, run.receiver)
-                self._asked["steps_asked"] += self.study.training.origin_steps
-            self._asked["steps_asked"] += run.budget
-        self._asked["runs" if run.origin else "baseline_runs"] += 1
-        self._asked["tests_asked"] += 1
+                shared["steps_asked"] += self.study.training.origin_steps
+            shared["steps_asked"] += run.budget
+        shared["runs" if run.origin else "baseline_runs"] += 1
+        shared["tests_asked"] += 1
 
     def _keep(self, job: ChainJob) -> None:
         self.jobs.setdefault(job.id, job)
@@ -168,10 +169,9 @@ class Plan:
             self.jobs.setdefault(job.id, job)
 
     def _distance(self, origin: str, receiver: str) -> None:
-        job = DistanceJob(
-            self._naming.distance(origin, receiver), origin, receiver, self._naming.host_needs(origin, receiver)
-        )
-        self.jobs.setdefault(job.id, job)
+        job = self._naming.distance(origin, receiver)
+        if job not in self.jobs:
+            self.jobs[job] = DistanceJob(job, origin, receiver, self._naming.host_needs(origin, receiver))
 
     @cached_property
     def _chains(self) -> dict[tuple[str, Place, int, Start], ChainJob]:
@@ -188,6 +188,9 @@ class Plan:
         """The chain of an origin, of scratch and of the ceiling, all in one."""
         homes, receivers = self._roles
         steps = self.study.training.origin_steps
+        known = self._chains.get((technique.name, place, seed, FRESH))
+        if known is not None:
+            return known
         keep = (steps,) if place in homes and self.study_has_runs else ()
         scratch = self.study.budgets if place in receivers and "scratch" in self.study.arms else ()
         return self._chain(technique, place, seed, FRESH, tuple(sorted({*scratch, steps})), keep)

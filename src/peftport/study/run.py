@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,13 @@ from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger, Row
 from peftport.study.executors import Executor, Outcome, WorkerLost
 from peftport.study.graph import Graph
-from peftport.study.jobs import ChainJob, Job
+from peftport.study.jobs import BareJob, ChainJob, Job
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
 from peftport.study.work import Answer, failed
 
 WAIT_SECONDS = 0.5
+WRITERS = 16  # artifacts that are flushed to disk at once
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Summary:
     failed: int = 0
     blocked: int = 0
     before: int = 0
+    failed_before: int = 0  # of those before: failed or blocked then, and not tried again
     left: int = 0
     seconds: float = 0.0
     steps: int = 0
@@ -97,8 +100,10 @@ class _Driver:
     def run(self, retry_failed: bool) -> Summary:
         begun = time.monotonic()
         self._tidy(retry_failed)
-        states = {job: state for job, state in self.ledger.states().items() if job in self.plan.jobs}
+        recorded = self.ledger.states()
+        states = {job: recorded.pop(job) for job in self.plan.jobs if job in recorded}  # with the plan's own strings
         self.summary.before = len(states)
+        self.summary.failed_before = sum(state != "done" for state in states.values())
         self.graph = Graph(self.plan.stacks, states)
         left = [job for job in self.plan.jobs.values() if job.id not in states]
         self.advance = self.progress.stage("training steps", sum(weight(job) for job in left))
@@ -159,6 +164,8 @@ class _Driver:
         self.flying[index] = jobs
 
     def _block(self, blocked: tuple[tuple[Job, str], ...]) -> None:
+        if not blocked:
+            return
         rows = [
             Row(job.id, job.kind, "blocked", 0, error=f"needs job {need[:12]}, which failed") for job, need in blocked
         ]
@@ -171,22 +178,25 @@ class _Driver:
         """Artifacts first, then all rows of these outcomes in one transaction."""
         rows: list[Row] = []
         failures: list[tuple[str, int, str]] = []
+        answered: list[tuple[list[Answer], Outcome, int]] = []
         for outcome in outcomes:
             jobs = self.flying.pop(outcome.stack)
             attempt = self.attempts.get(outcome.stack, 0)
-            answers = self._answers(outcome, jobs)
+            known = self.ledger.states_of([job.id for job in jobs])  # company, done again for the others' sake
+            answers = [answer for answer in self._answers(outcome, jobs) if answer.job not in known]
             bad = [answer for answer in answers if answer.error]
             failures += [(answer.job, attempt, answer.error or "") for answer in bad]
             if bad and attempt < self.plan.study.execution.retries:
                 self.attempts[outcome.stack] = attempt + 1
                 self.again.append((outcome.stack, not isinstance(outcome.error, WorkerLost)))
                 answers = [answer for answer in answers if not answer.error]
-            rows += self._rows(answers, outcome, attempt)
-        known = self.ledger.states_of([row.id for row in rows])
-        fresh = [row for row in rows if row.id not in known]
-        if fresh or failures:
-            self.ledger.record(fresh, failures)
-        self._count(fresh)
+            answered.append((answers, outcome, attempt))
+        hashes = self._write([outcome for answers, outcome, _ in answered if any(a.metrics for a in answers)])
+        for answers, outcome, attempt in answered:
+            rows += self._rows(answers, hashes.get(outcome.stack), attempt)
+        if rows or failures:
+            self.ledger.record(rows, failures)
+        self._count(rows)
 
     def _answers(self, outcome: Outcome, jobs: tuple[Job, ...]) -> list[Answer]:
         if outcome.result is None:
@@ -199,19 +209,26 @@ class _Driver:
 
     def _changed(self, answers: tuple[Answer, ...]) -> str | None:
         """Whether a host or a task is no longer what earlier jobs of this study stood on."""
-        before = len(self.facts)
+        facts = dict(self.facts)
         for answer in answers:
-            metrics, job = answer.metrics or {}, self.plan.jobs[answer.job]
-            for key, value in _inputs(job, metrics).items():
-                if self.facts.setdefault(key, value) != value:
+            for key, value in _inputs(self.plan.jobs[answer.job], answer.metrics or {}).items():
+                if facts.setdefault(key, value) != value:
                     return f"{key} has changed since this study was begun; give a new --dir, or bring the old one back"
-        if len(self.facts) > before:
-            self.ledger.set_fact("inputs", self.facts)
+        if len(facts) > len(self.facts):
+            self.ledger.set_fact("inputs", facts)
+            self.facts = facts
         return None
 
-    def _rows(self, answers: list[Answer], outcome: Outcome, attempt: int) -> list[Row]:
-        data = outcome.result.artifact if outcome.result else None
-        sha256 = self.artifacts.put(data) if data and any(answer.metrics for answer in answers) else None
+    def _write(self, outcomes: list[Outcome]) -> dict[int, str]:
+        """Put artifacts on disk, several at once, for each waits to be flushed. Their digests, by stack."""
+        data = {outcome.stack: outcome.result.artifact for outcome in outcomes if outcome.result}
+        kept = {stack: artifact for stack, artifact in data.items() if artifact}
+        if len(kept) < 2:
+            return {stack: self.artifacts.put(artifact) for stack, artifact in kept.items()}
+        with ThreadPoolExecutor(WRITERS) as writers:
+            return dict(zip(kept, writers.map(self.artifacts.put, kept.values()), strict=True))
+
+    def _rows(self, answers: list[Answer], sha256: str | None, attempt: int) -> list[Row]:
         return [
             Row(
                 a.job,
@@ -227,8 +244,9 @@ class _Driver:
         ]
 
     def _count(self, rows: list[Row]) -> None:
-        good = [row.id for row in rows if row.state == "done"]
-        bad = [row.id for row in rows if row.state != "done"]
+        mine = self.plan.jobs  # its strings, not those that workers sent: a million of them are kept
+        good = [mine[row.id].id for row in rows if row.state == "done"]
+        bad = [mine[row.id].id for row in rows if row.state != "done"]
         self.summary.done += len(good)
         self.summary.failed += len(bad)
         self.graph.resolve(good, bad)
@@ -243,7 +261,7 @@ def weight(job: Job) -> int:
 
 
 def _inputs(job: Job, metrics: dict[str, Any]) -> dict[str, str]:
-    if isinstance(job, ChainJob) and metrics:
+    if isinstance(job, ChainJob | BareJob) and metrics:
         return {f"host {job.host}": metrics["host"]["weights"], f"task {job.task}": metrics["task"]}
     return {}
 

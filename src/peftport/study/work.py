@@ -325,8 +325,10 @@ def _make_folder(host: MadeHost, weights: bytes | Path) -> Path:
         for file in find_host(host.base).folder.iterdir():
             if file.is_file() and not file.name.startswith("model.safetensors"):
                 os.symlink(file.resolve(), folder / file.name)
-        data = weights if isinstance(weights, bytes) else weights.read_bytes()
-        (folder / "model.safetensors").write_bytes(data)
+        if isinstance(weights, Path):
+            os.symlink(weights.resolve(), folder / "model.safetensors")
+        else:
+            (folder / "model.safetensors").write_bytes(weights)
         _made[host] = home
     return Path(_made[host].name) / host.name
 

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftport.study import work
+from pico_folders import Run, cut_off, in_process, process_environment, save_hosts, save_reviews
+from pico_study import HOSTS, TINY, plan_of, run_in
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No hub and no offline hosts: nothing outside the test's own folders answers."""
+    cut_off(monkeypatch, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small hosts, reviews and the tiny study."""
+    folder = tmp_path_factory.mktemp("home")
+    save_hosts(folder, HOSTS)
+    save_reviews(folder / "reviews.csv")
+    (folder / "tiny.toml").write_text(TINY, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def tiny(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny study, seen from the folder where its hosts are; nothing is in memory from tests before."""
+    monkeypatch.chdir(home)
+    forget()
+    return Path("tiny.toml")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny study, run in one go in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        forget()
+        run_in(folder, plan_of(Path("tiny.toml")))
+    return folder
+
+
+@pytest.fixture
+def peftport(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+    return in_process(monkeypatch, capfd)
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment of a real process: these sources, no hub."""
+    return process_environment()
+
+
+def forget() -> None:
+    """What a worker keeps from one stack to the next goes, as it does when a worker ends."""
+    work._open_bench.cache_clear()
+    work._load_task.cache_clear()

@@ -1,0 +1,227 @@
+"""Real drivers and real workers, killed: nothing recorded is lost or done twice, the end is the same to the byte."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from peftport.store.artifacts import Artifacts
+from peftport.study.executors import Outcome, Processes
+from peftport.study.work import DistanceRequest, Request
+from pico_study import contents, files, plan_of, records, run_in
+
+KILLS, PATIENCE_SECONDS = 10, 240.0
+MARK = "PEFTPORT_TEST_MARK"
+Driver = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def mark() -> str:
+    """What the environments of a test's processes are marked with, so that orphans are found."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) -> Driver:
+    """Start ``peftport study run`` as users do."""
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
+        command = ["study", "run", "tiny.toml", "--dir", str(tmp_path / "runs"), "--workers", str(workers)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "peftport", *command, *map(str, more)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+            env={**environment, MARK: mark, "TMPDIR": str(temporary)},
+        )  # fmt: skip
+
+    return start
+
+
+def alive(mark: str) -> list[int]:
+    """Processes that carry the mark."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                found.append(int(place.name))
+        except OSError:  # it has ended, or is not ours
+            continue
+    return found
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}"
+        time.sleep(0.05)
+
+
+def known(folder: Path) -> dict[str, tuple[int, float]]:
+    return records(folder) if (folder / "ledger.sqlite").exists() else {}
+
+
+def test_drivers_killed_at_random(drive: Driver, mark: str, tiny: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """SIGKILL, ten times and more, some time after work has begun; then one call that may end."""
+    seed = int(os.environ.get("PEFTPORT_KILL_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"PEFTPORT_KILL_SEED={seed}")
+    rng, folder, kills = random.Random(seed), tmp_path / "runs", 0
+    total, points = len(plan_of(tiny).jobs), []
+    while kills < KILLS:
+        before = known(folder)
+        driver = drive()
+        wanted = min(len(before) + rng.randint(0, 2), total - 1)
+        until(lambda n=wanted: len(known(folder)) >= n and len(alive(mark)) > 1, "the driver works")  # type: ignore[misc]
+        time.sleep(rng.uniform(0.0, 0.3))
+        driver.kill()
+        driver.communicate()
+        assert driver.returncode == -signal.SIGKILL, "it was done before it was killed"
+        kills += 1
+        after = known(folder)
+        assert before.items() <= after.items(), "a job on record was lost or done again"
+        points.append(len(after))
+        until(lambda: not alive(mark), "the workers follow their driver")
+    before = known(folder)
+    assert len(set(points)) > 2
+    last = drive("--json")
+    _, said = last.communicate()
+    assert last.returncode == 0, said
+    assert before.items() <= records(folder).items()
+    assert contents(folder) == contents(undisturbed)
+    assert {name for name in files(folder) if not name.startswith(".")} >= set(files(undisturbed))
+    on_record = {f"{artifact}.safetensors" for _, _, artifact, _ in contents(folder).values() if artifact}
+    assert on_record == set(files(undisturbed))
+    until(lambda: not alive(mark), "the workers end with their driver")
+    assert not list((tmp_path / "temporary").glob("peftport-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undisturbed: Path) -> None:
+    """Control-C reaches every process of the terminal: one line, exit 130, nobody left; the same command goes on."""
+    driver = drive(workers=2)
+    until(lambda: len(known(tmp_path / "runs")) >= 3, "something is on record")
+    if number == signal.SIGINT:
+        for process in alive(mark):
+            os.kill(process, number)
+    else:
+        driver.send_signal(number)
+    out, said = driver.communicate(timeout=PATIENCE_SECONDS)
+    assert (driver.returncode, out) == (130, "")
+    assert said.splitlines() == ["peftport: interrupted; nothing half-written was left behind"]
+    until(lambda: not alive(mark), "nobody is left")
+    assert not list((tmp_path / "temporary").glob("peftport-*"))
+    assert not [name for name in files(tmp_path / "runs") if name.startswith(".")]
+    before = records(tmp_path / "runs")
+    second = drive()
+    assert second.wait() == 0
+    second.communicate()
+    assert before.items() <= records(tmp_path / "runs").items()
+    assert contents(tmp_path / "runs") == contents(undisturbed)
+    assert files(tmp_path / "runs") == files(undisturbed)
+
+
+def test_a_second_driver_waits_for_nobody(drive: Driver, mark: str, tmp_path: Path) -> None:
+    """It is refused while the first works, and leaves it alone."""
+    many = ("--set", f"seeds={list(range(200))}")
+    first = drive(*many)
+    until(lambda: bool(known(tmp_path / "runs")), "the first works")
+    second = drive(*many)
+    _, said = second.communicate()
+    assert second.returncode == 2
+    assert re.fullmatch(r"peftport: .*another process is running this study.*\n", said)
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=PATIENCE_SECONDS)
+    assert first.returncode == 130
+    until(lambda: not alive(mark), "nobody is left")
+
+
+class Murderous(Processes):
+    """Kills its one worker in the middle of the fourth stack."""
+
+    count = 0
+
+    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
+        super().submit(stack, request, blobs)
+        self.count += 1
+        if self.count == 4:  # the worker is warm: it has begun by now
+            time.sleep(0.02)
+            pool = self._pools[0]
+            assert pool is not None
+            for process in (pool._processes or {}).values():
+                process.kill()
+
+
+def test_a_killed_worker_takes_only_its_stack(
+    tiny: Path, tmp_path: Path, undisturbed: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    summary = run_in(tmp_path, plan_of(tiny), Murderous(1, 1))
+    assert (summary.failed, summary.left) == (0, 0)
+    assert sorted(attempt for attempt, _ in records(tmp_path).values())[-1] == 1
+    assert contents(tmp_path) == contents(undisturbed)
+    assert files(tmp_path) == files(undisturbed)
+
+
+class Homesick(Exception):
+    """An exception that cannot be made again from its message."""
+
+    def __init__(self, one: str, *, other: str) -> None:
+        super().__init__(one + other)
+
+
+def test_an_exception_that_cannot_travel_is_no_death(
+    tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back as its text, and the worker lives on."""
+    monkeypatch.setenv("PYTHONPATH", f"{environment['PYTHONPATH']}{os.pathsep}{Path(__file__).parents[1]}")
+    executor = Processes(1, 1)
+    request = DistanceRequest(job="x", origin="nowhere", receiver="nowhere")
+    try:
+        pids = set()
+        for _ in range(2):
+            executor.submit(0, request, {})
+            [outcome] = wait_for(executor)
+            assert outcome.error is not None
+            assert "unknown host 'nowhere'" in str(outcome.error)
+            pool = executor._pools[0]
+            assert pool is not None
+            pids |= set(pool._processes or {})
+        assert len(pids) == 1
+    finally:
+        executor.close()
+
+
+def wait_for(executor: Processes) -> list[Outcome]:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        if found := executor.outcomes(0.5):
+            return found
+    raise AssertionError("the worker never answered")
+
+
+def test_exceptions_that_travel_and_those_that_do_not() -> None:
+    from peftport.study.executors import _travels
+
+    assert _travels(ValueError("x"))
+    assert not _travels(Homesick("a", other="b"))
+
+
+def test_workers_by_cores_and_threads(tmp_path: Path) -> None:
+    from peftport.study.executors import make_executor, usable_cores
+
+    for threads in (1, usable_cores(), usable_cores() + 1):
+        executor = make_executor("processes", None, threads, Artifacts(tmp_path))
+        assert isinstance(executor, Processes)
+        assert len(executor._pools) == max(1, usable_cores() // threads)

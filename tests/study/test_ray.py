@@ -1,0 +1,88 @@
+"""The same workers on a Ray cluster: the same rows and bytes as processes, also when one of two nodes is lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftport.errors import BadRequest
+from peftport.study.executors import Outcome, RayCluster
+from peftport.study.work import ChainsRequest, Request
+from pico_folders import Run
+from pico_study import contents, files, plan_of, records, run_in
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+def test_without_ray_it_is_refused(peftport: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = peftport("study", "run", tiny, "--dir", tmp_path / "runs", "--executor", "ray")
+    assert told.code == 2
+    assert told.err.count("\n") == 1
+    assert "pip install 'peftport[ray]'" in told.err
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(BadRequest):
+        RayCluster(1, 1)
+
+
+@pytest.fixture
+def cluster(home: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of a head that does no work; the test adds the nodes that do."""
+    for name, value in {**environment, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        import ray
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+class Losing(RayCluster):
+    """Takes one node away while a stack is under way on each of the two: their workers have just begun to load."""
+
+    def __init__(self, cluster: Any, victim: Any) -> None:
+        super().__init__(2, 1)
+        self.cluster, self.victim, self.sent, self.lost = cluster, victim, 0, 0
+
+    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
+        super().submit(stack, request, blobs)
+        self.sent += isinstance(request, ChainsRequest)
+        if self.sent == 2 and self.victim is not None:
+            time.sleep(1.0)
+            self.cluster.remove_node(self.victim, allow_graceful=False)
+            self.victim = None
+
+    def outcomes(self, timeout_seconds: float) -> list[Outcome]:
+        found = super().outcomes(timeout_seconds)
+        self.lost += sum(outcome.error is not None for outcome in found)
+        return found
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Path, cluster: Any) -> None:
+    """Two nodes work; one is killed mid-run; every row comes out, as processes would have written it."""
+    import ray
+
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"working_dir": None})
+    executor = Losing(cluster, nodes[1])
+    summary = run_in(tmp_path / "runs", plan_of(tiny), executor)
+    assert executor.victim is None
+    assert executor.lost
+    assert (summary.failed, summary.blocked, summary.left) == (0, 0, 0)
+    assert contents(tmp_path / "runs") == contents(undisturbed)
+    assert files(tmp_path / "runs") == files(undisturbed)
+    assert any(attempt for attempt, _ in records(tmp_path / "runs").values())
