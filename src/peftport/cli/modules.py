@@ -12,6 +12,7 @@ from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_li
 from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
+    from peftport.compare import Comparison
     from peftport.evaluation import Scores
     from peftport.modules.formats import Format
 
@@ -248,6 +249,7 @@ def compare(
     words: o.Words = None,
     description: o.Description = None,
     prompt: o.Prompt = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write a page (HTML); replaced if it exists.")] = None,
     json_: AsJson = False,
 ) -> None:
     """Compare the ported module with sampled parameters and with training from scratch, on your data.
@@ -256,9 +258,9 @@ def compare(
     """
     from peftport.actions import compare_module
     from peftport.compare import Plan, arm_names
-    from peftport.evidence import verdict_of
-    from peftport.report.tables import comparison_sentence, comparison_table
 
+    if out is not None and out.is_dir():
+        raise BadRequest(f"--out {out}: expected a file name, got a folder; give {out / 'report.html'}")
     steps, asked = o.numbers(budgets, "--budgets"), arm_names(o.names(arms) or ())
     plan = Plan(steps, tuple(range(seeds)), asked, method, sampler, learning_rate)
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
@@ -266,26 +268,35 @@ def compare(
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         found = compare_module(
-            module,
-            to,
-            data,
-            plan,
-            origin=origin,
-            trusted_origin=trusted_origin,
-            readout=readout,
-            settings=chosen,
-            test_items=test_items,
-            texts=texts,
-            progress=progress,
-        )
-    verdict = verdict_of(found)
+            module, to, data, plan, origin=origin, trusted_origin=trusted_origin, readout=readout, settings=chosen,
+            test_items=test_items, texts=texts, progress=progress,
+        )  # fmt: skip
+    command = f"peftport compare {module} --to {to} --task {task} --budgets {budgets} --seeds {seeds} --method {method}"
+    _show(found, command, out, json_)
+
+
+def _show(found: Comparison, command: str, out: Path | None, json_: bool) -> None:
+    """A comparison as a table with its sentences, as JSON, and as a page where one is asked for."""
+    from peftport.evidence import verdict_of
+    from peftport.report.compared import comparison_findings
+    from peftport.report.html import render
+    from peftport.report.tables import comparison_sentence, comparison_table
+    from peftport.store.artifacts import write_text
+
+    verdict, summary = verdict_of(found), comparison_sentence([found])
+    if out is not None:
+        about = f"A {found.technique} module from {found.origin}, ported to {found.receiver}, on {found.task}."
+        findings = comparison_findings([found], study="peftport compare", about=about, command=command)
+        write_text(out, render(findings))
     if json_:
-        print_json({**found.as_json(), "summary": comparison_sentence([found]), "verdict": verdict})
+        print_json({**found.as_json(), "summary": summary, "verdict": verdict})
         return
     print_table(comparison_table([found]))
-    say(comparison_sentence([found]))
+    say(summary)
     if verdict is not None:
         say(verdict["sentence"])
+    if out is not None:
+        say(f"written: {out}")
 
 
 def techniques(json_: AsJson = False) -> None:
