@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 
 from peftport.errors import BadRequest
 from peftport.study.executors import Outcome, RayCluster
-from peftport.study.work import ChainsRequest, Request
 from pico_folders import Run
 from pico_study import contents, files, plan_of, records, run_in
 
@@ -50,24 +49,37 @@ def cluster(home: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyP
 
 
 class Losing(RayCluster):
-    """Takes one node away while a stack is under way on each of the two: their workers have just begun to load."""
+    """Takes one node away while its first stack is under way there."""
 
-    def __init__(self, cluster: Any, victim: Any) -> None:
+    def __init__(self, cluster: Any, victim: Any, begun: Path) -> None:
         super().__init__(2, 1)
-        self.cluster, self.victim, self.sent, self.lost = cluster, victim, 0, 0
-
-    def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
-        super().submit(stack, request, blobs)
-        self.sent += isinstance(request, ChainsRequest)
-        if self.sent == 2 and self.victim is not None:
-            time.sleep(1.0)
-            self.cluster.remove_node(self.victim, allow_graceful=False)
-            self.victim = None
+        self.cluster, self.victim, self.begun, self.lost = cluster, victim, begun, 0
+        self._task = self._ray.remote(num_cpus=1, max_retries=0)(slow_at_first(begun))
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        found = super().outcomes(timeout_seconds)
+        if self.victim is not None and (self.begun / self.victim.node_id).exists():
+            self.cluster.remove_node(self.victim, allow_graceful=False)
+            self.victim = None
+        found = super().outcomes(0.05 if self.victim is not None else timeout_seconds)
         self.lost += sum(outcome.error is not None for outcome in found)
         return found
+
+
+def slow_at_first(begun: Path) -> Callable[..., Any]:
+    """The work of a stack, after a sign that it has begun on that node and, the first time there, a pause."""
+
+    def run(*arguments: Any) -> Any:
+        import ray
+
+        from peftport.study.executors import _ray_work
+
+        sign = begun / ray.get_runtime_context().get_node_id()
+        if not sign.exists():
+            sign.touch()
+            time.sleep(3.0)
+        return _ray_work(*arguments)
+
+    return run
 
 
 @needs_ray
@@ -78,7 +90,8 @@ def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Pat
 
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"working_dir": None})
-    executor = Losing(cluster, nodes[1])
+    (tmp_path / "begun").mkdir()
+    executor = Losing(cluster, nodes[1], tmp_path / "begun")
     summary = run_in(tmp_path / "runs", plan_of(tiny), executor)
     assert executor.victim is None
     assert executor.lost

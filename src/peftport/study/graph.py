@@ -26,15 +26,16 @@ class Graph:
     def __init__(self, stacks: list[Stack], states: Mapping[str, State]) -> None:
         """Begin with the states of jobs that are on record."""
         self._stacks = stacks
-        self._good: set[str] = {job for job, state in states.items() if state == "done"}
-        self._bad: set[str] = {job for job, state in states.items() if state != "done"}
+        # Every job from the start, so that memory does not grow with what ends. None: not yet; True: done.
+        self._done: dict[str, bool | None] = dict.fromkeys(job.id for stack in stacks for job in stack.jobs)
+        self._done.update((job, state == "done") for job, state in states.items())
         self._waiting: dict[int, int] = {}
         self._dependants: dict[str, list[int]] = {}
         self._ready: deque[int] = deque()
         for stack in stacks:
-            if all(job.id in self._good or job.id in self._bad for job in stack.jobs):
+            if all(self._done[job.id] is not None for job in stack.jobs):
                 continue
-            open_ = [need for need in stack.needs if need not in self._good and need not in self._bad]
+            open_ = [need for need in stack.needs if self._done[need] is None]
             for need in open_:
                 self._dependants.setdefault(need, []).append(stack.index)
             if open_:
@@ -47,8 +48,8 @@ class Graph:
         if not self._ready:
             return None
         stack = self._stacks[self._ready.popleft()]
-        jobs = [job for job in stack.jobs if job.id not in self._good and job.id not in self._bad]
-        blocked = {job.id: next((need for need in job.needs if need in self._bad), None) for job in jobs}
+        jobs = [job for job in stack.jobs if self._done[job.id] is None]
+        blocked = {job.id: next((need for need in job.needs if self._done[need] is False), None) for job in jobs}
         return Ready(
             stack.index,
             tuple(job for job in jobs if blocked[job.id] is None),
@@ -57,8 +58,8 @@ class Graph:
 
     def resolve(self, good: Collection[str], bad: Collection[str]) -> None:
         """Jobs that are done, and jobs that failed or are blocked."""
-        self._good.update(good)
-        self._bad.update(bad)
+        self._done.update(dict.fromkeys(good, True))
+        self._done.update(dict.fromkeys(bad, False))
         for job in (*good, *bad):
             for index in self._dependants.pop(job, ()):
                 self._waiting[index] -= 1
