@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("readouts",),
     ("training", "evaluation"),
+    ("stacking",),
     ("workbench",),
     ("compare", "updating"),
     ("actions", "demo"),

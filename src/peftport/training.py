@@ -121,6 +121,14 @@ def train(
     return kept
 
 
+def entry_loss(host: Host, readout: Readout, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]) -> Tensor:
+    """The loss of one entry's start on the rows ``pick``, (B,), with its graph: a forward pass as training does it."""
+    technique = technique_named(spec.kind)
+    stacked = unflatten(flatten(entry.start, host.dtype, host.device)[None], entry.start)
+    matrices = technique.materialise(spec, technique.slots(spec, host.slots), stacked)
+    return _losses(host, readout, spec, [entry], matrices, [pick], prefix_length(spec, host))
+
+
 def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
     sizes = sorted({min(batch_size, len(entry.rows)) for entry in entries})
     if len(sizes) > 1:
@@ -140,13 +148,26 @@ def _step(
     shift: int,
 ) -> Tensor:
     """Forward and backward for one batch of every entry. Returns the entries' mean losses, (K,)."""
-    rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
-    labels = np.concatenate([entry.labels[pick] for entry, pick in zip(entries, picks, strict=True)])
-    with attached(host, spec, matrices):
-        loss = readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
+    loss = _losses(host, readout, spec, entries, matrices, picks, shift)
     by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
     by_entry.sum().backward()  # type: ignore[no-untyped-call]
     return by_entry.detach()
+
+
+def _losses(
+    host: Host,
+    readout: Readout,
+    spec: TechniqueSpec,
+    entries: Sequence[Entry],
+    matrices: StackedMatrices,
+    picks: list[npt.NDArray[np.int64]],
+    shift: int,
+) -> Tensor:
+    """Every entry's rows one after the other, read at once. Returns the loss of each row, (K B,)."""
+    rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
+    labels = np.concatenate([entry.labels[pick] for entry, pick in zip(entries, picks, strict=True)])
+    with attached(host, spec, matrices):
+        return readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
 
 
 def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrices, losses: list[Tensor]) -> None:
