@@ -9,6 +9,7 @@ from peftport.compare import Comparison, Plan, compare
 from peftport.errors import ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
 from peftport.hosts.load import Host, load_host
+from peftport.hosts.loading import Loading
 from peftport.identity import rng_for
 from peftport.modules.formats import Format, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
@@ -42,6 +43,7 @@ def train_module(
     learning_rate: float | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     file_format: Format = "native",
     progress: Progress | None = None,
@@ -57,7 +59,7 @@ def train_module(
         check_free(out)
     if file_format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
-    bench = open_workbench(host, task, readout, settings, test_items)
+    bench = open_workbench(host, task, readout, settings, test_items, loading)
     if file_format == "peft" and bench.readout.head_shapes():
         raise ModuleRefused(
             "--format peft: expected a readout without a head, got linear, whose head PEFT would lose; use native"
@@ -80,6 +82,7 @@ def evaluate_host(
     module: Path | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
@@ -91,7 +94,7 @@ def evaluate_host(
     """
     native = read_module(module) if module is not None and format_of(module) == "native" else None
     readout = readout or (native.task.readout if native and native.task else None)
-    bench = open_workbench(host, task, readout, settings, test_items)
+    bench = open_workbench(host, task, readout, settings, test_items, loading)
     if module is None:
         return bench.test(None, [], progress, "testing the bare host")[0]
     own = native or read_module(module, bench.host)
@@ -152,6 +155,7 @@ def compare_module(
     origin: str | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -159,7 +163,7 @@ def compare_module(
     module = open_module(folder, origin)
     _check_same_labels(module, task)
     readout = readout or (module.task.readout if module.task else None)
-    return compare(module, open_workbench(to, task, readout, settings, test_items), plan, progress)
+    return compare(module, open_workbench(to, task, readout, settings, test_items, loading), plan, progress)
 
 
 def open_module(folder: Path, origin: str | None) -> Module:

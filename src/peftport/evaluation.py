@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 
 from peftport.hosts.load import Host
-from peftport.modules.module import HEAD, stack
+from peftport.modules.module import HEAD, in_host_dtype, stack
 from peftport.readouts.base import Readout, Row
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
@@ -124,8 +124,7 @@ def _evaluate_group(
     labels: npt.NDArray[np.int64],
     tokens: int,
 ) -> list[Scores]:
-    matrices = stack(modules, host.dtype) if spec is not None else {}
-    matrices = {slot: {name: t.to(host.device) for name, t in own.items()} for slot, own in matrices.items()}
+    matrices = in_host_dtype(host, stack(modules, host.wide_dtype) if spec is not None else {})
     entries = max(1, len(modules))
     scores = np.zeros((entries, len(rows), len(readout.task.labels)), dtype=np.float32)
     with attached(host, spec, matrices):

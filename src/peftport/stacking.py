@@ -60,7 +60,7 @@ def entry_memory(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         entry_loss(host, readout, spec, entry, longest)
     numbers = sum(tensor.numel() for own in entry.start.values() for tensor in own.values())
-    return EntryMemory(sum(kept.values()), numbers * host.dtype.itemsize)
+    return EntryMemory(sum(kept.values()), numbers * host.wide_dtype.itemsize)
 
 
 def free_bytes(device: torch.device) -> int:

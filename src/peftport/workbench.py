@@ -13,6 +13,7 @@ import torch
 from peftport.errors import SlotMismatch
 from peftport.evaluation import Scores, evaluate
 from peftport.hosts.load import Host, load_host
+from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
@@ -175,8 +176,9 @@ def open_workbench(
     readout: str | None = None,
     settings: TrainSettings | None = None,
     test_items: int | None = None,
+    loading: Loading | None = None,
 ) -> Workbench:
-    """Load a host with the weights its readout needs and bind the task to it.
+    """Load a host with the weights its readout needs and bind the task to it; ``loading``: where, in what numbers.
 
     Raises:
         UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
@@ -185,7 +187,7 @@ def open_workbench(
     settings = settings or TrainSettings()
     source = find_host(host)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
-    loaded = load_host(host, readout_class(readout, kind).view)
+    loaded = load_host(host, readout_class(readout, kind).view, loading)
     return Workbench(loaded, task, bind_readout(readout, loaded, task.spec, settings.max_tokens), settings, test_items)
 
 

@@ -75,6 +75,7 @@ def train(
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = None,
     text: o.Text = None,
@@ -101,7 +102,8 @@ def train(
     with bars() as progress:
         trained = train_module(
             host, data, spec, out=out, steps=steps, seed=seed, learning_rate=learning_rate, readout=readout,
-            settings=chosen, test_items=test_items, file_format=_format(format_) or "native", progress=progress,
+            settings=chosen, loading=o.loading(load), test_items=test_items,
+            file_format=_format(format_) or "native", progress=progress,
         )  # fmt: skip
     module = trained.module
     if json_:
@@ -125,6 +127,7 @@ def evaluate(
         Path | None, typer.Option("--module", help="A module of this host; without it the host alone is tested.")
     ] = None,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = None,
     text: o.Text = None,
@@ -147,8 +150,9 @@ def evaluate(
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         scores = evaluate_host(
-            host, data, module=module, readout=readout, settings=chosen, test_items=test_items, progress=progress
-        )
+            host, data, module=module, readout=readout, settings=chosen, loading=o.loading(load),
+            test_items=test_items, progress=progress,
+        )  # fmt: skip
     if json_:
         print_json({"host": host, "task": data.spec.name, "module": str(module) if module else None, **_scores(scores)})
         return
@@ -210,6 +214,7 @@ def compare(
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = 500,
     text: o.Text = None,
@@ -236,16 +241,9 @@ def compare(
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         found = compare_module(
-            module,
-            to,
-            data,
-            plan,
-            origin=origin,
-            readout=readout,
-            settings=chosen,
-            test_items=test_items,
-            progress=progress,
-        )
+            module, to, data, plan, origin=origin, readout=readout, settings=chosen, loading=o.loading(load),
+            test_items=test_items, progress=progress,
+        )  # fmt: skip
     if json_:
         print_json({**found.as_json(), "summary": comparison_sentence([found])})
         return
