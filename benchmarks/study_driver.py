@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from machine import machine
+from machine import machine_facts
 from study_plan import study_of
 
 from peftport.hosts.fingerprint import Fingerprint
@@ -165,7 +165,9 @@ def main() -> None:
         row = measure(given.runs, given.workers, given.wait, Path(home), given.profile)
     print(row)
     if not given.profile:
-        OUT.write_text(json.dumps({"machine": machine(), "artifact_bytes": BYTES, "rows": [row]}, indent=2) + "\n")
+        OUT.write_text(
+            json.dumps({"machine": machine_facts(), "artifact_bytes": BYTES, "rows": [row]}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

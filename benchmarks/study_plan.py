@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from machine import machine
+from machine import machine_facts
 
 from peftport.study.grid import Study, read_study, run_count
 from peftport.study.plan import Plan
@@ -62,7 +62,7 @@ def main(sizes: list[int]) -> None:
         command = [sys.executable, __file__, "--one", str(size)]
         rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         print(rows[-1], flush=True)
-    OUT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    OUT.write_text(json.dumps({"machine": machine_facts(), "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

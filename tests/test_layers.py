@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tasks",),
     ("readouts",),
     ("training", "evaluation"),
+    ("stacking",),
     ("workbench",),
     ("gather", "refresh"),
     ("compare", "updating"),

@@ -11,6 +11,7 @@ from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
 from peftport.gather import MOST_TEXTS, gather, read_texts
 from peftport.hosts.load import Host, load_host
+from peftport.hosts.loading import Loading
 from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
@@ -48,6 +49,7 @@ def train_module(
     learning_rate: float | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     file_format: Format = "native",
     progress: Progress | None = None,
@@ -63,7 +65,7 @@ def train_module(
         check_free(out)
     if file_format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
-    bench = open_workbench(host, task, readout, settings, test_items)
+    bench = open_workbench(host, task, readout, settings, test_items, loading)
     check_holds(file_format, spec, bench.host, head=bool(bench.readout.head_shapes()))
     rate = learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
     start = Start(bench.fresh(spec, seed), seed)
@@ -83,6 +85,7 @@ def evaluate_host(
     module: Path | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
@@ -94,7 +97,7 @@ def evaluate_host(
     """
     native = read_module(module) if module is not None and format_of(module) == "native" else None
     readout = readout or (native.task.readout if native and native.task else None)
-    bench = open_workbench(host, task, readout, settings, test_items)
+    bench = open_workbench(host, task, readout, settings, test_items, loading)
     if module is None:
         return bench.test(None, [], progress, "testing the bare host")[0]
     own = native or read_module(module, bench.host)
@@ -208,6 +211,7 @@ def compare_module(
     trusted_origin: str | None = None,
     readout: str | None = None,
     settings: TrainSettings | None = None,
+    loading: Loading | None = None,
     test_items: int | None = None,
     texts: str | None = None,
     progress: Progress | None = None,
@@ -219,7 +223,7 @@ def compare_module(
     module = open_module(folder, origin, trusted_origin)
     _check_same_labels(module, task)
     readout = readout or (module.task.readout if module.task else None)
-    bench = open_workbench(to, task, readout, settings, test_items)
+    bench = open_workbench(to, task, readout, settings, test_items, loading)
     given = gather(
         porter_named(plan.method), module, bench.host, origin=origin, texts=texts, bench=bench, progress=progress
     )

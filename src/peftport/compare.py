@@ -140,7 +140,15 @@ def compare(
     starts = _starts(module, bench, plan, given)
     begun = time.perf_counter()
     label = f"{module.spec.kind} on {bench.host.name}"
-    trained = bench.train(module.spec, [starts[key] for key in keys], plan.budgets, rate, progress, f"training {label}")
+    trained = bench.train(
+        module.spec,
+        [starts[key] for key in keys],
+        plan.budgets,
+        rate,
+        progress,
+        f"training {label}",
+        budget_bytes=bench.spare_bytes(),
+    )
     train_seconds = (time.perf_counter() - begun) / max(1, len(keys) * max(plan.budgets))
     begun = time.perf_counter()
     scores = _test(bench, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")

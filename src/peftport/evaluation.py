@@ -1,11 +1,13 @@
-"""Testing K modules on the same texts: the host reads every batch once for all of them.
+"""Testing K modules on the same texts: the host's matrices are multiplied once for the rows of all of them.
+
+Texts go in sorted by length, in batches of about equally many tokens: many short ones or few long ones.
 
 Per-example scores are kept: accuracy, AUROC and accuracy at a label-free threshold are read off them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +16,15 @@ import torch
 from scipy.stats import rankdata
 
 from peftport.hosts.load import Host
-from peftport.modules.module import HEAD, stack
+from peftport.modules.module import HEAD, in_host_dtype, stack
 from peftport.readouts.base import Readout, Row
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
 
-ROWS_AT_ONCE = 64  # rows of the host's batch, all modules together
+# Tokens on the host at once, padding included, all modules together. Measured on a processor, where the activations of
+# more no longer stay in its caches; an accelerator wants more to do at once, how much has not been measured.
+TOKENS_AT_ONCE, TOKENS_AT_ONCE_ELSEWHERE = 1024, 16384
+MODULES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +83,35 @@ def evaluate(
     rows: Sequence[Row],
     labels: npt.NDArray[np.int64],
     advance: Callable[[int], None] = lambda modules: None,
+    tokens_at_once: int | None = None,
 ) -> list[Scores]:
     """Test K modules of one spec on the same N rows. ``spec`` None tests the bare host once.
 
-    Rows go in sorted by length; scores come back in the order of ``rows``.
+    Scores come back in the order of ``rows``. ``tokens_at_once`` bounds what the host reads at once, padding included
+    (None: by the device); it changes no score but by rounding.
     """
     count = len(modules) if spec is not None else 1
-    size = max(8, ROWS_AT_ONCE // count)
-    together = max(1, ROWS_AT_ONCE // size)
+    tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
     found: list[Scores] = []
-    for begin in range(0, count, together):
-        group = list(modules[begin : begin + together])
-        found += _evaluate_group(host, readout, spec, group, rows, labels, size)
+    for begin in range(0, count, MODULES_AT_ONCE):
+        group = list(modules[begin : begin + MODULES_AT_ONCE])
+        found += _evaluate_group(host, readout, spec, group, rows, labels, tokens)
         advance(max(1, len(group)))
     return found
+
+
+def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of rows, from short to long, in batches of at most ``tokens`` with padding (at least one row each).
+
+    ``entries``: how many modules see each row, every one of them counted.
+    """
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    order = np.argsort(lengths, kind="stable")
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - begin) * entries * lengths[order[end]] > tokens:
+            yield order[begin:end]
+            begin = end
 
 
 @torch.no_grad()
@@ -102,16 +122,13 @@ def _evaluate_group(
     modules: list[Parameters],
     rows: Sequence[Row],
     labels: npt.NDArray[np.int64],
-    size: int,
+    tokens: int,
 ) -> list[Scores]:
-    matrices = stack(modules, host.dtype) if spec is not None else {}
-    matrices = {slot: {name: t.to(host.device) for name, t in own.items()} for slot, own in matrices.items()}
+    matrices = in_host_dtype(host, stack(modules, host.wide_dtype) if spec is not None else {})
     entries = max(1, len(modules))
-    order = np.argsort([len(row) for row in rows], kind="stable")
     scores = np.zeros((entries, len(rows), len(readout.task.labels)), dtype=np.float32)
     with attached(host, spec, matrices):
-        for begin in range(0, len(rows), size):
-            pick = order[begin : begin + size]
+        for pick in batches_of_tokens(rows, entries, tokens):
             batch = [rows[i] for i in pick] * entries
             out = readout.scores(batch, matrices.get(HEAD), prefix_length(spec, host))
             scores[:, pick] = out.view(entries, len(pick), -1).float().cpu().numpy()

@@ -23,7 +23,7 @@ from torch import Tensor
 from peftport.errors import BadRequest, TrainingFailed
 from peftport.hosts.load import Host
 from peftport.identity import rng_for
-from peftport.modules.module import HEAD, check_finite, unstack
+from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
 from peftport.readouts.base import Readout, Row
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
@@ -94,7 +94,7 @@ def train(
     _check_equal_batches(entries, settings.batch_size)
     technique = technique_named(spec.kind)
     slots = technique.slots(spec, host.slots)
-    vectors = [flatten(entry.start, host.dtype, host.device) for entry in entries]
+    vectors = [flatten(entry.start, host.wide_dtype, host.device) for entry in entries]
     optimiser = torch.optim.AdamW(
         [{"params": [v], "lr": e.learning_rate} for v, e in zip(vectors, entries, strict=True)],
         weight_decay=settings.weight_decay,
@@ -110,7 +110,8 @@ def train(
 
     for begin, end in pairwise([0, 0, *sorted(set(budgets) - {0})]):
         for _ in range(begin, end):
-            losses.append(_step(host, readout, spec, entries, matrices(), [next(o) for o in orders], shift))
+            picks = [next(order) for order in orders]
+            losses.append(_step(host, readout, spec, entries, in_host_dtype(host, matrices()), picks, shift))
             for vector in vectors:
                 torch.nn.utils.clip_grad_norm_([vector], settings.max_grad_norm)
             optimiser.step()
@@ -119,6 +120,15 @@ def train(
         if end in budgets:
             _keep(kept, end, matrices(), losses[begin:])
     return kept
+
+
+def entry_loss(host: Host, readout: Readout, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]) -> Tensor:
+    """The loss of one entry's start on the rows ``pick``, (B,), with its graph: a forward pass as training does it."""
+    technique = technique_named(spec.kind)
+    stacked = unflatten(flatten(entry.start, host.wide_dtype, host.device)[None], entry.start)
+    matrices = in_host_dtype(host, technique.materialise(spec, technique.slots(spec, host.slots), stacked))
+    with attached(host, spec, matrices):
+        return _losses(host, readout, [entry], matrices, [pick], prefix_length(spec, host))
 
 
 def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
@@ -140,13 +150,25 @@ def _step(
     shift: int,
 ) -> Tensor:
     """Forward and backward for one batch of every entry. Returns the entries' mean losses, (K,)."""
+    with attached(host, spec, matrices):  # the backward pass too: checkpointed layers run again in it
+        loss = _losses(host, readout, entries, matrices, picks, shift)
+        by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
+        by_entry.sum().backward()  # type: ignore[no-untyped-call]
+    return by_entry.detach()
+
+
+def _losses(
+    host: Host,
+    readout: Readout,
+    entries: Sequence[Entry],
+    matrices: StackedMatrices,
+    picks: list[npt.NDArray[np.int64]],
+    shift: int,
+) -> Tensor:
+    """Every entry's rows one after the other, read at once. Returns the loss of each row, (K B,)."""
     rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
     labels = np.concatenate([entry.labels[pick] for entry, pick in zip(entries, picks, strict=True)])
-    with attached(host, spec, matrices):
-        loss = readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
-    by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
-    by_entry.sum().backward()  # type: ignore[no-untyped-call]
-    return by_entry.detach()
+    return readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
 
 
 def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrices, losses: list[Tensor]) -> None:

@@ -13,12 +13,14 @@ import torch
 from peftport.errors import SlotMismatch
 from peftport.evaluation import Scores, evaluate
 from peftport.hosts.load import Host, load_host
+from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
 from peftport.progress import Progress, Silent
 from peftport.readouts import bind_readout, readout_class
 from peftport.readouts.base import Readout, Row
+from peftport.stacking import SHARE, entry_memory, free_bytes, largest_stack
 from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters, TechniqueSpec
@@ -110,8 +112,12 @@ class Workbench:
         learning_rate: float,
         progress: Progress | None = None,
         title: str = "training",
+        budget_bytes: int | None = None,
     ) -> list[dict[int, Checkpoint]]:
-        """Train every start, those of one structure stacked. Returns each one's checkpoints by budget."""
+        """Train every start, those of one structure stacked. Returns each one's checkpoints by budget.
+
+        ``budget_bytes``: memory for one stack; what does not fit trains in further stacks. None: one stack.
+        """
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
         found: dict[int, dict[int, Checkpoint]] = {}
         for group in _alike(starts):
@@ -119,9 +125,23 @@ class Workbench:
             entries = [
                 Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group
             ]
-            kept = train(self.host, self.readout, spec, entries, budgets, self.settings, advance)
-            found.update(zip(group, kept, strict=True))
+            size = self._stack_size(spec, entries, budget_bytes)
+            for begin in range(0, len(group), size):
+                some = entries[begin : begin + size]
+                kept = train(self.host, self.readout, spec, some, budgets, self.settings, advance)
+                found.update(zip(group[begin : begin + size], kept, strict=True))
         return [found[i] for i in range(len(starts))]
+
+    def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
+        """How many of these entries train at once. One alone is not measured: it needs what it needs."""
+        if len(entries) == 1 or budget_bytes is None:
+            return len(entries)
+        need = entry_memory(self.host, self.readout, spec, entries[0], self.settings)
+        return min(len(entries), largest_stack(need, budget_bytes))
+
+    def spare_bytes(self) -> int:
+        """Memory that a stack may take here: a share of what is free."""
+        return int(SHARE * free_bytes(self.host.device))
 
     def test(
         self,
@@ -156,8 +176,9 @@ def open_workbench(
     readout: str | None = None,
     settings: TrainSettings | None = None,
     test_items: int | None = None,
+    loading: Loading | None = None,
 ) -> Workbench:
-    """Load a host with the weights its readout needs and bind the task to it.
+    """Load a host with the weights its readout needs and bind the task to it; ``loading``: where, in what numbers.
 
     Raises:
         UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
@@ -166,7 +187,7 @@ def open_workbench(
     settings = settings or TrainSettings()
     source = find_host(host)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
-    loaded = load_host(host, readout_class(readout, kind).view)
+    loaded = load_host(host, readout_class(readout, kind).view, loading)
     return Workbench(loaded, task, bind_readout(readout, loaded, task.spec, settings.max_tokens), settings, test_items)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from peftport.evaluation import Scores
-from peftport.hosts import load
+from peftport.hosts import loading
 from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
@@ -83,7 +83,7 @@ def test_sharing_changes_no_number(tiny: Path, tmp_path: Path, monkeypatch: pyte
 
     Hosts in float64; scores are kept in float32, so equal means equal to its last digits.
     """
-    monkeypatch.setitem(load.load_host.__kwdefaults__, "dtype", torch.float64)
+    monkeypatch.setitem(loading.DTYPES, "float32", torch.float64)
     plan = plan_of(tiny)
     run_in(tmp_path, plan)
     ledger, artifacts = Ledger(tmp_path), Artifacts(tmp_path / "artifacts")

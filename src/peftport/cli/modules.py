@@ -88,6 +88,7 @@ def train(
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = None,
     text: o.Text = None,
@@ -114,7 +115,8 @@ def train(
     with bars() as progress:
         trained = train_module(
             host, data, spec, out=out, steps=steps, seed=seed, learning_rate=learning_rate, readout=readout,
-            settings=chosen, test_items=test_items, file_format=_format(format_) or "native", progress=progress,
+            settings=chosen, loading=o.loading(load), test_items=test_items,
+            file_format=_format(format_) or "native", progress=progress,
         )  # fmt: skip
     module = trained.module
     if json_:
@@ -138,6 +140,7 @@ def evaluate(
         Path | None, typer.Option("--module", help="A module of this host; without it the host alone is tested.")
     ] = None,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = None,
     text: o.Text = None,
@@ -160,8 +163,9 @@ def evaluate(
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         scores = evaluate_host(
-            host, data, module=module, readout=readout, settings=chosen, test_items=test_items, progress=progress
-        )
+            host, data, module=module, readout=readout, settings=chosen, loading=o.loading(load),
+            test_items=test_items, progress=progress,
+        )  # fmt: skip
     if json_:
         print_json({"host": host, "task": data.spec.name, "module": str(module) if module else None, **_scores(scores)})
         return
@@ -240,6 +244,7 @@ def compare(
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
+    load: o.Load = None,
     readout: o.ReadoutName = None,
     test_items: o.TestItems = 500,
     text: o.Text = None,
@@ -269,7 +274,7 @@ def compare(
     with bars() as progress:
         found = compare_module(
             module, to, data, plan, origin=origin, trusted_origin=trusted_origin, readout=readout, settings=chosen,
-            test_items=test_items, texts=texts, progress=progress,
+            loading=o.loading(load), test_items=test_items, texts=texts, progress=progress,
         )  # fmt: skip
     command = f"peftport compare {module} --to {to} --task {task} --budgets {budgets} --seeds {seeds} --method {method}"
     _show(found, command, out, json_)

@@ -9,6 +9,7 @@ import typer
 from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
+    from peftport.hosts.loading import Loading
     from peftport.tasks.task import Task
     from peftport.training import TrainSettings
 
@@ -36,6 +37,15 @@ LearningRate = Annotated[
     float | None, typer.Option("--learning-rate", help="Default: the technique's own (peftport techniques).")
 ]
 TestItems = Annotated[int | None, typer.Option("--test-items", min=1, help="Test on the first N test items only.")]
+Load = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--load",
+        metavar="KEY=VALUE",
+        help="How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
+        "bits=8|4, checkpointing=true (less memory, more time).",
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the technique, such as rank=4.")
 ]
@@ -103,3 +113,24 @@ def train_settings(batch_size: int, max_tokens: int, learning_rate: float | None
     if learning_rate is not None and not 0 < learning_rate < 10:
         raise BadRequest(f"--learning-rate: expected a number above 0 and under 10, got {learning_rate}")
     return TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
+
+
+def loading(pairs: list[str] | None) -> Loading | None:
+    """``KEY=VALUE`` pairs of --load, checked; none: None."""
+    from pydantic import ValidationError
+
+    from peftport.hosts.loading import Loading
+
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadRequest(f"--load: expected KEY=VALUE, such as device=auto, got {pair!r}")
+        values[key] = int(value) if value.isdigit() else value
+    try:
+        return Loading(**values) if values else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "together"
+        known = ", ".join(Loading.model_fields)
+        raise BadRequest(f"--load {' '.join(pairs or [])}: {where}: {first['msg']}; the keys are {known}") from error

@@ -75,10 +75,10 @@ def attend(
 
 
 def _heads(prefix: Tensor, like: Tensor) -> Tensor:
-    """(K, P, H * d) -> (B, H, P, d), every entry's prefix repeated over its own rows of the batch."""
+    """(K, P, H * d) -> (B, H, P, d) where ``like`` is, every entry's prefix repeated over its own rows of the batch."""
     batch, heads, _, width = like.shape
     entries, length, _ = prefix.shape
-    split = prefix.view(entries, 1, length, heads, width).transpose(2, 3)  # (K, 1, H, P, d)
+    split = prefix.to(like.device).view(entries, 1, length, heads, width).transpose(2, 3)  # (K, 1, H, P, d)
     return split.expand(entries, batch // entries, heads, length, width).reshape(batch, heads, length, width)
 
 

@@ -18,6 +18,7 @@ from transformers.activations import NewGELUActivation
 from peftport.errors import HostRefused
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
+from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.hosts.slots import HostKind, Layout, Slot, find_slots, layout_for
 from peftport.hosts.sources import Source, find_host, read_config
 
@@ -75,12 +76,17 @@ class Host:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the frozen weights; matrices of techniques take the same."""
-        return next(self.model.parameters()).dtype
+        """The dtype that the host computes in; matrices of techniques take the same."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of what is trained, and of scores: float32 where the host computes in less."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where inputs go: the device of the first weights."""
         return next(self.model.parameters()).device
 
     def slot_module(self, slot: Slot) -> nn.Module:
@@ -88,28 +94,44 @@ class Host:
         return self.base.get_submodule(slot.path)
 
     def slot_weight(self, slot: Slot) -> Tensor:
-        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it."""
+        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it.
+
+        Raises:
+            HostRefused: it is stored in 8 or 4 bits.
+
+        """
         module = self.slot_module(slot)
         weight: Tensor = module.weight  # type: ignore[assignment]
+        if not weight.is_floating_point():
+            raise HostRefused(
+                f"{self.name}: {slot.name}: expected a matrix of floating-point numbers, this host was loaded in fewer "
+                "bits; load it without bits for methods that read its weights"
+            )
         full = weight if isinstance(module, nn.Linear) else weight.T
         return full[slot.start : slot.start + slot.out_width]
 
 
-def load_host(ref: str, view: View = "body", *, dtype: torch.dtype = torch.float32) -> Host:
-    """Load a host frozen.
+def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:
+    """Load a host frozen; ``loading``: where and in what numbers, by default here and in float32.
 
     Raises:
         UnknownName: no such host.
-        HostRefused: broken, unsafe, of no known family, or without the weights that ``view`` needs.
+        HostRefused: broken, unsafe, of no known family, without the weights that ``view`` needs, or ``loading`` asks
+            for what this machine has not.
 
     """
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config["model_type"], source.name)
     mark = _fingerprint(source, layout)
-    model = _load_model(source, layout, view, dtype)
+    loading = loading or Loading()
+    model = _load_model(source, layout, view, placement(loading))
     tokenizer = load_tokenizer(source)
-    return wrap_host(source.name, model, tokenizer, layout, mark, source.folder, config.get("peftport_text_prefix", ""))
+    prefix = config.get("peftport_text_prefix", "")
+    host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
+    if loading.checkpointing:
+        checkpoint_layers(host.base, layout)
+    return host
 
 
 def wrap_host(
@@ -149,13 +171,13 @@ def _fingerprint(source: Source, layout: Layout) -> Fingerprint:
         ) from error
 
 
-def _load_model(source: Source, layout: Layout, view: View, dtype: torch.dtype) -> nn.Module:
+def _load_model(source: Source, layout: Layout, view: View, options: dict[str, Any]) -> nn.Module:
     auto = getattr(transformers, AUTO[layout.kind, view])
     try:
         with _quiet():
             model, info = auto.from_pretrained(
                 source.folder,
-                dtype=dtype,
+                **options,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

@@ -160,10 +160,12 @@ def _slot(base: nn.Module, prefix: str, name: str, site_name: str, site: Site) -
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """(D_out, D_in) of a Linear, or of GPT-2's Conv1D, whose weight lies the other way round."""
+    if isinstance(module, nn.Linear):  # what it says, not its weight's shape: 4-bit weights are packed
+        return module.out_features, module.in_features
     weight = module.weight
     assert isinstance(weight, Tensor)
     rows, columns = (int(size) for size in weight.shape)
-    return (rows, columns) if isinstance(module, nn.Linear) else (columns, rows)
+    return columns, rows
 
 
 def _key_heads(config: Any, attention: nn.Module) -> tuple[int, int]:

@@ -100,6 +100,14 @@ def stack(modules: list[Parameters], dtype: torch.dtype | None = None) -> Parame
     }
 
 
+def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Matrices as the host computes with them, on its device; a readout's own stay as wide as they are."""
+    return {
+        slot: {name: t.to(host.device, t.dtype if slot == HEAD else host.dtype) for name, t in own.items()}
+        for slot, own in matrices.items()
+    }
+
+
 def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
     """One entry's matrices out of a stack, detached copies in float32."""
     return {

@@ -90,6 +90,7 @@ def pooled(host: Host, rows: Sequence[Row], shift: int) -> Tensor:
         inputs = pad(rows, host.tokenizer.pad_token_id, host.device)
         body = host.model.get_encoder() if host.kind == "encoder_decoder" else host.base  # type: ignore[operator]
         hidden = body(**inputs).last_hidden_state  # (N, T, D)
+    hidden = hidden.to(host.device, host.wide_dtype)
     mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
     mean: Tensor = (hidden * mask).sum(1) / mask.sum(1)
     return mean

@@ -70,6 +70,7 @@ class LabelTokens(Readout):
 
     def _sequence_log_probability(self, logits: Tensor, tokens: Tensor, counted: Tensor) -> Tensor:
         """Logits (..., S, V), tokens and counted (..., S) -> (...)."""
+        logits = logits.to(self.host.device, self.host.wide_dtype)
         chosen = logits.gather(-1, tokens.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         return ((chosen - logits.logsumexp(-1)) * counted).sum(-1)
 

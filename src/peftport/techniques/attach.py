@@ -64,9 +64,14 @@ def _by_entry(
     technique: MatrixTechnique[Any], spec: Any, slot: Slot, own: Matrices, shared: Matrices, x: Tensor, y: Tensor
 ) -> Tensor:
     entries = next(iter(own.values())).shape[0]
+    x, own, shared = x.to(y.device), _moved(own, y.device), _moved(shared, y.device)  # hosts on several devices
     x_rows = x.reshape(entries, -1, x.shape[-1])  # (K, N, D_in)
     y_rows = y.reshape(entries, -1, y.shape[-1])  # (K, N, D_out)
     return technique.apply(spec, slot, x_rows, y_rows, own, shared).reshape(y.shape)
+
+
+def _moved(matrices: Matrices, device: torch.device) -> Matrices:
+    return {name: tensor.to(device) for name, tensor in matrices.items()}
 
 
 def _hook(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.RemovableHandle:

@@ -1,0 +1,88 @@
+"""Peak memory of K entries in one stack against one entry, and how much of it is activations.
+
+    PYTHONPATH=src:benchmarks python benchmarks/memory.py     writes benchmarks/results/memory.json
+
+Every K runs in a process of its own, so that its peak is its own. Activations are what autograd keeps for the longest
+batch, counted by peftport.stacking. The goal: peak(16) <= 2 x peak(1) + 15 x activations of an entry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from machine import machine_facts
+
+OUT = Path(__file__).parent / "results" / "memory.json"
+STEPS = 40  # enough to meet long batches
+
+
+def measure(host: str, technique: str, entries: int) -> dict[str, Any]:
+    """Train K entries some steps; bytes at the highest point of this process, before and after."""
+    from peftport.stacking import entry_memory
+    from peftport.tasks import load_task
+    from peftport.techniques import make_spec
+    from peftport.training import Entry, TrainSettings, train
+    from peftport.workbench import open_workbench
+
+    bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    spec, coded = make_spec(technique), bench.train_split
+    stack = [Entry(bench.fresh(spec, seed), coded.rows, coded.labels, seed, 1e-4) for seed in range(entries)]
+    before = peak_bytes()
+    need = entry_memory(bench.host, bench.readout, spec, stack[0], bench.settings) if entries == 1 else None
+    train(bench.host, bench.readout, spec, stack, [STEPS], bench.settings)
+    found: dict[str, Any] = {"entries": entries, "before_bytes": before, "peak_bytes": peak_bytes()}
+    return found | ({"activation_bytes": need.activation_bytes} if need else {})
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def compare(host: str, technique: str, most: int) -> dict[str, Any]:
+    """One entry and ``most``, each in its own process."""
+    one, many = (_elsewhere(host, technique, entries) for entries in (1, most))
+    bound = 2 * one["peak_bytes"] + (most - 1) * one["activation_bytes"]
+    kept = many["peak_bytes"] <= bound
+    return {"host": host, "technique": technique, "one": one, "many": many, "bound_bytes": bound, "within": kept}
+
+
+def _elsewhere(host: str, technique: str, entries: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", host, technique, str(entries)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{technique} on {host}, {entries} entries, failed:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Measure every host and technique asked for."""
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measure(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", nargs="+", default=["all-MiniLM-L6-v2", "flan-t5-small"])
+    parser.add_argument("--techniques", nargs="+", default=["lora", "adapter", "compacter", "prefix"])
+    parser.add_argument("--entries", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    rows = []
+    for host in asked.hosts:
+        for technique in asked.techniques:
+            rows.append(compare(host, technique, asked.entries))
+            peaks = [f"{rows[-1][side]['peak_bytes'] / 2**20:.0f} MiB" for side in ("one", "many")]
+            print(host, technique, *peaks, "within" if rows[-1]["within"] else "over", flush=True)
+    found = {"machine": machine_facts(), "rows": rows}
+    asked.out.parent.mkdir(exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Our side of the same work: the workbench, one entry at a time, its checkpoints tested together.
+
+python ours.py WORK.json RESULT.json
+"""
+
+from __future__ import annotations
+
+import time
+
+from work import Done, Run, Texts, Work, read_work, warm_and_timed, write_done
+
+from peftport.tasks import load_task
+from peftport.techniques import make_spec
+from peftport.training import TrainSettings
+from peftport.workbench import Start, Workbench, open_workbench
+
+
+def open_bench(work: Work) -> Workbench:
+    """Load host and task. Texts are tokenised here, before the clock starts; the peers get them tokenised."""
+    settings = TrainSettings(
+        batch_size=work.batch_size, max_tokens=work.max_tokens, max_grad_norm=work.max_grad_norm, weight_decay=0.0
+    )
+    bench = open_workbench(work.host, load_task(work.task), settings=settings, test_items=work.items)
+    assert [list(row) for row in bench.test_split.rows] == work.test.rows, "the peers were given other texts"
+    assert [list(row) for row in bench.train_split.rows] == work.train.rows, "the peers were given other texts"
+    return bench
+
+
+def run(bench: Workbench, work: Work, one: Run, test: Texts, load_seconds: float) -> Done:
+    """Train once, test every checkpoint."""
+    spec = make_spec(work.technique, work.settings)
+    begun = time.perf_counter()
+    start = Start(bench.fresh(spec, one.seed), one.seed)
+    loaded = time.perf_counter()
+    [kept] = bench.train(spec, [start], one.points, work.learning_rate)
+    trained = time.perf_counter()
+    scores = bench.test(spec, [kept[point].matrices for point in one.points])
+    ended = time.perf_counter()
+    accuracy = {point: s.accuracy for point, s in zip(one.points, scores, strict=True)}
+    parameters = sum(tensor.numel() for own in start.parameters.values() for tensor in own.values())
+    return Done(one.seed, load_seconds + loaded - begun, trained - loaded, ended - trained, parameters, accuracy)
+
+
+if __name__ == "__main__":
+    work = read_work()
+    begun = time.perf_counter()
+    bench = open_bench(work)
+    load_seconds = time.perf_counter() - begun
+    done = [(run(bench, work, one, test, load_seconds), timed) for one, test, timed in warm_and_timed(work)]
+    write_done([one for one, timed in done if timed])

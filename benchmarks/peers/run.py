@@ -1,0 +1,105 @@
+"""One run, side by side: the same host, technique, texts, batches, steps, tests; interleaved; medians over pairs.
+
+    PYTHONPATH=src:benchmarks python benchmarks/peers/run.py        writes benchmarks/results/peers.json
+
+Each pair is one seed: every contestant trains and tests once, in a process of its own, one after another, in turned
+order from pair to pair. Starting the process, loading the host and tokenising are on nobody's clock. Where accuracies
+differ by more than the seeds explain, no speed-up is given: the work was not the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from agreement import agrees, speed_up, tolerance
+from contestants import CONTESTANTS, TECHNIQUES, Contestant, make_work
+from machine import machine_facts
+from work import Done, Run, Work
+
+OUT = Path(__file__).parents[1] / "results" / "peers.json"
+
+
+def compare(work: Work, points: list[int], pairs: int, threads: int) -> dict[str, Any]:
+    """All contestants that can do this work, ``pairs`` times each."""
+    able = [c for c in CONTESTANTS if c.can(work.technique, work.kind) is None]
+    done: dict[str, list[Done]] = {c.name: [] for c in able}
+    for seed in range(pairs):
+        turn = seed % len(able)
+        for contestant in able[turn:] + able[:turn]:
+            done[contestant.name] += contestant.do(replace(work, runs=[Run(seed, points)]), threads)
+    rows = [_row(c, done, work, points) for c in CONTESTANTS]
+    return {"host": work.host, "technique": work.technique, "contestants": rows}
+
+
+def _row(contestant: Contestant, done: dict[str, list[Done]], work: Work, points: list[int]) -> dict[str, Any]:
+    why_not = contestant.can(work.technique, work.kind)
+    row: dict[str, Any] = {"name": contestant.name, "title": contestant.title}
+    if why_not is not None:
+        return row | {"not_run": why_not}
+    own, ours = done[contestant.name], done["ours"]
+    row |= {
+        "seconds": median(_seconds(own)),
+        "train_seconds": median(d.train_seconds for d in own),
+        "test_seconds": median(d.test_seconds for d in own),
+        "load_seconds": median(d.load_seconds for d in own),
+        "parameters": own[0].parameters,
+        "accuracy": {p: fmean(d.accuracy[p] for d in own) for p in points},
+        "runs": [asdict(d) for d in own],
+    }
+    if contestant.name == "ours":
+        return row
+    sides = {p: ([d.accuracy[p] for d in ours], [d.accuracy[p] for d in own]) for p in points}
+    same = {p: agrees(*side) for p, side in sides.items()}
+    row |= {"agrees": same, "tolerance": {p: tolerance(*side) for p, side in sides.items()}}
+    if not all(same.values()):
+        return row | {"speed_up": None, "void": "accuracies differ by more than the seeds explain"}
+    return row | {"speed_up": speed_up(_seconds(ours), _seconds(own))}
+
+
+def _seconds(done: list[Done]) -> list[float]:
+    return [d.train_seconds + d.test_seconds for d in done]
+
+
+def main() -> None:
+    """Compare on every host and technique asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", nargs="+", default=["all-MiniLM-L6-v2", "flan-t5-small"])
+    parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
+    parser.add_argument("--points", nargs="+", type=int, default=[0, 10, 40], help="steps after which to test")
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--task", default="rotten_tomatoes")
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    found: dict[str, Any] = {"machine": machine_facts(), "settings": settings, "comparisons": []}
+    for host in asked.hosts:
+        for technique in asked.techniques:
+            work = make_work(host, technique, asked.task, asked.items, asked.batch_size, asked.max_tokens)
+            found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads))
+            _say(found["comparisons"][-1])
+            asked.out.parent.mkdir(exist_ok=True)
+            asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _say(comparison: dict[str, Any]) -> None:
+    print(f"{comparison['host']}, {comparison['technique']}", flush=True)
+    for row in comparison["contestants"]:
+        if "not_run" in row:
+            print(f"  {row['title']:32} not run: {row['not_run']}", flush=True)
+            continue
+        speed = f"we are {row['speed_up']:.2f}x as fast" if row.get("speed_up") else row.get("void", "")
+        accuracy = " ".join(f"{value:.3f}" for value in row["accuracy"].values())
+        print(f"  {row['title']:32} {row['seconds']:7.2f} s   accuracy {accuracy}   {speed}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""A slice of the study: 48 runs by `peftport study run`, and by the peers run by run, on one core each.
+
+    PYTHONPATH=src:benchmarks python benchmarks/peers/slice.py     writes benchmarks/results/slice.json
+
+4 techniques x 2 pairs (MiniLM and sre, both ways) x 2 arms (ported, sampled) x 3 budgets x 1 seed. Both sides train the
+origins too. Peers do every run by itself, as a script over runs does: load the host, train to the budget, test. They
+start every module fresh, since what numbers a run starts from costs nothing; accuracies are compared in run.py.
+
+Ours is the whole command by the clock: starting, planning, loading, tokenising, the scratch and bare-host baselines
+(which nobody else trains) and the ledger. A peer's is loading, training and testing alone. A peer that lacks a
+technique is timed on those it has, against our runs of the same techniques.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from contestants import CONTESTANTS, TECHNIQUES, Contestant, make_work
+from machine import machine_facts
+from work import Done, Run
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "benchmarks" / "results" / "slice.json"
+PAIRS = (("all-MiniLM-L6-v2", "sre"), ("sre", "all-MiniLM-L6-v2"))
+ARMS = ("ported", "sampled")
+BATCH, MAX_TOKENS = 16, 64
+
+
+def study_file(techniques: list[str], budgets: list[int], seeds: int, origin_steps: int, items: int) -> str:
+    """The slice as a study."""
+    values: dict[str, Any] = {
+        "name": "slice",
+        "techniques": techniques,
+        "pairs": [list(pair) for pair in PAIRS],
+        "tasks": ["rotten_tomatoes"],
+        "arms": list(ARMS),
+        "budgets": budgets,
+        "seeds": list(range(seeds)),
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += ["[training]", f"origin_steps = {origin_steps}", f"batch_size = {BATCH}", f"max_tokens = {MAX_TOKENS}"]
+    return "\n".join([*lines, "[testing]", f"items = {items}"]) + "\n"
+
+
+def ours(study: str, workers: int) -> dict[str, Any]:
+    """Run the study afresh, by the clock."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "slice.toml"
+        file.write_text(study, encoding="utf-8")
+        options = ["--dir", f"{home}/runs", "--workers", str(workers), "--threads", "1", "--json"]
+        command = [sys.executable, "-m", "peftport", "study", "run", str(file), *options]
+        begun = time.perf_counter()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - begun
+    if done.returncode:
+        raise SystemExit(f"study run failed:\n{done.stderr[-3000:]}")
+    return {"seconds": seconds, **{k: json.loads(done.stdout)[k] for k in ("done", "failed", "steps")}}
+
+
+def run_by_run(contestant: Contestant, techniques: list[str], asked: argparse.Namespace) -> dict[str, Any]:
+    """One peer's way through the same runs: every origin once, then every run."""
+    done: list[Done] = []
+    for technique in techniques:
+        for host, _ in PAIRS:  # each host is the origin of one pair and the receiver of the other
+            work = make_work(host, technique, "rotten_tomatoes", asked.items, BATCH, MAX_TOKENS)
+            runs = [Run(0, [asked.origin_steps])] + [Run(0, [budget]) for _ in ARMS for budget in asked.budgets]
+            done += contestant.do(replace(work, runs=runs), threads=1)
+    load = sum(d.load_seconds for d in done)
+    work_seconds = sum(d.train_seconds + d.test_seconds for d in done)
+    return {"seconds": load + work_seconds, "load_seconds": load, "runs": len(done)}
+
+
+def measure(asked: argparse.Namespace) -> dict[str, Any]:
+    """Every peer on the techniques it has, ours on the same, interleaved."""
+    rows = []
+    for contestant in CONTESTANTS[1:]:
+        able = [t for t in asked.techniques if contestant.can(t, "encoder") is None]
+        if not able:
+            rows.append({"title": contestant.title, "not_run": contestant.can(asked.techniques[0], "encoder")})
+            continue
+        study = study_file(able, asked.budgets, 1, asked.origin_steps, asked.items)
+        both = [(ours(study, 1), run_by_run(contestant, able, asked)) for _ in range(asked.pairs)]
+        rows.append(
+            {
+                "title": contestant.title,
+                "techniques": able,
+                "our_seconds": median(mine["seconds"] for mine, _ in both),
+                "their_seconds": median(theirs["seconds"] for _, theirs in both),
+                "speed_up": median(theirs["seconds"] / mine["seconds"] for mine, theirs in both),
+                "speed_up_without_their_loading": median(
+                    (theirs["seconds"] - theirs["load_seconds"]) / mine["seconds"] for mine, theirs in both
+                ),
+                "pairs": [{"ours": mine, "theirs": theirs} for mine, theirs in both],
+            }
+        )
+        print({k: v for k, v in rows[-1].items() if k != "pairs"}, flush=True)
+    return {"peers": rows}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
+    parser.add_argument("--budgets", nargs="+", type=int, default=[0, 5, 15])
+    parser.add_argument("--origin-steps", type=int, default=40)
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    found = {"machine": machine_facts(), "settings": settings, **measure(asked)}
+    asked.out.parent.mkdir(exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Where a host is loaded and in what numbers: device, dtype, several devices, fewer bits, checkpointed layers.
+
+    checkpointing    activations inside a layer are not kept but computed again, Chen et al. 2016, arXiv 1604.06174
+    bits             frozen weights in 8 bits, Dettmers et al. 2022, arXiv 2208.07339; in 4, arXiv 2305.14314 (QLoRA)
+
+What is trained stays in float32 whatever the host computes in.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, Self
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from peftport.errors import HostRefused
+from peftport.hosts.slots import Layout
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Loading(BaseModel):
+    """How to load a host.
+
+    ``device`` auto: the accelerator if there is one. ``spread``: over all devices, then memory, by accelerate's
+    device_map. ``bits``: frozen weights in so many, by bitsandbytes. ``checkpointing``: less memory, a second forward.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    spread: bool = False
+    bits: Literal[8, 4] | None = None
+    checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.spread and self.device == "cpu":
+            raise ValueError("spread: expected device auto or cuda, got cpu; a host on the processor is in one place")
+        return self
+
+
+def placement(loading: Loading) -> dict[str, Any]:
+    """The arguments of from_pretrained that put a host where it is wanted.
+
+    Raises:
+        HostRefused: there is no such device, or a library that this needs is not installed.
+
+    """
+    options: dict[str, Any] = {"dtype": DTYPES[loading.dtype]}
+    device = chosen_device(loading)
+    if loading.bits is not None:
+        _check_installed("bitsandbytes", f"hosts in {loading.bits} bits")
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_8bit=loading.bits == 8, load_in_4bit=loading.bits == 4, bnb_4bit_compute_dtype=options["dtype"]
+        )
+    if loading.spread:
+        _check_installed("accelerate", "hosts on several devices")
+        options["device_map"] = "auto"
+    elif device != "cpu" or loading.bits is not None:
+        _check_installed("accelerate", f"hosts on {device}" if loading.bits is None else "hosts in fewer bits")
+        options["device_map"] = {"": device}
+    return options
+
+
+def chosen_device(loading: Loading) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        HostRefused: cuda is asked for and there is none.
+
+    """
+    there = torch.cuda.is_available()
+    if loading.device == "cuda" and not there:
+        raise HostRefused("device: expected a CUDA device, torch sees none here; use auto or cpu")
+    return "cuda" if there and loading.device != "cpu" else "cpu"
+
+
+def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
+    """Have every layer of a frozen host compute its inner activations again in the backward pass."""
+    for stack in layout.stacks:
+        for layer in base.get_submodule(stack.layers).children():
+            again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # no dropout
+            layer.forward = again
+
+
+def _check_installed(library: str, what: str) -> None:
+    if find_spec(library) is None:
+        raise HostRefused(f"{library}: expected it for {what}, it is not installed; pip install {library}")
