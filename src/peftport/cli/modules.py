@@ -54,7 +54,7 @@ def demo(
     """
     import json
 
-    from peftport.demo import run_demo
+    from peftport.demonstration import run_demo
     from peftport.report.compared import demo_findings
     from peftport.report.html import render
     from peftport.report.tables import comparison_sentence, comparison_table, demo_page
@@ -255,7 +255,7 @@ def compare(
     Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
     """
     from peftport.actions import compare_module
-    from peftport.compare import Plan, arm_names
+    from peftport.comparison import Plan, arm_names
     from peftport.evidence import verdict_of
     from peftport.report.tables import comparison_sentence, comparison_table
 
@@ -266,18 +266,9 @@ def compare(
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
     with bars() as progress:
         found = compare_module(
-            module,
-            to,
-            data,
-            plan,
-            origin=origin,
-            trusted_origin=trusted_origin,
-            readout=readout,
-            settings=chosen,
-            test_items=test_items,
-            texts=texts,
-            progress=progress,
-        )
+            module, to, data, plan, origin=origin, trusted_origin=trusted_origin, readout=readout, settings=chosen,
+            test_items=test_items, texts=texts, progress=progress,
+        )  # fmt: skip
     verdict = verdict_of(found)
     if json_:
         print_json({**found.as_json(), "summary": comparison_sentence([found]), "verdict": verdict})
