@@ -26,10 +26,10 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 setup: $(VENV)/ready
 
 hosts: setup
-	$(RUN) tools/offline_hosts.py --all
+	$(VENV)/bin/peftport hosts install --all
 
 demo: setup
-	$(RUN) tools/offline_hosts.py $(DEMO_HOSTS)
+	$(VENV)/bin/peftport hosts install $(DEMO_HOSTS)
 	$(VENV)/bin/peftport demo --out demo
 
 oracle:
