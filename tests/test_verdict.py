@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftport.compare import Comparison, Plan
+from peftport.comparison import Comparison, Plan
 from peftport.evaluation import Scores
 from peftport.evidence import compare_frames, verdict_of
 from peftport.measures import Declared, Evidence

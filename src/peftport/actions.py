@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from peftport.compare import Comparison, Plan, compare
+from peftport.comparison import Comparison, Plan, compare
 from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
 from peftport.gather import MOST_TEXTS, gather, read_texts

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from peftport.compare import Comparison
+from peftport.comparison import Comparison
 from peftport.measures import Declared, Evidence
 from peftport.verdict import verdicts
 

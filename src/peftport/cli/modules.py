@@ -12,7 +12,7 @@ from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_li
 from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
-    from peftport.compare import Comparison
+    from peftport.comparison import Comparison
     from peftport.evaluation import Scores
     from peftport.modules.formats import Format
 
@@ -55,7 +55,7 @@ def demo(
     """
     import json
 
-    from peftport.demo import run_demo
+    from peftport.demonstration import run_demo
     from peftport.report.compared import demo_findings
     from peftport.report.html import render
     from peftport.report.tables import comparison_sentence, comparison_table, demo_page
@@ -262,7 +262,7 @@ def compare(
     Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
     """
     from peftport.actions import compare_module
-    from peftport.compare import Plan, arm_names
+    from peftport.comparison import Plan, arm_names
 
     if out is not None and out.is_dir():
         raise BadRequest(f"--out {out}: expected a file name, got a folder; give {out / 'report.html'}")

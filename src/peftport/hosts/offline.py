@@ -2,7 +2,7 @@
 
     <cache>/hosts/NAME/   a transformers folder      <cache>/texts/NAME/   files as their package holds them
 
-`tools/offline_hosts.py` fills the cache; this module only reads, and imports neither torch nor transformers.
+`peftport hosts install` fills the cache; this module only reads, and imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from peftport.errors import BadRequest, HostRefused, TaskRefused, UnknownName
 
 SOURCE_FILE = "SOURCE.json"
-TOOL = "python tools/offline_hosts.py"
+TOOL = "peftport hosts install"
 
 
 class _Closed(BaseModel):

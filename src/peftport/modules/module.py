@@ -172,7 +172,8 @@ def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method:
         if got != tuple(shape):
             raise SlotMismatch(
                 f"{slot}: this {kind}'s {matrix} is {got} (host {module.host.name}, width {module.host.width}), "
-                f"{host.name} (width {host.width}) takes {tuple(shape)} there; `{method}` needs equal widths"
+                f"{host.name} (width {host.width}) takes {tuple(shape)} there; `{method}` needs equal widths; "
+                "peftport methods lists those that do not"
             )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from peftport.compare import BARE, Comparison
-from peftport.demo import Demo
+from peftport.comparison import BARE, Comparison
+from peftport.demonstration import Demo
 from peftport.identity import rng_for
 from peftport.provenance import installed_versions, this_machine
 from peftport.report.findings import Findings, frame

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftport.compare import BARE, Comparison
-from peftport.demo import Demo
+from peftport.comparison import BARE, Comparison
+from peftport.demonstration import Demo
 
 FAMILY_LEVEL = 0.95
 

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from peftport.compare import ARMS
+from peftport.comparison import ARMS
 from peftport.errors import BadRequest
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
@@ -223,10 +223,12 @@ def read_study(path: Path, changes: Mapping[str, str] | None = None) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        first, more = error.errors()[0], error.error_count() - 1
+        # A key that is not known comes first: the one that is missing is likely the same, misspelt.
+        first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        more = len(others)
         where = _dotted(first["loc"])
         got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
-        rest = f" (and {more} more mistakes)" if more else ""
+        rest = f" (and {more} more mistake{'s' if more > 1 else ''})" if more else ""
         raise BadRequest(f"{path}: {where}{first['msg']}{got}{rest}; correct that key") from error
 
 

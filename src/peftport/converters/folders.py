@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from converters.packages import Artifact
+from peftport.converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import DerivedHost, FolderHost, TokenizerFile
 

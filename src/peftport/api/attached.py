@@ -1,0 +1,171 @@
+"""A module on a plain transformers model, for inference.
+
+Matrices stay beside the model's: attaching changes no weight, detaching leaves none behind. A prefix on a decoder takes
+positions before the text, so positions are shifted by its length here as they were in training.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from peftport.errors import HostRefused, SlotMismatch
+from peftport.hosts import attention
+from peftport.hosts.fingerprint import Fingerprint, fingerprint
+from peftport.hosts.load import Host, load_host, wrap_host
+from peftport.hosts.slots import layout_for
+from peftport.hosts.sources import HUB_ID, find_host, read_config
+from peftport.modules.formats import format_of, read_module
+from peftport.modules.module import HEAD, Module, check_fits, stack
+from peftport.readouts import readout_class
+from peftport.techniques.attach import attached, prefix_length
+
+
+@dataclass(eq=False)
+class Attached:
+    """A model with a module on it. Leaving the ``with`` block, or ``detach()``, gives the bare model back.
+
+    Attributes:
+        model: the transformers model; call it, or its ``generate``, as ever.
+        tokenizer: the host's tokenizer; None where a model without one was given.
+        module: what is attached. A linear readout's head is in ``module.head``: it belongs to no transformers model.
+
+    """
+
+    model: Any
+    tokenizer: Any
+    module: Module
+    _stack: ExitStack = field(repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Call the model without gradients."""
+        with torch.no_grad():
+            return self.model(*inputs, **named)
+
+    def detach(self) -> None:
+        """Take the module off, and put the model's own attention, mode and gradients back. Twice is once."""
+        self._stack.close()
+
+
+def attach(model: Any, module: str | Path) -> Attached:
+    """Put a module folder (native, PEFT or adapters) on a model.
+
+    A transformers model is frozen and put in evaluation mode until the module is taken off. It is checked against the
+    module's host where it was loaded from a folder or the hub's cache; one made or changed in memory is taken at its
+    word: only its slots and widths are checked.
+
+    Args:
+        model: a transformers model, or a host as the command line takes it, which is then loaded with its tokenizer.
+        module: a module folder of this very host; `port` makes one of a module of another host.
+
+    Raises:
+        SlotMismatch: the module is for another host, or does not fit.
+        ModuleRefused: the folder is broken.
+        HostRefused: a model of no known family, or one that has a module already.
+
+    """
+    folder, restore = Path(module), ExitStack()
+    with ExitStack() as undone:  # whatever fails below leaves the model as it was
+        undone.callback(restore.close)
+        host, known = _wrapped(model, restore) if isinstance(model, nn.Module) else (_loaded(str(model), folder), True)
+        own = read_module(folder, host)
+        if known and own.host.weights != host.fingerprint.weights:
+            raise SlotMismatch(
+                f"{folder}: expected a module of {host.name}, got one of {own.host.name}, whose weights differ; port "
+                f"it first: peftport port {folder} --to {host.name} --out DIR"
+            )
+        check_fits(own, host, "attach")
+        _enter(host, own, restore)
+        undone.pop_all()
+    return Attached(host.model, host.tokenizer, own, restore)
+
+
+def _loaded(ref: str, folder: Path) -> Host:
+    """The host with the head that the module's readout reads, where the module says which."""
+    task = read_module(folder).task if format_of(folder) == "native" else None
+    source = find_host(ref)
+    kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+    return load_host(ref, readout_class(task.readout if task else None, kind).view)
+
+
+def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
+    """A model in memory as a host, and whether its weights are known: those of a folder that is here."""
+    config, name = getattr(model, "config", None), str(getattr(model, "name_or_path", "") or type(model).__name__)
+    if config is None or not hasattr(model, "set_attn_implementation"):
+        raise HostRefused(f"attach: expected a transformers model, got {type(model).__name__}; give the model inside")
+    if config._attn_implementation == attention.NAME:
+        raise HostRefused(f"attach: expected {name} without a module, it has one; call detach() on that first")
+    layout = layout_for(config.model_type, name)
+    mark = _files_fingerprint(model, name, layout.family)
+    restore.callback(model.set_attn_implementation, config._attn_implementation)
+    restore.callback(model.train, model.training)
+    for parameter in model.parameters():
+        restore.callback(parameter.requires_grad_, parameter.requires_grad)
+    shown = mark or Fingerprint(
+        name=name, family=layout.family, model_type=config.model_type, layers=config.num_hidden_layers,
+        width=config.hidden_size, architecture="", weights="", tokenizer="",
+    )  # fmt: skip
+    return wrap_host(shown.name, model, None, layout, shown, None, ""), mark is not None
+
+
+def _files_fingerprint(model: Any, name: str, family: str) -> Fingerprint | None:
+    """The fingerprint of the folder that a model was loaded from, if it is here."""
+    folder = Path(name)
+    if not folder.is_dir():
+        cached = _cached(name, getattr(model.config, "_commit_hash", None))
+        if cached is None:
+            return None
+        folder = cached
+    try:
+        return fingerprint(folder, name, family)
+    except (HostRefused, OSError, ValueError):  # loaded in some other way than from these files
+        return None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if not HUB_ID.match(name):
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _enter(host: Host, module: Module, restore: ExitStack) -> None:
+    body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+    stacked = {
+        slot: {name: tensor.to(host.device) for name, tensor in own.items()}
+        for slot, own in stack([body], host.dtype).items()
+    }
+    restore.enter_context(attached(host, module.spec, stacked))
+    shift = prefix_length(module.spec, host)
+    if shift:
+        hook = host.base.register_forward_pre_hook(partial(_shift_positions, shift), with_kwargs=True)
+        restore.callback(hook.remove)
+
+
+def _shift_positions(shift: int, base: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Positions begin at ``shift``; padding, on whichever side, counts for none."""
+    positions = named.get("position_ids")
+    if positions is None:
+        given = named.get("input_ids") if not args else args[0]
+        tokens = given if given is not None else named["inputs_embeds"]  # (B, T) or (B, T, D)
+        cache, mask = named.get("past_key_values"), named.get("attention_mask")
+        seen, length = (cache.get_seq_length() if cache is not None else 0), tokens.shape[1]
+        if mask is not None and mask.dim() == 2:
+            positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        else:
+            positions = torch.arange(seen, seen + length, device=tokens.device).unsqueeze(0)
+    return args, {**named, "position_ids": positions + shift}

@@ -1,0 +1,261 @@
+"""What README and the site show: commands and options that exist, links that lead somewhere, snippets that run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer.main
+
+from peftport import cli, porting, techniques
+from peftport.hosts import slots
+from peftport.hosts.slots import Layout
+from peftport.modules.module import stack
+from peftport.tasks import load_task
+from peftport.techniques.attach import attached
+from peftport.training import TrainSettings
+from peftport.workbench import Start, open_workbench
+from pico import SMALL, SPECS, inputs_of, pico_host, random_matrices
+
+# peft 0.21 asks transformers 5.23 for this under its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+Run = Callable[..., Any]
+Folders = dict[str, Path]
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
+# Options of programs other than ours that the pages show.
+FOREIGN = {"--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--time", "--overlap", "--exclude"}
+FOREIGN |= {"--head", "--port", "--num-cpus", "--block", "--address"}
+STUDY = """
+name = "quick"
+techniques = [{ kind = "lora", rank = 2 }]
+pairs = [["all-MiniLM-L6-v2", "sre"]]
+tasks = ["words"]
+budgets = [0, 2]
+seeds = [0, 1]
+training = { origin_steps = 2, batch_size = 4 }
+testing = { items = 8 }
+data.words.source = "rotten_tomatoes.csv"
+"""
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its words."""
+    group: Any = typer.main.get_command(cli.app)
+    found: dict[str, Any] = {"": group}
+    for name, command in group.commands.items():
+        found[name] = command
+        found |= {f"{name} {inner}": each for inner, each in getattr(command, "commands", {}).items()}
+    return found
+
+
+COMMANDS = commands()
+
+
+def options_of(command: Any) -> set[str]:
+    return {word for parameter in command.params for word in parameter.opts} | {"--help", "-h"}
+
+
+def named(words: list[str]) -> str:
+    """The longest command that the words begin with."""
+    for count in (2, 1):
+        if " ".join(words[:count]) in COMMANDS:
+            return " ".join(words[:count])
+    return ""
+
+
+def shown(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield text
+
+
+def lines_of(page: Path) -> list[list[str]]:
+    """The words of every command that a page's blocks show."""
+    lines = [
+        line.removeprefix("$ ").strip() for text in shown(page, "", "bash", "console") for line in text.splitlines()
+    ]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("peftport ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_and_options_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    every = set().union(*(options_of(command) for command in COMMANDS.values()))
+    assert set(OPTION.findall(text)) - FOREIGN <= every
+    for words in re.findall(r"`peftport ([a-z][^`]*)`", text):
+        assert named(words.split()), words
+    for words in lines_of(page):
+        command = named(words)
+        own = {word.partition("=")[0] for word in words if word.startswith("-")}
+        assert own <= options_of(COMMANDS[command]), words
+        if not getattr(COMMANDS[command], "commands", None):  # it parses, as typer does it
+            COMMANDS[command].make_context(command, words[len(command.split()) :])
+
+
+@pytest.mark.parametrize("name", [name for name, each in COMMANDS.items() if not getattr(each, "commands", None)])
+def test_every_help_has_an_example_that_parses(name: str) -> None:
+    help_text = COMMANDS[name].help
+    [example] = re.findall(r"^\s*Example: peftport (.*)$", help_text, re.MULTILINE)
+    words = shlex.split(example)
+    assert named(words) == name
+    COMMANDS[name].make_context(name, words[len(name.split()) :])
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_site() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in ROOT.glob("docs/*.md") if page.name not in text] == []
+
+
+def test_files_named_in_pages_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"\b(?:studies|benchmarks|tools|tests)/[\w./-]+\.\w+", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+@pytest.fixture
+def place(hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder where the names of the pages' hosts are small ones, and it is the present one."""
+    for name, host in {
+        "all-MiniLM-L6-v2": "bert",
+        "sre": "bert-updated",
+        "distilbert-base-cased": "distilbert",
+    }.items():
+        shutil.copytree(hosts[host], tmp_path / name)
+    shutil.copy(reviews, tmp_path / "rotten_tomatoes.csv")
+    (tmp_path / "studies").mkdir()
+    for name in ("quick", "paper-offline", "paper"):
+        (tmp_path / "studies" / f"{name}.toml").write_text(STUDY.replace("quick", name), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The same command for small hosts and few texts."""
+    words = ["rotten_tomatoes.csv" if word == "rotten_tomatoes" else word for word in words]
+    if named(words) == "train":
+        words += ["--set", "rank=2", "--steps", "2"]
+    if named(words) in ("study plan", "study run") and "--calibrate" not in words:
+        words += ["--set", "seeds=[0]"] if named(words) == "study plan" else []
+    return words
+
+
+# Needs the package index, real hosts, or Ray; each has its own test.
+ELSEWHERE = {"hosts install", "demo"}
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.md", "docs/upgraded.md", "docs/another-family.md", "docs/cluster.md"]
+)
+def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
+    ran = 0
+    for words in lines_of(ROOT / name):
+        if named(words) in ELSEWHERE or "ray" in words or "--calibrate" in words:
+            continue
+        result = peftport(*smaller(words))
+        assert result.code == 0, (words, result.err)
+        ran += 1
+    assert ran >= 3
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/upgraded.md", "docs/python.md"])
+def test_python_of_a_page_runs(name: str, place: Path, peftport: Run) -> None:
+    if name == "docs/upgraded.md":
+        for words in lines_of(ROOT / name):
+            assert peftport(*smaller(words)).code == 0
+    code = "\n".join(shown(ROOT / name, "python"))
+    code = code.replace('"rotten_tomatoes"', '"rotten_tomatoes.csv"').replace('"lora", out=', '"lora", steps=2, out=')
+    assert "peftport" in code
+    (place / "page.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:peftport", "page.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def recipe(page: str, marker: str, language: str = "python") -> str:
+    [text] = [text for text in shown(ROOT / page, language) if marker in text]
+    return text
+
+
+def executed(page: str, marker: str) -> dict[str, Any]:
+    space: dict[str, Any] = {"__name__": "recipe"}
+    exec(compile(recipe(page, marker), page, "exec", dont_inherit=True), space)  # the page's own text
+    return space
+
+
+def test_the_recipe_of_a_technique(hosts: Folders, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh, it changes nothing; trained, its loss is lower than at the start."""
+    made = executed("docs/extending.md", "class Scale(")
+    spec = made["ScaleSpec"]()
+    monkeypatch.setitem(techniques.TECHNIQUES, "scale", made["Scale"]())
+    every = TrainSettings(batch_size=80)  # all texts at every step, so that losses of two steps compare
+    bench = open_workbench(str(hosts["bert"]), load_task(str(reviews)), settings=every)
+    fresh = bench.fresh(spec, 0)
+    [bare], [same] = bench.test(None, []), bench.test(spec, [fresh])
+    torch.testing.assert_close(torch.from_numpy(same.scores), torch.from_numpy(bare.scores))
+    [kept] = bench.train(spec, [Start(fresh, 0)], [1, 29, 30], 1e-2)
+    assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
+    assert any(not torch.equal(kept[30].matrices[slot]["l"], own["l"]) for slot, own in fresh.items())
+
+
+@pytest.mark.parametrize(("page", "name"), [("docs/extending.md", "Halve"), ("CONTRIBUTING.md", "Scale")])
+def test_the_recipe_of_a_porter(
+    page: str,
+    name: str,
+    peftport: Run,
+    hosts: Folders,
+    modules: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its name works on the command line, and the numbers are half of what they were."""
+    from safetensors.torch import load_file
+
+    porter = executed(page, f"class {name}(")[name]()
+    monkeypatch.setitem(porting.PORTERS, porter.name, porter)
+    options = ["--to", hosts["bert-updated"], "--method", porter.name, "--out", tmp_path / "out"]
+    assert peftport("port", modules["lora"], *options).code == 0
+    before, after = (load_file(folder / "module.safetensors") for folder in (modules["lora"], tmp_path / "out"))
+    assert all(torch.equal(after[key], before[key] / 2) for key in before)
+
+
+@pytest.mark.parametrize("technique", ["lora", "adapter", "prefix"])
+def test_the_recipe_of_a_family(technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of the family is a host: what is attached to its slots is felt, and gone afterwards."""
+    layout = Layout(family="phi", **tomllib.loads(recipe("docs/extending.md", "phi", "toml")))
+    known = {**slots.layouts(), "phi": layout}
+    monkeypatch.setattr(slots, "layouts", lambda: known)
+    monkeypatch.setitem(SMALL, "phi", {**SMALL["opt"], "intermediate_size": 32, "partial_rotary_factor": 0.5})
+    host = pico_host("phi", ffn_dim=None, word_embed_proj_dim=None)
+    inputs = inputs_of(host, [(5, 6, 7, 8)])
+    with torch.no_grad():
+        bare = host.model(**inputs).logits
+        with attached(host, SPECS[technique], stack([random_matrices(host, SPECS[technique])])):
+            changed = host.model(**inputs).logits
+        again = host.model(**inputs).logits
+    assert not torch.allclose(bare, changed, atol=1e-3)
+    assert torch.equal(bare, again)
