@@ -14,8 +14,11 @@ from peftport.api.results import Compared, Demonstrated, Evaluated, Ported, Trai
 from peftport.comparison import ARMS, Plan, arm_names
 from peftport.demonstration import DemoSettings, run_demo
 from peftport.errors import BadRequest
+from peftport.hosts.loading import loading_of
 from peftport.modules.formats import Format
 from peftport.progress import Progress
+from peftport.report.compared import comparison_page
+from peftport.store.artifacts import write_text
 from peftport.tasks import Task, load_task
 from peftport.techniques import make_spec
 from peftport.training import TrainSettings
@@ -38,6 +41,7 @@ def train(
     readout: str | None = None,
     test_items: int | None = None,
     format: Format = "native",
+    load: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a module on a host, test it, and write it to ``out`` if that is given.
@@ -56,6 +60,7 @@ def train(
         readout: ``label_tokens``, ``prototype`` or ``linear``; None: by the host's kind.
         test_items: test on the first so many test items only.
         format: ``native``, ``peft`` or ``adapters``.
+        load: how to load the host, such as ``{"device": "auto", "dtype": "bfloat16"}``.
         progress: told how far it is.
 
     Raises:
@@ -67,7 +72,7 @@ def train(
     found = actions.train_module(
         str(host), data, make_spec(technique, dict(set or {})), out=_path(out), steps=steps, seed=seed,
         learning_rate=learning_rate, readout=readout, settings=_settings(batch_size, max_tokens),
-        test_items=test_items, file_format=format, progress=progress,
+        test_items=test_items, file_format=format, loading=loading_of(load), progress=progress,
     )  # fmt: skip
     return Trained(data.spec.name, _path(out), found.module, found.bare, found.scores)
 
@@ -80,6 +85,7 @@ def evaluate(
     max_tokens: int = 128,
     readout: str | None = None,
     test_items: int | None = None,
+    load: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Test a host alone, or with a module folder that was trained on (or ported to) this host.
@@ -91,7 +97,7 @@ def evaluate(
     data = _task(task)
     scores = actions.evaluate_host(
         str(host), data, module=_path(module), readout=readout, settings=_settings(16, max_tokens),
-        test_items=test_items, progress=progress,
+        test_items=test_items, loading=loading_of(load), progress=progress,
     )  # fmt: skip
     return Evaluated(str(host), data.spec.name, _path(module), scores)
 
@@ -160,6 +166,8 @@ def compare(
     max_tokens: int = 128,
     readout: str | None = None,
     test_items: int | None = 500,
+    load: Mapping[str, Any] | None = None,
+    out: Place | None = None,
     progress: Progress | None = None,
 ) -> Compared:
     """Compare the ported module with sampled parameters and with training from scratch, on your data.
@@ -181,6 +189,8 @@ def compare(
         max_tokens: texts are cut to this many tokens.
         readout: None: the module's own.
         test_items: test on the first so many test items only; None: all.
+        load: how to load the receiver, as for `train`.
+        out: also write a page (HTML); replaced if it exists.
         progress: told how far it is.
 
     """
@@ -190,8 +200,10 @@ def compare(
     found = actions.compare_module(
         Path(module), str(to), _task(task), plan, origin=_name(from_), trusted_origin=_name(trust_origin),
         readout=readout, settings=_settings(batch_size, max_tokens), test_items=test_items, texts=_name(texts),
-        progress=progress,
+        loading=loading_of(load), progress=progress,
     )  # fmt: skip
+    if out is not None:
+        write_text(Path(out), comparison_page(found, f"peftport.compare({str(module)!r}, {str(to)!r}, ...)"))
     return Compared(found)
 
 

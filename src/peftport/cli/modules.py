@@ -283,16 +283,13 @@ def compare(
 def _show(found: Comparison, command: str, out: Path | None, json_: bool) -> None:
     """A comparison as a table with its sentences, as JSON, and as a page where one is asked for."""
     from peftport.evidence import verdict_of
-    from peftport.report.compared import comparison_findings
-    from peftport.report.html import render
+    from peftport.report.compared import comparison_page
     from peftport.report.tables import comparison_sentence, comparison_table
     from peftport.store.artifacts import write_text
 
     verdict, summary = verdict_of(found), comparison_sentence([found])
     if out is not None:
-        about = f"A {found.technique} module from {found.origin}, ported to {found.receiver}, on {found.task}."
-        findings = comparison_findings([found], study="peftport compare", about=about, command=command)
-        write_text(out, render(findings))
+        write_text(out, comparison_page(found, command))
     if json_:
         print_json({**found.as_json(), "summary": summary, "verdict": verdict})
         return

@@ -117,9 +117,7 @@ def train_settings(batch_size: int, max_tokens: int, learning_rate: float | None
 
 def loading(pairs: list[str] | None) -> Loading | None:
     """``KEY=VALUE`` pairs of --load, checked; none: None."""
-    from pydantic import ValidationError
-
-    from peftport.hosts.loading import Loading
+    from peftport.hosts.loading import loading_of
 
     values: dict[str, Any] = {}
     for pair in pairs or []:
@@ -127,10 +125,4 @@ def loading(pairs: list[str] | None) -> Loading | None:
         if not equals:
             raise BadRequest(f"--load: expected KEY=VALUE, such as device=auto, got {pair!r}")
         values[key] = int(value) if value.isdigit() else value
-    try:
-        return Loading(**values) if values else None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "together"
-        known = ", ".join(Loading.model_fields)
-        raise BadRequest(f"--load {' '.join(pairs or [])}: {where}: {first['msg']}; the keys are {known}") from error
+    return loading_of(values)

@@ -8,17 +8,18 @@ What is trained stays in float32 whatever the host computes in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 import torch
 import transformers
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from peftport.errors import HostRefused
+from peftport.errors import BadRequest, HostRefused
 from peftport.hosts.slots import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +44,23 @@ class Loading(BaseModel):
         if self.spread and self.device == "cpu":
             raise ValueError("spread: expected device auto or cuda, got cpu; a host on the processor is in one place")
         return self
+
+
+def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
+    """Settings by name as a Loading; none: None.
+
+    Raises:
+        BadRequest: an unknown key, a value that makes no sense, or two that do not go together.
+
+    """
+    try:
+        return Loading(**values) if values else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "together"
+        known = ", ".join(Loading.model_fields)
+        told = " ".join(f"{key}={value}" for key, value in (values or {}).items())
+        raise BadRequest(f"--load {told}: {where}: {first['msg']}; the keys are {known}") from error
 
 
 def placement(loading: Loading) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from peftport.demonstration import Demo
 from peftport.identity import rng_for
 from peftport.provenance import installed_versions, this_machine
 from peftport.report.findings import Findings, frame
+from peftport.report.html import render
 from peftport.report.tables import comparison_sentence
 from peftport.stats import Interval, paired_difference
 
@@ -41,6 +42,12 @@ def comparison_findings(
         curves=frame("curves", [row for one in comparisons for row in _curves(one)]),
         gains=frame("gains", [row for one in comparisons for row in _gains(one)]),
     )
+
+
+def comparison_page(found: Comparison, command: str) -> str:
+    """One comparison as a page."""
+    about = f"A {found.technique} module from {found.origin}, ported to {found.receiver}, on {found.task}."
+    return render(comparison_findings([found], study="peftport compare", about=about, command=command))
 
 
 def demo_findings(demo: Demo) -> Findings:
