@@ -102,7 +102,7 @@ def test_every_format_holds_the_same(
     assert told.json["runs"] == exported.runs.height
     assert told.json["states"] == {"done": exported.runs.height}
     paths = [Path(path) for path in told.json["files"]]
-    assert [path.name for path in paths] == [f"runs.{file_format}", f"correct.{file_format}"]
+    assert [path.name for path in paths] == [f"runs.{file_format}", f"correct.{file_format}", "study.json"]
     if file_format == "parquet":
         again = read_export(tmp_path / "out")
         runs, correct = again.runs, again.correct

@@ -293,7 +293,7 @@ def full_ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def small_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The system refuses to let any file grow beyond some bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, before[1]))
     try:
         yield
     finally:

@@ -80,7 +80,13 @@ def test_the_order_of_rows_does_not_matter(seed: int, grouped: bool, declared: b
     rows = random_rows(seed)
     shuffled = list(rows)
     random.shuffle(shuffled)
-    one, other = task_of(rows, grouped, declared), task_of(shuffled, grouped, declared)
+    try:
+        one = task_of(rows, grouped, declared)
+    except TaskRefused:  # rarely the groups leave a split empty: refused in either order
+        with pytest.raises(TaskRefused):
+            task_of(shuffled, grouped, declared)
+        return
+    other = task_of(shuffled, grouped, declared)
     assert one.digest == other.digest
     assert (one.train.ids, one.test.ids, one.report) == (other.train.ids, other.test.ids, other.report)
 
