@@ -10,13 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-SCHEMA = {
-    "run": pl.String, "technique": pl.String, "origin": pl.String, "receiver": pl.String, "origin_task": pl.String,
-    "receiver_task": pl.String, "arm": pl.String, "method": pl.String, "budget": pl.Int64, "seed": pl.Int64,
-    "state": pl.String, "accuracy": pl.Float64, "auroc": pl.Float64, "accuracy_at_median": pl.Float64,
-    "n_items": pl.Int64, "loss": pl.Float64, "steps": pl.Int64, "train_seconds": pl.Float64,
-    "test_seconds": pl.Float64, "host_distance": pl.Float64, "error": pl.String, "job": pl.String,
-}  # fmt: skip
+from peftport.measures.columns import CORRECT, RUNS
+
 Rate = Callable[["Key"], float]
 
 
@@ -84,9 +79,7 @@ def ledger(grid: Grid, rate: Rate, rng: np.random.Generator) -> tuple[pl.DataFra
             "host_distance": 0.02 if key.origin else None, "error": None, "job": f"j{index}",
         })  # fmt: skip
         correct.append({"run": f"r{index}", "correct": right.tolist()})
-    return pl.DataFrame(rows, schema=SCHEMA), pl.DataFrame(
-        correct, schema={"run": pl.String, "correct": pl.List(pl.Boolean)}
-    )
+    return pl.DataFrame(rows, schema=RUNS), pl.DataFrame(correct, schema=CORRECT)
 
 
 def curve(**arms: tuple[float, ...]) -> Rate:

@@ -9,15 +9,8 @@ import polars as pl
 
 from peftport.comparison import Comparison
 from peftport.measures import Declared, Evidence
+from peftport.measures.columns import CORRECT, RUNS
 from peftport.verdict import verdicts
-
-RUNS = {
-    "run": pl.String, "technique": pl.String, "origin": pl.String, "receiver": pl.String, "origin_task": pl.String,
-    "receiver_task": pl.String, "arm": pl.String, "method": pl.String, "budget": pl.Int64, "seed": pl.Int64,
-    "state": pl.String, "accuracy": pl.Float64, "auroc": pl.Float64, "accuracy_at_median": pl.Float64,
-    "n_items": pl.Int64, "loss": pl.Float64, "steps": pl.Int64, "train_seconds": pl.Float64,
-    "test_seconds": pl.Float64, "host_distance": pl.Float64, "error": pl.String, "job": pl.String,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +47,7 @@ def compare_frames(comparison: Comparison) -> Frames:
         if arm == "scratch" and budget == longest > 0:
             add(f"ceiling-{budget}-{seed}", "ceiling", budget, seed, scores, **technique)
     add("bare", "bare", 0, None, comparison.bare)
-    held = pl.DataFrame(correct, schema={"run": pl.String, "correct": pl.List(pl.Boolean)})
+    held = pl.DataFrame(correct, schema=CORRECT)
     return Frames(pl.DataFrame(rows, schema=RUNS), held)
 
 

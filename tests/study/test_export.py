@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from peftport.measures.columns import RUNS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
-from peftport.study.export import COLUMNS, Exported, differences, export, read_export, write_export
+from peftport.study.export import Exported, differences, export, read_export, write_export
 from peftport.study.run import Limits
 from peftport.workbench import open_workbench
 from pico_folders import Result, Run
@@ -107,9 +108,9 @@ def test_every_format_holds_the_same(
         again = read_export(tmp_path / "out")
         runs, correct = again.runs, again.correct
     elif file_format == "jsonl":
-        runs, correct = pl.read_ndjson(paths[0], schema=COLUMNS), pl.read_ndjson(paths[1])
+        runs, correct = pl.read_ndjson(paths[0], schema=RUNS), pl.read_ndjson(paths[1])
     else:
-        runs = pl.read_csv(paths[0], schema=COLUMNS)
+        runs = pl.read_csv(paths[0], schema=RUNS)
         texts = pl.read_csv(paths[1], schema={"run": pl.String, "correct": pl.String})
         lists = [[digit == "1" for digit in text] for text in texts["correct"]]
         correct = pl.DataFrame({"run": texts["run"], "correct": lists})
@@ -120,7 +121,7 @@ def test_every_format_holds_the_same(
 
 def test_columns_are_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
-    assert not [name for name in COLUMNS if f"`{name}`" not in text]
+    assert not [name for name in RUNS if f"`{name}`" not in text]
 
 
 def test_a_half_done_study_has_pending_rows(study: Run, tiny: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 import warnings
@@ -16,8 +15,6 @@ from peftport.errors import BadRequest
 from peftport.study.executors import Outcome, RayCluster
 from pico_folders import Run
 from pico_study import contents, files, plan_of, records, run_in
-
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 def test_without_ray_it_is_refused(peftport: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +79,6 @@ def slow_at_first(begun: Path) -> Callable[..., Any]:
     return run
 
 
-@needs_ray
 @pytest.mark.filterwarnings("ignore")
 def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Path, cluster: Any) -> None:
     """Two nodes work; one is killed mid-run; every row comes out, as processes would have written it."""

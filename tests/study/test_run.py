@@ -126,3 +126,11 @@ def run_alone(run: Run, study: Study) -> Scores:
         start = bench.startable(module)
     [kept] = bench.train(technique.spec, [Start(start, run.seed)], [run.budget], rate)
     return bench.test(technique.spec, [kept[run.budget].matrices])[0]
+
+
+def test_every_method_that_fits_can_be_an_arm(tiny: Path, tmp_path: Path) -> None:
+    """Methods that need the origin's weights, texts or labels are given them by the worker."""
+    methods = 'porters=["copy", "resize", "subspace", "theseus", "gradfix"]'
+    plan = plan_of(tiny, {"origin": frozenset({"bert"})}, **dict([methods.split("=", 1)]))
+    found = run_in(tmp_path, plan)
+    assert (found.failed, found.blocked, found.left) == (0, 0, 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peftport.cli.console import AsJson, print_json, print_table, say
-from peftport.cli.study import Changes, Folder, Only, StudyFile, duration, place_of, read_plan
+from peftport.cli.study import Changes, Folder, Only, StudyFile, duration, place_of, read_plan, tables_of
 from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -136,19 +136,10 @@ def _line(plan: Plan, counts: Counter[str], left: int, first: int, seconds: floa
 
 def _findings(plan: Plan, study: Path, folder: Path | None, results: Path | None) -> Findings:
     from peftport.report.studied import study_findings
-    from peftport.store.artifacts import Artifacts
-    from peftport.store.ledger import open_ledger
-    from peftport.study.about import about
-    from peftport.study.export import export, read_about, read_export
+    from peftport.study.export import read_about, read_export
 
     if results is not None:
-        tables = read_export(results)
-        return study_findings(tables.runs, tables.correct, read_about(results))
-    place = place_of(plan, folder)
-    ledger = open_ledger(place)
-    try:
-        tables = export(plan, ledger, Artifacts(place / "artifacts"))
-        told = about(plan, ledger, f"peftport study run {study}")
-    finally:
-        ledger.close()
+        tables, told = read_export(results), read_about(results)
+    else:
+        tables, told = tables_of(plan, study, folder)
     return study_findings(tables.runs, tables.correct, told)

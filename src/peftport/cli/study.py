@@ -14,6 +14,8 @@ from peftport.cli.console import AsJson, bars, print_json, print_table, say
 from peftport.errors import BadRequest, PeftportError
 
 if TYPE_CHECKING:
+    from peftport.study.about import About
+    from peftport.study.export import Exported
     from peftport.study.grid import Study
     from peftport.study.plan import Plan
 
@@ -69,6 +71,21 @@ def read_plan(path: Path, changes: list[str] | None, only: list[str] | None) -> 
 def place_of(plan: Plan, folder: Path | None) -> Path:
     """Where a study's ledger is: ``--dir``, or runs/NAME."""
     return folder or Path("runs") / plan.study.name
+
+
+def tables_of(plan: Plan, study: Path, folder: Path | None) -> tuple[Exported, About]:
+    """A study's tables and how it was run, from its ledger."""
+    from peftport.store.artifacts import Artifacts
+    from peftport.store.ledger import open_ledger
+    from peftport.study.about import about
+    from peftport.study.export import export
+
+    place = place_of(plan, folder)
+    ledger = open_ledger(place)
+    try:
+        return export(plan, ledger, Artifacts(place / "artifacts")), about(plan, ledger, f"peftport study run {study}")
+    finally:
+        ledger.close()
 
 
 @app.command("plan")
@@ -224,23 +241,13 @@ def export_study(
 
     Example: peftport study export studies/quick.toml --out results/quick
     """
-    from peftport.store.artifacts import Artifacts
-    from peftport.store.ledger import open_ledger
-    from peftport.study.about import about
-    from peftport.study.export import FORMATS, export, write_about, write_export
+    from peftport.study.export import FORMATS, write_about, write_export
 
     if file_format not in FORMATS:
         raise BadRequest(f"--format: expected one of {', '.join(FORMATS)}, got {file_format}")
     if out.exists() and not out.is_dir():
         raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
-    plan = read_plan(study, changes, only)
-    place = place_of(plan, folder)
-    ledger = open_ledger(place)
-    try:
-        exported = export(plan, ledger, Artifacts(place / "artifacts"))
-        told = about(plan, ledger, f"peftport study run {study}")
-    finally:
-        ledger.close()
+    exported, told = tables_of(read_plan(study, changes, only), study, folder)
     written = [*write_export(exported, out, file_format), write_about(told, out)]
     states = dict(Counter(exported.runs["state"].to_list()))
     if json_:

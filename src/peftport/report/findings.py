@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from peftport.measures.columns import RUNS
+
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 PLACE = {"technique": TEXT, "origin": TEXT, "receiver": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
 CELL = {**PLACE, "method": TEXT}
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
-    "runs": {"run": TEXT, **PLACE, "arm": TEXT, "method": TEXT, "budget": WHOLE, "seed": WHOLE, "state": TEXT}
-    | {"accuracy": REAL, "auroc": REAL, "accuracy_at_median": REAL, "n_items": WHOLE, "loss": REAL, "steps": WHOLE}
-    | {"train_seconds": REAL, "test_seconds": REAL, "host_distance": REAL, "error": TEXT, "job": TEXT},
+    "runs": {name: kind() for name, kind in RUNS.items()},
     "curves": {**PLACE, "arm": TEXT, "method": TEXT, "budget": WHOLE, "mean": REAL, "low": REAL, "high": REAL}
     | {"seeds": WHOLE, "items": WHOLE},
     "retention": {**CELL, "base": REAL, "ceiling": REAL, "ported": REAL, "retention": REAL, "low": REAL, "high": REAL}

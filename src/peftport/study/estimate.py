@@ -9,8 +9,7 @@ from peftport.errors import HostRefused, UnknownName
 from peftport.study.grid import Study, Technique
 from peftport.study.jobs import ChainJob, UpdateJob
 from peftport.study.plan import Plan
-from peftport.tasks import load_task
-from peftport.training import TrainSettings
+from peftport.study.work import open_task
 from peftport.workbench import Start, Workbench, open_workbench
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32
@@ -74,11 +73,11 @@ def _speed(study: Study, host: str, task: str, technique: Technique) -> Speed | 
 
 def _bench(study: Study, host: str, task: str) -> Workbench | None:
     made = study.hosts.get(host)
-    settings = TrainSettings(**study.training.model_dump(exclude={"origin_steps", "learning_rates"}))
-    data = study.data.get(task)
-    loaded = load_task(data.source, **data.model_dump(exclude={"source"})) if data else load_task(task)
+    loaded = open_task(task, study.data.get(task))
     try:
-        return open_workbench(made.base if made else host, loaded, study.testing.readout, settings, ITEMS)
+        return open_workbench(
+            made.base if made else host, loaded, study.testing.readout, study.training.settings, ITEMS
+        )
     except (UnknownName, HostRefused):
         return None
 

@@ -28,6 +28,7 @@ import polars as pl
 from safetensors import safe_open
 
 from peftport.errors import BadRequest, PeftportError
+from peftport.measures.columns import CORRECT, FACTORS, RUNS
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import Ledger, Row
 from peftport.study.about import FILE as ABOUT
@@ -35,30 +36,6 @@ from peftport.study.about import About
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
-COLUMNS: dict[str, Any] = {
-    "run": pl.String,
-    "technique": pl.String,
-    "origin": pl.String,
-    "receiver": pl.String,
-    "origin_task": pl.String,
-    "receiver_task": pl.String,
-    "arm": pl.String,
-    "method": pl.String,
-    "budget": pl.Int64,
-    "seed": pl.Int64,
-    "state": pl.String,
-    "accuracy": pl.Float64,
-    "auroc": pl.Float64,
-    "accuracy_at_median": pl.Float64,
-    "n_items": pl.Int64,
-    "loss": pl.Float64,
-    "steps": pl.Int64,
-    "train_seconds": pl.Float64,
-    "test_seconds": pl.Float64,
-    "host_distance": pl.Float64,
-    "error": pl.String,
-    "job": pl.String,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +54,13 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
 
     """
     rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
-    values: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    values: dict[str, list[Any]] = {name: [] for name in RUNS}
     for record in _records(plan, rows):
-        for name in COLUMNS:
+        for name in RUNS:
             values[name].append(record[name])
-    runs = pl.DataFrame(values, schema=COLUMNS)
-    schema: dict[str, Any] = {"run": pl.String, "correct": pl.List(pl.Boolean)}
+    runs = pl.DataFrame(values, schema=RUNS)
     found = list(_correct(runs, rows, artifacts)) if items else []
-    return Exported(runs, pl.DataFrame(found, schema=schema, orient="row"))
+    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"))
 
 
 def write_export(exported: Exported, folder: Path, file_format: str) -> list[Path]:
@@ -123,7 +99,7 @@ def _records(plan: Plan, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
         distance = rows.get(distance_job) if distance_job else None
         yield {
             "run": run.name,
-            **{name: getattr(run, name) for name in list(COLUMNS)[1:10]},
+            **{name: getattr(run, name) for name in FACTORS},
             "state": row.state if row else "pending",
             **{name: test.get(name) for name in ("accuracy", "auroc", "accuracy_at_median", "n_items", "loss")},
             "steps": run.budget,

@@ -84,6 +84,11 @@ class Training(TrainSettings):
     origin_steps: PositiveInt = 120
     learning_rates: dict[str, PositiveFloat] = {}
 
+    @property
+    def settings(self) -> TrainSettings:
+        """What all trainings of the study share."""
+        return TrainSettings(**self.model_dump(exclude={"origin_steps", "learning_rates"}))
+
 
 class Testing(Closed):
     """The first ``items`` of the receiver task's test split; the readout of all hosts (none: by the host's kind)."""

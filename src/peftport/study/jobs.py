@@ -33,6 +33,7 @@ class Carried:
     """An entry that starts from another chain's matrices, ported; ``sampler``: then drawn anew in their likeness."""
 
     chain: str  # the job whose module it is
+    host: str  # where it was trained; part of the chain's id, so of no further weight here
     step: int
     porter: str
     sampler: str | None

@@ -200,7 +200,7 @@ class Plan:
         origin = self._fresh(technique, home, run.seed)
         sampled = run.arm == "sampled"
         porter, sampler = (self.study.porters[0], run.method) if sampled else (run.method, None)
-        start = Carried(origin.id, self.study.training.origin_steps, porter, sampler)
+        start = Carried(origin.id, home[0], self.study.training.origin_steps, porter, sampler)
         return self._chain(technique, place, run.seed, start, tuple(sorted(self.study.budgets)), ())
 
     def _chain(

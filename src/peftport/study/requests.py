@@ -21,7 +21,6 @@ from peftport.study.work import (
     Request,
     UpdateRequest,
 )
-from peftport.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ class Requests:
     def __init__(self, study: Study, ledger: Ledger) -> None:
         """Work out once what all requests share."""
         self._study, self._ledger, self._naming = study, ledger, Naming(study)
-        self._training = TrainSettings(
-            **study.training.model_dump(exclude={"origin_steps", "learning_rates"}, mode="python")
-        )
+        self._training = study.training.settings
 
     def order(self, jobs: tuple[Job, ...], *, alone: bool = False) -> Order:
         """The request for jobs of one stack whose needs are all done."""
@@ -70,7 +67,10 @@ class Requests:
             entries=tuple(entries),
             alone=alone,
         )
-        return Order(request, _once(used + tuple(e.origin.artifact for e in entries if e.origin)))
+        for job, entry in zip(jobs, entries, strict=True):
+            if entry.origin and isinstance(job.start, Carried):
+                used = (*used, entry.origin.artifact, *self._host(job.start.host)[1])
+        return Order(request, _once(used))
 
     def _origin(self, job: ChainJob) -> Origin | None:
         start = job.start
@@ -82,6 +82,7 @@ class Requests:
             chain=start.chain,
             step=start.step,
             host=Fingerprint.model_validate((row.metrics or {})["host"]),
+            at=self._host(start.host)[0],
             porter=start.porter,
             sampler=start.sampler,
         )

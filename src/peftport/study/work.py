@@ -24,6 +24,7 @@ from torch import Tensor
 
 from peftport.errors import TrainingFailed
 from peftport.evaluation import Scores
+from peftport.gather import gather
 from peftport.hosts.distance import weight_distance
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.sources import find_host
@@ -70,6 +71,7 @@ class Origin(Closed):
     chain: str
     step: int
     host: Fingerprint
+    at: HostAt
     porter: str
     sampler: str | None
 
@@ -224,14 +226,16 @@ def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs:
         return Start(bench.fresh(request.technique, entry.seed), entry.seed)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
     module = Module(request.technique, origin.host, matrices, bench.record)
-    ported = porter_named(origin.porter).port(module, bench.host, rng_for(entry.seed, "porting"))
+    porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
+    given = gather(porter, module, bench.host, origin=home, bench=bench)
+    ported = porter.port(module, bench.host, rng_for(entry.seed, "porting"), given)
     if origin.sampler is not None:
         ported = sampler_named(origin.sampler).port(ported, bench.host, rng_for(entry.seed, "sampling"))
     return Start(bench.startable(ported), entry.seed)
 
 
 def _update(request: UpdateRequest) -> tuple[bytes, dict[str, Any]]:
-    update, task = request.update, _task(request.update.text, request.data)
+    update, task = request.update, open_task(request.update.text, request.data)
     with tempfile.TemporaryDirectory() as home:
         text = Path(home) / "text"
         text.write_text("\n".join(" ".join(each.split()) for each in task.train.texts), encoding="utf-8")
@@ -304,7 +308,7 @@ def _bench(place: Place, blobs: Blobs) -> Workbench:
 @lru_cache(maxsize=HOSTS_IN_MEMORY)
 def _open_bench(place: Place, folder: Path) -> Workbench:
     ref = place.host if isinstance(place.host, str) else str(folder)
-    return open_workbench(ref, _task(place.task, place.data), place.readout, place.training, place.items)
+    return open_workbench(ref, open_task(place.task, place.data), place.readout, place.training, place.items)
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:
@@ -334,14 +338,11 @@ def _make_folder(host: MadeHost, weights: bytes | Path) -> Path:
 
 
 @lru_cache(maxsize=16)
-def _load_task(name: str, data: Data | None) -> Task:
+def open_task(name: str, data: Data | None) -> Task:
+    """A task of a study: built in, or the user's own data."""
     if data is None:
         return load_task(name)
     return load_task(data.source, **data.model_dump(exclude={"source"}))
-
-
-def _task(name: str, data: Data | None) -> Task:
-    return _load_task(name, data)
 
 
 def told(error: BaseException) -> str:
