@@ -14,10 +14,10 @@ from peftport.comparison import Comparison, Plan
 from peftport.evaluation import Scores
 from peftport.evidence import compare_frames, verdict_of
 from peftport.measures import Declared, Evidence
+from peftport.measures.columns import RUNS
 from peftport.verdict import regret_report, verdicts
 from peftport.verdict.choice import Duel, choose, decided, word_of
 from peftport.verdict.verdicts import SCHEMA, settings_of
-from planted import SCHEMA as RUNS
 from planted import Grid, Key, Rate, curve, ledger
 
 MANY = 200

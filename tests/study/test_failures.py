@@ -22,7 +22,7 @@ from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
 from peftport.study.jobs import Carried, ChainJob
 from peftport.study.run import Limits
-from peftport.study.work import ChainsRequest, Request, _load_task, _open_bench, told
+from peftport.study.work import ChainsRequest, Request, _open_bench, open_task, told
 from peftport.workbench import Workbench
 from pico import pico_model
 from pico_folders import Result, Run
@@ -231,7 +231,7 @@ def test_a_host_that_changed_is_told(
     shutil.copytree(home, place)
     monkeypatch.chdir(place)
     plan = plan_of(Path("tiny.toml"))
-    _open_bench.cache_clear(), _load_task.cache_clear()
+    _open_bench.cache_clear(), open_task.cache_clear()
     run_in(tmp_path / "runs", plan, limits=Limits(max_jobs=len(plan.jobs) * 2 // 3))
     before = records(tmp_path / "runs")
     shutil.move(place / "t5-updated", tmp_path / "old")
