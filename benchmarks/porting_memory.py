@@ -23,10 +23,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
+from peftport.hosts.opening import open_host
 from peftport.modules.module import Module, fresh_module
 from peftport.porting import porter_named
 from peftport.porting.base import Given
-from peftport.porting.weights import open_host
 from peftport.techniques import make_spec
 
 SITES = ["attn_q", "attn_k", "attn_v", "attn_o"]

@@ -28,9 +28,9 @@ from peftport.hosts.fingerprint import Fingerprint
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Outcome
+from peftport.study.messages import Answer, ChainsRequest, Request, Result
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
-from peftport.study.work import Answer, ChainsRequest, Request, Result
 
 OUT = Path(__file__).parent / "results" / "study_driver.json"
 BYTES = 4096

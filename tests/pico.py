@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.hosts.load import AUTO, Host, wrap_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import AUTO, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.modules.module import fresh_module
 from peftport.readouts.base import Row, decoder_inputs, pad

@@ -11,9 +11,10 @@ from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Outcome
 from peftport.study.grid import read_study
+from peftport.study.messages import Request
 from peftport.study.plan import Plan
 from peftport.study.run import Limits, Summary, run_study
-from peftport.study.work import Request, perform
+from peftport.study.work import perform
 
 # Two techniques, two pairs of hosts of different kinds: 32 runs, 12 of the baseline with scratch and ceiling apart.
 TINY = """

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftport.comparison import ARMS, BARE, Comparison, Plan, compare
+from peftport.arms import ARMS, BARE
+from peftport.comparison import Comparison, Plan, compare
 from peftport.errors import BadRequest, SlotMismatch, UnknownName
 from peftport.evaluation import Scores
 from peftport.identity import rng_for

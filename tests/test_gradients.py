@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.readouts import bind_readout
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.base import TechniqueSpec

@@ -14,7 +14,8 @@ from torch import nn
 from peftport.errors import HostRefused
 from peftport.evaluation import evaluate
 from peftport.hosts import loading
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.readouts import bind_readout
 from peftport.techniques import TECHNIQUES, technique_named

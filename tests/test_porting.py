@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from peftport.errors import SlotMismatch, UnknownName
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.formats import read_module, write_module
 from peftport.modules.module import HEAD, Module, fresh_module, stack
 from peftport.porting import PORTERS, SAMPLERS, porter_named, sampler_named

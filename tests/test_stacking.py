@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftport import stacking
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.readouts import bind_readout
 from peftport.stacking import EntryMemory, entry_memory, free_bytes, largest_stack

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from peftport.hosts import attention
-from peftport.hosts.load import Host
+from peftport.hosts import prefixes
+from peftport.hosts.host import Host
 from peftport.modules.module import fresh_module, stack, unstack
 from peftport.techniques import TECHNIQUES, make_spec, technique_named
 from peftport.techniques.attach import attached, prefix_length
@@ -49,7 +49,7 @@ def gap(one: Tensor, other: Tensor) -> float:
 
 def is_bare(host: Host) -> bool:
     hooks = [h for m in host.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
-    return not hooks and not attention.prefixes
+    return not hooks and not prefixes.prefixes
 
 
 def linear_sites(host: Host) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from peftport.errors import BadRequest, TaskRefused, TrainingFailed
 from peftport.evaluation import Scores, evaluate
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, stack
 from peftport.readouts import READOUTS, bind_readout, readout_class
 from peftport.readouts.base import Readout, Row

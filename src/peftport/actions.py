@@ -10,14 +10,15 @@ from peftport.comparison import Comparison, Plan, compare
 from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
 from peftport.gather import MOST_TEXTS, gather, read_texts
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading
+from peftport.hosts.opening import open_host
 from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
 from peftport.modules.origin import check_origin, trust_origin
 from peftport.porting import porter_named
-from peftport.porting.weights import open_host
 from peftport.progress import Progress
 from peftport.refresh import NAME as DISTILL
 from peftport.refresh import Refresh, refresh

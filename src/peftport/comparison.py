@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from peftport.errors import BadRequest, UnknownName
+from peftport.arms import ARMS, BARE, Arm, arm_names
+from peftport.errors import BadRequest
 from peftport.evaluation import Scores
 from peftport.identity import rng_for
 from peftport.modules.module import Module
@@ -25,23 +26,6 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training import Checkpoint
 from peftport.workbench import Start, Workbench
-
-Arm = Literal["ported", "sampled", "scratch"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-BARE = "bare host"
-
-
-def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
-    """Names as arms.
-
-    Raises:
-        UnknownName: one of them is no arm.
-
-    """
-    for name in names:
-        if name not in ARMS:
-            raise UnknownName.of("arm", name, ARMS)
-    return tuple(arm for name in names for arm in ARMS if arm == name)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import rankdata
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, in_host_dtype, stack
 from peftport.readouts.base import Readout, Row
 from peftport.techniques.attach import attached, prefix_length

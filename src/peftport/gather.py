@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from peftport.errors import BadRequest, UnknownName
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
+from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
 from peftport.porting.base import Given, Porter
-from peftport.porting.weights import open_host
 from peftport.progress import Progress, Silent
 from peftport.tasks.load import load_task
 from peftport.techniques.attach import prefix_length

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.readouts.base import Readout
 from peftport.techniques.base import TechniqueSpec
 from peftport.training import Entry, TrainSettings, entry_loss

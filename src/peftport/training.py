@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, Pos
 from torch import Tensor
 
 from peftport.errors import BadRequest, TrainingFailed
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.identity import rng_for
 from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
 from peftport.readouts.base import Readout, Row

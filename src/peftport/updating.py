@@ -33,7 +33,8 @@ from torch.nn import functional as F
 
 from peftport.errors import BadRequest, HostRefused, TaskRefused, TrainingFailed
 from peftport.hosts.fingerprint import Fingerprint, weight_files
-from peftport.hosts.load import HARMLESS, Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import HARMLESS, load_host
 from peftport.hosts.slots import HostKind
 from peftport.identity import rng_for
 from peftport.modules.module import Closed

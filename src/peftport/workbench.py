@@ -12,7 +12,8 @@ import torch
 
 from peftport.errors import SlotMismatch
 from peftport.evaluation import Scores, evaluate
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from peftport.errors import BadRequest, ModuleRefused
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.formats import read_module
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
 from peftport.modules.native import CARD

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.readouts.base import decoder_inputs, pad
 from peftport.techniques import technique_named

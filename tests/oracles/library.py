@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 
 ROOT = Path(__file__).parents[2]
 ORACLE = Path(os.environ.get("PEFTPORT_ORACLE_PYTHON", ROOT / ".oracle-venv" / "bin" / "python"))

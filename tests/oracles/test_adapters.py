@@ -17,7 +17,7 @@ from torch import Tensor
 
 from oracles.agreement import TOLERANCE, Run, batch, loss_weight, random_matrices, run, worst_gradient, worst_output
 from oracles.library import ask_library, need_oracle, save_host
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.techniques import make_spec
 from peftport.techniques.adapter import AdapterSpec
 from peftport.techniques.base import Parameters, TechniqueSpec

@@ -18,7 +18,7 @@ from oracles.agreement import TOLERANCE, batch, outputs_with, random_module, wor
 from oracles.library import ask_library, need_oracle, save_host
 from oracles.test_adapters import untied
 from peftport.errors import BadRequest
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.formats import format_of, read_module, write_module
 from peftport.modules.module import check_fits
 from peftport.modules.record import AdaptersRecord

@@ -28,7 +28,7 @@ from oracles.agreement import (
     worst_output,
 )
 from peftport.errors import ModuleRefused, SlotMismatch
-from peftport.hosts.load import Host, View
+from peftport.hosts.host import Host, View
 from peftport.modules.formats import read_module, write_module
 from peftport.modules.module import Module
 from peftport.techniques.base import Parameters

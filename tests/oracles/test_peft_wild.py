@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from oracles.agreement import TOLERANCE, batch, loss_weight, named_outputs, outputs_with, run, worst_output
 from peftport.errors import BadRequest, ModuleRefused
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
 from peftport.modules.formats import read_module, write_module
 from peftport.modules.module import check_fits
 from peftport.modules.record import PeftRecord

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from peftport.hosts.load import Host, wrap_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import wrap_host
 from peftport.hosts.slots import Slot
 from pico import WORDS
 

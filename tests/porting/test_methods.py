@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from peftport.errors import BadRequest, HostRefused
-from peftport.hosts.load import Host, load_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
+from peftport.hosts.opening import open_host
+from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting import porter_named
 from peftport.porting.base import Given
@@ -23,7 +26,6 @@ from peftport.porting.low_rank import compress, leading
 from peftport.porting.maps import Moments, assignment, matched, orthogonal_map, ridge
 from peftport.porting.pairs import by_end, by_position
 from peftport.porting.subspace import above_chance
-from peftport.porting.weights import HostWeights, open_host
 from peftport.porting.words import read, shared_words
 from peftport.techniques.attach import attached
 from peftport.techniques.compacter import Compacter, expand

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module, stack
 from peftport.porting import PORTERS, porter_named
 from peftport.porting.base import Given

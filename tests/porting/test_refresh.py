@@ -10,7 +10,7 @@ import torch
 
 from peftport.errors import BadRequest
 from peftport.gather import LabelledItems, gather, read_texts
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting import porter_named
 from peftport.progress import Silent

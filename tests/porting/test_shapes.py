@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peftport.errors import BadRequest, SlotMismatch
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, check_fits, stack
 from peftport.porting import PORTERS, porter_named
 from peftport.porting.base import Given

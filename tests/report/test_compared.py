@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftport.comparison import ARMS, Comparison, Plan, Row
+from peftport.arms import ARMS
+from peftport.comparison import Comparison, Plan, Row
 from peftport.demonstration import Demo, DemoSettings
 from peftport.evaluation import Scores
 from peftport.report.compared import comparison_findings, demo_findings

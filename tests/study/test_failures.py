@@ -21,8 +21,9 @@ from peftport.store import artifacts as store
 from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
 from peftport.study.jobs import Carried, ChainJob
+from peftport.study.messages import ChainsRequest, Request, told
 from peftport.study.run import Limits
-from peftport.study.work import ChainsRequest, Request, _open_bench, open_task, told
+from peftport.study.work import _open_bench, open_task
 from peftport.workbench import Workbench
 from pico import pico_model
 from pico_folders import Result, Run

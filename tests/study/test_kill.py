@@ -17,7 +17,7 @@ import pytest
 
 from peftport.store.artifacts import Artifacts
 from peftport.study.executors import Outcome, Processes
-from peftport.study.work import DistanceRequest, Request
+from peftport.study.messages import DistanceRequest, Request
 from pico_study import contents, files, plan_of, records, run_in
 
 KILLS, PATIENCE_SECONDS = 10, 240.0

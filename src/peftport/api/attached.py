@@ -18,7 +18,8 @@ from torch import nn
 from peftport.errors import HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
-from peftport.hosts.load import Host, load_host, wrap_host
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.formats import format_of, read_module

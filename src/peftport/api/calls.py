@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from peftport import actions
 from peftport.api.results import Compared, Demonstrated, Evaluated, Ported, Trained
-from peftport.comparison import ARMS, Plan, arm_names
+from peftport.arms import ARMS, arm_names
+from peftport.comparison import Plan
 from peftport.demonstration import DemoSettings, run_demo
 from peftport.errors import BadRequest
 from peftport.hosts.loading import loading_of

@@ -262,7 +262,8 @@ def compare(
     Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
     """
     from peftport.actions import compare_module
-    from peftport.comparison import Plan, arm_names
+    from peftport.arms import arm_names
+    from peftport.comparison import Plan
 
     if out is not None and out.is_dir():
         raise BadRequest(f"--out {out}: expected a file name, got a folder; give {out / 'report.html'}")

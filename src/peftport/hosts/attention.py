@@ -9,8 +9,6 @@ a mask the causal mask is written out so that the prefix stays visible.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,31 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from peftport.hosts.prefixes import Watched, prefixes, watchers
+
 NAME = "peftport"
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of K entries before one attention block: each (K, P, H * head width)."""
-
-    keys: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What one attention block attends with: queries (B, H, T, d), keys and values (B, H_kv, T, d), q k^T's factor."""
-
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    scaling: float
-
-
-# The prefixes now attached, by attention module. Filled and emptied by techniques.attach.
-prefixes: dict[nn.Module, Prefix] = {}
-# Who is told what an attention block attends with. Filled and emptied by porting.activations.
-watchers: dict[nn.Module, Callable[[Watched], None]] = {}
 
 
 def attend(

@@ -1,4 +1,4 @@
-"""A host in memory: frozen, in evaluation mode, with its slots, tokenizer and fingerprint."""
+"""Load a host: frozen, in evaluation mode, every weight accounted for."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from transformers.activations import NewGELUActivation
 
 from peftport.errors import HostRefused
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
+from peftport.hosts.host import Host, View
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
-from peftport.hosts.slots import HostKind, Layout, Slot, find_slots, layout_for
+from peftport.hosts.slots import HostKind, Layout, find_slots, layout_for
 from peftport.hosts.sources import Source, find_host, read_config
 
-# "body" gives hidden states; "language_model" scores tokens.
-View = Literal["body", "language_model"]
 AUTO: dict[tuple[HostKind, View], str] = {
     ("encoder", "body"): "AutoModel",
     ("encoder", "language_model"): "AutoModelForMaskedLM",
@@ -36,79 +33,6 @@ AUTO: dict[tuple[HostKind, View], str] = {
 LEFT_OVER = re.compile(r"\.(attn\.(masked_)?bias|rotary_emb\.inv_freq|position_ids|relative_attention_bias\.weight)$")
 # Weights that a body may lack without changing any hidden state.
 HARMLESS = ("pooler.", "position_ids", "rotary_emb.inv_freq")
-
-
-@dataclass(frozen=True, eq=False)
-class Host:
-    """A frozen pretrained transformer.
-
-    Attributes:
-        base: the module below which slot paths start.
-        slots: every slot by name, in layer order.
-        text_prefix: put before every text (``query: `` for e5), from the folder's config.
-
-    """
-
-    name: str
-    folder: Path | None
-    kind: HostKind
-    layout: Layout
-    model: nn.Module
-    tokenizer: Any
-    fingerprint: Fingerprint
-    slots: dict[str, Slot] = field(repr=False)
-    text_prefix: str = ""
-
-    @property
-    def base(self) -> nn.Module:
-        """The model without its language-model head."""
-        return self.model.base_model  # type: ignore[return-value]
-
-    @property
-    def config(self) -> Any:
-        """The transformers config."""
-        return self.model.config
-
-    @property
-    def width(self) -> int:
-        """D, the width of the residual stream."""
-        return int(self.config.hidden_size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the host computes in; matrices of techniques take the same."""
-        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-
-    @property
-    def wide_dtype(self) -> torch.dtype:
-        """The dtype of what is trained, and of scores: float32 where the host computes in less."""
-        return torch.promote_types(self.dtype, torch.float32)
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the first weights."""
-        return next(self.model.parameters()).device
-
-    def slot_module(self, slot: Slot) -> nn.Module:
-        """The module that a slot attaches to."""
-        return self.base.get_submodule(slot.path)
-
-    def slot_weight(self, slot: Slot) -> Tensor:
-        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it.
-
-        Raises:
-            HostRefused: it is stored in 8 or 4 bits.
-
-        """
-        module = self.slot_module(slot)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        if not weight.is_floating_point():
-            raise HostRefused(
-                f"{self.name}: {slot.name}: expected a matrix of floating-point numbers, this host was loaded in fewer "
-                "bits; load it without bits for methods that read its weights"
-            )
-        full = weight if isinstance(module, nn.Linear) else weight.T
-        return full[slot.start : slot.start + slot.out_width]
 
 
 def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:

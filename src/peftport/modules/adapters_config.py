@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from peftport.errors import ModuleRefused
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.peft_config import read_object
 from peftport.modules.tensors import printable
 from peftport.techniques.adapter import Activation, AdapterSpec

@@ -21,7 +21,7 @@ from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
 from peftport.errors import ModuleRefused, SlotMismatch
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.adapters_config import AdaptersConfig, read_adapters_config, written_config
 from peftport.modules.module import Module

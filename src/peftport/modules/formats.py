@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftport.errors import ModuleRefused
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules import adapters_files, native, peft_lora, peft_write
 from peftport.modules.module import HEAD, Module
 from peftport.modules.sidecar import with_history, write_sidecar

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peftport.errors import SlotMismatch, TrainingFailed
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.record import Closed as Closed
 from peftport.modules.record import FileRecord
 from peftport.techniques import AnySpec, technique_named

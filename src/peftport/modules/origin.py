@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peftport.errors import ModuleRefused
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 
 TRUSTED = "trusted origin"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from peftport.errors import ModuleRefused, SlotMismatch
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.module import Module
 from peftport.modules.peft_config import PeftConfig, read_peft_config

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.module import Module
 from peftport.modules.peft_lora import CONFIG, TENSORS, head_prefix, in_file_scale, times

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from peftport.errors import BadRequest
-from peftport.hosts.attention import Watched, watchers
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
+from peftport.hosts.prefixes import Watched, watchers
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD
 from peftport.porting.base import Given

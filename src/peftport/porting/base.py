@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from peftport.errors import BadRequest, SlotMismatch
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 from peftport.progress import Progress, Silent
 from peftport.techniques.base import Parameters, TechniqueSpec

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
+from peftport.hosts.weights import HostWeights
 from peftport.porting.low_rank import Leading, leading
 from peftport.porting.pairs import Pair
-from peftport.porting.weights import HostWeights
 
 
 @dataclass(frozen=True, eq=False)

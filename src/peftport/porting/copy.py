@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.base import Given, Ported, Porter
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given
 from peftport.porting.bases import BasePair, Bases, key_and_value_sites

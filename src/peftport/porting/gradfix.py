@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from peftport.errors import BadRequest
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, stack
 from peftport.porting.base import Fits, Given, Ported, Porter
 from peftport.techniques import technique_named

@@ -20,15 +20,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftport.errors import BadRequest
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
+from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given, Need
 from peftport.porting.layer_cka import in_order, similarity
 from peftport.porting.maps import Dense, Map, Order, assignment, matched
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
 from peftport.porting.transport import Aligner, AligningPorter
-from peftport.porting.weights import HostWeights
 
 FEWEST_TOKENS = 2  # shared tokens for each dimension of the origin
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
@@ -239,20 +238,28 @@ def _explained(weight: Tensor, held: Sums, total: float) -> float:
     return float(-fitted) / total
 
 
+def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
+    """Rows and columns of the one-to-one pairing whose sum is largest."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
+
+    rows, columns = linear_sum_assignment(-score.double().numpy())
+    return rows.tolist(), columns.tolist()
+
+
 def matched(score: Tensor) -> list[int]:
     """For each column the row it is matched with, so that the sum is largest; rows are used once before any is again.
 
     Where there are more columns than rows, the columns left over take the row they score best with.
     """
-    rows, columns = linear_sum_assignment(-score.double().numpy())
-    found = {int(column): int(row) for row, column in zip(rows, columns, strict=True)}
+    rows, columns = _best_pairs(score)
+    found = dict(zip(columns, rows, strict=True))
     best = score.argmax(0).tolist()
     return [found.get(column, best[column]) for column in range(score.shape[1])]
 
 
 def assignment(score: Tensor) -> Order:
     """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
-    rows, columns = linear_sum_assignment(-score.double().numpy())
+    rows, columns = _best_pairs(score)
     order = torch.full((score.shape[1],), -1)
-    order[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    order[columns] = torch.tensor(rows)
     return Order(order)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.activations import SlotRows, paired_rows
 from peftport.porting.base import Fits, Given

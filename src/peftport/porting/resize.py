@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Fits, Given, Ported, Porter
 from peftport.porting.pairs import Pair, depths, pair_slots, unused

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, stack
 from peftport.porting.base import Given, Ported, Porter
 from peftport.techniques import technique_named

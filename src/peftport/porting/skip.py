@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Fits, Given, Need, Ported

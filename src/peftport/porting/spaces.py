@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD
 from peftport.porting.activations import Rows, SlotRows, paired_rows

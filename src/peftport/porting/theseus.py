@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given
 from peftport.porting.heads import by_head, gain, match_heads, rotation

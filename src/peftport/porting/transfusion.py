@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
+from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given
 from peftport.porting.maps import Map, Order, assignment, identity, matched
 from peftport.porting.pairs import Pair
 from peftport.porting.transport import Aligner, AligningPorter
-from peftport.porting.weights import HostWeights
 
 ROTARY = ("llama",)  # families whose queries and keys are rotated by position
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from peftport.errors import BadRequest, SlotMismatch
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Given, Ported, Porter

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 
 MAX_TOKENS = 96
 Word = tuple[int, int]  # text of the batch, word of the text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftport.errors import BadRequest, UnknownName
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.hosts.slots import HostKind
 from peftport.readouts.base import Readout
 from peftport.readouts.label_tokens import LabelTokens

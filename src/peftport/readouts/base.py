@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from peftport.hosts.load import Host, View
+from peftport.hosts.host import Host, View
 from peftport.hosts.slots import HostKind
 from peftport.tasks.task import TaskSpec
 

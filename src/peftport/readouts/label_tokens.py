@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from peftport.errors import TaskRefused
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.readouts.base import Head, Readout, Row, decoder_inputs, pad
 from peftport.tasks.task import TaskSpec
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
 from peftport.readouts.base import Head, Readout, Row, pooled
 from peftport.tasks.task import TaskSpec
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from peftport.comparison import BARE, Comparison
+from peftport.arms import BARE
+from peftport.comparison import Comparison
 from peftport.demonstration import Demo
 from peftport.identity import rng_for
 from peftport.provenance import installed_versions, this_machine

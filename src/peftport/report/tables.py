@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftport.comparison import BARE, Comparison
+from peftport.arms import BARE
+from peftport.comparison import Comparison
 from peftport.demonstration import Demo
 
 FAMILY_LEVEL = 0.95

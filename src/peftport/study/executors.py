@@ -26,7 +26,7 @@ from peftport.errors import BadRequest, PeftportError, UnknownName
 from peftport.store.artifacts import Artifacts
 
 if TYPE_CHECKING:
-    from peftport.study.work import Request, Result
+    from peftport.study.messages import Request, Result
 
 EXECUTORS = ("processes", "ray")
 
@@ -185,7 +185,8 @@ def _follow_parent(home: str) -> None:
 
 def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:
     """Do a stack here. What a worker process runs."""
-    from peftport.study.work import perform, told
+    from peftport.study.messages import told
+    from peftport.study.work import perform
 
     try:
         return perform(request, blobs)

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from peftport.comparison import ARMS
+from peftport.arms import ARMS
 from peftport.errors import BadRequest
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named

@@ -9,7 +9,7 @@ from peftport.hosts.fingerprint import Fingerprint
 from peftport.store.ledger import Ledger, Row
 from peftport.study.grid import Study
 from peftport.study.jobs import BareJob, Carried, ChainJob, Job, Naming, UpdateJob
-from peftport.study.work import (
+from peftport.study.messages import (
     BareRequest,
     ChainsRequest,
     DistanceRequest,

@@ -21,9 +21,9 @@ from peftport.store.ledger import Ledger, Row
 from peftport.study.executors import Executor, Outcome, WorkerLost
 from peftport.study.graph import Graph
 from peftport.study.jobs import BareJob, ChainJob, Job
+from peftport.study.messages import Answer, failed
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
-from peftport.study.work import Answer, failed
 
 WAIT_SECONDS = 0.5
 WRITERS = 16  # artifacts that are flushed to disk at once

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftport.hosts.attention import Prefix, prefixes
-from peftport.hosts.load import Host
+from peftport.hosts.host import Host
+from peftport.hosts.prefixes import Prefix, prefixes
 from peftport.hosts.slots import Slot
 from peftport.techniques import technique_named
 from peftport.techniques.base import (

@@ -1,0 +1,90 @@
+"""A host: frozen, with its slots, tokenizer and fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peftport.errors import HostRefused
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.slots import HostKind, Layout, Slot
+
+# "body" gives hidden states; "language_model" scores tokens.
+View = Literal["body", "language_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Host:
+    """A frozen pretrained transformer.
+
+    Attributes:
+        base: the module below which slot paths start.
+        slots: every slot by name, in layer order.
+        text_prefix: put before every text (``query: `` for e5), from the folder's config.
+
+    """
+
+    name: str
+    folder: Path | None
+    kind: HostKind
+    layout: Layout
+    model: nn.Module
+    tokenizer: Any
+    fingerprint: Fingerprint
+    slots: dict[str, Slot] = field(repr=False)
+    text_prefix: str = ""
+
+    @property
+    def base(self) -> nn.Module:
+        """The model without its language-model head."""
+        return self.model.base_model  # type: ignore[return-value]
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.model.config
+
+    @property
+    def width(self) -> int:
+        """D, the width of the residual stream."""
+        return int(self.config.hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the host computes in; matrices of techniques take the same."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    @property
+    def wide_dtype(self) -> torch.dtype:
+        """The dtype of what is trained, and of scores: float32 where the host computes in less."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the first weights."""
+        return next(self.model.parameters()).device
+
+    def slot_module(self, slot: Slot) -> nn.Module:
+        """The module that a slot attaches to."""
+        return self.base.get_submodule(slot.path)
+
+    def slot_weight(self, slot: Slot) -> Tensor:
+        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it.
+
+        Raises:
+            HostRefused: it is stored in 8 or 4 bits.
+
+        """
+        module = self.slot_module(slot)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if not weight.is_floating_point():
+            raise HostRefused(
+                f"{self.name}: {slot.name}: expected a matrix of floating-point numbers, this host was loaded in fewer "
+                "bits; load it without bits for methods that read its weights"
+            )
+        full = weight if isinstance(module, nn.Linear) else weight.T
+        return full[slot.start : slot.start + slot.out_width]
