@@ -101,6 +101,18 @@ def test_one_entry_of_a_stack_fails_alone(
     assert measures(tmp_path) == measures(undisturbed)
 
 
+def test_a_host_that_cannot_be_had(peftport: Run, tiny: Path, tmp_path: Path) -> None:
+    """It is said before anything begins: one line, exit code 2, nothing written."""
+    for place in ("nowhere", "./nowhere"):
+        text = tiny.read_text(encoding="utf-8").replace('"t5-updated"', f'"{place}"')
+        assert place in text
+        (tmp_path / "gone.toml").write_text(text, encoding="utf-8")
+        ran = peftport("study", "run", tmp_path / "gone.toml", "--dir", tmp_path / "runs")
+        assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+        assert f"unknown host '{place}'" in ran.err
+        assert not (tmp_path / "runs").exists()
+
+
 def picky(train: Any) -> Any:
     """Training that fails whenever seed 1 is in the stack."""
 

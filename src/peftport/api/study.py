@@ -27,6 +27,7 @@ from peftport.study.executors import make_executor
 from peftport.study.export import FORMATS, Exported, export, write_about, write_export
 from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
+from peftport.study.reach import check_hosts
 from peftport.study.run import Limits, Summary, run_study
 
 STATES = ("done", "failed", "blocked", "left")
@@ -174,9 +175,11 @@ class Study:
             progress: told how far it is.
 
         Raises:
-            BadRequest: another process runs this study, or Ray is not installed.
+            BadRequest: a host cannot be had, another process runs this study, or Ray is not installed.
 
         """
+        if executor == "processes":  # the machines of a cluster find hosts themselves
+            check_hosts(self.planned)
         workplace = make_executor(executor, workers, threads, self._artifacts)
         with only_driver(self.dir):
             ledger = Ledger(self.dir)

@@ -152,6 +152,7 @@ def run(
     from peftport.store.ledger import Ledger, only_driver
     from peftport.study.about import record_machine
     from peftport.study.executors import make_executor
+    from peftport.study.reach import check_hosts
     from peftport.study.run import Limits, run_study
 
     plan = read_plan(study, changes, only)
@@ -159,6 +160,8 @@ def run(
     place = place_of(plan, folder)
     if place.exists() and not place.is_dir():
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
+    if executor == "processes":  # the machines of a cluster find hosts themselves
+        check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
     workplace = make_executor(executor, workers, threads, artifacts)
     with only_driver(place), bars() as progress:

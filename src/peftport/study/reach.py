@@ -1,0 +1,34 @@
+"""Whether a plan's hosts can be reached, asked once before anything begins: hours later is late to learn it."""
+
+from __future__ import annotations
+
+from peftport.errors import BadRequest, HostRefused, UnknownName
+from peftport.hosts.sources import find_host
+from peftport.study.jobs import BareJob, ChainJob, DistanceJob
+from peftport.study.plan import Plan
+
+
+def hosts_of(plan: Plan) -> tuple[str, ...]:
+    """The hosts that a plan's jobs read; for hosts that the study makes, what they are made from."""
+    made = plan.study.hosts
+    named: set[str] = set()
+    for job in plan.jobs.values():
+        if isinstance(job, ChainJob | BareJob):
+            named.add(job.host)
+        elif isinstance(job, DistanceJob):
+            named |= {job.origin, job.receiver}
+    return tuple(sorted({made[host].base if host in made else host for host in named}))
+
+
+def check_hosts(plan: Plan) -> None:
+    """Find every host that the plan needs on this machine, fetching those of the hub.
+
+    Raises:
+        BadRequest: one cannot be had; the line says which.
+
+    """
+    for host in hosts_of(plan):
+        try:
+            find_host(host)
+        except (UnknownName, HostRefused) as error:
+            raise BadRequest(f"study {plan.study.name}: {error}") from error
