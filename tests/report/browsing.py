@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -39,3 +41,22 @@ class Opened:
 
 
 Open = Callable[..., Opened]
+
+
+def table(page: Page, name: str) -> Locator:
+    return page.locator(f'[data-table="{name}"]')
+
+
+def column(page: Page, name: str, index: int) -> list[str]:
+    return table(page, name).locator(f"tbody tr td:nth-child({index})").all_inner_texts()
+
+
+def heading(page: Page, name: str, title: str) -> Locator:
+    return table(page, name).locator("thead button", has_text=title).first
+
+
+def downloaded(page: Page, name: str) -> list[dict[str, str]]:
+    with page.expect_download() as found:
+        table(page, name).locator(".download").click()
+    text = Path(found.value.path()).read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))

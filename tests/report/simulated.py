@@ -127,6 +127,7 @@ def _measures(
         "savings": _savings(cells, rng),
         "verdicts": _verdicts(retention, rng),
         "directions": _directions(retention),
+        "pooled": _pooled(retention),
         "aggregates": _aggregates(retention),
     }
 
@@ -243,6 +244,22 @@ def _directions(retention: pl.DataFrame) -> pl.DataFrame:
         low_ba="low_back",
         high_ba="high_back",
     )
+
+
+def _pooled(retention: pl.DataFrame) -> pl.DataFrame:
+    rows = []
+    for technique in [None, *TECHNIQUES]:
+        for budget, versus, beside in (
+            (0, "sampled", None),
+            (0, "scratch", None),
+            (0, "sampled", "the other techniques"),
+        ):
+            row = {"scope": "technique" if technique else "all", "technique": technique, "budget": budget}
+            row |= {"origin": None, "receiver": None, "method": "copy", "versus": versus, "beside": beside}
+            rows.append(
+                row | {"gain": 0.05, "low": 0.01, "high": 0.09, "p": 0.01, "p_holm": 0.04, "cells": 12, "seeds": 5}
+            )
+    return pl.DataFrame(rows, schema_overrides={"origin": pl.String, "receiver": pl.String}, infer_schema_length=None)
 
 
 def _aggregates(retention: pl.DataFrame) -> pl.DataFrame:

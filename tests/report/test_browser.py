@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Page
 
 from peftport.report.digest import cells
 from peftport.report.figures import CHARTS
 from peftport.report.findings import Findings
 from peftport.report.html import render
-from report.browsing import Open
+from report.browsing import Open, column, downloaded, heading, table
 from report.simulated import HOSTILE, simulated
 
 # Colours by role, read where the browser resolves CSS variables.
 COLOUR = "(e, of) => getComputedStyle(e)[of]"
 
 
-def table(page: Page, name: str) -> Locator:
-    return page.locator(f'[data-table="{name}"]')
-
-
 def paper_of(page: Page) -> str:
     return str(page.locator("body").evaluate(COLOUR, "backgroundColor"))
-
-
-def column(page: Page, name: str, index: int) -> list[str]:
-    return table(page, name).locator(f"tbody tr td:nth-child({index})").all_inner_texts()
-
-
-def heading(page: Page, name: str, title: str) -> Locator:
-    return table(page, name).locator("thead button", has_text=title).first
-
-
-def downloaded(page: Page, name: str) -> list[dict[str, str]]:
-    with page.expect_download() as found:
-        table(page, name).locator(".download").click()
-    text = Path(found.value.path()).read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_every_chart_is_drawn_with_marks(open_page: Open, report: Path) -> None:

@@ -8,7 +8,8 @@ from peftport.measures.declared import Declared
 from peftport.measures.directions import directions
 from peftport.measures.evidence import Evidence
 from peftport.measures.gains import gains
+from peftport.measures.pooled import pooled
 from peftport.measures.retention import retention
 from peftport.measures.savings import savings
 
-__all__ = ["Declared", "Evidence", "aggregates", "curves", "directions", "gains", "retention", "savings"]
+__all__ = ["Declared", "Evidence", "aggregates", "curves", "directions", "gains", "pooled", "retention", "savings"]

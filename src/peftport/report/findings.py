@@ -32,6 +32,9 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     | {"high": REAL, "regret": REAL},
     "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
     | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
+    "pooled": {"scope": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT, "budget": WHOLE}
+    | {"versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL, "p_holm": REAL}
+    | {"cells": WHOLE, "seeds": WHOLE},
     "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
 }
 
@@ -81,6 +84,7 @@ class Findings:
     savings: pl.DataFrame = _empty("savings")
     verdicts: pl.DataFrame = _empty("verdicts")
     directions: pl.DataFrame = _empty("directions")
+    pooled: pl.DataFrame = _empty("pooled")
     aggregates: pl.DataFrame = _empty("aggregates")
 
     def __post_init__(self) -> None:

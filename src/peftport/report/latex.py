@@ -30,8 +30,9 @@ SPECIAL = {
     "→": r"$\rightarrow$",
     "−": "--",
 }
-WRITTEN = ("aggregates", "verdicts", "retention", "gains", "savings", "directions", "cells")
+WRITTEN = ("pooled", "aggregates", "verdicts", "retention", "gains", "savings", "directions", "cells")
 CAPTIONS = {
+    "pooled": "Gains of the ported arm pooled over cells, with 95 % intervals over seeds and test items.",
     "aggregates": "Estimates over all pairs and seeds, with 95 % intervals.",
     "verdicts": "What to do, pair by pair.",
     "retention": "Zero-shot retention, (ported − bare) / (ceiling − bare), with 95 % intervals.",

@@ -7,7 +7,8 @@ from collections import Counter
 import polars as pl
 
 from peftport.identity import rng_for
-from peftport.measures import Declared, Evidence, aggregates, curves, directions, gains, retention, savings
+from peftport.measures import Declared, Evidence, aggregates, curves, directions, gains, pooled, retention, savings
+from peftport.measures.gains import VERSUS
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
@@ -21,7 +22,7 @@ def study_findings(
     study, evidence = told.study, Evidence.of(runs, correct, declared)
     kept = retention(evidence)
     grid, judged = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)
-    gained = gains(evidence, rng=rng_for(0, "gains"))
+    gained, together = gains(evidence, rng=rng_for(0, "gains")), pooled(evidence)
     hosts = {name: f"weights {digest}" for name, digest in told.hosts.items()}
     hosts |= {name: f"made by the study, moved {d['weights']:.4f}" for name, d in told.updates.items()}
     return Findings(
@@ -32,7 +33,7 @@ def study_findings(
         machine=told.machine,
         hosts=hosts,
         seeds=study.seeds,
-        headlines=headlines(gained, judged, evidence.declared.level),
+        headlines=headlines(together, gained, judged, evidence.declared.level),
         scale=_scale(told),
         notes=_notes(told, evidence.declared),
         runs=runs,
@@ -42,17 +43,23 @@ def study_findings(
         savings=savings(evidence),
         verdicts=judged,
         directions=directions(kept, study.porters[0]),
+        pooled=together,
         aggregates=grid,
     )
 
 
-def headlines(gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple[str, ...]:
-    """What came out, counting only differences that the statistics carry: settled by seeds and test items together."""
+def headlines(together: pl.DataFrame, gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple[str, ...]:
+    """What came out, claiming only differences that the statistics carry: settled by seeds and test items together."""
     budgets = sorted(gained["budget"].unique().to_list())
+    shown = dict.fromkeys([*budgets[:1], *budgets[-1:]])
     said = [
-        _gain_sentence(gained.filter(versus=versus, budget=budget), versus, budget, level)
+        sentence
         for versus in ("sampled", "scratch")
-        for budget in dict.fromkeys([*budgets[:1], *budgets[-1:]])
+        for budget in shown
+        for sentence in (
+            _pooled_sentence(together.filter(versus=versus, budget=budget), f"{versus} {_when(budget)}", level),
+            _cells_sentence(gained.filter(versus=versus, budget=budget), f"{versus} {_when(budget)}", level),
+        )
     ]
     words = Counter(judged["verdict"].to_list())
     if words:
@@ -61,38 +68,61 @@ def headlines(gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple
     return tuple(line for line in said if line)
 
 
-def _gain_sentence(rows: pl.DataFrame, versus: str, budget: int, level: float) -> str:
-    """One opponent at one budget: in how many cells of each technique ported is above it, below it, or neither."""
+def _when(budget: int) -> str:
+    return "without further training" if budget == 0 else f"after {budget} steps"
+
+
+def _pooled_sentence(rows: pl.DataFrame, against: str, level: float) -> str:
+    """One opponent at one budget: the pooled gain of every technique, and for which of them it is settled."""
+    own = rows.filter(pl.col("scope") == "technique", pl.col("beside").is_null()).sort("method", "technique")
+    if not own.height:
+        return ""
+    several = own["method"].n_unique() > 1
+    found = [(f"{r['technique']} ({r['method']})" if several else r["technique"], r) for r in own.rows(named=True)]
+    gains_ = ", ".join(f"{name} {interval_text(r['gain'], r['low'], r['high'])}" for name, r in found)
+    settled = [name for name, r in found if r["p_holm"] < 1 - level]
+    told = ", ".join(settled) if settled else "none"
+    return f"Ported over {against}, pooled by technique: {gains_}; settled at {level:.0%} after Holm: {told}."
+
+
+def _cells_sentence(rows: pl.DataFrame, against: str, level: float) -> str:
+    """One opponent at one budget: in how many cells ported is settled to be above it, or below."""
     if not rows.height:
         return ""
     settled = pl.col("p_holm") < 1 - level
-    counted = rows.group_by("technique", maintain_order=True).agg(
-        above=(settled & (pl.col("gain") > 0)).sum(),
-        below=(settled & (pl.col("gain") < 0)).sum(),
-        cells=pl.len(),
-        mean=pl.col("gain").mean(),
-    )
-    texts = [
-        f"{r['technique']} above in {r['above']}, below in {r['below']} of {r['cells']} (mean {r['mean']:+.3f})"
-        for r in counted.sort("technique").rows(named=True)
-    ]
-    when = "without further training" if budget == 0 else f"after {budget} steps"
-    return f"Ported against {versus} {when}, cells settled at {level:.0%} after Holm: {'; '.join(texts)}."
+    above, below = (rows.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
+    return f"Cell by cell, ported is settled above {against} in {above}, below in {below} of {rows.height}."
+
+
+def interval_text(estimate: float | None, low: float | None, high: float | None) -> str:
+    """``+0.071 [+0.020, +0.122]``; empty where there is no estimate."""
+    if estimate is None:
+        return ""
+    return f"{estimate:+.3f}" if low is None or high is None else f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def headline_table(findings: Findings) -> Table:
-    """The aggregates as a table for the terminal."""
+    """For the terminal: pooled gains by technique and steps; where items are not held, the aggregates."""
+    rows = findings.pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
+    if not rows.height:
+        return _aggregate_table(findings)
+    against = [versus for versus in VERSUS if versus in rows["versus"]]
+    written = []
+    for key, own in rows.group_by("method", "technique", "budget", maintain_order=True):
+        by = {row["versus"]: interval_text(row["gain"], row["low"], row["high"]) for row in own.rows(named=True)}
+        written.append((str(key[1] or "all"), str(key[0]), str(key[2]), *(by.get(versus, "") for versus in against)))
+    columns = ("technique", "method", "steps", *(f"gain over {versus} [95 %]" for versus in against))
+    order = sorted(written, key=lambda row: (row[0] != "all", row[0], row[1], int(row[2])))
+    return Table(f"{findings.study}: ported arms pooled over cells", columns, tuple(order))
+
+
+def _aggregate_table(findings: Findings) -> Table:
     rows = tuple(
-        (
-            row["technique"] or "all",
-            row["quantity"],
-            "" if row["estimate"] is None else f"{row['estimate']:+.3f}",
-            "" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]",
-        )
+        (row["technique"] or "all", row["quantity"], interval_text(row["estimate"], row["low"], row["high"]))
         for row in findings.aggregates.rows(named=True)
         if "mixed model" not in row["quantity"]
     )
-    return Table(f"{findings.study}: the grid as a whole", ("technique", "quantity", "estimate", "95 % interval"), rows)
+    return Table(f"{findings.study}: the grid as a whole", ("technique", "quantity", "estimate [95 %]"), rows)
 
 
 def _scale(told: About) -> str:
@@ -111,8 +141,8 @@ def _notes(told: About, declared: Declared) -> tuple[str, ...]:
         f"Origins were trained for {study.training.origin_steps} steps of {study.training.batch_size} texts; every arm "
         "of a technique trains at the same learning rate, and arms of one seed see the same batches.",
         f"Retention is given only where training gains at least {declared.floor:g} over the bare host.",
-        "Intervals of cells are over seeds and test items; those of the grid as a whole resample seeds within its "
-        "cells and take pairs and test items as they are.",
+        "Intervals of cells and of pooled gains are over seeds and test items and take hosts and data as they are; "
+        "those of interquartile means and probabilities resample seeds alone.",
         f"{told.failures} failed attempts are on record. All jobs together took {told.worker_seconds / 3600:.1f} hours "
         "of one worker.",
     )

@@ -111,12 +111,12 @@ class Crossed:
         return Ratios(theta, (b - root) / safe, (b + root) / safe, bounded)
 
 
-def crossed_from_items(correct: npt.NDArray[np.uint8]) -> Crossed:
-    """Of per-item results, (G, K, S, N). One seed: the items alone carry the variance."""
+def crossed_from_items(correct: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Crossed:
+    """Of per-item results, (G, K, S, N), or of means of them. One seed: the items alone carry the variance."""
     groups, arms, s, n = correct.shape
     x = correct.astype(np.float32)
     flat = x.reshape(groups, arms, s * n)
-    squares = (flat @ flat.mT).astype(np.float64)  # counts below 2^24: exact in float32
+    squares = (flat @ flat.mT).astype(np.float64)  # counts below 2^24 are exact in float32
     seed_means = x.mean(3, dtype=np.float64)  # (G, K, S)
     item_means = x.mean(2, dtype=np.float64)  # (G, K, N)
     mean = seed_means.mean(2)  # (G, K)
