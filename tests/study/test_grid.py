@@ -109,6 +109,20 @@ def test_runs_are_the_product_of_the_factors(tiny: Path) -> None:
     assert len({run.name for run in listed}) == len(listed)
 
 
+def test_a_method_has_no_runs_of_a_technique_it_does_not_carry(tmp_path: Path) -> None:
+    """gradfix masks updates and does not carry prefixes; the count agrees with the runs."""
+    text = TINY.replace('{ kind = "adapter", reduction_factor = 4 }', '"prefix"').replace(
+        "adapter = 1e-2", "prefix = 1e-2"
+    )
+    (tmp_path / "study.toml").write_text(text.replace("budgets =", 'porters = ["copy", "gradfix"]\nbudgets ='))
+    study = read_study(tmp_path / "study.toml")
+    listed = list(runs(study))
+    assert len(listed) == run_count(study)
+    assert {(run.technique, run.method) for run in listed if run.arm == "ported"} == {
+        ("lora-2", "copy"), ("lora-2", "gradfix"), ("prefix", "copy"),
+    }  # fmt: skip
+
+
 def test_given_studies_are_valid() -> None:
     for path in (Path(__file__).parents[2] / "studies").glob("*.toml"):
         assert read_study(path).name == path.stem

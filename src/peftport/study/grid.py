@@ -178,11 +178,14 @@ class Run:
 
 
 def runs(study: Study) -> Iterator[Run]:
-    """The study's ported and sampled runs, in a fixed order; one at a time, since there may be millions."""
-    methods = [(arm, m) for arm, names in _methods(study).items() for m in names]
-    factors = (study.techniques, study.pairs, study.tasks, methods, study.seeds, study.budgets)
-    for technique, (origin, receiver), task, (arm, method), seed, budget in itertools.product(*factors):
-        yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
+    """The study's ported and sampled runs, in a fixed order; one at a time, since there may be millions.
+
+    A method that does not carry a technique has no runs of it.
+    """
+    for technique in study.techniques:
+        factors = (study.pairs, study.tasks, _methods(study, technique), study.seeds, study.budgets)
+        for (origin, receiver), task, (arm, method), seed, budget in itertools.product(*factors):
+            yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
 
 
 def baseline(study: Study) -> Iterator[Run]:
@@ -200,14 +203,18 @@ def baseline(study: Study) -> Iterator[Run]:
 
 def run_count(study: Study) -> int:
     """How many runs `runs` gives."""
-    methods = sum(len(names) for names in _methods(study).values())
-    cells = len(study.techniques) * len(study.pairs) * len(study.tasks) * methods
-    return cells * len(study.budgets) * len(study.seeds)
+    carried = sum(len(_methods(study, technique)) for technique in study.techniques)
+    return carried * len(study.pairs) * len(study.tasks) * len(study.budgets) * len(study.seeds)
 
 
-def _methods(study: Study) -> dict[Arm, tuple[str, ...]]:
-    both: dict[Arm, tuple[str, ...]] = {"ported": study.porters, "sampled": study.samplers}
-    return {arm: names for arm, names in both.items() if arm in study.arms}
+def _methods(study: Study, technique: Technique) -> list[tuple[Arm, str]]:
+    """Ported and sampled arms of one technique, by each method that carries it."""
+    kind, found = technique.spec.kind, list[tuple[Arm, str]]()
+    if "ported" in study.arms:
+        found += [("ported", name) for name in study.porters if kind in porter_named(name).fits.techniques]
+    if "sampled" in study.arms:
+        found += [("sampled", name) for name in study.samplers]
+    return found
 
 
 def read_study(path: Path, changes: Mapping[str, str] | None = None) -> Study:
