@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
+from polars import Series
 
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, in_host_dtype, stack
@@ -63,7 +63,7 @@ class Scores:
         negatives = len(self.labels) - positives
         if self.scores.shape[1] != 2 or not positives or not negatives:
             return None
-        ranks = rankdata(self.margin)
+        ranks = Series(self.margin).rank("average").to_numpy()
         u = ranks[self.labels == 1].sum() - positives * (positives + 1) / 2
         return float(u / (positives * negatives))
 

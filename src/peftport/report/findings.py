@@ -30,6 +30,8 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     | {"area_sampled": REAL, "area_scratch": REAL, "negative_flips": REAL, "regret": REAL},
     "verdicts": {**CELL, "verdict": TEXT, "sentence": TEXT, "cost_steps": REAL, "cost_seconds": REAL, "low": REAL}
     | {"high": REAL, "regret": REAL},
+    "regret": {"policy": TEXT, "technique": TEXT, "regret": REAL, "low": REAL, "high": REAL, "pairs": WHOLE}
+    | {"settings": WHOLE, "note": TEXT},
     "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
     | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
     "pooled": {"scope": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT, "budget": WHOLE}
@@ -83,6 +85,7 @@ class Findings:
     gains: pl.DataFrame = _empty("gains")
     savings: pl.DataFrame = _empty("savings")
     verdicts: pl.DataFrame = _empty("verdicts")
+    regret: pl.DataFrame = _empty("regret")
     directions: pl.DataFrame = _empty("directions")
     pooled: pl.DataFrame = _empty("pooled")
     aggregates: pl.DataFrame = _empty("aggregates")

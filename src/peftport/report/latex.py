@@ -30,7 +30,7 @@ SPECIAL = {
     "→": r"$\rightarrow$",
     "−": "--",
 }
-WRITTEN = ("pooled", "aggregates", "verdicts", "retention", "gains", "savings", "directions", "cells")
+WRITTEN = ("pooled", "aggregates", "verdicts", "retention", "gains", "savings", "regret", "directions", "cells")
 CAPTIONS = {
     "pooled": "Gains of the ported arm pooled over cells, with 95 % intervals over seeds and test items.",
     "aggregates": "Estimates over all pairs and seeds, with 95 % intervals.",
@@ -38,6 +38,7 @@ CAPTIONS = {
     "retention": "Zero-shot retention, (ported − bare) / (ceiling − bare), with 95 % intervals.",
     "gains": "Accuracy of the ported arm minus that of the other arm at the same budget.",
     "savings": "Steps to the target share of the ceiling.",
+    "regret": "What a rule for choosing costs: the best option's score minus the chosen one's, by host pairs.",
     "directions": "Retention in both directions of a pair.",
     "cells": "Accuracy of every cell, with 95 % intervals.",
 }

@@ -92,6 +92,14 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("negative_flips", "negative flips", "share"),
         Shown("regret", "regret", "share"),
     ),
+    "regret": (
+        Shown("policy", "rule"),
+        TECHNIQUE,
+        Shown("regret", "mean regret [95 %]", "share", "low", "high"),
+        Shown("pairs", "pairs of hosts", "whole"),
+        Shown("settings", "settings", "whole"),
+        Shown("note", "note", "long"),
+    ),
     "directions": (
         TECHNIQUE,
         Shown("host_a", "A → B", to="host_b"),

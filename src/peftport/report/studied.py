@@ -12,7 +12,7 @@ from peftport.measures.gains import VERSUS
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
-from peftport.verdict import verdicts
+from peftport.verdict import regret_report, verdicts
 
 
 def study_findings(
@@ -42,6 +42,7 @@ def study_findings(
         gains=gained,
         savings=savings(evidence),
         verdicts=judged,
+        regret=regret_report(evidence),
         directions=directions(kept, study.porters[0]),
         pooled=together,
         aggregates=grid,
