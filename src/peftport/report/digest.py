@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from peftport.measures.gains import VERSUS
 from peftport.report.findings import PLACE, SCHEMAS, Findings
 
 UNSETTLED = "not enough evidence"
@@ -29,6 +30,13 @@ def cells(findings: Findings) -> pl.DataFrame:
     lost = ported.group_by(key, maintain_order=True).agg(state=worst)
     lost = lost.join(findings.curves.select(key), on=key, how="anti", nulls_equal=True)
     return pl.concat([drawn, lost], how="diagonal").sort(key, nulls_last=True, maintain_order=True)
+
+
+def summary(pooled: pl.DataFrame) -> pl.DataFrame:
+    """Of the pooled gains those of all cells and of each technique, the ones that a reader wants first."""
+    own = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
+    own = own.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
+    return own.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
 
 
 def spent(findings: Findings) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from peftport.errors import BadRequest, OutputRefused
-from peftport.report.digest import cells
+from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
 from peftport.report.palette import PAPER, VERDICTS
@@ -62,7 +62,7 @@ def export_figures(findings: Findings, folder: Path, image: ImageFormat) -> list
 def panels_of(name: str, findings: Findings) -> list[Panel]:
     """The panels of a figure, in the order of the page; none where there is no data."""
     made = {"curves": _curves, "retention": _retention, "savings": _savings, "aggregates": _aggregates}
-    made |= {"directions": _directions, "distance": _distance, "verdicts": _verdicts}
+    made |= {"pooled": _pooled, "directions": _directions, "distance": _distance, "verdicts": _verdicts}
     return made[name](findings)
 
 
@@ -77,7 +77,7 @@ def _drawn(name: str, panels: list[Panel], findings: Findings, image: ImageForma
     techniques = findings.techniques
     width = {"curves": 200, "directions": 340, "retention": 74 * max(1, len(techniques))}.get(name, 300)
     empty = drawing(name, PAPER, techniques, width)
-    columns = max(1, len(techniques)) if name == "curves" else 2
+    columns = {"curves": max(1, len(techniques)), "pooled": 3}.get(name, 2)
     spec = {key: empty[key] for key in ("$schema", "config")} | {"background": PAPER.paper}
     spec |= {"concat": [_filled(empty, panel) for panel in panels], "columns": columns}
     if image == "svg":
@@ -185,6 +185,16 @@ def _distance(findings: Findings) -> list[Panel]:
     params = _ends(known["retention"].to_list())
     groups = known.partition_by("origin_task", "receiver_task", "method", maintain_order=True)
     return [Panel(_where(rows[0]), rows, params) for rows in (own.to_dicts() for own in groups)]
+
+
+def _pooled(findings: Findings) -> list[Panel]:
+    rows = summary(findings.pooled)
+    ends = {"low": rows["low"].min() or 0.0, "high": rows["high"].max() or 0.0}
+    groups = rows.partition_by("method", "versus", "budget", maintain_order=True)
+    named = (
+        "{method}: over {versus}, {budget} steps" if rows["method"].n_unique() > 1 else "over {versus}, {budget} steps"
+    )
+    return [Panel(named.format(**own[0]), own, ends) for own in (group.to_dicts() for group in groups)]
 
 
 def _aggregates(findings: Findings) -> list[Panel]:

@@ -232,6 +232,24 @@ def aggregates(canvas: Canvas) -> alt.LayerChart:
     )
 
 
+def pooled(canvas: Canvas) -> alt.LayerChart:
+    """A gain pooled over cells with its interval, a row for each technique; one axis for all panels, zero marked."""
+    base = alt.Chart().transform_calculate(who="datum.technique == null ? 'all techniques' : datum.technique")
+    order = [*canvas.techniques, "all techniques"]
+    y = alt.Y("who:N", title=None, sort=order, axis=alt.Axis(labelLimit=150))
+    scale = alt.Scale(domain=[alt.ExprRef("low"), alt.ExprRef("high")], nice=True)
+    axis = alt.Axis(tickCount=5, format="+.2f")
+    tips = _tips("who", "versus", "budget:Q", "gain:Q:.3f", "low:Q:.3f", "high:Q:.3f", "p_holm:Q:.3f", "cells:Q")
+    return canvas.layers(
+        base.mark_rule(strokeDash=[2, 3], opacity=0.7).encode(x=alt.X(datum=0, type="quantitative", scale=scale)),
+        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y),
+        base.mark_point(filled=True, size=70, color=canvas.palette.ink, opacity=1).encode(
+            x=alt.X("gain:Q", title=None, scale=scale, axis=axis), y=y, tooltip=tips
+        ),
+        height=alt.Step(24),
+    )
+
+
 def verdicts(canvas: Canvas) -> alt.LayerChart:
     """How many cells of each technique got which verdict. Rows: technique, verdict, cells, order."""
     scale = alt.Scale(domain=VERDICTS, range=canvas.palette.verdicts)
@@ -251,6 +269,7 @@ def verdicts(canvas: Canvas) -> alt.LayerChart:
 
 CHARTS: dict[str, Callable[..., alt.LayerChart]] = {
     "verdicts": verdicts,
+    "pooled": pooled,
     "aggregates": aggregates,
     "curves": curves,
     "retention": heat,
@@ -259,8 +278,15 @@ CHARTS: dict[str, Callable[..., alt.LayerChart]] = {
     "savings": savings,
 }
 # Charts with a row for each value of a field: the page, whose charts fill their container, sets the height itself.
-BANDS = {"verdicts": "technique", "aggregates": "technique", "retention": "pair", "savings": "pair"}
+BANDS = {
+    "verdicts": "technique",
+    "pooled": "technique",
+    "aggregates": "technique",
+    "retention": "pair",
+    "savings": "pair",
+}
 PARAMS: dict[str, dict[str, Any]] = {
+    "pooled": {"low": -1, "high": 1},
     "curves": {"low": 0, "high": 1, "budgets": [0]},
     "directions": {"low": -1, "high": 1.25},
     "distance": {"low": -1, "high": 1.25},

@@ -114,9 +114,8 @@ def _sections(frames: Mapping[str, pl.DataFrame]) -> tuple[list[Section], list[S
 
 def _charts(findings: Findings, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     """Drawings of the charts whose sections are there, without rows."""
-    there = {section.key for section in _sections(frames)[0]} | (
-        {"aggregates"} if frames["aggregates"].height else set()
-    )
+    there = {section.key for section in _sections(frames)[0]}
+    there |= {name for name in ("pooled", "aggregates") if frames[name].height}
     return {
         name: {
             "spec": drawing(name, PAGE, findings.techniques),

@@ -9,6 +9,7 @@ import polars as pl
 from peftport.identity import rng_for
 from peftport.measures import Declared, Evidence, aggregates, curves, directions, gains, pooled, retention, savings
 from peftport.measures.gains import VERSUS
+from peftport.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
@@ -51,16 +52,12 @@ def study_findings(
 
 def headlines(together: pl.DataFrame, gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple[str, ...]:
     """What came out, claiming only differences that the statistics carry: settled by seeds and test items together."""
-    budgets = sorted(gained["budget"].unique().to_list())
-    shown = dict.fromkeys([*budgets[:1], *budgets[-1:]])
-    said = [
-        sentence
-        for versus in ("sampled", "scratch")
-        for budget in shown
-        for sentence in (
-            _pooled_sentence(together.filter(versus=versus, budget=budget), f"{versus} {_when(budget)}", level),
-            _cells_sentence(gained.filter(versus=versus, budget=budget), f"{versus} {_when(budget)}", level),
-        )
+    against = [versus for versus in ("sampled", "scratch") if versus in gained["versus"]]
+    said = [_gain_sentence(together.filter(versus=versus), gained.filter(versus=versus), level) for versus in against]
+    said += [
+        _apart_sentence(together.filter(beside=beside), beside, level)
+        for beside in (OTHERS, OPPOSITE)
+        if beside in together["beside"]
     ]
     words = Counter(judged["verdict"].to_list())
     if words:
@@ -69,30 +66,39 @@ def headlines(together: pl.DataFrame, gained: pl.DataFrame, judged: pl.DataFrame
     return tuple(line for line in said if line)
 
 
+def _gain_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) -> str:
+    """One opponent: the gain over all cells at the first and the last budget, and for whom and where it is settled."""
+    versus, settled = gained["versus"][0], pl.col("p_holm") < 1 - level
+    parts = []
+    for (method, budget), own in together.filter(pl.col("beside").is_null()).group_by(
+        "method", "budget", maintain_order=True
+    ):
+        if budget not in (gained["budget"].min(), gained["budget"].max()):
+            continue
+        [whole] = own.filter(scope=ALL).rows(named=True)
+        for_whom = own.filter(pl.col("scope") == TECHNIQUE, settled)["technique"].to_list()
+        by = f"by {method} " if together["method"].n_unique() > 1 else ""
+        amount = interval_text(whole["gain"], whole["low"], whole["high"])
+        parts.append(f"{amount} {by}{_when(int(str(budget)))} (settled for {', '.join(for_whom) or 'no technique'})")
+    above, below = (gained.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
+    cells = f"of {gained.height} cells and budgets {above} are settled above it, {below} below"
+    pooled_ = f"pooled over all cells: {', '.join(parts)}; " if parts else ""
+    return f"Ported over {versus}, {pooled_}{cells} ({level:.0%}, Holm)."
+
+
+def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:
+    """Which techniques are settled to gain more or less than the others, which directions than their opposites."""
+    found = [
+        f"{row['technique'] or ' → '.join((row['origin'], row['receiver']))} over {row['versus']} "
+        f"{_when(row['budget'])} by {interval_text(row['gain'], row['low'], row['high'])}"
+        for row in rows.filter(pl.col("p_holm") < 1 - level).rows(named=True)
+    ]
+    what = f"Gains settled to differ from those of {beside}"
+    return f"{what}: {'; '.join(found) or 'none'}."
+
+
 def _when(budget: int) -> str:
     return "without further training" if budget == 0 else f"after {budget} steps"
-
-
-def _pooled_sentence(rows: pl.DataFrame, against: str, level: float) -> str:
-    """One opponent at one budget: the pooled gain of every technique, and for which of them it is settled."""
-    own = rows.filter(pl.col("scope") == "technique", pl.col("beside").is_null()).sort("method", "technique")
-    if not own.height:
-        return ""
-    several = own["method"].n_unique() > 1
-    found = [(f"{r['technique']} ({r['method']})" if several else r["technique"], r) for r in own.rows(named=True)]
-    gains_ = ", ".join(f"{name} {interval_text(r['gain'], r['low'], r['high'])}" for name, r in found)
-    settled = [name for name, r in found if r["p_holm"] < 1 - level]
-    told = ", ".join(settled) if settled else "none"
-    return f"Ported over {against}, pooled by technique: {gains_}; settled at {level:.0%} after Holm: {told}."
-
-
-def _cells_sentence(rows: pl.DataFrame, against: str, level: float) -> str:
-    """One opponent at one budget: in how many cells ported is settled to be above it, or below."""
-    if not rows.height:
-        return ""
-    settled = pl.col("p_holm") < 1 - level
-    above, below = (rows.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
-    return f"Cell by cell, ported is settled above {against} in {above}, below in {below} of {rows.height}."
 
 
 def interval_text(estimate: float | None, low: float | None, high: float | None) -> str:

@@ -1,7 +1,7 @@
 // Drawing: a chart's specification, filled with a panel's rows, by Vega with its own expression interpreter (no eval).
 
 const MOST_SCALED = 400;
-const FIRST_PANELS = { curves: 16, retention: 4, savings: 4, aggregates: 8 };
+const FIRST_PANELS = { pooled: 9, curves: 16, retention: 4, savings: 4, aggregates: 8 };
 const MOST_MARKS = 2000;
 const drawn = [];
 

@@ -151,6 +151,17 @@ function savingPanels(report, slice) {
   }));
 }
 
+function pooledPanels(report) {
+  const all = pick(report.frames.pooled, { tasks: "", method: "" }).filter((row) => row.beside === null && (row.scope === "all" || row.scope === "technique"));
+  const order = ["sampled", "scratch", "bare"];
+  const rows = all.sort((a, b) => order.indexOf(a.versus) - order.indexOf(b.versus) || a.budget - b.budget);
+  const several = new Set(rows.map((row) => row.method)).size > 1;
+  const [low, high] = extent([0, ...rows.flatMap((row) => [row.low, row.high])], -Infinity, Infinity);
+  return [...grouped(rows, (row) => key(row.method, row.versus, row.budget)).values()].map((own) => ({
+    title: `over ${own[0].versus}, ${own[0].budget} steps`, detail: several ? [own[0].method] : [], rows: () => own, params: { low, high },
+  }));
+}
+
 function aggregatePanels(report) {
   const rows = pick(report.frames.aggregates, { tasks: "", method: "" });
   return [...grouped(rows, (row) => row.quantity)].map(([quantity, own]) => ({ title: quantity, detail: [], rows: () => own }));
@@ -166,6 +177,7 @@ function verdictPanels(report, slice) {
 }
 
 const PANELS = {
+  pooled: pooledPanels,
   aggregates: aggregatePanels,
   verdicts: verdictPanels,
   curves: curvePanels,
