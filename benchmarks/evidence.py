@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from peftport.identity import rng_for
-from peftport.measures import Evidence, aggregates, curves, directions, gains, retention, savings
+from peftport.measures import Evidence, aggregates, curves, directions, gains, pooled, retention, savings
 from peftport.verdict import regret_report, verdicts
 
 OUT = Path(__file__).parent / "results" / "evidence.json"
@@ -94,6 +94,7 @@ def measure(wanted: int) -> dict[str, object]:
         "gains": lambda: gains(evidence, rng=rng_for(0, "gains")),
         "savings": lambda: savings(evidence),
         "directions": lambda: directions(retention(evidence)),
+        "pooled": lambda: pooled(evidence),
         "aggregates": lambda: aggregates(evidence, rng=rng_for(0, "aggregates")),
         "verdicts": lambda: verdicts(evidence),
         "regret": lambda: regret_report(evidence),
