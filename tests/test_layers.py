@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "identity", "progress", "provenance", "stats"),
     ("arms",),
     ("measures",),
-    ("verdict",),
+    ("verdict", "prediction"),
     ("store",),
     ("hosts",),
     ("techniques", "converters"),

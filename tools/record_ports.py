@@ -1,0 +1,88 @@
+"""Make the table that `peftport check` foretells from, of committed results of studies, and say how far it is off.
+
+    PYTHONPATH=src python tools/record_ports.py results/drift [results/...]
+
+Each folder is what `peftport study export` wrote: runs.parquet, correct.parquet, study.json. The studies' named hosts
+must be on this machine, since families and vocabularies are read from them; hosts that a study made have those of their
+base. Writes src/peftport/prediction/recorded.json and prints the errors that docs/check.md states.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from peftport.hosts.load import load_tokenizer
+from peftport.hosts.slots import layout_for
+from peftport.hosts.sources import find_host, read_config
+from peftport.identity import digest
+from peftport.measures import Evidence
+from peftport.prediction.collect import Relation, collect
+from peftport.prediction.held_out import Errors, HeldOut, leave_one_pair_out
+from peftport.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
+from peftport.study.about import FILE, About
+
+OUT = Path(__file__).parents[1] / "src" / "peftport" / "prediction" / TABLE
+
+
+def main(folders: list[str]) -> None:
+    """Read the folders, write the table, print the errors."""
+    if not folders:
+        sys.exit("record_ports: expected folders of results, got none; try results/drift")
+    ports = [port for folder in folders for port in ports_of(Path(folder))]
+    command = f"python tools/record_ports.py {' '.join(folders)}"
+    table = Recorded(command=command, ports=tuple(ports))
+    OUT.write_text(json.dumps(table.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    print(f"{len(ports)} ports of {len({port.pair for port in ports})} pairs of hosts: {OUT.name}\n")
+    print(markdown(leave_one_pair_out(ports)))
+
+
+def ports_of(folder: Path) -> list[RecordedPort]:
+    """The recorded ports of one folder of results."""
+    about = About.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
+    evidence = Evidence.of(pl.read_parquet(folder / "runs.parquet"), pl.read_parquet(folder / "correct.parquet"))
+    return collect(about.study.name, evidence, relations_of(about))
+
+
+def relations_of(about: About) -> dict[tuple[str, str], Relation]:
+    """Families and vocabularies of the study's pairs."""
+    kin = {name: _kin(name, about) for pair in about.study.pairs for name in pair}
+    return {
+        (one, other): Relation(
+            (about.hosts[one][:MARK], about.hosts[other][:MARK]), kin[one][0], kin[other][0],
+            kin[one][1] == kin[other][1],
+        )
+        for one, other in about.study.pairs
+    }  # fmt: skip
+
+
+def _kin(name: str, about: About) -> tuple[str, str]:
+    """Family and vocabulary (its digest) of a host; an update has its base's."""
+    while name in about.study.hosts:
+        name = about.study.hosts[name].base
+    source = find_host(name)
+    layout = layout_for(read_config(source.folder)["model_type"], source.name)
+    return layout.family, digest(load_tokenizer(source).get_vocab())
+
+
+def markdown(rows: list[HeldOut]) -> str:
+    """The errors as docs show them."""
+    lines = [
+        "| ports | pairs left out | unknown | gain: mean error | inside | retention: mean error | inside |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [f"| {r.name} | {r.asked} | {r.unknown} | {_cells(r.gain)} | {_cells(r.retention)} |" for r in rows]
+    return "\n".join(lines)
+
+
+def _cells(errors: Errors | None) -> str:
+    if errors is None:
+        return "- | -"
+    return f"{errors.mean_absolute:.3f} (intervals +-{errors.half_width:.3f}) | {errors.covered} of {errors.n}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
