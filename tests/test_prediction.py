@@ -65,8 +65,8 @@ def test_the_pair_itself_is_left_out_in_both_directions(marks: tuple[str, str]) 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"technique": "prefix"}, "no port of prefix by copy on record"),
-        ({"method": "theseus"}, "no port of lora by theseus on record"),
+        ({"technique": "prefix"}, "not on record"),
+        ({"method": "theseus"}, "not on record"),
         ({"receiver_family": "t5"}, "from bert to t5"),
         ({"origin_family": "opt"}, "from opt to bert"),
         ({"same_vocabulary": False}, "different vocabularies"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftport.api import Attached as Attached
+    from peftport.api import Checked as Checked
     from peftport.api import Compared as Compared
     from peftport.api import Demonstrated as Demonstrated
     from peftport.api import Evaluated as Evaluated
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from peftport.api import Study as Study
     from peftport.api import Trained as Trained
     from peftport.api import attach as attach
+    from peftport.api import check as check
     from peftport.api import compare as compare
     from peftport.api import demo as demo
     from peftport.api import evaluate as evaluate
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from peftport.api import train as train
 
 __all__ = [  # noqa: F822 (made by __getattr__)
-    "Attached", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
-    "attach", "compare", "demo", "evaluate", "load_task", "port", "train",
+    "Attached", "Checked", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
+    "attach", "check", "compare", "demo", "evaluate", "load_task", "port", "train",
 ]  # fmt: skip
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from peftport.checking import Checked, Choice, Offered, check, find_origin, method_checks
+from peftport.checking.choice import choose
+from peftport.checking.kinship import kinship
 from peftport.comparison import Comparison, Plan, compare
 from peftport.errors import BadRequest, ModuleRefused, SlotMismatch, TaskRefused
 from peftport.evaluation import Scores
@@ -18,7 +21,8 @@ from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, read_module, write_module
 from peftport.modules.module import Module, check_fits
 from peftport.modules.origin import check_origin, trust_origin
-from peftport.porting import porter_named
+from peftport.porting import AUTO, porter_named
+from peftport.prediction import recorded
 from peftport.progress import Progress
 from peftport.refresh import NAME as DISTILL
 from peftport.refresh import Refresh, refresh
@@ -27,7 +31,7 @@ from peftport.tasks.task import Task
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training import TrainSettings
-from peftport.workbench import Start, open_workbench
+from peftport.workbench import Start, Workbench, open_workbench
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def evaluate_host(
     if module is None:
         return bench.test(None, [], progress, "testing the bare host")[0]
     own = native or read_module(module, bench.host)
-    _check_same_labels(own, task)
+    check_same_labels(own, task)
     if not own.host.same_host(bench.host.fingerprint):
         raise SlotMismatch(
             f"{module}: this module is for host {own.host.name}, got {bench.host.name}, whose fingerprint differs; "
@@ -114,92 +118,174 @@ def evaluate_host(
 
 @dataclass(frozen=True, eq=False)
 class PortedModule:
-    """A module on its new host, and the format it was written in."""
+    """A module on its new host, and the format it was written in. ``choice``: how ``auto`` chose the method."""
 
     module: Module
     file_format: Format
+    choice: Choice | None = None
+
+
+def check_module(
+    folder: Path,
+    to: str,
+    *,
+    origin: str | None = None,
+    texts: str | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """What fits, how alike the hosts are, what to expect, and which method to use. Nothing is written.
+
+    Hosts are loaded only where ``texts`` (a .txt file or a task) are given, to compare activations on them.
+
+    Raises:
+        ModuleRefused: the folder is broken, or records another origin than the one given.
+        SlotMismatch: the receiver has no slot of the module's kind.
+
+    """
+    module = open_module(folder, origin)
+    read = read_texts(texts) if texts is not None else ()
+    receiver = load_host(to) if read else open_host(to)
+    found = find_origin(module, origin, loaded=bool(read))
+    return check(module, found, receiver, texts=read, rng=rng_for(0, "checking"), progress=progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What a port may use besides the module and the hosts.
+
+    Attributes:
+        texts: a .txt file or a task, for methods that need texts; None: the task's own.
+        task: for methods that need labels.
+        as_technique: ``adapter`` carries a Compacter as the adapter that it stands for.
+        readout: None: the module's own.
+        settings: of reading and training.
+        seed: of methods that draw numbers.
+        steps: those of ``distill``, which trains.
+
+    """
+
+    texts: str | None = None
+    task: Task | None = None
+    as_technique: Literal["adapter"] | None = None
+    readout: str | None = None
+    settings: TrainSettings | None = None
+    seed: int = 0
+    steps: int = 120
 
 
 def port_module(
     folder: Path,
     to: str,
+    method: str,
+    means: Means,
     *,
     origin: str | None = None,
     trusted_origin: str | None = None,
-    method: str = "copy",
     out: Path | None = None,
     file_format: Format | None = None,
-    seed: int = 0,
-    texts: str | None = None,
-    task: Task | None = None,
-    as_technique: Literal["adapter"] | None = None,
-    readout: str | None = None,
-    settings: TrainSettings | None = None,
-    steps: int = 120,
     progress: Progress | None = None,
 ) -> PortedModule:
     """Port a module folder to another host; written to ``out`` in the format it came in unless told otherwise.
 
-    ``texts`` (a .txt file or a task) are for methods that need texts, ``task`` for those that need labels. Hosts are
-    loaded only for methods that look at activations or losses. ``steps`` are those of ``distill``, which trains.
+    ``method`` ``auto`` takes what `check_module` would choose with what is given. Hosts are loaded only for methods
+    that look at activations or losses.
 
     Raises:
         ModuleRefused: the folder is broken, or records another origin than the one given.
         SlotMismatch: the module does not fit the receiver by this method.
+        BadRequest: ``auto``, and no method is worth it or can.
 
     """
     if out is not None:
         check_free(out)
+    if method not in (AUTO, DISTILL):
+        porter_named(method)
     chosen = file_format or format_of(folder)
-    module = open_module(folder, origin, trusted_origin)
-    if method == DISTILL:
-        home = origin or module.host.name
-        ported, receiver = _distilled(module, home, to, texts, task, Refresh(steps, seed), readout, settings, progress)
-    else:
-        porter = porter_named(method)
-        bench = open_workbench(to, task, readout, settings) if porter.needs == "labels" and task is not None else None
-        receiver = bench.host if bench else (load_host(to) if porter.needs == "texts" else open_host(to))
-        found = gather(
-            porter,
-            module,
-            receiver,
-            origin=origin,
-            texts=texts,
-            bench=bench,
-            as_technique=as_technique,
-            progress=progress,
-        )
-        ported = porter.port(module, receiver, rng_for(seed, "porting"), found)
+    named, module = trusted_origin or origin, open_module(folder, origin, trusted_origin)
+    choice = None
+    if method == AUTO:
+        offered = Offered(means.texts is not None or means.task is not None, means.task is not None)
+        choice = choose_for(module, named, to, offered)
+        method = choice.method or DISTILL
+    found = _distilled(module, named, to, means, progress) if method == DISTILL else None
+    landed = found or _carried(method, module, named, to, means, progress)
     if out is not None:
-        write_module(ported, receiver, out, chosen)
-    return PortedModule(ported, chosen)
+        write_module(landed.module, landed.receiver, out, chosen)
+    return PortedModule(landed.module, chosen, choice)
 
 
-def _distilled(
-    module: Module,
-    origin: str,
-    to: str,
-    texts: str | None,
-    task: Task | None,
-    how: Refresh,
-    readout: str | None,
-    settings: TrainSettings | None,
-    progress: Progress | None,
-) -> tuple[Module, Host]:
-    """Distill: the module at home labels texts (the task's own, where none are given), a new one away learns them."""
-    if task is None:
+class _Landed(NamedTuple):
+    module: Module
+    receiver: Host
+
+
+def _carried(
+    method: str, module: Module, origin: str | None, to: str, means: Means, progress: Progress | None
+) -> _Landed:
+    """By a porter; the task's own texts stand in where it needs some and none are named."""
+    porter = porter_named(method)
+    with_task = porter.needs == "labels" or (porter.needs == "texts" and means.texts is None)
+    task = means.task if with_task else None
+    bench = open_workbench(to, task, own_readout(module, means), means.settings) if task is not None else None
+    receiver = bench.host if bench else (load_host(to) if porter.needs == "texts" else open_host(to))
+    found = gather(
+        porter,
+        module,
+        receiver,
+        origin=origin,
+        texts=means.texts,
+        bench=bench,
+        as_technique=means.as_technique,
+        progress=progress,
+    )
+    return _Landed(porter.port(module, receiver, rng_for(means.seed, "porting"), found), receiver)
+
+
+def _distilled(module: Module, origin: str | None, to: str, means: Means, progress: Progress | None) -> _Landed:
+    if means.task is None:
         raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
-    readout = readout or (module.task.readout if module.task else None)
-    _check_same_labels(module, task)
-    home = open_workbench(origin, task, readout, settings)
+    check_same_labels(module, means.task)
+    away = open_workbench(to, means.task, own_readout(module, means), means.settings)
+    return _Landed(distill_to(away, module, origin, means, progress), away.host)
+
+
+def own_readout(module: Module, means: Means) -> str | None:
+    """The readout that is asked for, or that the module was trained with."""
+    return means.readout or (module.task.readout if module.task else None)
+
+
+def distill_to(away: Workbench, module: Module, origin: str | None, means: Means, progress: Progress | None) -> Module:
+    """Distill: the module at home labels texts (the task's own, where none are given), a new one away learns them.
+
+    Raises:
+        ModuleRefused: the origin is not the module's own.
+
+    """
+    home = open_workbench(origin or module.host.name, away.task, own_readout(module, means), means.settings)
     if not module.host.same_host(home.host.fingerprint):
         raise ModuleRefused(
             f"distill: expected a module of {home.host.name}, got one of {module.host.name} with another fingerprint; "
             "name its host with --from"
         )
-    away = open_workbench(to, task, readout, settings)
-    read = read_texts(texts) if texts is not None else task.train.texts[:MOST_TEXTS]
-    return refresh(module, home, away, read, how, progress), away.host
+    read = read_texts(means.texts) if means.texts is not None else away.task.train.texts[:MOST_TEXTS]
+    return refresh(module, home, away, read, Refresh(means.steps, means.seed), progress)
+
+
+def choose_for(module: Module, origin: str | None, to: str, offered: Offered, *, porters_only: bool = False) -> Choice:
+    """The method that `check_module` would choose, without looking at weights slot by slot.
+
+    Raises:
+        BadRequest: it would choose none.
+
+    """
+    receiver = open_host(to)
+    kin = kinship(module, find_origin(module, origin, loaded=False), receiver)
+    methods = method_checks(module, kin, receiver, offered, recorded().ports)
+    kept = [one for one in methods if not (porters_only and one.name == DISTILL)]
+    choice = choose(kept, same_host=kin.same_host)
+    if choice.method is None:
+        raise BadRequest(f"--method auto: {choice.word}: {choice.why}; or name a method (peftport methods)")
+    return choice
 
 
 def compare_module(
@@ -221,14 +307,18 @@ def compare_module(
 
     Methods that need texts read those of ``texts`` (a .txt file or a task), or the task's own without their labels.
     """
-    module = open_module(folder, origin, trusted_origin)
-    _check_same_labels(module, task)
+    named, module = trusted_origin or origin, open_module(folder, origin, trusted_origin)
+    check_same_labels(module, task)
+    choice = None
+    if plan.method == AUTO:
+        choice = choose_for(module, named, to, Offered(texts=True, task=True), porters_only=True)
+        plan = replace(plan, method=choice.method or AUTO)
     readout = readout or (module.task.readout if module.task else None)
     bench = open_workbench(to, task, readout, settings, test_items, loading)
     given = gather(
-        porter_named(plan.method), module, bench.host, origin=origin, texts=texts, bench=bench, progress=progress
+        porter_named(plan.method), module, bench.host, origin=named, texts=texts, bench=bench, progress=progress
     )
-    return compare(module, bench, plan, progress, given)
+    return replace(compare(module, bench, plan, progress, given), choice=choice)
 
 
 def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:
@@ -248,7 +338,7 @@ def open_module(folder: Path, origin: str | None, trusted_origin: str | None = N
     named = trusted_origin or origin
     if named is None:
         return read_module(folder)
-    host = load_host(named)
+    host = open_host(named)
     module = read_module(folder, host)
     if trusted_origin is not None:
         return trust_origin(module, host)
@@ -256,7 +346,13 @@ def open_module(folder: Path, origin: str | None, trusted_origin: str | None = N
     return module
 
 
-def _check_same_labels(module: Module, task: Task) -> None:
+def check_same_labels(module: Module, task: Task) -> None:
+    """Refuse a task with other labels than the module was trained for.
+
+    Raises:
+        TaskRefused: as said.
+
+    """
     if module.task is not None and module.task.labels != task.spec.labels:
         raise TaskRefused(
             f"{task.spec.name}: this module was trained for the labels {module.task.labels}, got {task.spec.labels}; "

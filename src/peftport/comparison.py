@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from peftport.arms import ARMS, BARE, Arm, arm_names
+from peftport.checking import Choice
 from peftport.errors import BadRequest
 from peftport.evaluation import Scores
 from peftport.identity import rng_for
 from peftport.modules.module import Module
-from peftport.porting import porter_named, sampler_named
+from peftport.porting import AUTO, porter_named, sampler_named
 from peftport.porting.base import Given
 from peftport.progress import Progress, Silent
 from peftport.stats import Interval, paired_difference
@@ -30,7 +31,10 @@ from peftport.workbench import Start, Workbench
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare. ``learning_rate`` None: the technique's own, the same for every arm."""
+    """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
+
+    ``method`` ``auto`` is for whoever calls `compare` to replace by the porter that `checking` chooses.
+    """
 
     budgets: tuple[int, ...] = (0, 10, 40)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -41,7 +45,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         arm_names(self.arms)
-        porter_named(self.method), sampler_named(self.sampler)
+        if self.method != AUTO:
+            porter_named(self.method)
+        sampler_named(self.sampler)
         if not self.budgets or min(self.budgets) < 0 or len(set(self.budgets)) < len(self.budgets):
             raise BadRequest(f"--budgets: expected different numbers of steps from 0 up, got {self.budgets}")
         if not self.seeds or not self.arms:
@@ -81,6 +87,7 @@ class Comparison:
     bare: Scores
     rows: list[Row]
     scores: dict[tuple[str, int, int], Scores] = field(repr=False)  # by (arm, budget, seed)
+    choice: Choice | None = None  # how `auto` chose the method
 
     def mean_correct(self, arm: str, budget: int) -> npt.NDArray[np.float64]:
         """Correctness of each item, mean over seeds, (N,)."""
@@ -103,6 +110,7 @@ class Comparison:
             "task": self.task,
             "plan": asdict(self.plan),
             "learning_rate": self.learning_rate,
+            "choice": asdict(self.choice) if self.choice else None,
             "bare_accuracy": self.bare.accuracy,
             "rows": [asdict(row) for row in self.rows],
         }

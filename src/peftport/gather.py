@@ -49,13 +49,15 @@ def gather(
     module: Module,
     receiver: Host,
     *,
-    origin: str | None = None,
+    origin: str | Host | None = None,
     texts: str | None = None,
     bench: Workbench | None = None,
     as_technique: Literal["adapter"] | None = None,
     progress: Progress | None = None,
 ) -> Given:
-    """Open and read what this port needs, and nothing else. ``bench``: a task on the receiver.
+    """Open and read what this port needs, and nothing else.
+
+    ``origin``: its name, or the host itself, loaded if this port needs texts. ``bench``: a task on the receiver.
 
     Raises:
         BadRequest: the origin is not to be found, or the texts are not readable.
@@ -87,8 +89,10 @@ def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
     return tuple(line for line in lines if line.strip())[:most]
 
 
-def _origin(porter: Porter, module: Module, ref: str | None, *, loaded: bool) -> Host:
-    """The origin, by the name given or the one the module records."""
+def _origin(porter: Porter, module: Module, ref: str | Host | None, *, loaded: bool) -> Host:
+    """The origin, as it is given, by the name given, or by the one that the module records."""
+    if isinstance(ref, Host):
+        return ref
     try:
         return load_host(ref or module.host.name) if loaded else open_host(ref or module.host.name)
     except UnknownName as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from peftport.api.attached import Attached, attach
-from peftport.api.calls import compare, demo, evaluate, port, train
-from peftport.api.results import Compared, Demonstrated, Evaluated, Ported, Trained
+from peftport.api.calls import check, compare, demo, evaluate, port, train
+from peftport.api.results import Checked, Compared, Demonstrated, Evaluated, Ported, Trained
 from peftport.api.study import Study
 from peftport.tasks import load_task
 
 __all__ = [
-    "Attached", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
-    "attach", "compare", "demo", "evaluate", "load_task", "port", "train",
+    "Attached", "Checked", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
+    "attach", "check", "compare", "demo", "evaluate", "load_task", "port", "train",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftport import actions
-from peftport.api.results import Compared, Demonstrated, Evaluated, Ported, Trained
+from peftport.api.results import Checked, Compared, Demonstrated, Evaluated, Ported, Trained
 from peftport.arms import ARMS, arm_names
 from peftport.comparison import Plan
 from peftport.demonstration import DemoSettings, run_demo
@@ -23,6 +23,7 @@ from peftport.store.artifacts import write_text
 from peftport.tasks import Task, load_task
 from peftport.techniques import make_spec
 from peftport.training import TrainSettings
+from peftport.trial import port_by_trial
 
 Place = str | Path
 
@@ -110,13 +111,16 @@ def port(
     out: Place | None = None,
     from_: Place | None = None,
     trust_origin: Place | None = None,
-    method: str = "copy",
+    method: str | Sequence[str] = "copy",
     format: Format | None = None,
     seed: int = 0,
     texts: Place | None = None,
     task: Place | Task | None = None,
     as_: Literal["adapter"] | None = None,
     steps: int = 120,
+    readout: str | None = None,
+    max_tokens: int = 128,
+    test_items: int | None = None,
     progress: Progress | None = None,
 ) -> Ported:
     """Port a module folder to another host; written to ``out`` in the format it came in, or in ``format``.
@@ -127,13 +131,17 @@ def port(
         out: the ported module's folder; None: nothing is written.
         from_: the origin: needed for a PEFT or adapters folder, checked where recorded.
         trust_origin: the origin, whatever fingerprint the module records.
-        method: how (docs/porting.md).
+        method: how (docs/porting.md); ``auto``: as `check` chooses; several, the simplest first: the one that the
+            validation items of ``task`` carry.
         format: ``native``, ``peft`` or ``adapters``.
         seed: of methods that draw numbers.
         texts: a .txt file or a task, for methods that need unlabelled texts.
-        task: labelled items, for methods that need labels.
+        task: labelled items, for methods that need labels, and to choose between several.
         as_: ``adapter``: carry a Compacter as an adapter, exactly.
         steps: training steps of ``distill``; no other method trains.
+        readout: None: the module's own.
+        max_tokens: texts of the task are cut to this many tokens.
+        test_items: with several methods: the first so many validation and test items only.
         progress: told how far it is.
 
     Raises:
@@ -141,12 +149,47 @@ def port(
         SlotMismatch: the module does not fit the receiver by this method.
 
     """
+    data, settings = _task(task) if task is not None else None, _settings(16, max_tokens)
+    means = actions.Means(_name(texts), data, as_, readout, settings, seed, steps)
+    names = tuple(method.split(",")) if isinstance(method, str) else tuple(method)
+    if len(names) > 1:
+        tried = port_by_trial(
+            Path(module), str(to), names, means, origin=_name(from_), trusted_origin=_name(trust_origin),
+            out=_path(out), file_format=format, test_items=test_items, progress=progress,
+        )  # fmt: skip
+        return Ported(_path(out), tried.module, tried.file_format, trial=tried)
     found = actions.port_module(
-        Path(module), str(to), origin=_name(from_), trusted_origin=_name(trust_origin), method=method,
-        out=_path(out), file_format=format, seed=seed, texts=_name(texts),
-        task=_task(task) if task is not None else None, as_technique=as_, steps=steps, progress=progress,
+        Path(module), str(to), names[0], means, origin=_name(from_), trusted_origin=_name(trust_origin),
+        out=_path(out), file_format=format, progress=progress,
     )  # fmt: skip
-    return Ported(_path(out), found.module, found.file_format)
+    return Ported(_path(out), found.module, found.file_format, choice=found.choice)
+
+
+def check(
+    module: Place,
+    to: Place,
+    *,
+    from_: Place | None = None,
+    texts: Place | None = None,
+    progress: Progress | None = None,
+) -> Checked:
+    """What fits, what does not, how alike the hosts are, what to expect of a port, and which method to use.
+
+    Args:
+        module: a module folder: native, PEFT or adapters.
+        to: the receiver.
+        from_: the origin: needed for a PEFT or adapters folder, checked where recorded.
+        texts: a .txt file or a task: both hosts are loaded, and the activations of their layers compared.
+        progress: told how far it is.
+
+    Raises:
+        ModuleRefused: the folder is broken, or records another origin than the one given.
+        SlotMismatch: the receiver has no slot of the module's kind.
+
+    """
+    return Checked(
+        actions.check_module(Path(module), str(to), origin=_name(from_), texts=_name(texts), progress=progress)
+    )
 
 
 def compare(
@@ -182,7 +225,7 @@ def compare(
         budgets: steps of further training before each test.
         seeds: how many seeds: 0, 1, ...
         arms: which arms.
-        method: how to port.
+        method: how to port; ``auto``: as `check` chooses.
         sampler: ``gaussian``, ``permutation``, ``spectrum`` or ``norm_matched``.
         texts: for methods that need texts; None: the task's own without their labels.
         learning_rate: of every arm; None: the technique's own.

@@ -11,16 +11,20 @@ from typing import Any
 
 import polars as pl
 
+from peftport.checking import Checked as Check
+from peftport.checking import Choice
 from peftport.comparison import Comparison
 from peftport.demonstration import Demo
 from peftport.evaluation import Scores
 from peftport.evidence import verdict_of
 from peftport.modules.formats import Format
 from peftport.modules.module import Module, PortRecord
+from peftport.report.checked import check_sentences
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.html import render
 from peftport.report.tables import comparison_sentence
 from peftport.store.artifacts import write_text
+from peftport.trial import Trial
 
 
 class Result(ABC):
@@ -95,11 +99,16 @@ class Trained(Result):
 
 @dataclass(frozen=True, eq=False)
 class Ported(Result):
-    """A module on its new host, its folder if it was written, and the format it was written in."""
+    """A module on its new host, its folder if it was written, and the format it was written in.
+
+    ``choice``: how ``auto`` chose the method; ``trial``: how several methods did, where several were tried.
+    """
 
     out: Path | None
     module: Module
     format: Format
+    choice: Choice | None = None
+    trial: Trial | None = None
 
     @property
     def record(self) -> PortRecord:
@@ -117,6 +126,38 @@ class Ported(Result):
         """One row a slot: what the method did there."""
         slots = self.record.slots
         return pl.DataFrame({"slot": list(slots), "did": list(slots.values())})
+
+
+@dataclass(frozen=True, eq=False)
+class Checked(Result):
+    """What can be said of a port before it is made."""
+
+    found: Check
+
+    @property
+    def choice(self) -> Choice:
+        """The method to use (None: none, train another module), its word, and why."""
+        return self.found.choice
+
+    def __str__(self) -> str:
+        return " ".join(check_sentences(self.found))
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
+        rows = [
+            {
+                "method": one.name, "able": one.able, "refusal": one.refusal, "lacking": one.lacking,
+                "expected_gain": one.predicted.gain.estimate if one.predicted.gain else None,
+                "expected_retention": one.predicted.retention.estimate if one.predicted.retention else None,
+                "unknown": one.predicted.unknown,
+            }
+            for one in self.found.methods
+        ]  # fmt: skip
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def slots(self) -> pl.DataFrame:
+        """One row a slot of the receiver: what it takes, whether that fits, overlap of the hosts' weights there."""
+        return pl.DataFrame([asdict(one) for one in self.found.slots.slots], infer_schema_length=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""demo, train, evaluate, port, compare, techniques, methods."""
+"""demo, train, evaluate, compare, techniques, methods; check and port join them here in a first session's order."""
 
 from __future__ import annotations
 
@@ -8,38 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, say
+from peftport.cli.checking import check
+from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
+from peftport.cli.porting import port
 from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
     from peftport.comparison import Comparison
     from peftport.evaluation import Scores
-    from peftport.modules.formats import Format
-
-ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, PEFT or adapters.")]
-To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + o.HOST_HELP)]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="HOST", help="The origin: needed for a PEFT or adapters folder, checked where recorded."
-    ),
-]
-TrustOrigin = Annotated[
-    str | None,
-    typer.Option("--trust-origin", metavar="HOST", help="The origin, whatever fingerprint the module records."),
-]
-FormatName = Annotated[
-    str | None, typer.Option("--format", help="native, peft (LoRA only) or adapters (every technique but LoRA).")
-]
-Texts = Annotated[
-    str | None,
-    typer.Option("--texts", metavar="FILE|TASK", help="Unlabelled texts, for methods that need them: .txt, or a task."),
-]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application, in the order of a first session."""
-    for command in (demo, train, evaluate, port, compare, techniques, methods):
+    for command in (demo, train, evaluate, check, port, compare, techniques, methods):
         app.command()(command)
 
 
@@ -98,7 +79,7 @@ def train(
     words: o.Words = None,
     description: o.Description = None,
     prompt: o.Prompt = None,
-    format_: FormatName = None,
+    format_: o.FormatName = None,
     json_: AsJson = False,
 ) -> None:
     """Train a module on a host and test it.
@@ -116,7 +97,7 @@ def train(
         trained = train_module(
             host, data, spec, out=out, steps=steps, seed=seed, learning_rate=learning_rate, readout=readout,
             settings=chosen, loading=o.loading(load), test_items=test_items,
-            file_format=_format(format_) or "native", progress=progress,
+            file_format=o.file_format(format_) or "native", progress=progress,
         )  # fmt: skip
     module = trained.module
     if json_:
@@ -180,67 +161,22 @@ def evaluate(
     )
 
 
-def port(
-    module: ModuleArgument,
-    to: To,
-    out: Annotated[Path, typer.Option("--out", help="The ported module's folder.")],
-    origin: From = None,
-    trusted_origin: TrustOrigin = None,
-    method: Annotated[str, typer.Option("--method", help="How (peftport methods).")] = "copy",
-    format_: FormatName = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")] = 0,
-    texts: Texts = None,
-    task: Annotated[
-        str | None, typer.Option("--task", metavar="TASK", help="Labelled items, for methods that need labels.")
-    ] = None,
-    as_: Annotated[str | None, typer.Option("--as", help="adapter: carry a Compacter as an adapter, exactly.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of distill; no other trains.")] = 120,
-    json_: AsJson = False,
-) -> None:
-    """Port a module to another host, file to file; the format stays what it was unless --format says otherwise.
-
-    Example: peftport port modules/lora --to sre --out modules/lora-on-sre
-    """
-    from peftport.actions import port_module
-
-    if as_ not in (None, "adapter"):
-        raise BadRequest(f"--as: expected adapter, got {as_!r}")
-    quiet_libraries()
-    data = o.read_task(task, None, None, None, None, None, None, None) if task else None
-    with bars() as progress:
-        done = port_module(
-            module, to, origin=origin, trusted_origin=trusted_origin, method=method, out=out,
-            file_format=_format(format_), seed=seed, texts=texts, task=data, as_technique="adapter" if as_ else None,
-            steps=steps, progress=progress,
-        )  # fmt: skip
-    record = done.module.ports[-1]
-    if json_:
-        print_json(
-            {"out": str(out), "format": done.file_format, "technique": done.module.spec.kind, **record.model_dump()}
-        )
-        return
-    kinds = {note: list(record.slots.values()).count(note) for note in dict.fromkeys(record.slots.values())}
-    did = ", ".join(f"{count} slots {note}" for note, count in kinds.items())
-    say(
-        f"{out}: {done.module.spec.kind} from {record.origin.name} on {record.receiver.name} "
-        f"by {method} ({done.file_format}): {did}"
-    )
-
-
 def compare(
-    module: ModuleArgument,
-    to: To,
+    module: o.ModuleArgument,
+    to: o.To,
     task: Annotated[str, typer.Option("--task", metavar="TASK", help=o.TASK_HELP)],
-    origin: From = None,
-    trusted_origin: TrustOrigin = None,
+    origin: o.From = None,
+    trusted_origin: o.TrustOrigin = None,
     budgets: Annotated[str, typer.Option("--budgets", help="Steps of further training before each test.")] = "0,10,40",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds: 0, 1, ...")] = 3,
     arms: Annotated[str, typer.Option("--arms", help="Which arms.")] = "ported,sampled,scratch",
-    method: Annotated[str, typer.Option("--method", help="How to port (peftport methods).")] = "copy",
+    method: Annotated[
+        str, typer.Option("--method", help="How to port (peftport methods); auto: as check chooses.")
+    ] = "copy",
     sampler: Annotated[
         str, typer.Option("--sampler", help="gaussian, permutation, spectrum or norm_matched.")
     ] = "gaussian",
-    texts: Texts = None,
+    texts: o.Texts = None,
     learning_rate: o.LearningRate = None,
     batch_size: o.BatchSize = 16,
     max_tokens: o.MaxTokens = 128,
@@ -277,6 +213,8 @@ def compare(
             module, to, data, plan, origin=origin, trusted_origin=trusted_origin, readout=readout, settings=chosen,
             loading=o.loading(load), test_items=test_items, texts=texts, progress=progress,
         )  # fmt: skip
+    if found.choice is not None:
+        remark(f"auto: {found.choice.method} ({found.choice.word}): {found.choice.why}")
     command = f"peftport compare {module} --to {to} --task {task} --budgets {budgets} --seeds {seeds} --method {method}"
     _show(found, command, out, json_)
 
@@ -366,9 +304,3 @@ def _scores(scores: Scores) -> dict[str, Any]:
         "accuracy_at_median": scores.accuracy_at_median,
         "n_items": len(scores.labels),
     }
-
-
-def _format(name: str | None) -> Format | None:
-    if name not in (None, "native", "peft", "adapters"):
-        raise BadRequest(f"--format: expected native, peft or adapters, got {name!r}")
-    return name  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from peftport.errors import BadRequest
 
 if TYPE_CHECKING:
     from peftport.hosts.loading import Loading
+    from peftport.modules.formats import Format
     from peftport.tasks.task import Task
     from peftport.training import TrainSettings
 
@@ -48,6 +50,26 @@ Load = Annotated[
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the technique, such as rank=4.")
+]
+
+ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, PEFT or adapters.")]
+To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + HOST_HELP)]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="HOST", help="The origin: needed for a PEFT or adapters folder, checked where recorded."
+    ),
+]
+TrustOrigin = Annotated[
+    str | None,
+    typer.Option("--trust-origin", metavar="HOST", help="The origin, whatever fingerprint the module records."),
+]
+FormatName = Annotated[
+    str | None, typer.Option("--format", help="native, peft (LoRA only) or adapters (every technique but LoRA).")
+]
+Texts = Annotated[
+    str | None,
+    typer.Option("--texts", metavar="FILE|TASK", help="Unlabelled texts, for methods that need them: .txt, or a task."),
 ]
 
 
@@ -126,3 +148,10 @@ def loading(pairs: list[str] | None) -> Loading | None:
             raise BadRequest(f"--load: expected KEY=VALUE, such as device=auto, got {pair!r}")
         values[key] = int(value) if value.isdigit() else value
     return loading_of(values)
+
+
+def file_format(name: str | None) -> Format | None:
+    """The format that --format names; None stays None."""
+    if name not in (None, "native", "peft", "adapters"):
+        raise BadRequest(f"--format: expected native, peft or adapters, got {name!r}")
+    return name  # type: ignore[return-value]

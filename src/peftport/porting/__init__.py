@@ -19,6 +19,7 @@ from peftport.porting.transfusion import TransFusion
 METHODS: tuple[Porter, ...] = (
     Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), Theseus(), Regress(), GradFix(),
 )  # fmt: skip
+AUTO = "auto"  # no porter: whichever `check` chooses
 PORTERS: dict[str, Porter] = {p.name: p for p in METHODS}
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Gaussian(), Permutation(), Spectrum(), NormMatched())}
 

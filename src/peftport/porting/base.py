@@ -103,6 +103,14 @@ class Porter(ABC):
         check_fits(made, receiver, self.name)
         return made
 
+    def refusal(self, module: Module, receiver: Host) -> str | None:
+        """Why this method cannot carry the module to this receiver, by what it declares; None where nothing is said."""
+        try:
+            self._check_fits(module, receiver)
+        except BadRequest as error:
+            return str(error)
+        return None
+
     def _check_fits(self, module: Module, receiver: Host) -> None:
         if module.spec.kind not in self.fits.techniques:
             raise BadRequest(

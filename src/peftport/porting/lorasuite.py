@@ -29,6 +29,7 @@ from peftport.porting.layer_cka import in_order, similarity
 from peftport.porting.maps import Dense, Map, Order, assignment, matched
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
 from peftport.porting.transport import Aligner, AligningPorter
+from peftport.porting.words import shared_tokens
 
 FEWEST_TOKENS = 2  # shared tokens for each dimension of the origin
 
@@ -73,7 +74,6 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
 
     """
     ours, theirs = origin.tokenizer.get_vocab(), receiver.tokenizer.get_vocab()
-    shared = sorted(ours.keys() & theirs.keys())
     e_s, e_t = HostWeights(origin).embeddings(), HostWeights(receiver).embeddings()
     for host, embeddings in ((origin, e_s), (receiver, e_t)):
         if embeddings.shape[1] != host.width:
@@ -81,7 +81,7 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
                 f"lorasuite: expected embeddings as wide as the host, {host.name}'s are {embeddings.shape[1]} of "
                 f"{host.width}; use --method theseus"
             )
-    rows = [(ours[token], theirs[token]) for token in shared]
+    rows = [(ours[token], theirs[token]) for token in shared_tokens(origin, receiver)]
     rows = [(i, j) for i, j in rows if i < len(e_s) and j < len(e_t)]
     if not rows:
         raise BadRequest(f"lorasuite: {origin.name} and {receiver.name} share no token; use --method theseus")

@@ -65,6 +65,13 @@ def pair_slots(
     return pairs
 
 
+def same_shapes(module: Module, pair: Pair) -> bool:
+    """Whether the origin slot's matrices have the shapes that the receiver's slot takes."""
+    wanted = technique_named(module.spec.kind).shapes(module.spec, pair.receiver)
+    own = module.matrices[pair.origin]
+    return {name: tuple(m.shape) for name, m in own.items()} == {name: tuple(shape) for name, shape in wanted.items()}
+
+
 def depths(names: Iterable[str]) -> dict[str, int]:
     """Layers by stack, from slot names."""
     found: dict[str, int] = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Fits, Given, Ported, Porter
-from peftport.porting.pairs import Pair, depths, pair_slots, unused
+from peftport.porting.pairs import Pair, depths, pair_slots, same_shapes, unused
 from peftport.porting.transport import check_pairs, neutral
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Parameters
@@ -45,9 +45,8 @@ class Resize(Porter):
                 continue
             own, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
             shapes = technique.shapes(module.spec, slot)
-            same = all(tuple(own[matrix].shape) == tuple(shape) for matrix, shape in shapes.items())
             made[name] = {matrix: _cut(own[matrix], shape) for matrix, shape in shapes.items()}
-            slots[name] = f"copied{note}" if same else f"resized{note}"
+            slots[name] = f"copied{note}" if same_shapes(module, pair) else f"resized{note}"
         if SHARED in module.matrices:
             made[SHARED] = dict(module.matrices[SHARED])
         if module.head is not None:

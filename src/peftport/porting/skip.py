@@ -20,10 +20,9 @@ from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Fits, Given, Need, Ported
 from peftport.porting.heads import by_head, match_heads
 from peftport.porting.maps import Dense, Map, Moments, Order, Sums, assignment
-from peftport.porting.pairs import Pair, by_position, unused
+from peftport.porting.pairs import Pair, by_position, same_shapes, unused
 from peftport.porting.spaces import Spaces, collect
 from peftport.porting.transport import Aligner, AligningPorter, check_pairs
-from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED
 
 
@@ -57,13 +56,7 @@ class Skip(AligningPorter):
         return Ported(made | extra, {**notes, **unused(module, pairs)})
 
     def _same_shapes(self, module: Module, receiver: Host) -> bool:
-        technique = technique_named(module.spec.kind)
-        for name, pair in self.pairs(module, receiver, Given()).items():
-            shapes = {k: tuple(v) for k, v in technique.shapes(module.spec, receiver.slots[name]).items()}
-            own = module.matrices[pair.origin] if pair else {}
-            if {k: tuple(t.shape) for k, t in own.items()} != shapes:
-                return False
-        return True
+        return all(pair and same_shapes(module, pair) for pair in self.pairs(module, receiver, Given()).values())
 
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: Given

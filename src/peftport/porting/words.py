@@ -81,6 +81,11 @@ def shared_words(one: Reading, other: Reading) -> list[Word]:
     return sorted(one.tokens.keys() & other.tokens.keys())
 
 
+def shared_tokens(origin: Host, receiver: Host) -> list[str]:
+    """Tokens that both hosts know, as their tokenizers spell them, in order."""
+    return sorted(origin.tokenizer.get_vocab().keys() & receiver.tokenizer.get_vocab().keys())
+
+
 def _tokens_of_words(prefix: str, texts: Sequence[str], offsets: list[list[tuple[int, int]]]) -> dict[Word, list[int]]:
     found: dict[Word, list[int]] = {}
     for index, (text, spans) in enumerate(zip(texts, offsets, strict=True)):

@@ -135,7 +135,7 @@ def _known(port: RecordedPort, asked: Asked) -> bool:
 def _unseen(others: Sequence[RecordedPort], asked: Asked) -> str:
     """What of the question no record of another pair has."""
     if not any(_known(port, asked) for port in others):
-        return f"no port of {asked.technique} by {asked.method} on record"
+        return "not on record"
     families = f"{asked.origin_family} to {asked.receiver_family}"
     words = "the same vocabulary" if asked.same_vocabulary else "different vocabularies"
-    return f"no port of {asked.technique} by {asked.method} from {families} with {words} on record of other hosts"
+    return f"no such port from {families} with {words} on record of other hosts"

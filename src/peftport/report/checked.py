@@ -1,0 +1,116 @@
+"""A check, and a trial of several methods, as tables and sentences."""
+
+from __future__ import annotations
+
+from peftport.checking import Checked
+from peftport.checking.kinship import Kinship
+from peftport.checking.methods import MethodCheck
+from peftport.prediction.predict import LEVEL
+from peftport.report.tables import Table
+from peftport.stats import Interval
+from peftport.trial import Trial
+
+
+def check_tables(found: Checked) -> list[Table]:
+    """Hosts, slots, layers where they were compared, and methods."""
+    tables = [_hosts(found.kinship), _slots(found)]
+    if found.layers:
+        rows = tuple(
+            (one.layer, str(one.takes), f"{one.cka:.2f}", str(one.most_like), f"{one.most_like_cka:.2f}")
+            for one in found.layers
+        )
+        columns = ("receiver's layer", "takes origin's", "CKA", "most like", "CKA")
+        tables.append(Table("likeness of layers on the texts", columns, rows))
+    return [*tables, _methods(found)]
+
+
+def check_sentences(found: Checked) -> list[str]:
+    """What the tables come to, and what to do."""
+    slots, kin, choice = found.slots, found.kinship, found.choice
+    said = [
+        f"{len(slots.slots)} slots: {slots.count('fits')} fit, {slots.count('resizes')} take another shape, "
+        f"{slots.count('no counterpart')} have no counterpart; {len(slots.unused)} of the module's slots are not taken."
+    ]
+    if kin.note:
+        said.append(f"Origin: {kin.note}.")
+    if found.layers_note:
+        said.append(f"Likeness of layers: {found.layers_note}.")
+    do = f"use {choice.method}" if choice.method else choice.word
+    doubt = " (not enough evidence)" if choice.method and choice.word == "not enough evidence" else ""
+    return [*said, f"What to do: {do}{doubt}: {choice.why}."]
+
+
+def trial_table(tried: Trial) -> Table:
+    """A row a method, the best first, then the bare receiver, then those that cannot and why."""
+    ranking = tried.ranking
+    rows = []
+    for one in (*ranking.ranked, ranking.bare):
+        apart = "the best" if one.method == ranking.best else "yes" if one.told_apart else "no"
+        kept = "kept" if one.method == ranking.chosen else ""
+        rows.append((one.method, f"{one.accuracy:.3f}", _signed(one.behind), apart, kept))
+    rows += [(one.method, "", "", "", f"cannot: {one.refusal}") for one in ranking.entrants if one.refusal is not None]
+    title = f"accuracy on {ranking.items} validation items; intervals jointly 95 %"
+    return Table(title, ("method", "accuracy", "the best is ahead by", "told apart", ""), tuple(rows))
+
+
+def _hosts(kin: Kinship) -> Table:
+    names = {"layers": "layers", "width": "width", "family": "family", "model_type": "model type"}
+    rows = [
+        (title, str(getattr(kin.origin, part)), str(getattr(kin.receiver, part)), _yes(kin.same[part]))
+        for part, title in names.items()
+    ]
+    digests = {"architecture": "names and shapes of tensors", "weights": "weights", "tokenizer": "tokenizer's files"}
+    rows += [
+        (title, getattr(kin.origin, part)[:8], getattr(kin.receiver, part)[:8], _yes(kin.same[part]))
+        for part, title in digests.items()
+    ]
+    distance = "not measured" if not kin.at_hand else "shapes differ" if kin.distance is None else f"{kin.distance:.4f}"
+    rows.append(("weights apart, relative", "", distance, _yes(kin.distance == 0.0)))
+    if kin.tokens is not None:
+        tokens = kin.tokens
+        known = f"{tokens.share:.1%} of {tokens.receiver:,}"
+        rows.append(("tokens the origin knows", f"{tokens.origin:,}", known, _yes(tokens.equal)))
+    return Table("hosts", ("what", f"origin {kin.origin.name}", f"receiver {kin.receiver.name}", "same"), tuple(rows))
+
+
+def _slots(found: Checked) -> Table:
+    rows: tuple[tuple[str, ...], ...] = tuple(
+        (one.slot, one.takes or "nothing", one.state, "" if one.overlap is None else f"{one.overlap:.2f}")
+        for one in found.slots.slots
+    )
+    rows += tuple((f"origin {name}", "", "not taken", "") for name in found.slots.unused)
+    columns = ("receiver's slot", f"takes ({found.technique})", "state", "overlap of leading subspaces")
+    return Table("slots", columns, rows)
+
+
+def _methods(found: Checked) -> Table:
+    rows = tuple(_method(one) for one in found.methods)
+    columns = (
+        "method",
+        "can",
+        "on record here: gain",
+        f"expected gain ({LEVEL:.0%})",
+        f"expected retention ({LEVEL:.0%})",
+    )
+    return Table("methods; gain in accuracy over the bare receiver, before any training", columns, rows)
+
+
+def _method(one: MethodCheck) -> tuple[str, ...]:
+    can = "no" if one.refusal is not None else f"with {one.lacking}" if one.lacking is not None else "yes"
+    here = "; ".join(f"{_signed(port.gain)} ({port.study}, {port.task})" for port in one.here)
+    told = one.predicted
+    expected = _signed(told.gain) if told.gain is not None else f"unknown: {told.unknown}" if can != "no" else ""
+    kept = "" if told.retention is None else _share(told.retention)
+    return (one.name, can, here, expected, kept)
+
+
+def _signed(found: Interval | None) -> str:
+    return "" if found is None else f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _share(found: Interval) -> str:
+    return f"{found.estimate:.0%} [{found.low:.0%}, {found.high:.0%}]"
+
+
+def _yes(same: bool) -> str:
+    return "yes" if same else "no"
