@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,3 +129,12 @@ def test_the_table_is_what_the_committed_results_say() -> None:
     for one, other in zip(made, table.ports, strict=True):
         assert one.model_copy(update={"distance": other.distance}) == other
         assert one.distance == pytest.approx(other.distance)
+
+
+def test_the_documented_errors_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RESULTS.parent / "tools"))
+    monkeypatch.delitem(sys.modules, "record_ports", raising=False)
+    from record_ports import markdown  # type: ignore[import-not-found]
+
+    page = (RESULTS.parent / "docs" / "check.md").read_text(encoding="utf-8")
+    assert markdown(leave_one_pair_out(recorded().ports)) in page, f"paste what `{recorded().command}` prints"

@@ -164,7 +164,8 @@ ELSEWHERE = {"hosts install", "demo"}
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/index.md", "docs/upgraded.md", "docs/another-family.md", "docs/cluster.md"]
+    "name",
+    ["README.md", "docs/index.md", "docs/upgraded.md", "docs/check.md", "docs/another-family.md", "docs/cluster.md"],
 )
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
     ran = 0

@@ -122,3 +122,22 @@ def test_resize_interpolates_and_cuts() -> None:
     torch.testing.assert_close(own[:, :16], (first + second) / 2)
     assert not own[:, 16:].any()
     torch.testing.assert_close(ported.matrices["layers.2.attn_q"]["A"][:, :16], second)
+
+
+@pytest.mark.parametrize("method", ["skip", "resize"])
+def test_a_layer_taken_twice_is_in_memory_twice(method: str) -> None:
+    """So that training one slot leaves the other alone, and files can be written."""
+    origin = named(pico_host("bert", num_hidden_layers=1), "one")
+    receiver = named(pico_host("bert", 1, num_hidden_layers=3), "other")
+    ported = porter_named(method).port(a_module("lora", origin), receiver, np.random.default_rng(0))
+    below, above = (ported.matrices[f"layers.{i}.attn_q"]["A"] for i in (0, 1))
+    assert torch.equal(below, above) and below.data_ptr() != above.data_ptr()
+
+
+def test_equal_streams_with_other_slots_are_refused_where_widths_must_be_equal() -> None:
+    """T5's queries are 3 x 4 wide beside a stream of 16, BERT's 16."""
+    origin, receiver = named(pico_host("bert"), "the-origin"), named(pico_host("t5"), "the-receiver")
+    with pytest.raises(SlotMismatch, match=r"^encoder\.layers\.0\.attn_q: .*16 -> 12 wide there; `subspace` needs"):
+        porter_named("subspace").port(
+            a_module("lora", origin), receiver, np.random.default_rng(0), Given(origin=origin)
+        )

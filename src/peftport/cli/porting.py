@@ -16,41 +16,46 @@ if TYPE_CHECKING:
     from peftport.trial import Trial
 
 
+Out = Annotated[Path, typer.Option("--out", help="The ported module's folder.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="How (peftport methods). auto: as check chooses. Several, the simplest first, such as copy,theseus: "
+        "the one that the validation items of --task carry.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")]
+Items = Annotated[
+    str | None,
+    typer.Option(
+        "--task", metavar="TASK", help="Labelled items, for methods that need labels, and to choose between several."
+    ),
+]
+As = Annotated[str | None, typer.Option("--as", help="adapter: carry a Compacter as an adapter, exactly.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Training steps of distill; no other trains.")]
+ItemsOfSeveral = Annotated[
+    int | None,
+    typer.Option("--test-items", min=1, help="With several methods: the first N validation and N test items only."),
+]
+
+
 def port(
     module: o.ModuleArgument,
     to: o.To,
-    out: Annotated[Path, typer.Option("--out", help="The ported module's folder.")],
+    out: Out,
     origin: o.From = None,
     trusted_origin: o.TrustOrigin = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help="How (peftport methods). auto: as check chooses. Several, the simplest first, such as "
-            "copy,subspace,theseus: the one that the validation items of --task carry.",
-        ),
-    ] = "copy",
+    method: Method = "copy",
     format_: o.FormatName = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of methods that draw numbers.")] = 0,
+    seed: Seed = 0,
     texts: o.Texts = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            metavar="TASK",
-            help="Labelled items, for methods that need labels, and to choose between several.",
-        ),
-    ] = None,
-    as_: Annotated[str | None, typer.Option("--as", help="adapter: carry a Compacter as an adapter, exactly.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps of distill; no other trains.")] = 120,
+    task: Items = None,
+    as_: As = None,
+    steps: Steps = 120,
     readout: o.ReadoutName = None,
     max_tokens: o.MaxTokens = 128,
-    test_items: Annotated[
-        int | None,
-        typer.Option(
-            "--test-items", min=1, help="With several methods: the first N validation and the first N test items only."
-        ),
-    ] = None,
+    test_items: ItemsOfSeveral = None,
     text: o.Text = None,
     label: o.Label = None,
     group: o.Group = None,

@@ -17,6 +17,7 @@ from torch import Tensor
 from peftport.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
+from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.progress import Progress, Silent
 from peftport.techniques.base import Parameters, TechniqueSpec
 
@@ -95,7 +96,7 @@ class Porter(ABC):
         ported = self.carry(module, receiver, rng, given)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
-            ported.matrices,
+            _apart(ported.matrices),
             spec=ported.spec or module.spec,
             host=receiver.fingerprint,
             ports=(*module.ports, record),
@@ -119,13 +120,26 @@ class Porter(ABC):
             )
         if self.fits.width == "same" and self.fits.depth == "same":
             check_fits(module, receiver, self.name)
-        elif self.fits.width == "same" and module.host.width != receiver.width:
+        elif self.fits.width == "same":
+            self._check_widths(module, receiver)
+
+    def _check_widths(self, module: Module, receiver: Host) -> None:
+        """Of the residual streams, and of every slot that has a counterpart."""
+        others = f"`{self.name}` needs equal widths; methods that do not: "
+        others += ", ".join(methods_for(module.spec.kind, width="any"))
+        if module.host.width != receiver.width:
             first = next(iter(receiver.slots))
             raise SlotMismatch(
                 f"{first}: this {module.spec.kind} is from {module.host.name}, {module.host.width} wide, "
-                f"{receiver.name} is {receiver.width} wide there; `{self.name}` needs equal widths; "
-                f"methods that do not: {', '.join(methods_for(module.spec.kind, width='any'))}"
+                f"{receiver.name} is {receiver.width} wide there; {others}"
             )
+        for name, pair in pair_slots(module, receiver.slots, receiver.kind).items():
+            if pair is not None and not same_shapes(module, pair):
+                shapes = ", ".join(f"{key} {tuple(own.shape)}" for key, own in module.matrices[pair.origin].items())
+                raise SlotMismatch(
+                    f"{name}: the {module.spec.kind} from {module.host.name} has {shapes} at {pair.origin}, "
+                    f"{receiver.name} is {pair.receiver.in_width} -> {pair.receiver.out_width} wide there; {others}"
+                )
 
     def needs_for(self, module: Module, receiver: Host) -> Need:
         """What this port needs: some methods need less where hosts are alike."""
@@ -146,6 +160,16 @@ class Porter(ABC):
                 f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
                 "another fingerprint; name the host that the module was trained on"
             )
+
+
+def _apart(matrices: Parameters) -> Parameters:
+    """The same matrices, none of them in memory that another has: a layer of the origin may be taken by several."""
+    seen: set[int] = set()
+    made: Parameters = {}
+    for slot, own in matrices.items():
+        made[slot] = {name: t.clone() if t.data_ptr() in seen else t for name, t in own.items()}
+        seen |= {t.data_ptr() for t in own.values()}
+    return made
 
 
 def methods_for(technique: str, *, width: str | None = None) -> list[str]:
