@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("checking",),
     ("comparison", "updating"),
     ("actions", "demonstration", "evidence"),
+    ("tracking",),
     ("study", "trial"),
     ("report",),
     ("api", "cli"),

@@ -29,6 +29,8 @@ from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
 from peftport.study.reach import check_hosts
 from peftport.study.run import Limits, Summary, run_study
+from peftport.study.tracked import tracking
+from peftport.tracking import make_trackers
 
 STATES = ("done", "failed", "blocked", "left")
 
@@ -53,10 +55,15 @@ class Planned(Result):
 
 @dataclass(frozen=True, eq=False)
 class Ran(Result):
-    """What one call of ``run`` did; ``summary.left`` jobs are on no record yet."""
+    """What one call of ``run`` did; ``summary.left`` jobs are on no record yet.
+
+    ``tracked``: runs sent, and runs already there, by tracker; ``troubles``: which trackers failed and how.
+    """
 
     study: str
     summary: Summary
+    tracked: dict[str, dict[str, int]]
+    troubles: tuple[str, ...]
 
     def __str__(self) -> str:
         s = self.summary
@@ -161,6 +168,7 @@ class Study:
         max_jobs: int | None = None,
         stop_after_seconds: float | None = None,
         retry_failed: bool = False,
+        track: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Ran:
         """Run what is not done yet. Jobs that fail are counted, not raised.
@@ -172,12 +180,14 @@ class Study:
             max_jobs: stop after about so many jobs.
             stop_after_seconds: begin nothing after that long.
             retry_failed: try again what failed before.
+            track: show finished runs in these too: ``mlflow``, ``wandb``, ``trackio``, ``tensorboard``.
             progress: told how far it is.
 
         Raises:
-            BadRequest: a host cannot be had, another process runs this study, or Ray is not installed.
+            BadRequest: a host cannot be had, another process runs this study, or Ray or a tracker is not installed.
 
         """
+        trackers = make_trackers(track)
         if executor == "processes":  # the machines of a cluster find hosts themselves
             check_hosts(self.planned)
         workplace = make_executor(executor, workers, threads, self._artifacts)
@@ -186,13 +196,14 @@ class Study:
             try:
                 ledger.set_fact("study", self.planned.study.model_dump(mode="json"))
                 record_machine(ledger)
-                found = run_study(
-                    self.planned, ledger, self._artifacts, workplace, limits=Limits(max_jobs, stop_after_seconds),
-                    retry_failed=retry_failed, progress=progress,
-                )  # fmt: skip
+                with tracking(trackers, self.planned, ledger) as tracked:
+                    found = run_study(
+                        self.planned, ledger, self._artifacts, workplace, limits=Limits(max_jobs, stop_after_seconds),
+                        retry_failed=retry_failed, progress=progress, recorded=tracked.recorded,
+                    )  # fmt: skip
             finally:
                 ledger.close()
-        return Ran(self.name, found)
+        return Ran(self.name, found, tracked.counts, tracked.troubles)
 
     def status(self) -> Status:
         """How far the study is, and what failed."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftport.cli.console import AsJson, bars, print_json, print_table, say
+from peftport.cli.console import AsJson, bars, print_json, print_table, remark, say
 from peftport.errors import BadRequest, PeftportError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from peftport.study.export import Exported
     from peftport.study.grid import Study
     from peftport.study.plan import Plan
+    from peftport.study.run import Summary
+    from peftport.study.tracked import Tracked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +44,10 @@ Workers = Annotated[
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a worker.")]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="processes (this machine) or ray (a cluster, or this machine).")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="Show finished runs in mlflow, wandb, trackio or tensorboard too."),
 ]
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
 
@@ -142,6 +148,7 @@ def run(
         str | None, typer.Option("--stop-after", metavar="TIME", help="Begin nothing after that long: 90s, 45m, 2h.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    track: Track = None,
     json_: AsJson = False,
 ) -> None:
     """Run what is not done yet. Ctrl-C stops it cleanly; the same command goes on. Exit code 1: some job failed.
@@ -154,8 +161,11 @@ def run(
     from peftport.study.executors import make_executor
     from peftport.study.reach import check_hosts
     from peftport.study.run import Limits, run_study
+    from peftport.study.tracked import tracking
+    from peftport.tracking import make_trackers
 
     plan = read_plan(study, changes, only)
+    trackers = make_trackers(track or [])
     limits = Limits(max_jobs, _seconds(stop_after))
     place = place_of(plan, folder)
     if place.exists() and not place.is_dir():
@@ -169,26 +179,34 @@ def run(
         try:
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             record_machine(ledger)
-            found = run_study(
-                plan, ledger, artifacts, workplace, limits=limits, retry_failed=retry_failed, progress=progress
-            )
+            with tracking(trackers, plan, ledger, remark) as tracked:
+                found = run_study(
+                    plan, ledger, artifacts, workplace, limits=limits, retry_failed=retry_failed, progress=progress,
+                    recorded=tracked.recorded,
+                )  # fmt: skip
         finally:
             ledger.close()
     if json_:
-        print_json({"study": plan.study.name, "dir": str(place), **asdict(found)})
+        print_json({"study": plan.study.name, "dir": str(place), **asdict(found), "tracked": tracked.counts})
     else:
-        say(
-            f"{plan.study.name}: {found.done} jobs done, {found.failed} failed, {found.blocked} blocked, "
-            f"{found.before} were on record, {found.left} left ({duration(found.seconds)})"
-        )
-        if found.recomputed:
-            say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
+        _say_what_was_done(plan.study.name, found, tracked)
     if found.failed or found.blocked or found.failed_before:
         earlier = f", {found.failed_before} were so before" if found.failed_before else ""
         raise PeftportError(
             f"{found.failed} jobs failed, {found.blocked} could not begin{earlier}; see peftport study status {study}, "
             "then run again with --retry-failed"
         )
+
+
+def _say_what_was_done(name: str, found: Summary, tracked: Tracked) -> None:
+    say(
+        f"{name}: {found.done} jobs done, {found.failed} failed, {found.blocked} blocked, "
+        f"{found.before} were on record, {found.left} left ({duration(found.seconds)})"
+    )
+    if found.recomputed:
+        say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
+    for tracker, count in tracked.counts.items():
+        say(f"{tracker}: {count['sent']} runs sent, {count['already_there']} were there already")
 
 
 @app.command("status")

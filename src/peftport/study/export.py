@@ -17,7 +17,7 @@ the receiver's weights from the origin's, null where their shapes differ. Second
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +33,7 @@ from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import Ledger, Row
 from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About
+from peftport.study.grid import Run
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -55,7 +56,8 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
     """
     rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
     values: dict[str, list[Any]] = {name: [] for name in RUNS}
-    for record in _records(plan, rows):
+    for run in plan.runs():
+        record = run_record(plan, run, rows)
         for name in RUNS:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=RUNS)
@@ -89,26 +91,26 @@ def _bytes(frame: pl.DataFrame, file_format: str) -> bytes:
     return out.getvalue()
 
 
-def _records(plan: Plan, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
-    for run in plan.runs():
-        job = plan.job_of(run)
-        row = rows.get(job)
-        metrics = (row.metrics if row else None) or {}
-        test = metrics.get("tests", {}).get(str(run.budget), {})
-        distance_job = plan.distance_of(run)
-        distance = rows.get(distance_job) if distance_job else None
-        yield {
-            "run": run.name,
-            **{name: getattr(run, name) for name in FACTORS},
-            "state": row.state if row else "pending",
-            **{name: test.get(name) for name in ("accuracy", "auroc", "accuracy_at_median", "n_items", "loss")},
-            "steps": run.budget,
-            "train_seconds": run.budget * metrics["train_seconds_per_step"] if "learning_rate" in metrics else None,
-            "test_seconds": metrics.get("test_seconds"),
-            "host_distance": (distance.metrics or {}).get("weights") if distance else None,
-            "error": row.error.splitlines()[0] if row and row.error else None,
-            "job": job,
-        }
+def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
+    """The columns of one run; ``rows``: those of its job and of its hosts' distance, as far as they are on record."""
+    job = plan.job_of(run)
+    row = rows.get(job)
+    metrics = (row.metrics if row else None) or {}
+    test = metrics.get("tests", {}).get(str(run.budget), {})
+    distance_job = plan.distance_of(run)
+    distance = rows.get(distance_job) if distance_job else None
+    return {
+        "run": run.name,
+        **{name: getattr(run, name) for name in FACTORS},
+        "state": row.state if row else "pending",
+        **{name: test.get(name) for name in ("accuracy", "auroc", "accuracy_at_median", "n_items", "loss")},
+        "steps": run.budget,
+        "train_seconds": run.budget * metrics["train_seconds_per_step"] if "learning_rate" in metrics else None,
+        "test_seconds": metrics.get("test_seconds"),
+        "host_distance": (distance.metrics or {}).get("weights") if distance else None,
+        "error": row.error.splitlines()[0] if row and row.error else None,
+        "job": job,
+    }
 
 
 def _correct(runs: pl.DataFrame, rows: dict[str, Row], artifacts: Artifacts) -> Iterator[tuple[str, list[bool]]]:

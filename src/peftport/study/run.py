@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,8 +61,9 @@ def run_study(
     limits: Limits | None = None,
     retry_failed: bool = False,
     progress: Progress | None = None,
+    recorded: Callable[[Iterable[str]], None] = lambda jobs: None,
 ) -> Summary:
-    """Do every job of the plan that is not on record yet.
+    """Do every job of the plan that is not on record yet; ``recorded`` is told of jobs once their rows are.
 
     Ctrl-C and SIGTERM stop it cleanly: workers are killed, what is recorded stays, the call ends in KeyboardInterrupt.
 
@@ -70,7 +71,7 @@ def run_study(
         OSError: the disk is full or broken; what is recorded stays.
 
     """
-    driver = _Driver(plan, ledger, artifacts, executor, limits or Limits(), progress or Silent())
+    driver = _Driver(plan, ledger, artifacts, executor, limits or Limits(), progress or Silent(), recorded)
     try:
         with _terminated_as_interrupted():
             return driver.run(retry_failed)
@@ -87,9 +88,10 @@ class _Driver:
         executor: Executor,
         limits: Limits,
         progress: Progress,
+        recorded: Callable[[Iterable[str]], None],
     ) -> None:
         self.plan, self.ledger, self.artifacts, self.executor = plan, ledger, artifacts, executor
-        self.limits, self.progress = limits, progress
+        self.limits, self.progress, self.recorded = limits, progress, recorded
         self.requests = Requests(plan.study, ledger)
         self.summary = Summary()
         self.attempts: dict[int, int] = {}  # failed attempts of stacks that are not resolved
@@ -170,6 +172,7 @@ class _Driver:
             Row(job.id, job.kind, "blocked", 0, error=f"needs job {need[:12]}, which failed") for job, need in blocked
         ]
         self.ledger.record(rows)
+        self.recorded([row.id for row in rows])
         self.summary.blocked += len(rows)
         self.graph.resolve([], [row.id for row in rows])
         self.advance(sum(weight(job) for job, _ in blocked))
@@ -196,6 +199,7 @@ class _Driver:
             rows += self._rows(answers, hashes.get(outcome.stack), attempt)
         if rows or failures:
             self.ledger.record(rows, failures)
+            self.recorded([row.id for row in rows])
         self._count(rows)
 
     def _answers(self, outcome: Outcome, jobs: tuple[Job, ...]) -> list[Answer]:

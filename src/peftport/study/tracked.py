@@ -1,0 +1,91 @@
+"""Which runs are told to trackers, and when: each once, as soon as all its columns are on record.
+
+A run is finished when its job is done and the distance between its hosts is known or will never be. Runs that earlier
+calls finished are told as well, so a tracker that is added later, or that failed, gets everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from peftport.measures.columns import FACTORS, RUNS
+from peftport.store.ledger import Ledger, Row
+from peftport.study.export import run_record
+from peftport.study.grid import Run
+from peftport.study.plan import Plan
+from peftport.tracking.base import TrackedRun, Tracker
+from peftport.tracking.line import Line
+
+TOLD_ELSEWHERE = ("run", "state", "error", "job")
+MEASURES = tuple(name for name in RUNS if name not in FACTORS and name not in TOLD_ELSEWHERE)
+
+
+class Tracked:
+    """Tells the trackers of each finished run of a plan, once."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, lines: Sequence[Line]) -> None:
+        """Tell of what is on record already."""
+        self._plan, self._ledger, self._lines = plan, ledger, lines
+        self._rows: dict[str, Row] = {}
+        self._waiting: dict[str, dict[str, Run]] = {}  # by each job that a run waits for, by name
+        if not lines:
+            return
+        for run in plan.runs():
+            for job in self._jobs_of(run):
+                self._waiting.setdefault(job, {})[run.name] = run
+        self.recorded(ledger.states())
+
+    def recorded(self, jobs: Iterable[str]) -> None:
+        """Jobs whose rows are in the ledger now: tell of the runs that they finish."""
+        for job in jobs:
+            row = self._ledger.row(job) if job in self._waiting else None
+            if row is not None:
+                self._rows[job] = row
+                for run in list(self._waiting[job].values()):
+                    self._tell_if_finished(run)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By tracker: runs that were sent, and runs that it had already."""
+        return {line.name: {"sent": line.sent, "already_there": line.known} for line in self._lines}
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Which trackers failed and how, a line each."""
+        return tuple(line.trouble for line in self._lines if line.trouble)
+
+    def _jobs_of(self, run: Run) -> list[str]:
+        return [job for job in (self._plan.job_of(run), self._plan.distance_of(run)) if job]
+
+    def _tell_if_finished(self, run: Run) -> None:
+        jobs = self._jobs_of(run)
+        if not all(job in self._rows for job in jobs) or self._rows[jobs[0]].state != "done":
+            return
+        for job in jobs:
+            del self._waiting[job][run.name]
+        told = tracked_run(self._plan.study.name, run_record(self._plan, run, self._rows))
+        for line in self._lines:
+            line.send(told)
+
+
+def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
+    """A row of the exported runs as trackers take it."""
+    factors = {name: record[name] for name in (*FACTORS, "job") if record[name] is not None}
+    measures = {name: record[name] for name in MEASURES if record[name] is not None}
+    return TrackedRun(study, record["run"], record["budget"], factors, measures)
+
+
+@contextmanager
+def tracking(
+    trackers: Mapping[str, Tracker], plan: Plan, ledger: Ledger, warn: Callable[[str], None] = lambda text: None
+) -> Iterator[Tracked]:
+    """Tell trackers of a study while it runs; ``warn`` hears at once, from another thread, of one that fails.
+
+    Left in order, it waits until all was sent; left by an exception, it does not: the next call sends what is missing.
+    """
+    lines = [Line(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]
+    yield Tracked(plan, ledger, lines)
+    for line in lines:
+        line.close()

@@ -1,0 +1,50 @@
+"""Runs on their way to a tracker, in a thread of its own: a slow one delays nothing, a broken one harms nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+
+from peftport.tracking.base import TrackedRun, Tracker
+
+
+class Line:
+    """One tracker's thread. After the first failure nothing more is sent: the next call of the study sends the rest."""
+
+    def __init__(self, name: str, tracker: Tracker, study: str, folder: Path, warn: Callable[[str], None]) -> None:
+        """Begin at once; ``warn`` is called at most once, from the thread."""
+        self.name, self.sent, self.known = name, 0, 0
+        self.trouble: str | None = None
+        self._tracker, self._study, self._folder, self._warn = tracker, study, folder, warn
+        self._queue: SimpleQueue[TrackedRun | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=f"track-{name}", daemon=True)
+        self._thread.start()
+
+    def send(self, run: TrackedRun) -> None:
+        """Put a run in line."""
+        self._queue.put(run)
+
+    def close(self) -> None:
+        """Wait until all that is in line was sent, or the tracker failed."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            there = frozenset(self._tracker.begin(self._study, self._folder))
+            while (run := self._queue.get()) is not None:
+                if run.id in there:
+                    self.known += 1
+                else:
+                    self._tracker.log(run)
+                    self.sent += 1
+            self._tracker.close()
+        except Exception as error:  # whatever it is, it must not cost the study anything
+            first = (str(error) or "no message").splitlines()[0]
+            self.trouble = (
+                f"--track {self.name}: {type(error).__name__}: {first}; the study goes on without it, run the same "
+                "command again to send what is missing"
+            )
+            self._warn(self.trouble)

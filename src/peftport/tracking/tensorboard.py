@@ -1,0 +1,61 @@
+"""TensorBoard: a folder a curve under ``tensorboard`` in the study's folder, a file a run, the budget as the step.
+
+    tensorboard --logdir runs/NAME/tensorboard
+
+A file is called by the run's budget and id: files are read in the order of budgets, and a run sent again replaces its
+own.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from peftport.store.artifacts import write_bytes
+from peftport.tracking.base import TrackedRun
+
+LONGEST = 150  # letters of a curve's name, so that a file system takes it
+FILE = "events.out.tfevents.{budget:010d}.{id}"
+
+
+class TensorBoard:
+    """Measures become scalars, factors what its HParams page shows."""
+
+    def begin(self, study: str, folder: Path) -> Iterable[str]:
+        """The runs whose files are there."""
+        self._home = folder / "tensorboard"
+        return [path.name.rpartition(".")[2] for path in self._home.glob("*/events.out.tfevents.*")]
+
+    def log(self, run: TrackedRun) -> None:
+        """Write the run's file as a whole."""
+        write_bytes(self._home / folder_of(run) / FILE.format(budget=run.budget, id=run.id), _events(run))
+
+    def close(self) -> None:
+        """Every file is whole already."""
+
+
+def folder_of(run: TrackedRun) -> str:
+    """A curve's folder: its name in letters that every file system takes, and its job, which no other curve has."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', run.curve)[:LONGEST]}-{str(run.factors['job'])[:8]}"
+
+
+def _events(run: TrackedRun) -> bytes:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    now, factors = time.time(), {name: value for name, value in run.factors.items() if name not in ("budget", "job")}
+    scalars = [Summary.Value(tag=name, simple_value=value) for name, value in run.measures.items()]
+    out = io.BytesIO()
+    writer = RecordWriter(out)
+    for event in (
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, summary=hparams_pb(factors, trial_id=folder_of(run), start_time_secs=now)),
+        Event(wall_time=now, step=run.budget, summary=Summary(value=scalars)),
+    ):
+        writer.write(event.SerializeToString())
+    return out.getvalue()

@@ -1,0 +1,60 @@
+"""Trackio: a project a study, a run a run. Where it writes or sends is its own (TRACKIO_DIR, TRACKIO_SPACE_ID, ...).
+
+It knows runs by name alone, so the id is part of the name; runs that were sent are noted in the study's folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from peftport.tracking.base import Notes, TrackedRun
+
+
+class Trackio:
+    """Factors become the config, measures a point at the step of the budget."""
+
+    def begin(self, study: str, folder: Path) -> Iterable[str]:
+        """The runs on the notes."""
+        self._notes = Notes(folder / "tracked-trackio.txt")
+        return self._notes.read()
+
+    def log(self, run: TrackedRun) -> None:
+        """Open the run of that name, log its one point, finish it."""
+        import trackio
+
+        with _unsaid():
+            opened = trackio.init(
+                project=run.study, name=f"{run.name} | {run.id}", config=dict(run.factors), resume="allow",
+                embed=False, auto_log_gpu=False, auto_log_cpu=False,
+            )  # fmt: skip
+            opened.log(dict(run.measures), step=run.budget)
+            opened.finish()
+        self._notes.add(run)
+
+    def close(self) -> None:
+        """Every run is closed already."""
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """What this thread prints goes nowhere: Trackio says each run on stdout, which is for the study's document."""
+    with redirect_stdout(_OtherThreads(sys.stdout)):
+        yield
+
+
+class _OtherThreads:
+    """A stream that hears every thread but the one that made it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
