@@ -16,7 +16,7 @@ from peftport.study.export import run_record
 from peftport.study.grid import Run
 from peftport.study.plan import Plan
 from peftport.tracking.base import TrackedRun, Tracker
-from peftport.tracking.line import Line
+from peftport.tracking.line import Line, unsaid
 
 TOLD_ELSEWHERE = ("run", "state", "error", "job")
 MEASURES = tuple(name for name in RUNS if name not in FACTORS and name not in TOLD_ELSEWHERE)
@@ -85,7 +85,8 @@ def tracking(
 
     Left in order, it waits until all was sent; left by an exception, it does not: the next call sends what is missing.
     """
-    lines = [Line(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]
-    yield Tracked(plan, ledger, lines)
-    for line in lines:
-        line.close()
+    with unsaid():
+        lines = [Line(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]
+        yield Tracked(plan, ledger, lines)
+        for line in lines:
+            line.close()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from peftport.tracking.base import TrackedRun, Tracker
+
+THREAD = "track-"
 
 
 class Line:
@@ -19,7 +24,7 @@ class Line:
         self.trouble: str | None = None
         self._tracker, self._study, self._folder, self._warn = tracker, study, folder, warn
         self._queue: SimpleQueue[TrackedRun | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"track-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"{THREAD}{name}", daemon=True)
         self._thread.start()
 
     def send(self, run: TrackedRun) -> None:
@@ -48,3 +53,23 @@ class Line:
                 "command again to send what is missing"
             )
             self._warn(self.trouble)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """What trackers print goes nowhere: some say every run on stdout, which is for the study's one document."""
+    with redirect_stdout(_OtherThreads(sys.stdout)):
+        yield
+
+
+class _OtherThreads:
+    """A stream that hears every thread but those of lines."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith(THREAD) else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -5,12 +5,8 @@ It knows runs by name alone, so the id is part of the name; runs that were sent 
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from peftport.tracking.base import Notes, TrackedRun
 
@@ -27,34 +23,13 @@ class Trackio:
         """Open the run of that name, log its one point, finish it."""
         import trackio
 
-        with _unsaid():
-            opened = trackio.init(
-                project=run.study, name=f"{run.name} | {run.id}", config=dict(run.factors), resume="allow",
-                embed=False, auto_log_gpu=False, auto_log_cpu=False,
-            )  # fmt: skip
-            opened.log(dict(run.measures), step=run.budget)
-            opened.finish()
+        opened = trackio.init(
+            project=run.study, name=f"{run.name} | {run.id}", config=dict(run.factors), resume="allow",
+            embed=False, auto_log_gpu=False, auto_log_cpu=False,
+        )  # fmt: skip
+        opened.log(dict(run.measures), step=run.budget)
+        opened.finish()
         self._notes.add(run)
 
     def close(self) -> None:
         """Every run is closed already."""
-
-
-@contextmanager
-def _unsaid() -> Iterator[None]:
-    """What this thread prints goes nowhere: Trackio says each run on stdout, which is for the study's document."""
-    with redirect_stdout(_OtherThreads(sys.stdout)):
-        yield
-
-
-class _OtherThreads:
-    """A stream that hears every thread but the one that made it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._thread = stream, threading.get_ident()
-
-    def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else int(self._stream.write(text))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
