@@ -2,6 +2,7 @@
 #   make demo    the main job on real hosts and reviews      make test    every test
 #   make check   ruff, mypy strict, spelling, the site       make hosts   all offline hosts and texts
 #   make docs    the site, into site/ (no network needed once set up)
+#   make notebook   the example notebook, executed anew
 #   make bench   speed and memory, beside peers (hours)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -14,7 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 # the environment forbids that, every process of the tests would compile torch and transformers anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup hosts demo test check docs oracle browser bench clean
+.PHONY: help setup hosts demo test coverage check docs notebook oracle browser bench dependencies clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -58,6 +59,12 @@ bench: hosts oracle
 	$(RUN) benchmarks/stack.py
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/per_run.py
+
+# docs/notebook.ipynb and docs/notebook.md from docs/notebook.py; the tests execute it too.
+notebook: export OMP_NUM_THREADS := 1
+notebook: setup
+	$(VENV)/bin/peftport hosts install $(DEMO_HOSTS)
+	$(RUN) tools/make_notebook.py
 
 # The site has an environment of its own: it reads the sources and imports none of them.
 .docs-venv/ready: requirements/docs.txt

@@ -28,7 +28,7 @@ from peftport.readouts import readout_class
 from peftport.techniques.attach import attached, prefix_length
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Attached:
     """A model with a module on it. Leaving the ``with`` block, or ``detach()``, gives the bare model back.
 
@@ -46,6 +46,11 @@ class Attached:
 
     def __enter__(self) -> Self:
         return self
+
+    def __repr__(self) -> str:
+        own = self.module
+        slots = len([slot for slot in own.matrices if slot != HEAD])
+        return f"<Attached: {own.spec.kind} on {own.host.name}, {own.parameters:,} parameters at {slots} slots>"
 
     def __exit__(self, *error: object) -> None:
         self.detach()

@@ -38,11 +38,14 @@ class Result(ABC):
     def to_polars(self) -> pl.DataFrame:
         """The result as a table."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
+
     def _repr_html_(self) -> str:
         return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluated(Result):
     """A host's test on a task, alone (``module`` None) or with a module."""
 
@@ -70,7 +73,7 @@ class Evaluated(Result):
         ])  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trained(Result):
     """A module just trained, its folder if it was written, and the host's test without and with it."""
 
@@ -97,7 +100,7 @@ class Trained(Result):
         return pl.DataFrame([{"what": name} | measures(scores) for name, scores in tests])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ported(Result):
     """A module on its new host, its folder if it was written, and the format it was written in.
 
@@ -128,7 +131,7 @@ class Ported(Result):
         return pl.DataFrame({"slot": list(slots), "did": list(slots.values())})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Checked(Result):
     """What can be said of a port before it is made."""
 
@@ -160,7 +163,7 @@ class Checked(Result):
         return pl.DataFrame([asdict(one) for one in self.found.slots.slots], infer_schema_length=None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Compared(Result):
     """The arms on a receiver at every budget and seed, and the verdict."""
 
@@ -190,7 +193,7 @@ class Compared(Result):
         return _written(out, render(comparison_findings([one], study="comparison", about=about, command="")))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Demonstrated(Result):
     """What the demonstration found: a comparison for each technique."""
 

@@ -35,7 +35,7 @@ from peftport.tracking import make_trackers
 STATES = ("done", "failed", "blocked", "left")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Planned(Result):
     """What a study comes to: runs, unique jobs, and the training steps that sharing saves."""
 
@@ -53,7 +53,7 @@ class Planned(Result):
         return pl.DataFrame([{"study": self.study, **asdict(self.sharing)}])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ran(Result):
     """What one call of ``run`` did; ``summary.left`` jobs are on no record yet.
 
@@ -78,7 +78,7 @@ class Ran(Result):
         return pl.DataFrame([{"study": self.study, **counts}])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Status(Result):
     """How far a study is: jobs by state, and the first line of each failure."""
 
@@ -94,7 +94,7 @@ class Status(Result):
         return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Exports(Result):
     """One row a run in ``runs``; what each run got right, item by item, in ``correct``."""
 
