@@ -2,7 +2,8 @@
 #   make demo    the main job on real hosts and reviews      make test    every test
 #   make check   ruff, mypy strict, spelling, the site       make hosts   all offline hosts and texts
 #   make docs    the site, into site/ (no network needed once set up)
-#   make notebook   the example notebook, executed anew
+#   make notebook  the example notebook, executed anew       make coverage  every test, and which lines they reach
+#   make test-minimal test-newest  a part of the tests with the lowest and the newest libraries
 #   make bench   speed and memory, beside peers (hours)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -15,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 # the environment forbids that, every process of the tests would compile torch and transformers anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup hosts demo test coverage check docs notebook oracle browser bench dependencies clean
+.PHONY: help setup hosts demo test coverage test-minimal test-newest check docs notebook oracle browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -48,6 +49,15 @@ browser: setup
 test: export OMP_NUM_THREADS := 1
 test: hosts oracle browser
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# Lines of src that the tests reach, worker and child processes too; the page is coverage/index.html.
+coverage: export OMP_NUM_THREADS := 1
+coverage: hosts oracle browser
+	$(RUN) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html:coverage $(PYTEST_ARGS)
+
+test-minimal test-newest: export OMP_NUM_THREADS := 1
+test-minimal test-newest: test-%:
+	PYTHON=$(PYTHON) TORCH=$(TORCH) bash tools/test_dependencies.sh $*
 
 # One thread for every side: nobody's way of sharing out cores is compared. Results go to benchmarks/results.
 bench: export OMP_NUM_THREADS := 1
@@ -82,4 +92,4 @@ check: setup docs
 	.docs-venv/bin/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src studies
 
 clean:
-	rm -rf $(VENV) .docs-venv site .oracle-venv .rliable-venv .browser
+	rm -rf $(VENV) .docs-venv .minimal-venv .newest-venv site coverage .oracle-venv .rliable-venv .browser

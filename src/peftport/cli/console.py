@@ -53,7 +53,13 @@ def bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
+    from peftport.progress import Silent
+
     quiet_libraries()
+    console = Console(stderr=True)
+    if not console.is_terminal:  # some versions of rich end even disabled bars with an empty line
+        yield Silent()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,8 +67,7 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with RichProgress(*columns, console=console) as progress:
         yield _Bars(progress)
 
 
