@@ -90,10 +90,10 @@ class Ranking:
         if apart:
             parts.append(f"told apart from {', '.join(apart)}")
         if close:
-            parts.append(f"not told apart from {', '.join(close)}; kept, as the first named of these: {self.chosen}")
+            parts.append(f"not told apart from {', '.join(close)}: {self.chosen} is kept, the first named of these")
         if not self.bare.told_apart:
-            parts.append("not told apart from the bare receiver")
-        return ", ".join(parts)
+            parts.append(f"the bare receiver is not told apart from {self.best} either")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, eq=False)
