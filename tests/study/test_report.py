@@ -31,7 +31,7 @@ def test_headlines_count_only_settled_cells(study: Run, undisturbed: Path) -> No
     found = study("report", "--dir", undisturbed, "--json").json
     gains = [line for line in found["headlines"] if line.startswith("Ported over")]
     assert [line.split()[2].rstrip(",") for line in gains] == ["sampled", "scratch"]
-    assert all(line.count("(settled for") == 2 and "of 8 cells and budgets" in line for line in gains)
+    assert all(line.count("(settled ") == 2 and "of 8 cells and budgets" in line for line in gains)
     assert any(line.startswith("Gains settled to differ") for line in found["headlines"])
     assert {row["verdict"] for row in found["verdicts"]} <= {"copy", "retrain", "not enough evidence"}
 

@@ -76,14 +76,21 @@ def _gain_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) -
         if budget not in (gained["budget"].min(), gained["budget"].max()):
             continue
         [whole] = own.filter(scope=ALL).rows(named=True)
-        for_whom = own.filter(pl.col("scope") == TECHNIQUE, settled)["technique"].to_list()
+        for_whom = _sides(own.filter(pl.col("scope") == TECHNIQUE, settled))
         by = f"by {method} " if together["method"].n_unique() > 1 else ""
         amount = interval_text(whole["gain"], whole["low"], whole["high"])
-        parts.append(f"{amount} {by}{_when(int(str(budget)))} (settled for {', '.join(for_whom) or 'no technique'})")
+        parts.append(f"{amount} {by}{_when(int(str(budget)))} ({for_whom})")
     above, below = (gained.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
     cells = f"of {gained.height} cells and budgets {above} are settled above it, {below} below"
     pooled_ = f"pooled over all cells: {', '.join(parts)}; " if parts else ""
     return f"Ported over {versus}, {pooled_}{cells} ({level:.0%}, Holm)."
+
+
+def _sides(rows: pl.DataFrame) -> str:
+    """For which techniques a gain is settled, and on which side."""
+    above, below = (rows.filter(side)["technique"].to_list() for side in (pl.col("gain") > 0, pl.col("gain") < 0))
+    parts = [f"settled {side} for {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names]
+    return "; ".join(parts) or "settled for no technique"
 
 
 def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:
@@ -91,7 +98,7 @@ def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:
     found = [
         f"{row['technique'] or ' → '.join((row['origin'], row['receiver']))} over {row['versus']} "
         f"{_when(row['budget'])} by {interval_text(row['gain'], row['low'], row['high'])}"
-        for row in rows.filter(pl.col("p_holm") < 1 - level).rows(named=True)
+        for row in rows.filter(pl.col("p_holm") < 1 - level, pl.col("versus") != "bare").rows(named=True)
     ]
     what = f"Gains settled to differ from those of {beside}"
     return f"{what}: {'; '.join(found) or 'none'}."
