@@ -16,7 +16,7 @@ from peftport.evaluation import Scores
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.findings import Findings
 from peftport.report.html import render
-from report.browsing import Open
+from report.browsing import Open, downloaded, table
 
 BUDGETS, SEEDS, ITEMS = (0, 10), (0, 1), 60
 
@@ -83,3 +83,18 @@ def test_the_demo_has_the_same_page_with_its_command() -> None:
     assert found.command == "peftport demo" and "lora 0.800" in found.notes[0]
     assert '<pre id="command" tabindex="0">peftport demo</pre>' in render(found)
     assert json.dumps(dict(found.versions)).count("torch") == 1
+
+
+def test_the_demos_page_in_a_browser(open_page: Open, tmp_path: Path) -> None:
+    """Curves drawn, every cell in the table, filter and download; the fixture sees that nothing complains or leaves."""
+    settings = DemoSettings(budgets=BUDGETS, seeds=SEEDS, test_items=ITEMS)
+    arms = [planted("lora", 0.9), planted("prefix", 0.6)]
+    found = demo_findings(Demo(settings, arms, {"lora": 0.8, "prefix": 0.7}, 0.5, 3.0))
+    file = tmp_path / "report.html"
+    file.write_text(render(found), encoding="utf-8")
+    page = open_page(file).page
+    assert page.locator('[data-chart="curves"] svg .mark-symbol path').count() > 0
+    table(page, "cells").locator("input").fill("lora ported")
+    rows = downloaded(page, "cells")
+    assert len(rows) == len(arms[0].plan.budgets)
+    assert {(row["technique"], row["arm"]) for row in rows} == {("lora", "ported")}
