@@ -190,6 +190,10 @@ def run(
         print_json({"study": plan.study.name, "dir": str(place), **asdict(found), "tracked": tracked.counts})
     else:
         _say_what_was_done(plan.study.name, found, tracked)
+    _raise_if_failed(found, study)
+
+
+def _raise_if_failed(found: Summary, study: Path) -> None:
     if found.failed or found.blocked or found.failed_before:
         earlier = f", {found.failed_before} were so before" if found.failed_before else ""
         raise PeftportError(
