@@ -21,16 +21,13 @@ from peftport.report.findings import Findings
 from peftport.report.html import render
 from peftport.report.studied import study_findings
 from peftport.store.artifacts import Artifacts, write_text
-from peftport.store.ledger import Ledger, only_driver, open_ledger
-from peftport.study.about import About, about, record_machine
-from peftport.study.executors import make_executor
+from peftport.store.ledger import Ledger, open_ledger
+from peftport.study.about import About, about
+from peftport.study.conduct import Means, conduct
 from peftport.study.export import FORMATS, Exported, export, write_about, write_export
 from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
-from peftport.study.reach import check_hosts
-from peftport.study.run import Limits, Summary, run_study
-from peftport.study.tracked import tracking
-from peftport.tracking import make_trackers
+from peftport.study.run import Limits, Summary
 
 STATES = ("done", "failed", "blocked", "left")
 
@@ -187,22 +184,10 @@ class Study:
             BadRequest: a host cannot be had, another process runs this study, or Ray or a tracker is not installed.
 
         """
-        trackers = make_trackers(track)
-        if executor == "processes":  # the machines of a cluster find hosts themselves
-            check_hosts(self.planned)
-        workplace = make_executor(executor, workers, threads, self._artifacts)
-        with only_driver(self.dir):
-            ledger = Ledger(self.dir)
-            try:
-                ledger.set_fact("study", self.planned.study.model_dump(mode="json"))
-                record_machine(ledger)
-                with tracking(trackers, self.planned, ledger) as tracked:
-                    found = run_study(
-                        self.planned, ledger, self._artifacts, workplace, limits=Limits(max_jobs, stop_after_seconds),
-                        retry_failed=retry_failed, progress=progress, recorded=tracked.recorded,
-                    )  # fmt: skip
-            finally:
-                ledger.close()
+        found, tracked = conduct(
+            self.planned, self.dir, Means(executor, workers, threads, tuple(track)),
+            limits=Limits(max_jobs, stop_after_seconds), retry_failed=retry_failed, progress=progress,
+        )  # fmt: skip
         return Ran(self.name, found, tracked.counts, tracked.troubles)
 
     def status(self) -> Status:

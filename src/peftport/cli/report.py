@@ -65,7 +65,8 @@ def report(
     if json_:
         print_json({
             "study": found.study, "headlines": list(found.headlines), "files": written,
-            "aggregates": found.aggregates.to_dicts(), "verdicts": found.verdicts.to_dicts(),
+            "pooled": found.pooled.to_dicts(), "aggregates": found.aggregates.to_dicts(),
+            "verdicts": found.verdicts.to_dicts(), "regret": found.regret.to_dicts(),
         })  # fmt: skip
         return
     if not written:

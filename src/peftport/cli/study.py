@@ -155,45 +155,20 @@ def run(
 
     Example: peftport study run studies/quick.toml
     """
-    from peftport.store.artifacts import Artifacts
-    from peftport.store.ledger import Ledger, only_driver
-    from peftport.study.about import record_machine
-    from peftport.study.executors import make_executor
-    from peftport.study.reach import check_hosts
-    from peftport.study.run import Limits, run_study
-    from peftport.study.tracked import tracking
-    from peftport.tracking import make_trackers
+    from peftport.study.conduct import Means, conduct
+    from peftport.study.run import Limits
 
     plan = read_plan(study, changes, only)
-    trackers = make_trackers(track or [])
-    limits = Limits(max_jobs, _seconds(stop_after))
-    place = place_of(plan, folder)
-    if place.exists() and not place.is_dir():
-        raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
-    if executor == "processes":  # the machines of a cluster find hosts themselves
-        check_hosts(plan)
-    artifacts = Artifacts(place / "artifacts")
-    workplace = make_executor(executor, workers, threads, artifacts)
-    with only_driver(place), bars() as progress:
-        ledger = Ledger(place)
-        try:
-            ledger.set_fact("study", plan.study.model_dump(mode="json"))
-            record_machine(ledger)
-            with tracking(trackers, plan, ledger, remark) as tracked:
-                found = run_study(
-                    plan, ledger, artifacts, workplace, limits=limits, retry_failed=retry_failed, progress=progress,
-                    recorded=tracked.recorded,
-                )  # fmt: skip
-        finally:
-            ledger.close()
+    limits, place = Limits(max_jobs, _seconds(stop_after)), place_of(plan, folder)
+    means = Means(executor, workers, threads, tuple(track or ()))
+    with bars() as progress:
+        found, tracked = conduct(
+            plan, place, means, limits=limits, retry_failed=retry_failed, warn=remark, progress=progress
+        )
     if json_:
         print_json({"study": plan.study.name, "dir": str(place), **asdict(found), "tracked": tracked.counts})
     else:
         _say_what_was_done(plan.study.name, found, tracked)
-    _raise_if_failed(found, study)
-
-
-def _raise_if_failed(found: Summary, study: Path) -> None:
     if found.failed or found.blocked or found.failed_before:
         earlier = f", {found.failed_before} were so before" if found.failed_before else ""
         raise PeftportError(
