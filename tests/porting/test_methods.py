@@ -99,6 +99,18 @@ def test_ridge_explains_what_is_linear_and_nothing_of_noise() -> None:
     torch.testing.assert_close(ridge(signal.turned().turned()).weight, found.weight)
 
 
+def test_ridge_keeps_small_where_rows_hardly_vary() -> None:
+    """Directions that the rows hardly show get no large weights: other rows may show them."""
+    rng = torch.Generator().manual_seed(0)
+    shown = torch.randn(4000, 6, generator=rng, dtype=torch.float64)
+    hidden = 1e-4 * torch.randn(4000, 6, generator=rng, dtype=torch.float64)
+    b = shown[:, :3] + torch.randn(4000, 3, generator=rng, dtype=torch.float64) + 1000 * hidden[:, :3]
+    moments = Moments()
+    for begin in range(0, 4000, 100):
+        moments.add(torch.cat([shown, hidden], dim=1)[begin : begin + 100], b[begin : begin + 100])
+    assert ridge(moments).weight.abs().max() < 2
+
+
 def test_ridge_falls_back_on_its_prior_where_rows_say_nothing() -> None:
     weight, moments = gaussian(6, 6), Moments()
     for batch in range(4):

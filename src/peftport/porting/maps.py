@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
+SLACK = 0.02  # of the least unexplained share: so much more is no reason for a smaller penalty
+ROUNDING = 1e-13  # of shares computed in float64
 
 
 class Map(ABC):
@@ -205,16 +207,21 @@ class Regression:
 
 
 def ridge(moments: Moments, prior: Tensor | None = None) -> Regression:
-    """Regress b on a: the penalty that explains most of the held-out rows, then all rows at that penalty.
+    """Regress b on a: all rows, at the largest penalty that explains the held-out rows as well as any.
 
+    As well: its unexplained share is at most `SLACK` above the least. A smaller penalty would explain no more of these
+    rows, but give large weights to directions in which they hardly vary, and other rows (special tokens) may.
     The penalty draws towards ``prior`` (P, Q), or towards nothing.
     """
     held, total = moments.held, float(moments.held.bb.trace()) if moments.held.count else 0.0
     if not total:
         return Regression(_solve(moments.all, PENALTIES[1], prior), PENALTIES[1], 0.0)
     scored = [(_explained(_solve(moments.fit, c, prior), held, total), c) for c in PENALTIES]
-    best, penalty = max(scored, key=lambda pair: (round(pair[0], 9), -pair[1]))
-    return Regression(_solve(moments.all, penalty, prior), penalty, best)
+    least = min(1 - explained for explained, _ in scored)
+    explained, penalty = max(
+        (pair for pair in scored if 1 - pair[0] <= (1 + SLACK) * least + ROUNDING), key=lambda pair: pair[1]
+    )
+    return Regression(_solve(moments.all, penalty, prior), penalty, explained)
 
 
 def scaled_orthogonal(moments: Moments) -> Tensor:

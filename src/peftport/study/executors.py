@@ -13,6 +13,7 @@ import signal
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -87,7 +88,7 @@ class Processes:
     def __init__(self, workers: int, threads: int) -> None:
         """Workers start when they get their first stack."""
         self._threads = threads
-        self._home: str | None = None  # where the workers' temporary files are, for they are killed
+        self._home = Path(tempfile.gettempdir()) / f"peftport-workers-{uuid.uuid4().hex}"  # their temporary files
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
 
@@ -99,7 +100,6 @@ class Processes:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
-        self._home = self._home or tempfile.mkdtemp(prefix="peftport-workers-")
         pool = self._pools[worker] or ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads, self._home)
         )
@@ -129,9 +129,7 @@ class Processes:
         for worker in range(len(self._pools)):
             self._drop(worker)
         self._running.clear()
-        if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
-            self._home = None
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def _drop(self, worker: int) -> None:
         pool, self._pools[worker] = self._pools[worker], None
@@ -156,10 +154,14 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker(threads: int, home: str) -> None:
-    """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver."""
+def begin_worker(threads: int, home: Path) -> None:
+    """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver.
+
+    It makes the home of temporary files itself: a driver killed before there is a worker leaves none behind.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tempfile.tempdir = home
+    home.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = str(home)
     threading.Thread(target=_follow_parent, args=(home,), daemon=True).start()
     prepare(threads)
 
@@ -175,7 +177,7 @@ def prepare(threads: int) -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _follow_parent(home: str) -> None:
+def _follow_parent(home: Path) -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
