@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+from peftport.allocation import keep_freed_memory
 from peftport.errors import HostRefused
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
@@ -49,6 +50,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     layout = layout_for(config["model_type"], source.name)
     mark = _fingerprint(source, layout)
     loading = loading or Loading()
+    keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     tokenizer = load_tokenizer(source)
     prefix = config.get("peftport_text_prefix", "")
