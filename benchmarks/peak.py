@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", nargs="+", default=["all-MiniLM-L6-v2", "flan-t5-small"])
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES))
-    parser.add_argument("--entries", nargs="+", type=int, default=[1, 4, 10, 16])
+    parser.add_argument("--entries", nargs="+", type=int, default=[1, 10])
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
