@@ -16,7 +16,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
-from peftport.porting.base import Given, Porter
+from peftport.porting.base import Given, Porter, Shared
 from peftport.progress import Progress, Silent
 from peftport.tasks.load import load_task
 from peftport.techniques.attach import prefix_length
@@ -54,23 +54,26 @@ def gather(
     bench: Workbench | None = None,
     as_technique: Literal["adapter"] | None = None,
     progress: Progress | None = None,
+    shared: Shared | None = None,
 ) -> Given:
     """Open and read what this port needs, and nothing else.
 
     ``origin``: its name, or the host itself, loaded if this port needs texts. ``bench``: a task on the receiver.
+    ``shared``: what ports before this one found; the origin is loaded once for all.
 
     Raises:
         BadRequest: the origin is not to be found, or the texts are not readable.
 
     """
     needs = porter.needs_for(module, receiver)
-    host = _origin(porter, module, origin, loaded=porter.needs == "texts") if needs in ("weights", "texts") else None
+    shared = shared or Shared()
+    host = _origin(porter, module, origin, shared) if needs in ("weights", "texts") else None
     if needs == "texts" and texts is None and bench is not None:
         read = bench.task.train.texts[:MOST_TEXTS]
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = LabelledItems(bench, module) if bench is not None else None
-    return Given(host, read, labelled, as_technique, progress or Silent())
+    return Given(host, read, labelled, as_technique, progress or Silent(), shared)
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
@@ -89,12 +92,13 @@ def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
     return tuple(line for line in lines if line.strip())[:most]
 
 
-def _origin(porter: Porter, module: Module, ref: str | Host | None, *, loaded: bool) -> Host:
+def _origin(porter: Porter, module: Module, ref: str | Host | None, shared: Shared) -> Host:
     """The origin, as it is given, by the name given, or by the one that the module records."""
     if isinstance(ref, Host):
         return ref
+    name, take = ref or module.host.name, load_host if porter.needs == "texts" else open_host
     try:
-        return load_host(ref or module.host.name) if loaded else open_host(ref or module.host.name)
+        return shared.once((take, name), lambda: take(name))
     except UnknownName as error:
         if ref is not None:
             raise

@@ -29,6 +29,7 @@ from peftport.identity import rng_for
 from peftport.modules.formats import Format, check_holds, format_of, write_module
 from peftport.modules.module import HEAD, Module
 from peftport.porting import AUTO, PORTERS
+from peftport.porting.base import Shared
 from peftport.progress import Progress, Silent
 from peftport.refresh import NAME as DISTILL
 from peftport.stats import Interval, paired_difference
@@ -219,7 +220,7 @@ def _port_all(
     """Why methods cannot, and what the others made. The origin is read once for all."""
     refusals: dict[str, str] = {}
     ported: dict[str, Module] = {}
-    host = _origin(names, module, origin)
+    host, shared = _origin(names, module, origin), Shared()
     for name in names:
         try:
             if name == DISTILL:
@@ -227,7 +228,7 @@ def _port_all(
             else:
                 given = gather(
                     PORTERS[name], module, bench.host, origin=host, texts=means.texts, bench=bench,
-                    as_technique=means.as_technique, progress=progress,
+                    as_technique=means.as_technique, progress=progress, shared=shared,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bench.host, rng_for(means.seed, "porting"), given)
         except BadRequest as error:

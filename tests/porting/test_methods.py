@@ -18,8 +18,9 @@ from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
-from peftport.porting import porter_named
-from peftport.porting.base import Given
+from peftport.porting import porter_named, spaces
+from peftport.porting.activations import paired_rows
+from peftport.porting.base import Given, Shared
 from peftport.porting.kronecker import nearest_compacter
 from peftport.porting.layer_cka import in_order, similarity
 from peftport.porting.low_rank import compress, leading
@@ -28,8 +29,9 @@ from peftport.porting.pairs import by_end, by_position
 from peftport.porting.subspace import above_chance
 from peftport.porting.words import read, shared_words
 from peftport.techniques.attach import attached
+from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.compacter import Compacter, expand
-from pico import SPECS, inputs_of, pico_host, random_matrices
+from pico import SPECS, fresh_module, inputs_of, pico_host, random_matrices
 from porting.rebase import named, sentences
 
 ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1))
@@ -74,6 +76,42 @@ def test_a_layer_is_most_like_itself() -> None:
     assert bool((table <= 1 + 1e-9).all()) and float(table[0, 2]) < 1 - 1e-3
 
 
+# --- ports that share ------------------------------------------------------------------------------------------------
+
+
+def a_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
+    return fresh_module(host, spec, seed).with_matrices(random_matrices(host, spec, seed=seed))
+
+
+@pytest.mark.parametrize("method", ["theseus", "regress"])
+@pytest.mark.parametrize("technique", ["lora", "adapter", "compacter", "prefix"])
+def test_ports_that_share_are_those_that_do_not(method: str, technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, whatever was ported before; both hosts are read once for all of one technique's linear fits."""
+    one, other = (pico_host("bert", seed=seed, dtype=torch.float64) for seed in (0, 1))
+    spec, porter, calls = SPECS[technique], porter_named(method), []
+    modules = [a_module(one, spec, seed) for seed in (0, 1)]
+    monkeypatch.setattr(spaces, "paired_rows", lambda *given: calls.append(1) or paired_rows(*given))
+    apart = [porter.port(m, other, rng(), Given(origin=one, texts=sentences(40))) for m in modules]
+    assert len(calls) == 2
+    shared = Shared()
+    together = [porter.port(m, other, rng(), Given(one, sentences(40), shared=shared)) for m in modules]
+    assert len(calls) == 3
+    for alone, found in zip(apart, together, strict=True):
+        assert alone.ports == found.ports
+        for slot, own in alone.matrices.items():
+            assert all(torch.equal(own[name], found.matrices[slot][name]) for name in own)
+
+
+def test_other_texts_are_read_anew() -> None:
+    one, other = (pico_host("bert", seed=seed, dtype=torch.float64) for seed in (0, 1))
+    module, shared = Module(SPECS["lora"], one.fingerprint, random_matrices(one, SPECS["lora"])), Shared()
+    few, many = (
+        porter_named("theseus").port(module, other, rng(), Given(one, sentences(n), shared=shared)) for n in (20, 60)
+    )
+    first = next(iter(few.matrices))
+    assert not torch.equal(few.matrices[first]["A"], many.matrices[first]["A"])
+
+
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +135,21 @@ def test_ridge_explains_what_is_linear_and_nothing_of_noise() -> None:
     assert found.explained == pytest.approx(1, abs=1e-6)
     assert ridge(noise).explained < 0.05 and ridge(noise).penalty == 1.0
     torch.testing.assert_close(ridge(signal.turned().turned()).weight, found.weight)
+
+
+def test_moments_of_what_is_linear_in_others() -> None:
+    """[b 1] W's moments with [a 1], from those of a and b."""
+    read, made, weight = Moments(), Moments(), gaussian(5, 3)
+    for batch in range(4):
+        a, b = gaussian(20, 6, seed=batch), gaussian(20, 4, seed=batch + 50)
+        ones = torch.ones(20, 1, dtype=torch.float64)
+        read.add(a, b)
+        made.add(torch.cat([a, ones], 1), torch.cat([b, ones], 1) @ weight)
+    found = read.with_ones().through(weight)
+    for got, wanted in ((found.fit, made.fit), (found.held, made.held), (found.all, made.all)):
+        assert got.count == wanted.count
+        for name in ("a", "b", "aa", "ab", "bb"):
+            torch.testing.assert_close(getattr(got, name), getattr(wanted, name))
 
 
 def test_ridge_keeps_small_where_rows_hardly_vary() -> None:

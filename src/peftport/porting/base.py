@@ -7,9 +7,9 @@ loaded, for methods that look at activations. What a method may use besides the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,7 @@ from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.progress import Progress, Silent
 from peftport.techniques.base import Parameters, TechniqueSpec
 
+T = TypeVar("T")
 Need = Literal["nothing", "weights", "texts", "labels", "training"]
 ALL_TECHNIQUES = ("lora", "adapter", "compacter", "prefix")
 
@@ -41,6 +42,20 @@ class Labelled(Protocol):
         """One scalar an example, with its graph."""
 
 
+class Shared:
+    """What ports found of hosts and texts, for the next ports to use: loaded origins, moments of both hosts."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was found under this key, or is made now. Hosts in a key go by identity."""
+        if key not in self._found:
+            self._found[key] = make()
+        found: T = self._found[key]
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Given:
     """What a port may use besides the module and the receiver.
@@ -50,6 +65,7 @@ class Given:
         texts: unlabelled texts.
         labelled: labelled texts, as losses on the receiver.
         as_technique: ``adapter`` carries a Compacter exactly, as the adapter that it stands for.
+        shared: what earlier ports found, where several are made.
 
     """
 
@@ -58,6 +74,7 @@ class Given:
     labelled: Labelled | None = None
     as_technique: Literal["adapter"] | None = None
     progress: Progress = field(default_factory=Silent)
+    shared: Shared = field(default_factory=Shared)
 
 
 @dataclass(frozen=True, eq=False)

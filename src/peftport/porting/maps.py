@@ -131,6 +131,22 @@ class Moments:
         """The moments with a and b exchanged."""
         return self._changed(lambda s: (s.b, s.a, s.bb, s.ab.mT, s.aa))
 
+    def with_ones(self) -> Moments:
+        """The moments of [a 1] with [b 1]."""
+        return self._changed(
+            lambda s: (
+                torch.cat([s.a, s.a.new_tensor([s.count])]),
+                torch.cat([s.b, s.b.new_tensor([s.count])]),
+                _bordered(s.aa, s.a, s.a, s.count),
+                _bordered(s.ab, s.a, s.b, s.count),
+                _bordered(s.bb, s.b, s.b, s.count),
+            )
+        )
+
+    def through(self, weight: Tensor) -> Moments:
+        """The moments of a with b W, W (Q, R). Needs all of b^T b."""
+        return self._changed(lambda s: (s.a, s.b @ weight, s.aa, s.ab @ weight, weight.mT @ s.bb @ weight))
+
     def part(self, rows: slice, columns: slice) -> Moments:
         """The moments of some columns of a with some of b."""
         return self._changed(
@@ -182,6 +198,11 @@ class Sums:
 
 def _gram(rows: Tensor, full: bool) -> Tensor:
     return rows.mT @ rows if full else rows.square().sum(0).diag()
+
+
+def _bordered(products: Tensor, a: Tensor, b: Tensor, count: int) -> Tensor:
+    """[a 1]^T [b 1] from a^T b and the sums of both."""
+    return torch.cat([torch.cat([products, a[:, None]], 1), torch.cat([b, b.new_tensor([count])])[None]])
 
 
 def orthogonal(cross: Tensor, scale: float) -> Dense:

@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.host import Host
-from peftport.modules.module import HEAD, Module
+from peftport.modules.module import Module
 from peftport.porting.activations import SlotRows, paired_rows
 from peftport.porting.base import Fits, Given
 from peftport.porting.heads import by_head, match_heads
 from peftport.porting.maps import Dense, Map, Moments, Regression, Sums, orthogonal_map, ridge, scaled_orthogonal
 from peftport.porting.pairs import Pair
-from peftport.porting.spaces import Spaces, add_pair, output_rows, watched
+from peftport.porting.spaces import Spaces, collect, watched
 from peftport.porting.transport import Aligner, AligningPorter, Carried, Own, as_adapter, fit_units
 from peftport.techniques import technique_named
 from peftport.techniques.adapter import ACTIVATIONS, AdapterSpec
@@ -53,10 +53,10 @@ class Regress(AligningPorter):
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: Given
     ) -> Aligner:
-        """One pass over the texts; a second one where a nonlinearity asks for it."""
+        """One pass over the texts, shared between ports; a second one where a nonlinearity asks for it."""
         assert given.origin is not None  # checked: needs texts
-        fits = Fitted(module, given.origin, receiver, pairs, given.as_technique is None)
-        fits.first_pass(given)
+        spaces = collect(given.origin, receiver, pairs, module.spec.kind, given, full=True)
+        fits = Fitted(module, given.origin, receiver, pairs, spaces, given.as_technique is None)
         if isinstance(module.spec, AdapterSpec | CompacterSpec):
             fits.second_pass(given)
         return fits
@@ -64,54 +64,45 @@ class Regress(AligningPorter):
 
 @dataclass(eq=False)
 class SlotFit:
-    """What is regressed at one slot: ``low`` the rank or units on the receiver's rows, ``up`` the change on units."""
+    """What is regressed at one slot: rank or units on the receiver's rows, outputs on outputs, the change on units."""
 
-    low: Moments = field(default_factory=lambda: Moments(right=False))
-    out: Moments = field(default_factory=lambda: Moments(right=False))
+    low: Regression
+    out: Regression
     up: Moments = field(default_factory=lambda: Moments(right=False))
-    low_fit: Regression | None = None
-    out_fit: Regression | None = None
 
 
 class Fitted(Aligner):
     """Regressions by slot."""
 
     def __init__(
-        self, module: Module, origin: Host, receiver: Host, pairs: Mapping[str, Pair], same_spec: bool
+        self,
+        module: Module,
+        origin: Host,
+        receiver: Host,
+        pairs: Mapping[str, Pair],
+        spaces: Spaces,
+        same_spec: bool,
     ) -> None:
-        """Bind; nothing is read yet. ``same_spec``: the bottleneck follows the receiver's width, as the spec says."""
+        """Fit what is linear. ``same_spec``: the bottleneck follows the receiver's width, as the spec says."""
         self.same_spec = same_spec
         self.module, self.origin, self.receiver, self.pairs = module, origin, receiver, pairs
-        self.slots = {name: SlotFit() for name in pairs}
-        self.spaces = Spaces()  # heads and hidden states only
+        self.spaces = spaces
         self.own = {
             pair.origin: as_adapter(module, {k: v.double() for k, v in module.matrices[pair.origin].items()})
             for pair in pairs.values()
         }
+        self.slots = {
+            name: SlotFit(ridge(self._low(pair)), ridge(spaces.out[name], scaled_orthogonal(spaces.out[name])))
+            for name, pair in pairs.items()
+            if pair.receiver.kind != "attention"
+        }
 
-    def first_pass(self, given: Given) -> None:
-        """Sum up inputs, outputs, ranks or units."""
-        ours, theirs = watched(self.pairs, self.origin, self.receiver)
-        title = f"reading {len(given.texts)} texts with {self.origin.name} and {self.receiver.name}"
-        for seen, met in paired_rows(self.origin, self.receiver, ours, theirs, given, title):
-            for name, pair in self.pairs.items():
-                self._take(name, pair, seen, met)
-            if HEAD in seen and HEAD in met:
-                self.spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
-        for fit in self.slots.values():
-            if fit.low.fit.count:
-                fit.low_fit, fit.out_fit = ridge(fit.low), ridge(fit.out, scaled_orthogonal(fit.out))
-
-    def _take(self, name: str, pair: Pair, seen: SlotRows, met: SlotRows) -> None:
-        if pair.receiver.kind == "attention":
-            add_pair(self.spaces, pair, self.origin.slots[pair.origin], seen, met)
-            return
-        fit = self.slots[name]
-        fit.out.add(output_rows(seen, pair.origin), output_rows(met, name))
+    def _low(self, pair: Pair) -> Moments:
+        """The receiver's rows with the origin's r numbers, or its units and an intercept."""
+        own, read = self.own[pair.origin], self.spaces.into[pair.receiver.name].turned()
         if self.module.spec.kind == "lora":
-            fit.low.add(met[name].x, seen[pair.origin].x @ self.own[pair.origin]["A"].mT)
-        else:
-            fit.low.add(_and_one(_read(met, name, pair)), self._units(pair, seen))
+            return read.through(own["A"].mT)
+        return read.with_ones().through(torch.cat([own["down"].mT, own["down_bias"][None]]))
 
     def second_pass(self, given: Given) -> None:
         """Sum up the receiver's fitted units and the change the origin's make."""
@@ -136,8 +127,7 @@ class Fitted(Aligner):
     def _kept(self, pair: Pair) -> Own:
         """The receiver's down matrix and bias, at the width of its bottleneck; up is not fitted yet."""
         fit, own = self.slots[pair.receiver.name], self.own[pair.origin]
-        assert fit.low_fit is not None
-        weight = fit.low_fit.weight  # (D_t + 1, R)
+        weight = fit.low.weight  # (D_t + 1, R)
         made = {"down": weight[:-1].mT, "down_bias": weight[-1], "up": own["up"], "up_bias": own["up_bias"]}
         return fit_units(made, min(len(made["down"]), self._bottleneck(pair)), np.random.default_rng(0))
 
@@ -149,24 +139,22 @@ class Fitted(Aligner):
     def lora(self, pair: Pair, own: Own) -> Carried:
         """A by regression, B through the regression of outputs."""
         fit = self.slots[pair.receiver.name]
-        assert fit.low_fit is not None and fit.out_fit is not None
-        made = {"A": fit.low_fit.weight.mT, "B": fit.out_fit.weight.mT @ own["B"]}
-        return Carried(made, f"explained {fit.low_fit.explained:.2f} in, {fit.out_fit.explained:.2f} out")
+        made = {"A": fit.low.weight.mT, "B": fit.out.weight.mT @ own["B"]}
+        return Carried(made, f"explained {fit.low.explained:.2f} in, {fit.out.explained:.2f} out")
 
     def adapter(self, pair: Pair, own: Own) -> Carried:
         """Down and up by regression."""
         fit = self.slots[pair.receiver.name]
-        assert fit.low_fit is not None and fit.out_fit is not None
         kept = self._kept(pair)
         up = ridge(fit.up, torch.cat([kept["up"].mT, kept["up_bias"].unsqueeze(0)]))
-        change = up.weight @ fit.out_fit.weight  # (R + 1, D_t)
+        change = up.weight @ fit.out.weight  # (R + 1, D_t)
         made = {"down": kept["down"], "down_bias": kept["down_bias"], "up": change[:-1].mT, "up_bias": change[-1]}
-        note = f"explained {fit.low_fit.explained:.2f} of units, {up.explained:.2f} of the change"
-        return Carried(made, f"{note}, {fit.out_fit.explained:.2f} out")
+        note = f"explained {fit.low.explained:.2f} of units, {up.explained:.2f} of the change"
+        return Carried(made, f"{note}, {fit.out.explained:.2f} out")
 
     def into(self, pair: Pair) -> Map:
         """No technique needs it: every one has its own regression."""
-        return orthogonal_map(self.slots[pair.receiver.name].out)
+        return orthogonal_map(self.spaces.out[pair.receiver.name])
 
     def out(self, pair: Pair) -> Map:
         """As `into`."""

@@ -47,15 +47,28 @@ class Spaces:
     hidden: Moments = field(default_factory=lambda: Moments(left=False))
 
 
-def collect(origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: Given) -> Spaces:
-    """Read the texts with both hosts and sum up."""
+def collect(
+    origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: Given, *, full: bool = False
+) -> Spaces:
+    """Read the texts with both hosts and sum up, or take what an earlier port summed up.
+
+    ``full``: all products of the rows of a host with themselves, for regressions; adapters behind linear maps then
+    have what they read, the map's output, among what goes in.
+    """
+    taken = tuple((name, pair.origin) for name, pair in pairs.items())
+    key = ("spaces", origin, receiver, taken, technique == "lora", full, tuple(given.texts))
+    return given.shared.once(key, lambda: _collect(origin, receiver, pairs, technique, given, full))
+
+
+def _collect(
+    origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: Given, full: bool
+) -> Spaces:
     spaces = Spaces()
     ours, theirs = watched(pairs, origin, receiver)
     title = f"reading {len(given.texts)} texts with {origin.name} and {receiver.name}"
     for seen, met in paired_rows(origin, receiver, ours, theirs, given, title):
         for pair in pairs.values():
-            inputs = technique == "lora" or pair.receiver.kind != "linear"
-            add_pair(spaces, pair, origin.slots[pair.origin], seen, met, inputs)
+            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, technique == "lora", full)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
@@ -68,8 +81,8 @@ def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[li
     return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
 
 
-def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool = True) -> None:
-    """Take one batch of one pair in; without ``inputs``, which adapters behind linear maps do not look at."""
+def _add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, lora: bool, full: bool) -> None:
+    """Take one batch of one pair in. Adapters behind linear maps do not look at what goes into these."""
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
         own = spaces.heads.setdefault(name, HeadMoments())
@@ -78,9 +91,10 @@ def add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: Slot
         own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
         own.scalings = (one.scaling, other.scaling)
         return
-    if inputs:
-        spaces.into.setdefault(name, Moments(left=False, right=False)).add(one.x, other.x)
-    out = spaces.out.setdefault(name, Moments(left=False, right=False))
+    if lora or full or pair.receiver.kind != "linear":
+        rows = (one.x, other.x) if lora or pair.receiver.kind != "linear" else (one.y, other.y)
+        spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
+    out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))
 
 

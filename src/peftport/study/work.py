@@ -29,6 +29,7 @@ from peftport.hosts.sources import find_host
 from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
+from peftport.porting.base import Shared
 from peftport.study.grid import Data
 from peftport.study.messages import (
     Answer,
@@ -80,7 +81,8 @@ def perform(request: Request, blobs: Blobs) -> Result:
 
 def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
     bench = _bench(request.place, blobs)
-    starts = {entry.job: _start(entry, request, bench, blobs) for entry in request.entries}
+    shared = Shared()
+    starts = {entry.job: _start(entry, request, bench, blobs, shared) for entry in request.entries}
     try:
         found = [] if request.alone else [_train_and_test(list(starts), starts, request, bench)]
     except TrainingFailed:  # of one of them; alone, the others come through
@@ -128,14 +130,14 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: ChainsRe
     return found
 
 
-def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs: Blobs) -> Start:
+def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs: Blobs, shared: Shared) -> Start:
     origin = entry.origin
     if origin is None:
         return Start(bench.fresh(request.technique, entry.seed), entry.seed)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
     module = Module(request.technique, origin.host, matrices, bench.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
-    given = gather(porter, module, bench.host, origin=home, bench=bench)
+    given = gather(porter, module, bench.host, origin=home, bench=bench, shared=shared)
     ported = porter.port(module, bench.host, rng_for(entry.seed, "porting"), given)
     if origin.sampler is not None:
         ported = sampler_named(origin.sampler).port(ported, bench.host, rng_for(entry.seed, "sampling"))
