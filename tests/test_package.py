@@ -84,4 +84,4 @@ def test_commands_work_from_the_wheel_alone(built: Path, tmp_path: Path) -> None
     }
     checked = "from peftport.report.html import own_script; print(len(own_script()) > 0)"
     assert said(str(python), "-c", checked) == "True\n"
-    assert "complete" in said(peftport, "--show-completion", "bash").lower()
+    assert "_peftport_completion" in said("env", "_PEFTPORT_COMPLETE=source_bash", peftport)
