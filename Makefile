@@ -68,6 +68,7 @@ bench: hosts oracle
 	$(RUN) benchmarks/peak.py
 	$(RUN) benchmarks/stack.py
 	$(RUN) benchmarks/memory.py
+	$(RUN) benchmarks/porting_memory.py
 	$(RUN) benchmarks/per_run.py
 
 # docs/notebook.ipynb and docs/notebook.md from docs/notebook.py; the tests execute it too.
