@@ -65,3 +65,60 @@ def test_the_slice_is_48_runs_of_a_valid_study(tmp_path: Path) -> None:
     assert (study.training.origin_steps, study.testing.items, study.training.max_tokens) == (40, 200, 64)
     file.write_text(study_file(["lora"], [0, 5, 15], 10, 40, 200), encoding="utf-8")
     assert run_count(read_study(file)) == 120
+
+
+def test_tables_of_methods_say_what_the_report_says() -> None:
+    """Of a committed study: gains as the report has them; a method that does as `copy` differs from it by 0."""
+    import polars as pl
+    from porting_methods import differences, markdown
+
+    from peftport.identity import rng_for
+    from peftport.measures import Evidence, gains
+    from peftport.study.export import read_export
+
+    export = read_export(BENCHMARKS.parent / "results" / "drift")
+    ported = pl.col("arm") == "ported"
+    twin = export.runs.filter(ported).with_columns(method=pl.lit("regress"), run=pl.col("run") + "-twin")
+    again = export.correct.with_columns(run=pl.col("run") + "-twin")
+    evidence = Evidence.of(pl.concat([export.runs, twin]), pl.concat([export.correct, again]))
+    table = differences(evidence, "copy")
+    said = gains(evidence, rng=rng_for(0, "gains")).filter(pl.col("versus") == "sampled", pl.col("method") == "copy")
+    keys = ["technique", "receiver", "budget"]
+    both = table.filter(versus="sampled", method="copy").join(said, on=keys, validate="1:1")
+    assert len(both) == len(said) == 32
+    assert both["gain"].to_list() == pytest.approx(both["gain_right"].to_list())
+    assert both["low"].to_list() == pytest.approx(both["low_right"].to_list())
+    over_copy = table.filter(versus="copy")
+    assert over_copy["method"].unique().to_list() == ["regress"]
+    assert over_copy["gain"].abs().max() == 0 and not over_copy["settled"].any()
+    lines = list(markdown(table, "copy"))
+    assert sum(line.startswith("\n###") for line in lines) == 8  # 4 receivers, 2 budgets
+    assert any("+0.000 [+0.000, +0.000] |" in line for line in lines)
+
+
+def test_kept_is_the_gain_over_the_lift() -> None:
+    """Five seeds of 100 items: bare .5, ceiling .9, method .7, scratch .6; without a lift there is no share."""
+    import numpy as np
+    from unlabelled import measured
+
+    from peftport.stats.crossed import crossed_from_items
+
+    def scored(share: float) -> np.ndarray:
+        return np.tile(np.arange(100) < 100 * share, (5, 1)).astype(np.uint8)
+
+    found = measured(crossed_from_items(np.stack([scored(v) for v in (0.7, 0.5, 0.9, 0.6)])[None]))
+    assert (found["accuracy"], found["bare"], found["ceiling"]) == pytest.approx((0.7, 0.5, 0.9))
+    assert found["over_bare"][0] == pytest.approx(0.2) and found["over_scratch"][0] == pytest.approx(0.1)
+    assert found["kept"][0] == pytest.approx(0.5) and found["kept"][1] < 0.5 < found["kept"][2]
+    assert measured(crossed_from_items(np.stack([scored(0.5)] * 4)[None]))["kept"] is None
+
+
+def test_texts_without_labels_are_new_to_the_module() -> None:
+    from unlabelled import TEXTS, others, unseen
+
+    from peftport.tasks import load_task
+
+    task = load_task("rotten_tomatoes")
+    assert len(unseen(task)) == max(TEXTS)
+    assert not set(unseen(task).texts) & set(others(task).train.texts)
+    assert len(others(task).train) + max(TEXTS) == len(task.train)

@@ -1,0 +1,204 @@
+"""How much of a module's lift is kept without any label, against training with as many labels.
+
+    PYTHONPATH=src:benchmarks python benchmarks/unlabelled.py [--receivers NAME,NAME] [--techniques NAME,NAME]
+        writes benchmarks/results/unlabelled.json, row after row: what is there already is not done again
+
+A module is trained on all-MiniLM-L6-v2 with Rotten Tomatoes training texts that nothing below sees. Then, with 500 and
+with 2,000 other texts:
+
+    regress, distill   from the module and the texts, labels hidden
+    scratch            a fresh module trained on the same texts with their labels, for as many steps as distill takes
+    ceiling            a fresh module trained as long on all the texts that the origin's module had
+
+Each is tested as it is and after 10 more steps on those texts with their labels. Lift: the ceiling over the bare
+receiver; kept: the gain over the bare receiver divided by it. 95 % intervals over seeds and items (peftport.stats).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from machine import machine_facts
+
+from peftport.identity import rng_for
+from peftport.modules.module import Module
+from peftport.porting import porter_named
+from peftport.porting.base import Given, Shared
+from peftport.refresh import Refresh, refresh
+from peftport.stats.crossed import Crossed, crossed_from_items
+from peftport.tasks import load_task
+from peftport.tasks.task import Split, Task
+from peftport.techniques import TECHNIQUES, make_spec, technique_named
+from peftport.techniques.base import TechniqueSpec
+from peftport.training import TrainSettings
+from peftport.workbench import Start, Workbench, open_workbench
+
+OUT = Path(__file__).parent / "results" / "unlabelled.json"
+ORIGIN, TASK, SEEDS, STEPS, MORE, ITEMS = "all-MiniLM-L6-v2", "rotten_tomatoes", tuple(range(5)), 120, 10, 500
+TEXTS = (500, 2000)
+Correct = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One technique's modules from the origin to a receiver."""
+
+    technique: str
+    receiver: str
+    home: Workbench
+    away: Workbench
+    seen: Sequence[Module]
+
+    @property
+    def spec(self) -> TechniqueSpec:
+        """The technique's own settings."""
+        return make_spec(self.technique)
+
+    def rate(self, bench: Workbench) -> float:
+        """The technique's learning rate on a host."""
+        return technique_named(self.technique).learning_rates[bench.host.kind]
+
+    def on(self, texts: int) -> Workbench:
+        """The receiver with the first unseen texts as its training split."""
+        return replace(self.away, task=replace(self.away.task, train=unseen(load_task(TASK)).head(texts)))
+
+
+def unseen(task: Task) -> Split:
+    """The training texts that the origin's module does not see."""
+    return task.train.head(max(TEXTS))
+
+
+def others(task: Task) -> Task:
+    """The task with the remaining training texts."""
+    n, train = max(TEXTS), task.train
+    return replace(task, train=Split(train.ids[n:], train.texts[n:], train.labels[n:]))
+
+
+def trained(bench: Workbench, technique: str) -> list[Module]:
+    """A fresh module a seed, trained for the whole number of steps."""
+    spec, rate = make_spec(technique), technique_named(technique).learning_rates[bench.host.kind]
+    kept = bench.train(spec, [Start(bench.fresh(spec, seed), seed) for seed in SEEDS], (STEPS,), rate)
+    return [bench.module(spec, one[STEPS], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
+
+
+def regressed(case: Case, bench: Workbench) -> list[Module]:
+    """Every module carried by `regress`."""
+    given = Given(case.home.host, bench.task.train.texts, shared=Shared())
+    porter = porter_named("regress")
+    return [porter.port(m, bench.host, rng_for(s, "port"), given) for s, m in zip(SEEDS, case.seen, strict=True)]
+
+
+def distilled(case: Case, bench: Workbench) -> list[Module]:
+    """Every module distilled."""
+    texts = bench.task.train.texts
+    made = []
+    for seed, module in zip(SEEDS, case.seen, strict=True):
+        made.append(refresh(module, case.home, bench, texts, Refresh(steps=STEPS, seed=seed)))
+    return made
+
+
+def further(case: Case, bench: Workbench, modules: Sequence[Module]) -> dict[int, Correct]:
+    """Per-item results (S, N) as the modules are, and after a few steps with labels."""
+    starts = [Start(bench.startable(module), seed) for seed, module in zip(SEEDS, modules, strict=True)]
+    kept = bench.train(case.spec, starts, (0, MORE), case.rate(bench))
+    return {
+        steps: np.stack([s.correct for s in bench.test(case.spec, [one[steps].matrices for one in kept])])
+        for steps in (0, MORE)
+    }
+
+
+ARMS: dict[str, Callable[[Case, Workbench], list[Module]]] = {
+    "regress": regressed,
+    "distill": distilled,
+    "scratch": lambda case, bench: trained(bench, case.technique),
+}
+
+
+def rows_of(case: Case) -> list[dict[str, Any]]:
+    """Every arm of one case, with its gain and the share of the lift that it keeps."""
+    [scores] = case.away.test(None, [])
+    bare = np.broadcast_to(scores.correct, (len(SEEDS), len(scores.correct)))
+    ceiling = further(case, case.away, trained(case.away, case.technique))[0]
+    found: dict[tuple[str, int, int], Correct] = {}
+    seconds: dict[tuple[str, int], float] = {}
+    for texts in TEXTS:
+        bench = case.on(texts)
+        for arm, make in ARMS.items():
+            begun = time.perf_counter()
+            modules = make(case, bench)
+            seconds[arm, texts] = round((time.perf_counter() - begun) / len(SEEDS), 1)
+            for steps, correct in further(case, bench, modules).items():
+                found[arm, texts, steps] = correct
+    rows = []
+    for (arm, texts, steps), correct in found.items():
+        scratch = found["scratch", texts, steps]
+        crossed = crossed_from_items(np.stack([correct, bare, ceiling, scratch])[None])
+        row = {"technique": case.technique, "receiver": case.receiver, "method": arm, "texts": texts, "steps": steps}
+        rows.append(row | measured(crossed) | {"seconds_a_module": seconds[arm, texts]})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def measured(crossed: Crossed) -> dict[str, Any]:
+    """Accuracies, the gain over the bare host and over scratch, the share kept; intervals as [low, high]."""
+    method, bare, ceiling, _ = (float(v) for v in crossed.mean[0])
+    kept = crossed.ratio([1, -1, 0, 0], [0, -1, 1, 0], 0.95)
+    return {
+        "accuracy": method,
+        "bare": bare,
+        "ceiling": ceiling,
+        "over_bare": _interval(crossed, [1, -1, 0, 0]),
+        "over_scratch": _interval(crossed, [1, 0, 0, -1]),
+        "kept": [float(v[0]) for v in (kept.estimate, kept.low, kept.high)] if kept.bounded[0] else None,
+    }
+
+
+def _interval(crossed: Crossed, weights: Sequence[float]) -> list[float]:
+    found = crossed.contrast(weights)
+    margin = float(found.margin(0.95)[0])
+    estimate = float(found.estimate[0])
+    return [estimate, estimate - margin, estimate + margin]
+
+
+def main() -> None:
+    """Every receiver and technique that has no rows yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--receivers", default="e5-small-first6")
+    parser.add_argument("--techniques", default=",".join(TECHNIQUES))
+    chosen = parser.parse_args()
+    task = load_task(TASK)
+    settings = TrainSettings(max_tokens=64)
+    home = open_workbench(ORIGIN, others(task), settings=settings, test_items=ITEMS)
+    for technique in chosen.techniques.split(","):
+        for receiver in chosen.receivers.split(","):
+            rows = read()
+            if any(row["technique"] == technique and row["receiver"] == receiver for row in rows):
+                continue
+            away = open_workbench(receiver, others(task), settings=settings, test_items=ITEMS)
+            rows_here = rows_of(Case(technique, receiver, home, away, trained(home, technique)))
+            write([*read(), *rows_here])
+
+
+def read() -> list[dict[str, Any]]:
+    """The rows that are there."""
+    rows: list[dict[str, Any]] = json.loads(OUT.read_text())["rows"] if OUT.is_file() else []
+    return rows
+
+
+def write(rows: Sequence[dict[str, Any]]) -> None:
+    """All rows, with what they were measured with."""
+    settings = {"origin": ORIGIN, "task": TASK, "seeds": SEEDS, "steps": STEPS, "further_steps": MORE, "items": ITEMS}
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps({"machine": machine_facts(), **settings, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
