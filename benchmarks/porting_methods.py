@@ -2,7 +2,7 @@
 
     peftport study run studies/porting-same.toml          (porting-shape.toml too; each some 50 minutes on 2 cores)
     peftport study export studies/porting-same.toml --out results/porting-same
-    PYTHONPATH=src:benchmarks python benchmarks/porting_methods.py results/porting-same      prints the tables as Markdown
+    PYTHONPATH=src:benchmarks python benchmarks/porting_methods.py results/porting-same     prints Markdown
 
 A cell is one technique from one host to another. Differences in accuracy with 95 % intervals over seeds and test items
 (peftport.stats.crossed); a star: settled after Holm over all methods, techniques and pairs of one column. The baseline
