@@ -45,7 +45,7 @@ def projector() -> Project:
     try:
         found = distribution("ual-adapter").locate_file("ual_adapter/core/projection.py")
     except PackageNotFoundError:
-        raise SystemExit("beside_ual_adapter: not installed; pip install --no-deps ual-adapter==0.1.0 loguru==0.7.3") from None
+        raise SystemExit("not installed; pip install --no-deps ual-adapter==0.1.0 loguru==0.7.3") from None
     spec = importlib.util.spec_from_file_location("ual_projection", str(found))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
