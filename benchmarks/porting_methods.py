@@ -40,7 +40,7 @@ def against(evidence: Evidence, ported: pl.DataFrame, baseline: str) -> Iterator
 
 
 def differences(evidence: Evidence, baseline: str) -> pl.DataFrame:
-    """A row for every cell, budget and arm: accuracy, gain, interval, whether it is settled."""
+    """A row for every cell, budget and arm: accuracy, gain, interval, whether it is settled; AUROC, the seeds' mean."""
     tables = []
     for arm, pairs in against(evidence, evidence.arm("ported"), baseline):
         found = pairs.crossed.contrast([1.0, -1.0])
@@ -54,7 +54,8 @@ def differences(evidence: Evidence, baseline: str) -> pl.DataFrame:
         }
         table = plain(pairs.table).select(PLACE).with_columns(**{name: pl.lit(v) for name, v in columns.items()})
         tables.append(table.with_columns(versus=pl.lit(arm)))
-    return _settled(pl.concat(tables))
+    auroc = evidence.done.filter(pl.col("arm") == "ported").group_by(PLACE).agg(pl.col("auroc").mean())
+    return _settled(pl.concat(tables).join(plain(auroc), on=PLACE, how="left", maintain_order="left"))
 
 
 def _settled(table: pl.DataFrame) -> pl.DataFrame:
@@ -69,11 +70,12 @@ def markdown(table: pl.DataFrame, baseline: str) -> Iterator[str]:
     names = {baseline: f"over {baseline}", "sampled": "over sampled", "scratch": "over scratch", "ceiling": "over own"}
     for (origin, receiver, budget), part in table.group_by("origin", "receiver", "budget", maintain_order=True):
         yield f"\n### {origin} → {receiver}, {f'after {budget} steps' if budget else 'without further training'}\n"
-        yield f"| technique, method | accuracy | {' | '.join(names.values())} |"
-        yield f"| --- | ---: | {' | '.join(['---:'] * len(names))} |"
+        yield f"| technique, method | accuracy | AUROC | {' | '.join(names.values())} |"
+        yield f"| --- | ---: | ---: | {' | '.join(['---:'] * len(names))} |"
         for (technique, method), own in part.group_by("technique", "method", maintain_order=True):
             cells = [_cell(own.filter(pl.col("versus") == arm)) for arm in names]
-            yield f"| {technique}, `{method}` | {own['accuracy'][0]:.3f} | {' | '.join(cells)} |"
+            scores = f"{own['accuracy'][0]:.3f} | {own['auroc'][0]:.3f}"
+            yield f"| {technique}, `{method}` | {scores} | {' | '.join(cells)} |"
 
 
 def _cell(row: pl.DataFrame) -> str:
