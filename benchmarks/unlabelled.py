@@ -7,11 +7,14 @@ A module is trained on all-MiniLM-L6-v2 with Rotten Tomatoes training texts that
 with 2,000 other texts:
 
     regress, distill   from the module and the texts, labels hidden
+    resize             from the module alone
+    fresh              a fresh module
     scratch            a fresh module trained on the same texts with their labels, for as many steps as distill takes
     ceiling            a fresh module trained as long on all the texts that the origin's module had
 
-Each is tested as it is and after 10 more steps on those texts with their labels. Lift: the ceiling over the bare
-receiver; kept: the gain over the bare receiver divided by it. 95 % intervals over seeds and items (peftport.stats).
+Each is tested as it is and after 10 more steps on those texts with their labels: fresh is then what those steps give
+alone. Lift: the ceiling over the bare receiver; kept: the gain over the bare receiver divided by it. 95 % intervals
+over seeds and items (peftport.stats.crossed).
 """
 
 from __future__ import annotations
@@ -37,13 +40,14 @@ from peftport.stats.crossed import Crossed, crossed_from_items
 from peftport.tasks import load_task
 from peftport.tasks.task import Split, Task
 from peftport.techniques import TECHNIQUES, make_spec, technique_named
-from peftport.techniques.base import TechniqueSpec
+from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.training import TrainSettings
 from peftport.workbench import Start, Workbench, open_workbench
 
 OUT = Path(__file__).parent / "results" / "unlabelled.json"
 ORIGIN, TASK, SEEDS, STEPS, MORE, ITEMS = "all-MiniLM-L6-v2", "rotten_tomatoes", tuple(range(5)), 120, 10, 500
 TEXTS = (500, 2000)
+VERSUS = ("resize", "fresh", "scratch")
 Correct = npt.NDArray[np.uint8]
 
 
@@ -82,11 +86,11 @@ def others(task: Task) -> Task:
     return replace(task, train=Split(train.ids[n:], train.texts[n:], train.labels[n:]))
 
 
-def trained(bench: Workbench, technique: str) -> list[Module]:
-    """A fresh module a seed, trained for the whole number of steps."""
+def trained(bench: Workbench, technique: str, steps: int = STEPS) -> list[Module]:
+    """A fresh module a seed, trained for so many steps."""
     spec, rate = make_spec(technique), technique_named(technique).learning_rates[bench.host.kind]
-    kept = bench.train(spec, [Start(bench.fresh(spec, seed), seed) for seed in SEEDS], (STEPS,), rate)
-    return [bench.module(spec, one[STEPS], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
+    kept = bench.train(spec, [Start(bench.fresh(spec, seed), seed) for seed in SEEDS], (steps,), rate)
+    return [bench.module(spec, one[steps], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
 
 
 def regressed(case: Case, bench: Workbench) -> list[Module]:
@@ -105,19 +109,29 @@ def distilled(case: Case, bench: Workbench) -> list[Module]:
     return made
 
 
+def resized(case: Case, bench: Workbench) -> list[Module]:
+    """Every module cropped or padded."""
+    porter = porter_named("resize")
+    return [porter.port(m, bench.host, rng_for(s, "port")) for s, m in zip(SEEDS, case.seen, strict=True)]
+
+
 def further(case: Case, bench: Workbench, modules: Sequence[Module]) -> dict[int, Correct]:
     """Per-item results (S, N) as the modules are, and after a few steps with labels."""
     starts = [Start(bench.startable(module), seed) for seed, module in zip(SEEDS, modules, strict=True)]
     kept = bench.train(case.spec, starts, (0, MORE), case.rate(bench))
-    return {
-        steps: np.stack([s.correct for s in bench.test(case.spec, [one[steps].matrices for one in kept])])
-        for steps in (0, MORE)
-    }
+    return {steps: tested(case, bench, [one[steps].matrices for one in kept]) for steps in (0, MORE)}
+
+
+def tested(case: Case, bench: Workbench, matrices: Sequence[Parameters]) -> Correct:
+    """Per-item results, (S, N)."""
+    return np.stack([scores.correct for scores in bench.test(case.spec, matrices)])
 
 
 ARMS: dict[str, Callable[[Case, Workbench], list[Module]]] = {
     "regress": regressed,
     "distill": distilled,
+    "resize": resized,
+    "fresh": lambda case, bench: trained(bench, case.technique, 0),
     "scratch": lambda case, bench: trained(bench, case.technique),
 }
 
@@ -126,7 +140,7 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
     """Every arm of one case, with its gain and the share of the lift that it keeps."""
     [scores] = case.away.test(None, [])
     bare = np.broadcast_to(scores.correct, (len(SEEDS), len(scores.correct)))
-    ceiling = further(case, case.away, trained(case.away, case.technique))[0]
+    ceiling = tested(case, case.away, [case.away.startable(m) for m in trained(case.away, case.technique)])
     found: dict[tuple[str, int, int], Correct] = {}
     seconds: dict[tuple[str, int], float] = {}
     for texts in TEXTS:
@@ -139,8 +153,8 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
                 found[arm, texts, steps] = correct
     rows = []
     for (arm, texts, steps), correct in found.items():
-        scratch = found["scratch", texts, steps]
-        crossed = crossed_from_items(np.stack([correct, bare, ceiling, scratch])[None])
+        others = [found[name, texts, steps] for name in VERSUS]
+        crossed = crossed_from_items(np.stack([correct, bare, ceiling, *others])[None])
         row = {"technique": case.technique, "receiver": case.receiver, "method": arm, "texts": texts, "steps": steps}
         rows.append(row | measured(crossed) | {"seconds_a_module": seconds[arm, texts]})
         print(rows[-1], flush=True)
@@ -148,20 +162,24 @@ def rows_of(case: Case) -> list[dict[str, Any]]:
 
 
 def measured(crossed: Crossed) -> dict[str, Any]:
-    """Accuracies, the gain over the bare host and over scratch, the share kept; intervals as [low, high]."""
-    method, bare, ceiling, _ = (float(v) for v in crossed.mean[0])
-    kept = crossed.ratio([1, -1, 0, 0], [0, -1, 1, 0], 0.95)
+    """Accuracies, the gain over the bare host and over other arms, the share kept: [estimate, low, high] each."""
+    method, bare, ceiling = (float(v) for v in crossed.mean[0, :3])
+    rest = [0.0] * len(VERSUS)
+    kept = crossed.ratio([1, -1, 0, *rest], [0, -1, 1, *rest], 0.95)
     return {
         "accuracy": method,
         "bare": bare,
         "ceiling": ceiling,
-        "over_bare": _interval(crossed, [1, -1, 0, 0]),
-        "over_scratch": _interval(crossed, [1, 0, 0, -1]),
+        "over_bare": _interval(crossed, 1),
+        **{f"over_{name}": _interval(crossed, 3 + index) for index, name in enumerate(VERSUS)},
         "kept": [float(v[0]) for v in (kept.estimate, kept.low, kept.high)] if kept.bounded[0] else None,
     }
 
 
-def _interval(crossed: Crossed, weights: Sequence[float]) -> list[float]:
+def _interval(crossed: Crossed, other: int) -> list[float]:
+    """The first arm minus another."""
+    weights = np.zeros(crossed.mean.shape[1])
+    weights[0], weights[other] = 1.0, -1.0
     found = crossed.contrast(weights)
     margin = float(found.margin(0.95)[0])
     estimate = float(found.estimate[0])

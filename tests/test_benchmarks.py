@@ -97,20 +97,21 @@ def test_tables_of_methods_say_what_the_report_says() -> None:
 
 
 def test_kept_is_the_gain_over_the_lift() -> None:
-    """Five seeds of 100 items: bare .5, ceiling .9, method .7, scratch .6; without a lift there is no share."""
+    """Five seeds of 100 items: method .7, bare .5, ceiling .9, then others; without a lift there is no share."""
     import numpy as np
     from unlabelled import measured
 
     from peftport.stats.crossed import crossed_from_items
 
     def scored(share: float) -> np.ndarray:
-        return np.tile(np.arange(100) < 100 * share, (5, 1)).astype(np.uint8)
+        return np.tile(np.arange(100) < round(100 * share), (5, 1)).astype(np.uint8)
 
-    found = measured(crossed_from_items(np.stack([scored(v) for v in (0.7, 0.5, 0.9, 0.6)])[None]))
+    found = measured(crossed_from_items(np.stack([scored(v) for v in (0.7, 0.5, 0.9, 0.65, 0.55, 0.6)])[None]))
     assert (found["accuracy"], found["bare"], found["ceiling"]) == pytest.approx((0.7, 0.5, 0.9))
     assert found["over_bare"][0] == pytest.approx(0.2) and found["over_scratch"][0] == pytest.approx(0.1)
+    assert found["over_resize"][0] == pytest.approx(0.05) and found["over_fresh"][0] == pytest.approx(0.15)
     assert found["kept"][0] == pytest.approx(0.5) and found["kept"][1] < 0.5 < found["kept"][2]
-    assert measured(crossed_from_items(np.stack([scored(0.5)] * 4)[None]))["kept"] is None
+    assert measured(crossed_from_items(np.stack([scored(0.5)] * 6)[None]))["kept"] is None
 
 
 def test_texts_without_labels_are_new_to_the_module() -> None:
