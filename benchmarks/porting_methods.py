@@ -7,20 +7,22 @@
 A cell is one technique from one host to another. Differences in accuracy with 95 % intervals over seeds and test items
 (peftport.stats.crossed); a star: settled after Holm over all methods, techniques and pairs of one column. The baseline
 is `copy` where hosts have one shape and `resize` where not; "own" is the receiver's own module, trained as long as the
-origin's was.
+origin's was. The first table pools each method over the techniques; there a star is Holm's over a method's pairs and
+budgets, as in the report.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from peftport.measures import Evidence
+from peftport.measures import Evidence, pooled
 from peftport.measures.evidence import CELL, SETTING, Pairs, join, plain
+from peftport.porting import PORTERS
 from peftport.stats.permutation import holm
 from peftport.study.export import read_export
 
@@ -78,6 +80,19 @@ def markdown(table: pl.DataFrame, baseline: str) -> Iterator[str]:
             yield f"| {technique}, `{method}` | {scores} | {' | '.join(cells)} |"
 
 
+def summary(evidence: Evidence) -> Iterator[str]:
+    """Every method on every pair of hosts, pooled over techniques (peftport.measures.pooled)."""
+    found = pooled(evidence).filter(pl.col("scope") == "pair", pl.col("beside").is_null())
+    columns = [(arm, budget) for budget in sorted(found["budget"].unique()) for arm in ("scratch", "sampled")]
+    yield f"| receiver, method | {' | '.join(f'over {arm}, {budget}' for arm, budget in columns)} |"
+    yield f"| --- | {' | '.join(['---:'] * len(columns))} |"
+    for receiver in sorted(found["receiver"].unique()):
+        for method in ordered(found.filter(receiver=receiver)["method"]):
+            own = found.filter(receiver=receiver, method=method).with_columns(settled=pl.col("p_holm") < SETTLED)
+            cells = [_cell(own.filter(versus=arm, budget=budget)) for arm, budget in columns]
+            yield f"| {receiver}, `{method}` | {' | '.join(cells)} |"
+
+
 def _cell(row: pl.DataFrame) -> str:
     if not len(row):
         return ""
@@ -96,18 +111,16 @@ def main(folders: Sequence[str]) -> None:
         evidence = Evidence.of(export.runs, export.correct)
         methods = evidence.planned["method"].cast(pl.String).unique().to_list()
         baseline = "copy" if "copy" in methods else "resize"
-        order = {name: index for index, name in enumerate(_order(export.runs))}
+        order = {name: index for index, name in enumerate(ordered(methods))}
         table = differences(evidence, baseline).sort(
             "budget", "receiver", "technique", pl.col("method").replace_strict(order, return_dtype=pl.Int64)
         )
-        print("\n".join(markdown(table, baseline)))
+        print("\n".join([*summary(evidence), *markdown(table, baseline)]))
 
 
-def _order(runs: pl.DataFrame) -> list[str]:
+def ordered(methods: Iterable[str]) -> list[str]:
     """Methods in the order of `peftport methods`."""
-    from peftport.porting import PORTERS
-
-    held = set(runs["method"].drop_nulls().to_list())
+    held = set(methods)
     return [name for name in PORTERS if name in held]
 
 

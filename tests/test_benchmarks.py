@@ -96,6 +96,15 @@ def test_tables_of_methods_say_what_the_report_says() -> None:
     assert any("+0.000 [+0.000, +0.000] |" in line for line in lines)
 
 
+@pytest.mark.parametrize("folder", sorted(BENCHMARKS.parent.glob("results/porting-*")), ids=lambda folder: folder.name)
+def test_what_is_written_of_methods_is_what_was_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables of results/porting-*/README.md are those that the command given there prints."""
+    from porting_methods import main
+
+    main([str(folder)])
+    assert capsys.readouterr().out.strip() in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_kept_is_the_gain_over_the_lift() -> None:
     """Five seeds of 100 items: method .7, bare .5, ceiling .9, then others; without a lift there is no share."""
     import numpy as np
