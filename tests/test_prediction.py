@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def port(receiver: str, distance: float | None, gain: float, lift: float = 0.1, 
     return made.model_copy(update=changes)
 
 
+Distilled = Callable[..., list[RecordedPort]]
 LADDER = [port("b", 0.001, 0.10), port("c", 0.005, 0.08), port("d", 0.02, 0.06), port("e", 0.05, 0.01)]
 
 
@@ -109,22 +111,32 @@ def test_held_out_errors_are_those_of_what_came_out() -> None:
     assert kind.gain.mean_absolute == pytest.approx(np.mean(errors))
 
 
-def test_the_table_is_what_the_committed_results_say() -> None:
-    """Made anew from the same folders, with the relations that the table holds, it is the same table."""
+def remade(source: Path, ports: Sequence[RecordedPort], distilled_ports: Distilled) -> list[RecordedPort]:
+    """The records of one source of the table, with the relations and, where not measured there, distances it holds."""
+    document = json.loads((source if source.is_file() else source / "study.json").read_text(encoding="utf-8"))
+    study = source.stem if source.is_file() else document["study"]["name"]
+    own = [port for port in ports if port.study == study]
+    relations = {
+        (p.origin, p.receiver): Relation(p.marks, p.origin_family, p.receiver_family, p.same_vocabulary) for p in own
+    }
+    if source.is_file():
+        here = {receiver: relation for (_, receiver), relation in relations.items()}
+        return distilled_ports(study, document, here, {p.receiver: p.distance for p in own})
+    evidence = Evidence.of(pl.read_parquet(source / "runs.parquet"), pl.read_parquet(source / "correct.parquet"))
+    return collect(study, evidence, relations)
+
+
+def test_the_table_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made anew from the same sources, with the relations that the table holds, it is the same table."""
+    monkeypatch.syspath_prepend(str(RESULTS.parent / "tools"))
+    from record_ports import distilled_ports
+
     table = recorded()
-    folders = [Path(word) for word in table.command.split() if word.startswith("results/")]
-    assert folders
+    sources = [Path(word) for word in table.command.split()[2:]]
+    assert sources
     made = []
-    for folder in folders:
-        home = RESULTS / folder.name
-        evidence = Evidence.of(pl.read_parquet(home / "runs.parquet"), pl.read_parquet(home / "correct.parquet"))
-        study = json.loads((home / "study.json").read_text(encoding="utf-8"))["study"]["name"]
-        relations = {
-            (p.origin, p.receiver): Relation(p.marks, p.origin_family, p.receiver_family, p.same_vocabulary)
-            for p in table.ports
-            if p.study == study
-        }
-        made += collect(study, evidence, relations)
+    for source in sources:
+        made += remade(RESULTS.parent / source, table.ports, distilled_ports)
     assert len(made) == len(table.ports) > 10
     for one, other in zip(made, table.ports, strict=True):
         assert one.model_copy(update={"distance": other.distance}) == other

@@ -1,8 +1,9 @@
 """Make the table that `peftport check` foretells from, of committed results of studies, and say how far it is off.
 
-    PYTHONPATH=src python tools/record_ports.py results/drift [results/...]
+    PYTHONPATH=src python tools/record_ports.py results/drift [results/...] [benchmarks/results/unlabelled.json]
 
-Each folder is what `peftport study export` wrote: runs.parquet, correct.parquet, study.json. The studies' named hosts
+Each folder is what `peftport study export` wrote: runs.parquet, correct.parquet, study.json. The file is what
+benchmarks/unlabelled.py wrote: of it distilled modules are taken, with the most texts that were tried. The named hosts
 must be on this machine, since families and vocabularies are read from them; hosts that a study made have those of their
 base. Writes src/peftport/prediction/recorded.json and prints the errors that docs/check.md states.
 """
@@ -12,10 +13,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from peftport.hosts.distance import weight_distance
 from peftport.hosts.load import load_tokenizer
+from peftport.hosts.opening import open_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.identity import digest
@@ -23,6 +27,7 @@ from peftport.measures import Evidence
 from peftport.prediction.collect import Relation, collect
 from peftport.prediction.held_out import Errors, HeldOut, leave_one_pair_out
 from peftport.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
+from peftport.refresh import NAME as DISTILL
 from peftport.study.about import FILE, About
 
 OUT = Path(__file__).parents[1] / "src" / "peftport" / "prediction" / TABLE
@@ -32,7 +37,7 @@ def main(folders: list[str]) -> None:
     """Read the folders, write the table, print the errors."""
     if not folders:
         sys.exit("record_ports: expected folders of results, got none; try results/drift")
-    ports = [port for folder in folders for port in ports_of(Path(folder))]
+    ports = [port for name in folders for port in (distilled if name.endswith(".json") else ports_of)(Path(name))]
     command = f"python tools/record_ports.py {' '.join(folders)}"
     table = Recorded(command=command, ports=tuple(ports))
     OUT.write_text(json.dumps(table.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
@@ -59,10 +64,64 @@ def relations_of(about: About) -> dict[tuple[str, str], Relation]:
     }  # fmt: skip
 
 
+def distilled(file: Path) -> list[RecordedPort]:
+    """The recorded ports of a run of benchmarks/unlabelled.py."""
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    origin, receivers = measured["origin"], {row["receiver"] for row in measured["rows"]}
+    marks = {name: open_host(name).fingerprint.weights[:MARK] for name in {origin, *receivers}}
+    kin = {name: _kin_of(name) for name in marks}
+    relations = {
+        name: Relation((marks[origin], marks[name]), kin[origin][0], kin[name][0], kin[origin][1] == kin[name][1])
+        for name in receivers
+    }
+    folder = find_host(origin).folder
+    distances = {name: weight_distance(folder, find_host(name).folder) for name in receivers}
+    return distilled_ports(file.stem, measured, relations, distances)
+
+
+def distilled_ports(
+    study: str, measured: dict[str, Any], relations: dict[str, Relation], distances: dict[str, float | None]
+) -> list[RecordedPort]:
+    """Records of what was distilled with the most texts and not trained further; relations by receiver."""
+    rows = [row for row in measured["rows"] if row["method"] == DISTILL and row["steps"] == 0]
+    most = max(row["texts"] for row in rows)
+    found = [
+        RecordedPort(
+            study=study,
+            origin=measured["origin"],
+            receiver=row["receiver"],
+            marks=relations[row["receiver"]].marks,
+            origin_family=relations[row["receiver"]].origin_family,
+            receiver_family=relations[row["receiver"]].receiver_family,
+            same_vocabulary=relations[row["receiver"]].same_vocabulary,
+            distance=distances[row["receiver"]],
+            technique=row["technique"],
+            method=DISTILL,
+            task=measured["task"],
+            seeds=len(measured["seeds"]),
+            items=measured["items"],
+            base=round(row["bare"], 6),
+            ceiling=round(row["ceiling"], 6),
+            ported=round(row["accuracy"], 6),
+            sampled=None,
+            gain_low=round(row["over_bare"][1], 6),
+            gain_high=round(row["over_bare"][2], 6),
+        )
+        for row in rows
+        if row["texts"] == most
+    ]
+    return sorted(found, key=lambda p: (p.technique, p.receiver))
+
+
 def _kin(name: str, about: About) -> tuple[str, str]:
     """Family and vocabulary (its digest) of a host; an update has its base's."""
     while name in about.study.hosts:
         name = about.study.hosts[name].base
+    return _kin_of(name)
+
+
+def _kin_of(name: str) -> tuple[str, str]:
+    """Family and vocabulary of a host on this machine."""
     source = find_host(name)
     layout = layout_for(read_config(source.folder)["model_type"], source.name)
     return layout.family, digest(load_tokenizer(source).get_vocab())
