@@ -2,6 +2,8 @@
 
     PYTHONPATH=src:benchmarks python benchmarks/unlabelled.py [--receivers NAME,NAME] [--techniques NAME,NAME]
         writes benchmarks/results/unlabelled.json, row after row: what is there already is not done again
+    PYTHONPATH=src:benchmarks python benchmarks/unlabelled.py --table
+        prints what is there as Markdown
 
 A module is trained on all-MiniLM-L6-v2 with Rotten Tomatoes training texts that nothing below sees. Then, with 500 and
 with 2,000 other texts:
@@ -22,7 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,7 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--receivers", default="e5-small-first6")
     parser.add_argument("--techniques", default=",".join(TECHNIQUES))
+    parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     chosen = parser.parse_args()
+    if chosen.table:
+        print("\n".join(markdown(read())))
+        return
     task = load_task(TASK)
     settings = TrainSettings(max_tokens=64)
     home = open_workbench(ORIGIN, others(task), settings=settings, test_items=ITEMS)
@@ -201,6 +207,36 @@ def main() -> None:
             away = open_workbench(receiver, others(task), settings=settings, test_items=ITEMS)
             rows_here = rows_of(Case(technique, receiver, home, away, trained(home, technique)))
             write([*read(), *rows_here])
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Accuracy, what is kept of the lift, and gains of every arm, a line each."""
+    titles = ("receiver, technique", "from", "texts", "accuracy", "kept of the lift", "over resize", "over scratch")
+    yield f"| {' | '.join(titles)} | then 10 steps | over fresh |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    then = {(r["receiver"], r["technique"], r["method"], r["texts"]): r for r in rows if r["steps"]}
+    for row in rows:
+        if row["steps"]:
+            continue
+        own, after = row["method"], then[row["receiver"], row["technique"], row["method"], row["texts"]]
+        cells = [
+            f"{row['receiver']}, {row['technique']}",
+            f"`{own}`" if own in ("regress", "distill", "resize") else own,
+            str(row["texts"] or ""),
+            f"{row['accuracy']:.3f}",
+            _three(row["kept"], "{:.2f}") if row["kept"] else "not settled",
+            "" if own == "resize" else _three(row["over_resize"]),
+            "" if own == "scratch" else _three(row["over_scratch"]),
+            f"{after['accuracy']:.3f}",
+            "" if own == "fresh" else _three(after["over_fresh"]),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _three(found: Sequence[float], form: str = "{:+.3f}") -> str:
+    """An estimate and its interval."""
+    estimate, low, high = (form.format(value) for value in found)
+    return f"{estimate} [{low}, {high}]"
 
 
 def read() -> list[dict[str, Any]]:
