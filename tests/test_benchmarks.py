@@ -123,6 +123,14 @@ def test_kept_is_the_gain_over_the_lift() -> None:
     assert measured(crossed_from_items(np.stack([scored(0.5)] * 6)[None]))["kept"] is None
 
 
+def test_what_is_written_of_texts_without_labels_is_what_was_measured() -> None:
+    """docs/results.md has the table that `benchmarks/unlabelled.py --table` prints."""
+    from unlabelled import markdown, read
+
+    page = (BENCHMARKS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "\n".join(markdown(read())) in page
+
+
 def test_texts_without_labels_are_new_to_the_module() -> None:
     from unlabelled import TEXTS, others, unseen
 
