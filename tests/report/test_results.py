@@ -15,6 +15,7 @@ from report.browsing import ROOT, Open, column, downloaded, heading, table
 
 STUDIES = sorted(folder.parent for folder in (ROOT / "results").glob("*/runs.parquet"))
 DRAWN = ("pooled", "aggregates", "curves", "retention", "savings", "verdicts")
+FIRST_POOLED = 9  # panels drawn at once (templates/charts.js); the rest when asked for
 
 
 @pytest.fixture(scope="module", params=STUDIES, ids=lambda folder: folder.name)
@@ -39,5 +40,6 @@ def test_the_page_of_committed_results(open_page: Open, findings: Findings, tmp_
     table(page, "cells").locator("input").fill(f"{technique} ported")
     rows = downloaded(page, "cells")
     assert {(row["technique"], row["arm"]) for row in rows} == {(technique, "ported")}
-    assert page.locator('[data-chart="pooled"] .panel').count() == 3 * findings.pooled["budget"].n_unique()
+    panels = 3 * findings.pooled["budget"].n_unique() * findings.pooled["method"].n_unique()
+    assert page.locator('[data-chart="pooled"] .panel').count() == min(panels, FIRST_POOLED)
     assert all(line in page.locator("#headline").inner_text() for line in findings.headlines)
