@@ -2,13 +2,14 @@
 
     PYTHONPATH=src:benchmarks python benchmarks/peers/slice.py     writes benchmarks/results/slice.json
 
-4 techniques x 2 pairs (MiniLM and sre, both ways) x 2 arms (ported, sampled) x 3 budgets x 1 seed. Both sides train the
-origins too. Peers do every run by itself, as a script over runs does: load the host, train to the budget, test. They
-start every module fresh, since what numbers a run starts from costs nothing; accuracies are compared in run.py.
+4 techniques x 2 pairs (MiniLM and sre, both ways) x 2 arms (ported, sampled) x 3 budgets x 1 seed. Both sides train
+the origins too, and the 24 scratch baselines; ours are the origins' trainings on their way. Peers do every run by
+itself, as a script over runs does: load the host, train to the budget, test. They start every module fresh, since what
+numbers a run starts from costs nothing; accuracies are compared in run.py.
 
-Ours is the whole command by the clock: starting, planning, loading, tokenising, the scratch and bare-host baselines
-(which nobody else trains) and the ledger. A peer's is loading, training and testing alone. A peer that lacks a
-technique is timed on those it has, against our runs of the same techniques.
+Ours is the whole command by the clock: starting, planning, loading, tokenising, testing the bare hosts and the ledger.
+A peer's is loading, training and testing alone. A peer that lacks a technique is timed on those it has, against our
+runs of the same techniques.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 OUT = ROOT / "benchmarks" / "results" / "slice.json"
 PAIRS = (("all-MiniLM-L6-v2", "sre"), ("sre", "all-MiniLM-L6-v2"))
 ARMS = ("ported", "sampled")
+TRAINED = (*ARMS, "scratch")  # the baselines that runs are held against, in no count of runs
 BATCH, MAX_TOKENS = 16, 64
 
 
@@ -43,7 +45,7 @@ def study_file(techniques: list[str], budgets: list[int], seeds: int, origin_ste
         "techniques": techniques,
         "pairs": [list(pair) for pair in PAIRS],
         "tasks": ["rotten_tomatoes"],
-        "arms": list(ARMS),
+        "arms": list(TRAINED),
         "budgets": budgets,
         "seeds": list(range(seeds)),
     }
@@ -74,43 +76,38 @@ def run_by_run(contestant: Contestant, techniques: list[str], asked: argparse.Na
     for technique in techniques:
         for host, _ in PAIRS:  # each host is the origin of one pair and the receiver of the other
             work = make_work(host, technique, "rotten_tomatoes", asked.items, BATCH, MAX_TOKENS)
-            runs = [Run(0, [asked.origin_steps])] + [Run(0, [budget]) for _ in ARMS for budget in asked.budgets]
+            runs = [Run(0, [asked.origin_steps])] + [Run(0, [budget]) for _ in TRAINED for budget in asked.budgets]
             done += contestant.do(replace(work, runs=runs), threads=1)
     load = sum(d.load_seconds for d in done)
     work_seconds = sum(d.train_seconds + d.test_seconds for d in done)
     return {"seconds": load + work_seconds, "load_seconds": load, "runs": len(done)}
 
 
-def measure(asked: argparse.Namespace) -> dict[str, Any]:
-    """Every peer on the techniques it has, ours on the same, interleaved."""
-    rows = []
-    for contestant in CONTESTANTS[1:]:
-        able = [t for t in asked.techniques if contestant.can(t, "encoder") is None]
-        if not able:
-            rows.append({"title": contestant.title, "not_run": contestant.can(asked.techniques[0], "encoder")})
-            continue
-        study = study_file(able, asked.budgets, 1, asked.origin_steps, asked.items)
-        both = [(ours(study, 1), run_by_run(contestant, able, asked)) for _ in range(asked.pairs)]
-        rows.append(
-            {
-                "title": contestant.title,
-                "techniques": able,
-                "our_seconds": median(mine["seconds"] for mine, _ in both),
-                "their_seconds": median(theirs["seconds"] for _, theirs in both),
-                "speed_up": median(theirs["seconds"] / mine["seconds"] for mine, theirs in both),
-                "speed_up_without_their_loading": median(
-                    (theirs["seconds"] - theirs["load_seconds"]) / mine["seconds"] for mine, theirs in both
-                ),
-                "pairs": [{"ours": mine, "theirs": theirs} for mine, theirs in both],
-            }
-        )
-        print({k: v for k, v in rows[-1].items() if k != "pairs"}, flush=True)
-    return {"peers": rows}
+def measure(contestant: Contestant, asked: argparse.Namespace) -> dict[str, Any]:
+    """One peer on the techniques it has, ours on the same, interleaved."""
+    able = [t for t in asked.techniques if contestant.can(t, "encoder") is None]
+    if not able:
+        return {"title": contestant.title, "not_run": contestant.can(asked.techniques[0], "encoder")}
+    study = study_file(able, asked.budgets, 1, asked.origin_steps, asked.items)
+    both = [(ours(study, 1), run_by_run(contestant, able, asked)) for _ in range(asked.pairs)]
+    return {
+        "title": contestant.title,
+        "techniques": able,
+        "our_seconds": median(mine["seconds"] for mine, _ in both),
+        "their_seconds": median(theirs["seconds"] for _, theirs in both),
+        "speed_up": median(theirs["seconds"] / mine["seconds"] for mine, theirs in both),
+        "speed_up_without_their_loading": median(
+            (theirs["seconds"] - theirs["load_seconds"]) / mine["seconds"] for mine, theirs in both
+        ),
+        "pairs": [{"ours": mine, "theirs": theirs} for mine, theirs in both],
+    }
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure and write, peer after peer."""
+    peers = {contestant.name: contestant for contestant in CONTESTANTS[1:]}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", default=list(peers), choices=peers)
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
     parser.add_argument("--budgets", nargs="+", type=int, default=[0, 5, 15])
     parser.add_argument("--origin-steps", type=int, default=40)
@@ -119,9 +116,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     settings = {key: value for key, value in vars(asked).items() if key != "out"}
-    found = {"machine": machine_facts(), "settings": settings, **measure(asked)}
-    asked.out.parent.mkdir(exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    found: dict[str, Any] = {"machine": machine_facts(), "settings": settings, "peers": []}
+    for name in asked.peers:
+        found["peers"].append(measure(peers[name], asked))
+        print({key: value for key, value in found["peers"][-1].items() if key != "pairs"}, flush=True)
+        asked.out.parent.mkdir(exist_ok=True)
+        asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
