@@ -222,7 +222,7 @@ def test_folders_are_found_by_name_or_refused_with_the_remedy(cache: Path) -> No
     assert offline.offline_host_folder("sre") == cache / "hosts" / "sre"
 
 
-def test_a_missing_converter_package_names_the_extra(
+def test_a_missing_converter_package_is_named(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line, exit code 2, nothing written."""
@@ -235,7 +235,7 @@ def test_a_missing_converter_package_names_the_extra(
     monkeypatch.setattr(packages.subprocess, "run", fake_pip(b""))
     monkeypatch.setattr(packages, "Artifact", lambda path: path)
     assert hosts_install("sre") == 2
-    assert "needs the package onnx, found none; install it with: pip install" in capsys.readouterr().err
+    assert "needs the package onnx, found none; run: pip install onnx" in capsys.readouterr().err
     assert not list(cache.rglob("SOURCE.json"))
 
 

@@ -52,8 +52,7 @@ def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
             install(name, cache, tell)
         except ModuleNotFoundError as error:
             raise BadRequest(
-                f"{name}: its conversion needs the package {error.name}, found none; install it with: pip install "
-                "'peftport[offline]'"
+                f"{name}: its conversion needs the package {error.name}, found none; run: pip install {error.name}"
             ) from error
     return [folder_of(name, cache) for name in ordered]
 

@@ -220,9 +220,7 @@ class RayCluster:
         try:
             import ray
         except ImportError as error:
-            raise BadRequest(
-                "--executor ray: expected Ray to be installed, it is not; run: pip install 'peftport[ray]'"
-            ) from error
+            raise BadRequest("--executor ray: expected Ray to be installed, it is not; run: pip install ray") from error
         self._ray: Any = ray
         self._owns = not ray.is_initialized()
         if self._owns:

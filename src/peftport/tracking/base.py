@@ -67,8 +67,9 @@ def need(library: str, extra: str) -> None:
 
     """
     if find_spec(library) is None:
-        raise BadRequest(f"--track {extra}: expected the library {library}, it is not installed; "
-                         f"pip install 'peftport[{extra}]'")  # fmt: skip
+        raise BadRequest(
+            f"--track {extra}: expected the library {library}, it is not installed; run: pip install {extra}"
+        )
 
 
 class Notes:
