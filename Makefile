@@ -66,6 +66,7 @@ bench: hosts oracle
 	$(RUN) benchmarks/peers/run.py $(BENCH_ARGS)
 	$(RUN) benchmarks/peers/slice.py
 	$(RUN) benchmarks/peak.py
+	$(RUN) benchmarks/step_profile.py
 	$(RUN) benchmarks/stack.py
 	$(RUN) benchmarks/memory.py
 	$(RUN) benchmarks/porting_memory.py

@@ -53,6 +53,22 @@ def test_nobody_is_asked_for_what_he_lacks() -> None:
     assert (adapters.can("adapter", "encoder") is None) == adapters.python.exists()
 
 
+def test_operations_fall_into_the_groups_of_the_profile() -> None:
+    from step_profile import group_of
+
+    kernels = {
+        "aten::addmm": "products",
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": "attention",
+        "aten::gelu_backward": "activations",
+        "aten::native_layer_norm": "norms",
+        "aten::add_": "additions",
+        "aten::copy_": "copies",
+        "aten::view": "rest",
+        "AddmmBackward0": "rest",
+    }
+    assert {name: group_of(name) for name in kernels} == kernels
+
+
 def test_the_slice_is_48_runs_of_a_valid_study(tmp_path: Path) -> None:
     from slice import study_file
 

@@ -2,6 +2,9 @@
 
     PYTHONPATH=src:benchmarks python benchmarks/peers/run.py        writes benchmarks/results/peers.json
 
+Hosts and techniques that this machine has measured with the same settings are not measured again; for that, take the
+file away.
+
 Each pair is one seed: every contestant trains and tests once, in a process of its own, one after another, in turned
 order from pair to pair. Starting the process, loading the host and tokenising are on nobody's clock. Where accuracies
 differ by more than the seeds explain, no speed-up is given: the work was not the same.
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -70,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", nargs="+", default=["all-MiniLM-L6-v2", "flan-t5-small"])
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
-    parser.add_argument("--points", nargs="+", type=int, default=[0, 10, 40], help="steps after which to test")
-    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--points", nargs="+", type=int, default=[0, 5, 20], help="steps after which to test")
+    parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=5)
@@ -79,15 +83,31 @@ def main() -> None:
     parser.add_argument("--task", default="rotten_tomatoes")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
-    settings = {key: value for key, value in vars(asked).items() if key != "out"}
-    found: dict[str, Any] = {"machine": machine_facts(), "settings": settings, "comparisons": []}
-    for host in asked.hosts:
-        for technique in asked.techniques:
-            work = make_work(host, technique, asked.task, asked.items, asked.batch_size, asked.max_tokens)
-            found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads))
-            _say(found["comparisons"][-1])
-            asked.out.parent.mkdir(exist_ok=True)
-            asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    beside = ("out", "hosts", "techniques")
+    found = _found({key: value for key, value in vars(asked).items() if key not in beside}, asked.out)
+    done = {(row["host"], row["technique"]) for row in found["comparisons"]}
+    for host, technique in product(asked.hosts, asked.techniques):
+        if (host, technique) in done:
+            continue
+        work = make_work(host, technique, asked.task, asked.items, asked.batch_size, asked.max_tokens)
+        found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads))
+        _say(found["comparisons"][-1])
+        asked.out.parent.mkdir(exist_ok=True)
+        asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _found(settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """What this machine measured with the same settings and packages; else nothing."""
+    there: dict[str, Any] = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    machine = machine_facts()
+    if there.get("settings") == settings and same_but_load(there["machine"], machine):
+        return there
+    return {"machine": machine, "settings": settings, "comparisons": []}
+
+
+def same_but_load(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions are of one machine and its packages."""
+    return {**one, "load_average": None} == {**other, "load_average": None}
 
 
 def _say(comparison: dict[str, Any]) -> None:
