@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    for name in ("agreement", "contestants", "work", "slice", "machine"):
+    for name in ("agreement", "contestants", "work", "slice", "machine", "run"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -156,3 +157,10 @@ def test_texts_without_labels_are_new_to_the_module() -> None:
     assert len(unseen(task)) == max(TEXTS)
     assert not set(unseen(task).texts) & set(others(task).train.texts)
     assert len(others(task).train) + max(TEXTS) == len(task.train)
+
+
+def test_the_peers_table_is_its_file_s() -> None:
+    from run import OUT, markdown
+
+    found = json.loads(OUT.read_text(encoding="utf-8"))
+    assert "\n".join(markdown(found)) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")

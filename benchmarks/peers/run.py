@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -82,8 +83,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--task", default="rotten_tomatoes")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--table", action="store_true", help="print what is there as Markdown, measure nothing")
     asked = parser.parse_args()
-    beside = ("out", "hosts", "techniques")
+    if asked.table:
+        print("\n".join(markdown(json.loads(asked.out.read_text(encoding="utf-8")))))
+        return
+    beside = ("out", "table", "hosts", "techniques")
     found = _found({key: value for key, value in vars(asked).items() if key not in beside}, asked.out)
     done = {(row["host"], row["technique"]) for row in found["comparisons"]}
     for host, technique in product(asked.hosts, asked.techniques):
@@ -108,6 +113,33 @@ def _found(settings: dict[str, Any], out: Path) -> dict[str, Any]:
 def same_but_load(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two descriptions are of one machine and its packages."""
     return {**one, "load_average": None} == {**other, "load_average": None}
+
+
+def markdown(found: dict[str, Any]) -> Iterator[str]:
+    """Seconds, accuracies and the speed-up over every peer with the range of its pairs, a line each."""
+    points = found["settings"]["points"]
+    yield f"| host, technique | side | seconds | accuracy after {', '.join(map(str, points))} steps | theirs by ours |"
+    yield "| --- | --- | ---: | --- | ---: |"
+    for comparison in found["comparisons"]:
+        ours, *_ = (_seconds([Done(**run) for run in row.get("runs", ())]) for row in comparison["contestants"])
+        for row in comparison["contestants"]:
+            if "not_run" in row:
+                continue
+            accuracy = ", ".join(f"{value:.3f}" for value in row["accuracy"].values())
+            what = f"{comparison['host']}, {comparison['technique']}"
+            cells = (what, row["title"], f"{row['seconds']:.2f}", accuracy, _speed(row, ours))
+            yield f"| {' | '.join(cells)} |"
+
+
+def _speed(row: dict[str, Any], ours: list[float]) -> str:
+    """The median of the pairs and their range; nothing for our own row."""
+    if "speed_up" not in row:
+        return ""
+    if row["speed_up"] is None:
+        return "void"
+    theirs = _seconds([Done(**run) for run in row["runs"]])
+    pairs = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return f"{row['speed_up']:.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
 
 
 def _say(comparison: dict[str, Any]) -> None:
