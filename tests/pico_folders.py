@@ -75,6 +75,11 @@ def process_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SOURCES), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def unmeasured(environment: dict[str, str]) -> dict[str, str]:
+    """For a process that is interrupted: coverage's own lock may stay locked when Control-C comes while it is held."""
+    return {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
+
+
 def in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command in this process; whatever reaches the two streams is captured, other libraries' output too."""
 

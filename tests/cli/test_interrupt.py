@@ -8,10 +8,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pico_folders import unmeasured
+
+PATIENCE_SECONDS = 240.0
 Run = Callable[..., Any]
 
 
@@ -23,10 +27,11 @@ def test_interrupt(
     master, slave = pty.openpty()
     shown, sent = b"", False
     command = [sys.executable, "-m", "peftport", *arguments, "--steps", "1000000"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=slave, env={**environment, "TERM": "xterm"}
-    ) as running:
+    terminal = {**unmeasured(environment), "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=terminal) as running:
         os.close(slave)
+        late = threading.Timer(PATIENCE_SECONDS, running.kill)
+        late.start()
         try:
             while chunk := os.read(master, 1024):
                 shown += chunk
@@ -36,6 +41,7 @@ def test_interrupt(
         except OSError:  # how Linux says that the other end is closed
             pass
         finally:
+            late.cancel()
             os.close(master)
         assert running.stdout is not None
         assert running.stdout.read() == b""

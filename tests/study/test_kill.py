@@ -18,6 +18,7 @@ import pytest
 from peftport.store.artifacts import Artifacts
 from peftport.study.executors import Outcome, Processes
 from peftport.study.messages import DistanceRequest, Request
+from pico_folders import unmeasured
 from pico_study import contents, files, plan_of, records, run_in
 
 KILLS, PATIENCE_SECONDS = 10, 240.0
@@ -43,7 +44,7 @@ def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) ->
         return subprocess.Popen(
             [sys.executable, "-m", "peftport", *command, *map(str, more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
-            env={**environment, MARK: mark, "TMPDIR": str(temporary)},
+            env={**unmeasured(environment), MARK: mark, "TMPDIR": str(temporary)},
         )  # fmt: skip
 
     return start
