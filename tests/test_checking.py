@@ -202,6 +202,14 @@ def test_the_rule(methods: list[MethodCheck], chosen: str | None, word: str) -> 
     assert (found.method, found.word) == (chosen, word)
 
 
+def test_retrain_names_what_is_left_without_labels() -> None:
+    """Distilling, where it can be done and is not among what gained nothing."""
+    useless = [method("copy", interval(0.0, 0.01))]
+    assert "--method distill is left" in choose([*useless, method("distill")], same_host=False).why
+    for others in ([method("distill", lacking="a task")], [method("distill", interval(0.0, 0.01))]):
+        assert "is left" not in choose([*useless, *others], same_host=False).why
+
+
 def test_records_of_these_very_hosts_are_told_but_foretell_nothing(folders: dict[str, Path]) -> None:
     origin, receiver = open_host(str(folders["bert"])), open_host(str(folders["bert-updated"]))
     module = module_on(origin, "lora")

@@ -64,6 +64,8 @@ def _by_record(known: dict[str, Interval], able: dict[str, MethodCheck]) -> Choi
     best = max(known, key=lambda name: known[name].estimate)
     if known[best].estimate < FLOOR:
         why = f"no method on record ({', '.join(known)}) gained {FLOOR:.2f} or more; the most: {_gained(able[best])}"
+        if DISTILL in able and DISTILL not in known:
+            why += f"; without labels, --method {DISTILL} is left, whose gain is not measured here"
         return Choice(None, "retrain", why, True)
     return Choice(best, "not enough evidence", f"{_gained(able[best])}, the most on record, not settled", True)
 
