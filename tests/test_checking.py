@@ -104,7 +104,7 @@ def test_methods_can_what_they_are_said_to(technique: str, to: str, folders: dic
     kin = kinship(module, Origin(origin), receiver)
     methods = {one.name: one for one in method_checks(module, kin, receiver, Offered(texts=True), ())}
     assert [*methods] == [*PORTERS, "distill"]
-    assert methods["distill"].lacking == "labels and training (--task TASK)"
+    assert methods["distill"].lacking == "texts and training (--task TASK)"
     given = Given(origin, TEXTS)
     for name, porter in PORTERS.items():
         one = methods[name]
@@ -203,11 +203,13 @@ def test_the_rule(methods: list[MethodCheck], chosen: str | None, word: str) -> 
 
 
 def test_retrain_names_what_is_left_without_labels() -> None:
-    """Distilling, where it can be done and is not among what gained nothing."""
-    useless = [method("copy", interval(0.0, 0.01))]
-    assert "--method distill is left" in choose([*useless, method("distill")], same_host=False).why
-    for others in ([method("distill", lacking="a task")], [method("distill", interval(0.0, 0.01))]):
-        assert "is left" not in choose([*useless, *others], same_host=False).why
+    """Distilling, a task given or not, with what is on record of it; not where it gained nothing or is refused."""
+    useless, left = [method("copy", interval(0.0, 0.01))], "Without labels, --method distill"
+    assert left in choose([*useless, method("distill")], same_host=False).why
+    found = choose([*useless, method("distill", interval(0.2, 0.05), lacking="a task")], same_host=False)
+    assert left in found.why and "+0.200 [+0.150, +0.250]" in found.why and found.method is None
+    for other in (method("distill", interval(0.0, 0.01)), method("distill", refusal="kinds")):
+        assert left not in choose([*useless, other], same_host=False).why
 
 
 def test_records_of_these_very_hosts_are_told_but_foretell_nothing(folders: dict[str, Path]) -> None:

@@ -46,14 +46,14 @@ def choose(methods: Sequence[MethodCheck], *, same_host: bool) -> Choice:
     porters = [one for one in able.values() if one.name != DISTILL]
     known = {one.name: gain for one in able.values() if (gain := one.gain) is not None}
     if known:
-        return _by_record(known, able)
+        return _by_record(known, able, methods)
     if not porters:
         return _without_porters(methods, DISTILL in able)
     name = next((name for name in UNMEASURED if name in able and _serves(able[name])), porters[0].name)
     return Choice(name, "not enough evidence", _unmeasured(able[name], methods), False)
 
 
-def _by_record(known: dict[str, Interval], able: dict[str, MethodCheck]) -> Choice:
+def _by_record(known: dict[str, Interval], able: dict[str, MethodCheck], methods: Sequence[MethodCheck]) -> Choice:
     winners = [name for name, gain in known.items() if gain.low > 0]
     if winners:
         chosen = winners[0]
@@ -64,10 +64,17 @@ def _by_record(known: dict[str, Interval], able: dict[str, MethodCheck]) -> Choi
     best = max(known, key=lambda name: known[name].estimate)
     if known[best].estimate < FLOOR:
         why = f"no method on record ({', '.join(known)}) gained {FLOOR:.2f} or more; the most: {_gained(able[best])}"
-        if DISTILL in able and DISTILL not in known:
-            why += f"; without labels, --method {DISTILL} is left, whose gain is not measured here"
-        return Choice(None, "retrain", why, True)
+        return Choice(None, "retrain", why + _left([one for one in methods if one.name not in known]), True)
     return Choice(best, "not enough evidence", f"{_gained(able[best])}, the most on record, not settled", True)
+
+
+def _left(methods: Sequence[MethodCheck]) -> str:
+    """What training again has beside it where labels are missing: distilling, if a task's texts are given or not."""
+    one = next((one for one in methods if one.name == DISTILL and one.refusal is None), None)
+    if one is None:
+        return ""
+    gained = _gained(one) if one.gain is not None else "its gain is not measured"
+    return f". Without labels, --method {DISTILL} trains on texts alone (--task TASK): {gained}"
 
 
 def _gained(one: MethodCheck) -> str:

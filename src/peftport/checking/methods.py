@@ -23,7 +23,7 @@ REMEDIES: dict[Need, str] = {
     "weights": "the origin (--from HOST)",
     "texts": "unlabelled texts (--texts FILE|TASK)",
     "labels": "labels (--task TASK)",
-    "training": "labels and training (--task TASK)",
+    "training": "texts and training (--task TASK)",
 }
 
 
