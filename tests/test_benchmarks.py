@@ -164,3 +164,32 @@ def test_the_peers_table_is_its_file_s() -> None:
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
     assert "\n".join(markdown(found)) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path) -> None:
+    """A tenth of a second a step and a hundredth a text, all of it needed: 35 steps and 90 texts a host."""
+    import slice
+
+    work = {"host": "all-MiniLM-L6-v2", "technique": "lora"}
+    alone = {"train_seconds": 2.0, "test_seconds": 3.0}
+    settings = {"points": [0, 5, 20], "items": 100}
+    peers = {"settings": settings, "comparisons": [work | {"contestants": [alone, {}]}]}
+    slice.RESULTS = tmp_path
+    (tmp_path / "peers.json").write_text(json.dumps(peers), encoding="utf-8")
+    (tmp_path / "step_profile.json").write_text(json.dumps({"rows": [work | {"needed": 1.0}]}), encoding="utf-8")
+    asked = {"origin_steps": 5, "budgets": [0, 5, 10], "items": 10}  # scratch to 10, ported and sampled to 10 each
+    assert slice.least_seconds(asked, ["lora"]) == pytest.approx(2 * (30 * 0.1 + 90 * 0.01))
+    assert slice.least_seconds(asked | {"origin_steps": 15}, ["lora"]) == pytest.approx(2 * (35 * 0.1 + 90 * 0.01))
+
+
+def test_what_is_written_of_the_slice_is_its_file_s(capsys: pytest.CaptureFixture[str]) -> None:
+    from slice import OUT, say_least
+
+    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    found = json.loads(OUT.read_text(encoding="utf-8"))
+    for peer in found["peers"]:
+        pairs = [pair["theirs"]["seconds"] / pair["ours"]["seconds"] for pair in peer["pairs"]]
+        speed = f"{peer['speed_up']:.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+        assert f"| {peer['title']} | {peer['their_seconds']:.1f} | {peer['our_seconds']:.1f} | {speed} |" in page
+    say_least(found)
+    assert capsys.readouterr().out.strip() in page

@@ -9,7 +9,7 @@ numbers a run starts from costs nothing; accuracies are compared in run.py.
 
 Ours is the whole command by the clock: starting, planning, loading, tokenising, testing the bare hosts and the ledger.
 A peer's is loading, training and testing alone. A peer that lacks a technique is timed on those it has, against our
-runs of the same techniques.
+runs of the same techniques. `--least` prints how far sharing could go on this machine at the most.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from machine import machine_facts
 from work import Done, Run
 
 ROOT = Path(__file__).parents[2]
-OUT = ROOT / "benchmarks" / "results" / "slice.json"
+RESULTS = ROOT / "benchmarks" / "results"
+OUT = RESULTS / "slice.json"
 PAIRS = (("all-MiniLM-L6-v2", "sre"), ("sre", "all-MiniLM-L6-v2"))
 ARMS = ("ported", "sampled")
 TRAINED = (*ARMS, "scratch")  # the baselines that runs are held against, in no count of runs
@@ -103,6 +104,37 @@ def measure(contestant: Contestant, asked: argparse.Namespace) -> dict[str, Any]
     }
 
 
+def least_seconds(settings: dict[str, Any], techniques: list[str]) -> float:
+    """The steps and tests that sharing leaves of the slice, were all but the kernels they need free.
+
+    One training holds an origin and the scratch baselines, and a longer budget goes through the shorter ones. Seconds
+    of one entry's steps and tests on MiniLM are those of peers.json (the other host is of its shape), the share of the
+    needed kernels is that of step_profile.json, of training steps, taken for tests too.
+    """
+    steps = max(settings["origin_steps"], *settings["budgets"]) + len(ARMS) * max(settings["budgets"])
+    texts = len(TRAINED) * len(settings["budgets"]) * settings["items"]
+    peers, profile = (json.loads((RESULTS / name).read_text()) for name in ("peers.json", "step_profile.json"))
+    run, seconds = peers["settings"], 0.0
+    for technique in techniques:
+        [alone, *_] = next(c for c in peers["comparisons"] if _is(c, technique))["contestants"]
+        needed = next(row for row in profile["rows"] if _is(row, technique))["needed"]
+        training = steps * alone["train_seconds"] / max(run["points"])
+        testing = texts * alone["test_seconds"] / (len(run["points"]) * run["items"])
+        seconds += len(PAIRS) * needed * (training + testing)
+    return seconds
+
+
+def _is(row: dict[str, Any], technique: str) -> bool:
+    return (row["host"], row["technique"]) == (PAIRS[0][0], technique)
+
+
+def say_least(found: dict[str, Any]) -> None:
+    """The least seconds beside every peer's, and what the speed-up would then be."""
+    for peer in found["peers"]:
+        least = least_seconds(found["settings"], peer["techniques"])
+        print(f"{peer['title']}: {least:.0f} s, {peer['their_seconds'] / least:.1f} times")
+
+
 def main() -> None:
     """Measure and write, peer after peer."""
     peers = {contestant.name: contestant for contestant in CONTESTANTS[1:]}
@@ -114,8 +146,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--least", action="store_true", help="of what is there; measure nothing")
     asked = parser.parse_args()
-    settings = {key: value for key, value in vars(asked).items() if key != "out"}
+    if asked.least:
+        say_least(json.loads(asked.out.read_text(encoding="utf-8")))
+        return
+    settings = {key: value for key, value in vars(asked).items() if key not in ("out", "least")}
     found: dict[str, Any] = {"machine": machine_facts(), "settings": settings, "peers": []}
     for name in asked.peers:
         found["peers"].append(measure(peers[name], asked))
