@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,7 +168,7 @@ def test_the_peers_table_is_its_file_s() -> None:
     assert "\n".join(markdown(found)) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path) -> None:
+def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of a second a step and a hundredth a text, all of it needed: 35 steps and 90 texts a host."""
     import slice
 
@@ -174,7 +176,7 @@ def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path) -> None:
     alone = {"train_seconds": 2.0, "test_seconds": 3.0}
     settings = {"points": [0, 5, 20], "items": 100}
     peers = {"settings": settings, "comparisons": [work | {"contestants": [alone, {}]}]}
-    slice.RESULTS = tmp_path
+    monkeypatch.setattr(slice, "RESULTS", tmp_path)
     (tmp_path / "peers.json").write_text(json.dumps(peers), encoding="utf-8")
     (tmp_path / "step_profile.json").write_text(json.dumps({"rows": [work | {"needed": 1.0}]}), encoding="utf-8")
     asked = {"origin_steps": 5, "budgets": [0, 5, 10], "items": 10}  # scratch to 10, ported and sampled to 10 each
@@ -193,3 +195,34 @@ def test_what_is_written_of_the_slice_is_its_file_s(capsys: pytest.CaptureFixtur
         assert f"| {peer['title']} | {peer['their_seconds']:.1f} | {peer['our_seconds']:.1f} | {speed} |" in page
     say_least(found)
     assert capsys.readouterr().out.strip() in page
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((BENCHMARKS / "results" / name).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def span(values: Iterable[float]) -> str:
+    low, *_, high = sorted(f"{value:.2f}" for value in values)
+    return f"{low} to {high}".replace("0.", ".")
+
+
+def test_what_is_written_of_peak_stacks_and_compiling_is_their_files() -> None:
+    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    peak = results("peak.json")
+    for host in ("all-MiniLM-L6-v2", "flan-t5-small"):
+        cells = [
+            span(row[kind]["share_of_peak"] for row in peak if (row["host"], row["entries"]) == (host, entries))
+            for kind in ("training_2_steps", "testing")
+            for entries in (1, 4)
+        ]
+        assert f"| {host} | {' | '.join(cells)} |" in page
+    stack = results("stack.json")
+    among = span(row["seconds_per_entry_step"]["16"] / row["seconds_per_entry_step"]["1"] for row in stack)
+    ways = [row["two_cores"] for row in stack]
+    assert f"entry among 16 takes {among} of the time" in page
+    two = span(way["two_processes_one_thread"] / way["one_process_two_threads"] for way in ways)
+    assert f"two processes of one thread take {two} of the time" in page
+    assert f"five shapes: {span(row['speed_up'] for row in results('compiled.json')).replace(' .', ' ')} times" in page
+    few, many = results("per_run.json")
+    assert f"{few['seconds_per_run']:.2f} seconds a run with 48 runs, {many['seconds_per_run']:.2f} with 480" in page

@@ -116,15 +116,15 @@ def least_seconds(settings: dict[str, Any], techniques: list[str]) -> float:
     peers, profile = (json.loads((RESULTS / name).read_text()) for name in ("peers.json", "step_profile.json"))
     run, seconds = peers["settings"], 0.0
     for technique in techniques:
-        [alone, *_] = next(c for c in peers["comparisons"] if _is(c, technique))["contestants"]
-        needed = next(row for row in profile["rows"] if _is(row, technique))["needed"]
+        [alone, *_] = next(c for c in peers["comparisons"] if _measures(c, technique))["contestants"]
+        needed = next(row for row in profile["rows"] if _measures(row, technique))["needed"]
         training = steps * alone["train_seconds"] / max(run["points"])
         testing = texts * alone["test_seconds"] / (len(run["points"]) * run["items"])
         seconds += len(PAIRS) * needed * (training + testing)
     return seconds
 
 
-def _is(row: dict[str, Any], technique: str) -> bool:
+def _measures(row: dict[str, Any], technique: str) -> bool:
     return (row["host"], row["technique"]) == (PAIRS[0][0], technique)
 
 
