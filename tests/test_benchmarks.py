@@ -226,3 +226,26 @@ def test_what_is_written_of_peak_stacks_and_compiling_is_their_files() -> None:
     assert f"five shapes: {span(row['speed_up'] for row in results('compiled.json')).replace(' .', ' ')} times" in page
     few, many = results("per_run.json")
     assert f"{few['seconds_per_run']:.2f} seconds a run with 48 runs, {many['seconds_per_run']:.2f} with 480" in page
+
+
+def test_what_is_written_of_the_needed_kernels_is_the_profile_s() -> None:
+    """The speed-ups over both peers with `peft`, and what they would be were all but the needed kernels free."""
+    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    profile = {(row["host"], row["technique"]): row["needed"] for row in results("step_profile.json")}
+    peers = json.loads((BENCHMARKS / "results" / "peers.json").read_text(encoding="utf-8"))["comparisons"]
+    speeds = {
+        (row["name"], c["host"], c["technique"]): row["speed_up"]
+        for c in peers
+        for row in c["contestants"]
+        if row["name"] in ("trainer", "lean") and "speed_up" in row
+    }
+    ordered = sorted(speeds.items(), key=lambda item: item[0][0], reverse=True)  # `trainer`, then `lean`
+    a, b, c, d, e, f = (f"{speed:.2f}" for _, speed in ordered)
+    assert f"They are not reached: {a}, {b} and {c}; {d}, {e} and {f}." in page
+    a, b, c, d, e, f = (f"{speed / profile[host, technique]:.2f}" for (_, host, technique), speed in ordered)
+    assert f"{a} (LoRA on MiniLM), {b} (prefix) and {c} (LoRA on Flan-T5-small)" in page
+    assert f"the lean loop {d}, {e} and {f}" in page
+    mini, flan = (
+        span(v for (of, _), v in profile.items() if of == host) for host in ("all-MiniLM-L6-v2", "flan-t5-small")
+    )
+    assert f"{mini} of a training step's time on MiniLM, {flan} on Flan-T5-small" in page
