@@ -44,6 +44,7 @@ items = 8
 [execution]
 stack = 3
 """
+LONG = list(range(12))  # the tiny study with so many seeds: at work for seconds, so that it can be stopped within
 HOSTS = ("bert", "bert-updated", "t5", "t5-updated")
 SECONDS = ("train_seconds_per_step", "test_seconds")
 

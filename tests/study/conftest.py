@@ -8,7 +8,7 @@ import torch
 
 from peftport.study import work
 from pico_folders import Run, cut_off, in_process, process_environment, save_hosts, save_reviews
-from pico_study import HOSTS, TINY, plan_of, run_in
+from pico_study import HOSTS, LONG, TINY, plan_of, run_in
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +46,21 @@ def tiny(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny study, run in one go in this process."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return in_one_go(home, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed_long(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the tiny study with the seeds of `LONG`."""
+    return in_one_go(home, tmp_path_factory.mktemp("undisturbed"), seeds=str(LONG))
+
+
+def in_one_go(home: Path, folder: Path, **changes: str) -> Path:
+    """A folder with the tiny study at its end, worked on by nobody but this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         forget()
-        run_in(folder, plan_of(Path("tiny.toml")))
+        run_in(folder, plan_of(Path("tiny.toml"), **changes))
     return folder
 
 

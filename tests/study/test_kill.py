@@ -19,7 +19,7 @@ from peftport.store.artifacts import Artifacts
 from peftport.study.executors import Outcome, Processes
 from peftport.study.messages import DistanceRequest, Request
 from pico_folders import unmeasured
-from pico_study import contents, files, plan_of, records, run_in
+from pico_study import LONG, contents, files, plan_of, records, run_in
 
 KILLS, PATIENCE_SECONDS = 10, 240.0
 MARK = "PEFTPORT_TEST_MARK"
@@ -34,13 +34,13 @@ def mark() -> str:
 
 @pytest.fixture
 def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) -> Driver:
-    """Start ``peftport study run`` as users do."""
+    """Start ``peftport study run`` as users do, with the seeds of `LONG`: no stop of these tests comes too late."""
 
     temporary = tmp_path / "temporary"
     temporary.mkdir()
 
     def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
-        command = ["study", "run", "tiny.toml", "--dir", str(tmp_path / "runs"), "--workers", str(workers)]
+        command = ["study", "run", "tiny.toml", "--set", f"seeds={LONG}", "--dir", str(tmp_path / "runs"), "--workers", str(workers)]
         return subprocess.Popen(
             [sys.executable, "-m", "peftport", *command, *map(str, more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
@@ -69,26 +69,33 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def until_at_work(driver: subprocess.Popen[str], mark: str, folder: Path, jobs: int) -> None:
+    """Until a driver has workers and so many jobs are on record; it must not end before."""
+
+    def at_work() -> bool:
+        assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()}"
+        return len(known(folder)) >= jobs and len(alive(mark)) > 1
+
+    until(at_work, f"{jobs} jobs are on record and the driver has workers")
+
+
 def known(folder: Path) -> dict[str, tuple[int, float]]:
     return records(folder) if (folder / "ledger.sqlite").exists() else {}
 
 
-def test_drivers_killed_at_random(drive: Driver, mark: str, tiny: Path, tmp_path: Path, undisturbed: Path) -> None:
+def test_drivers_killed_at_random(drive: Driver, mark: str, tmp_path: Path, undisturbed_long: Path) -> None:
     """SIGKILL, ten times and more, some time after work has begun; then one call that may end."""
     seed = int(os.environ.get("PEFTPORT_KILL_SEED", random.SystemRandom().randrange(2**32)))
     print(f"PEFTPORT_KILL_SEED={seed}")
-    rng, folder, kills = random.Random(seed), tmp_path / "runs", 0
-    total, points = len(plan_of(tiny).jobs), []
-    while kills < KILLS:
+    rng, folder, points = random.Random(seed), tmp_path / "runs", []
+    for _ in range(KILLS):
         before = known(folder)
         driver = drive()
-        wanted = min(len(before) + rng.randint(0, 2), total - 1)
-        until(lambda n=wanted: len(known(folder)) >= n and len(alive(mark)) > 1, "the driver works")  # type: ignore[misc]
+        until_at_work(driver, mark, folder, len(before) + rng.randint(0, 2))
         time.sleep(rng.uniform(0.0, 0.3))
         driver.kill()
         driver.communicate()
         assert driver.returncode == -signal.SIGKILL, "it was done before it was killed"
-        kills += 1
         after = known(folder)
         assert before.items() <= after.items(), "a job on record was lost or done again"
         points.append(len(after))
@@ -99,19 +106,19 @@ def test_drivers_killed_at_random(drive: Driver, mark: str, tiny: Path, tmp_path
     _, said = last.communicate()
     assert last.returncode == 0, said
     assert before.items() <= records(folder).items()
-    assert contents(folder) == contents(undisturbed)
-    assert {name for name in files(folder) if not name.startswith(".")} >= set(files(undisturbed))
+    assert contents(folder) == contents(undisturbed_long)
+    assert {name for name in files(folder) if not name.startswith(".")} >= set(files(undisturbed_long))
     on_record = {f"{artifact}.safetensors" for _, _, artifact, _ in contents(folder).values() if artifact}
-    assert on_record == set(files(undisturbed))
+    assert on_record == set(files(undisturbed_long))
     until(lambda: not alive(mark), "the workers end with their driver")
     assert not list((tmp_path / "temporary").glob("peftport-*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undisturbed: Path) -> None:
+def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undisturbed_long: Path) -> None:
     """Control-C reaches every process of the terminal: one line, exit 130, nobody left; the same command goes on."""
     driver = drive(workers=2)
-    until(lambda: len(known(tmp_path / "runs")) >= 3, "something is on record")
+    until_at_work(driver, mark, tmp_path / "runs", 3)
     if number == signal.SIGINT:
         for process in alive(mark):
             os.kill(process, number)
@@ -128,8 +135,8 @@ def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undi
     assert second.wait() == 0
     second.communicate()
     assert before.items() <= records(tmp_path / "runs").items()
-    assert contents(tmp_path / "runs") == contents(undisturbed)
-    assert files(tmp_path / "runs") == files(undisturbed)
+    assert contents(tmp_path / "runs") == contents(undisturbed_long)
+    assert files(tmp_path / "runs") == files(undisturbed_long)
 
 
 def test_a_second_driver_waits_for_nobody(drive: Driver, mark: str, tmp_path: Path) -> None:
@@ -173,6 +180,29 @@ def test_a_killed_worker_takes_only_its_stack(
     assert sorted(attempt for attempt, _ in records(tmp_path).values())[-1] == 1
     assert contents(tmp_path) == contents(undisturbed)
     assert files(tmp_path) == files(undisturbed)
+
+
+def test_a_worker_killed_while_idle_takes_nothing(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next stack gets a new worker, once the death is known."""
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    executor = Processes(1, 1)
+    request = DistanceRequest(job="x", origin="nowhere", receiver="nowhere")
+    try:
+        executor.submit(0, request, {})
+        [before] = wait_for(executor)
+        pool = executor._pools[0]
+        assert pool is not None
+        for process in (pool._processes or {}).values():
+            process.kill()
+        until(lambda: bool(pool._broken), "the death is known")
+        executor.submit(1, request, {})
+        [after] = wait_for(executor)
+        assert "unknown host 'nowhere'" in str(before.error)
+        assert (after.stack, str(after.error)) == (1, str(before.error))
+    finally:
+        executor.close()
 
 
 class Homesick(Exception):

@@ -100,13 +100,20 @@ class Processes:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
+        with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
+            try:
+                future = self._pool(worker).submit(work, request, dict(blobs))
+            except BrokenProcessPool:  # it died while it had nothing to do: no stack is lost with it
+                self._drop(worker)
+                future = self._pool(worker).submit(work, request, dict(blobs))
+        self._running[future] = (worker, stack, time.perf_counter())
+
+    def _pool(self, worker: int) -> ProcessPoolExecutor:
         pool = self._pools[worker] or ProcessPoolExecutor(
             1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads, self._home)
         )
         self._pools[worker] = pool
-        with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
-            future = pool.submit(work, request, dict(blobs))
-        self._running[future] = (worker, stack, time.perf_counter())
+        return pool
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
         """Collect what ended."""
