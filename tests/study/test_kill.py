@@ -40,9 +40,9 @@ def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) ->
     temporary.mkdir()
 
     def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
-        command = ["study", "run", "tiny.toml", "--set", f"seeds={LONG}", "--dir", str(tmp_path / "runs"), "--workers", str(workers)]
+        command = ["study", "run", "tiny.toml", "--set", f"seeds={LONG}", "--dir", str(tmp_path / "runs")]
         return subprocess.Popen(
-            [sys.executable, "-m", "peftport", *command, *map(str, more)],
+            [sys.executable, "-m", "peftport", *command, "--workers", str(workers), *map(str, more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
             env={**unmeasured(environment), MARK: mark, "TMPDIR": str(temporary)},
         )  # fmt: skip
@@ -182,9 +182,7 @@ def test_a_killed_worker_takes_only_its_stack(
     assert files(tmp_path) == files(undisturbed)
 
 
-def test_a_worker_killed_while_idle_takes_nothing(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_killed_while_idle_takes_nothing(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The next stack gets a new worker, once the death is known."""
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     executor = Processes(1, 1)
