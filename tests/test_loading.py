@@ -14,9 +14,10 @@ from torch import nn
 from peftport.errors import HostRefused
 from peftport.evaluation import evaluate
 from peftport.hosts import loading
-from peftport.hosts.host import Host
+from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
+from peftport.hosts.weights import HostWeights
 from peftport.readouts import bind_readout
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.training import Checkpoint, Entry, TrainSettings, train
@@ -94,11 +95,17 @@ def test_a_host_in_bfloat16_scores_as_in_float32_nearly(model_type: str, readout
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("hosts") / "pico"
-    pico_model("llama").save_pretrained(made)
-    word_tokenizer().save_pretrained(made)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {model_type: tmp_path_factory.mktemp("hosts") / model_type for model_type, _ in KINDS}
+    for model_type, folder in made.items():
+        pico_model(model_type).save_pretrained(folder)
+        word_tokenizer().save_pretrained(folder)
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(folders: dict[str, Path]) -> Path:
+    return folders["llama"]
 
 
 def test_options_reach_the_host(folder: Path) -> None:
@@ -134,15 +141,19 @@ def test_what_is_asked_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     for bits in (8, 4):
         asked: Any = placement(Loading(device="cuda", bits=bits, dtype="bfloat16"))["quantization_config"]
         assert (asked.load_in_8bit, asked.load_in_4bit) == (bits == 8, bits == 4)
-        assert asked.bnb_4bit_compute_dtype == torch.bfloat16
+        assert bits == 8 or (asked.bnb_4bit_quant_type, asked.bnb_4bit_compute_dtype) == ("nf4", torch.bfloat16)
 
 
 @pytest.mark.parametrize(
     ("asked", "missing", "message"),
     [
         (Loading(device="cuda"), "", "expected a CUDA device, torch sees none"),
-        (Loading(bits=4), "bitsandbytes", "bitsandbytes: expected it for hosts in 4 bits.*pip install bitsandbytes"),
-        (Loading(device="auto", spread=True), "accelerate", "accelerate: expected it for hosts on several devices"),
+        (
+            Loading(bits=4),
+            "bitsandbytes",
+            "expected bitsandbytes>=0.50 for hosts in 4 bits, it is not installed; pip",
+        ),
+        (Loading(device="auto", spread=True), "accelerate", "expected accelerate for hosts on several devices"),
     ],
 )
 def test_what_is_not_here_is_refused(
@@ -155,22 +166,73 @@ def test_what_is_not_here_is_refused(
     assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
 
 
+def test_a_library_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "version", lambda name: "0.49.2")
+    with pytest.raises(HostRefused, match="expected bitsandbytes>=0.50 for hosts in 8 bits, got version 0.49.2; pip"):
+        placement(Loading(bits=8))
+
+
 def test_a_host_on_the_processor_is_in_one_place() -> None:
     with pytest.raises(ValidationError, match="expected device auto or cuda"):
         Loading(spread=True)
 
 
-def test_weights_in_fewer_bits_keep_their_widths_and_are_not_read_as_numbers() -> None:
-    host = pico_host("bert")
-    slot = next(s for s in host.slots.values() if s.kind == "linear")
-    packed: Any = host.slot_module(slot)
-    packed.weight = nn.Parameter(torch.zeros(128, 1, dtype=torch.uint8), requires_grad=False)
-    from peftport.hosts.slots import linear_shape
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@by_kind
+def test_a_host_in_fewer_bits_trains_nearly_the_same(
+    folders: dict[str, Path], model_type: str, readout: str, dtype: Any, bits: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By bitsandbytes itself, on the processor: the frozen matrices are packed, modules stay in float32."""
+    view: View = "language_model" if readout == "label_tokens" else "body"
+    wide = load_host(str(folders[model_type]), view)
+    narrow = load_host(str(folders[model_type]), view, Loading(bits=bits, dtype=dtype))
+    wanted = {slot.path for slot in narrow.slots.values() if slot.kind == "linear"}
+    left = {path for path in wanted if path.endswith(".wo")}  # transformers leaves T5's in float32
+    assert packed_modules(narrow) >= wanted - left > set()
+    assert not packed_modules(wide)
+    assert (narrow.dtype, narrow.wide_dtype) == (loading.DTYPES[dtype], torch.float32)
+    for technique in TECHNIQUES:
+        one, other = trained(wide, readout, technique), trained(narrow, readout, technique)
+        assert one.loss == pytest.approx(other.loss, rel=0.1)
+        assert one.loss != other.loss
+        assert all(t.dtype == torch.float32 for own in other.matrices.values() for t in own.values())
+        assert shapes(one) == shapes(other)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
 
-    assert linear_shape(packed) == (16, 16)
-    assert host.dtype == torch.float32
-    with pytest.raises(HostRefused, match="loaded in fewer bits"):
-        host.slot_weight(slot)
+
+def packed_modules(host: Host) -> set[str]:
+    """Paths of the layers that are bitsandbytes' own."""
+    found = {name: type(module) for name, module in host.base.named_modules() if isinstance(module, nn.Linear)}
+    return {name for name, kind in found.items() if kind is not nn.Linear}
+
+
+def shapes(checkpoint: Checkpoint) -> dict[tuple[str, str], tuple[int, ...]]:
+    return {(slot, name): tuple(t.shape) for slot, own in checkpoint.matrices.items() for name, t in own.items()}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("model_type", ["bert", "t5", "llama", "gpt2"])
+def test_methods_read_the_numbers_that_were_packed(tmp_path: Path, model_type: str, bits: Any) -> None:
+    """Not their codes: from the files, slot by slot, as from the host loaded whole."""
+    pico_model(model_type).save_pretrained(tmp_path / model_type)
+    word_tokenizer().save_pretrained(tmp_path / model_type)
+    packed, whole = (load_host(str(tmp_path / model_type), "body", Loading(bits=b)) for b in (bits, None))
+    assert packed.slots == whole.slots
+    files, memory = HostWeights(packed), HostWeights(whole)
+    for slot in whole.slots.values():
+        if slot.kind == "linear":
+            torch.testing.assert_close(files.matrix(slot), memory.matrix(slot), rtol=0, atol=0)
+    torch.testing.assert_close(files.embeddings(), memory.embeddings(), rtol=0, atol=0)
+
+
+def test_packed_weights_of_no_folder_are_not_read_as_numbers() -> None:
+    host = pico_host("bert")
+    packed: Any = host.slot_module(next(s for s in host.slots.values() if s.kind == "linear"))
+    packed.weight = nn.Parameter(torch.zeros(128, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(HostRefused, match="load it without bits"):
+        HostWeights(host)
 
 
 def test_the_command_line_reads_loading() -> None:

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from peftport.hosts import prefixes
 from peftport.hosts.host import Host
+from peftport.hosts.weights import HostWeights
 from peftport.modules.module import fresh_module, stack, unstack
 from peftport.techniques import TECHNIQUES, make_spec, technique_named
 from peftport.techniques.attach import attached, prefix_length
@@ -162,7 +163,7 @@ def test_lora_equals_its_merged_weights(model_type: str) -> None:
     matrices = random_matrices(host, spec, std=0.1)
     for name, own in matrices.items():
         update = 1.5 * own["B"].double() @ own["A"].double()
-        merged.slot_weight(merged.slots[name]).add_(update)
+        HostWeights(merged).matrix(merged.slots[name]).add_(update)
     attached_out, merged_out = logits(host, spec, [matrices]), logits(merged, None, [])
     torch.testing.assert_close(attached_out, merged_out, rtol=0, atol=1e-10)
     assert gap(merged_out, logits(host, None, [])) > 1e-3

@@ -34,7 +34,7 @@ minimal)
     ;;
 newest)
     install_torch
-    "${install[@]}" --upgrade --upgrade-strategy eager ".[peft]" pytest hypothesis "$torch"
+    "${install[@]}" --upgrade --upgrade-strategy eager ".[peft,bits]" pytest hypothesis "$torch"
     ;;
 *)
     echo "tools/test_dependencies.sh: expected minimal or newest, got $name" >&2

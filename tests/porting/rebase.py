@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from peftport.hosts.host import Host
 from peftport.hosts.load import wrap_host
 from peftport.hosts.slots import Slot
+from peftport.hosts.weights import HostWeights
 from pico import WORDS
 
 READS_RESIDUAL = ("attn_q", "attn_k", "attn_v", "cross_q", "cross_k", "cross_v", "ffn_in", "ffn_gate")
@@ -71,7 +72,7 @@ def fold_gains(host: Host) -> None:
         if slot.site in READS_RESIDUAL:
             layer = host.base.get_submodule(f"layers.{name.split('.')[1]}")
             norm = layer.post_attention_layernorm if slot.site.startswith("ffn") else layer.input_layernorm
-            host.slot_weight(slot).mul_(norm.weight)
+            HostWeights(host).matrix(slot).mul_(norm.weight)
     host.model.lm_head.weight.data.mul_(host.base.norm.weight)
     for module in host.base.modules():
         if "RMSNorm" in type(module).__name__:
@@ -169,7 +170,7 @@ def blocks(each: list[Tensor], order: list[int]) -> Tensor:
 @torch.no_grad()
 def change(host: Host, slot: Slot, into: Tensor, out: Tensor) -> None:
     """Inputs become x into, outputs y out."""
-    weight = host.slot_weight(slot)
+    weight = HostWeights(host).matrix(slot)
     weight.copy_(out.T @ weight @ into)
     bias = getattr(host.slot_module(slot), "bias", None)
     if bias is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from peftport.store.artifacts import Artifacts
+from peftport.hosts.loading import Loading
 from peftport.study.executors import Outcome, Processes
 from peftport.study.messages import DistanceRequest, Request
 from pico_folders import unmeasured
@@ -251,6 +251,6 @@ def test_workers_by_cores_and_threads(tmp_path: Path) -> None:
     from peftport.study.executors import make_executor, usable_cores
 
     for threads in (1, usable_cores(), usable_cores() + 1):
-        executor = make_executor("processes", None, threads, Artifacts(tmp_path))
+        executor = make_executor("processes", None, threads, Loading())
         assert isinstance(executor, Processes)
         assert len(executor._pools) == max(1, usable_cores() // threads)

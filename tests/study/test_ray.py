@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from peftport.errors import BadRequest
+from peftport.hosts.loading import Loading
 from peftport.study.executors import Outcome, RayCluster
 from pico_folders import Run
 from pico_study import contents, files, plan_of, records, run_in
@@ -25,7 +26,7 @@ def test_without_ray_it_is_refused(peftport: Run, tiny: Path, tmp_path: Path, mo
     assert "pip install ray" in told.err
     assert not (tmp_path / "runs").exists()
     with pytest.raises(BadRequest):
-        RayCluster(1, 1)
+        RayCluster(1, 1, Loading())
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ class Losing(RayCluster):
     """Takes one node away while its first stack is under way there."""
 
     def __init__(self, cluster: Any, victim: Any, begun: Path) -> None:
-        super().__init__(2, 1)
+        super().__init__(2, 1, Loading())
         self.cluster, self.victim, self.begun, self.lost = cluster, victim, begun, 0
         self._task = self._ray.remote(num_cpus=1, max_retries=0)(slow_at_first(begun))
 
@@ -95,3 +96,35 @@ def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Pat
     assert contents(tmp_path / "runs") == contents(undisturbed)
     assert files(tmp_path / "runs") == files(undisturbed)
     assert any(attempt for attempt, _ in records(tmp_path / "runs").values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_stacks_ask_for_a_gpu_where_the_cluster_has_some(
+    tmp_path: Path, tiny: Path, undisturbed: Path, cluster: Any
+) -> None:
+    """Two GPUs by name only: Ray hands them out one a stack, torch sees none and works on the processor."""
+    import ray
+
+    cluster.add_node(num_cpus=3, num_gpus=2, object_store_memory=100 * 2**20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"working_dir": None})
+    on_processors = RayCluster(None, 1, Loading())
+    executor = RayCluster(None, 1, Loading(device="auto"))
+    assert (on_processors._workers, executor._workers) == (3, 2)
+    assert RayCluster(None, 1, Loading(device="cuda", spread=True))._workers == 1
+    seen = ray.remote(num_gpus=1)(lambda: ray.get_gpu_ids())
+    assert sorted(ray.get([seen.remote(), seen.remote()])) in ([[0], [1]], [["0"], ["1"]])
+    part = {"technique": frozenset({"lora-2"}), "receiver": frozenset({"bert-updated"})}
+    summary = run_in(tmp_path / "runs", plan_of(tiny, part, loading__device="auto"), executor)
+    assert (summary.failed, summary.blocked, summary.left) == (0, 0, 0)
+    whole = contents(undisturbed)
+    assert contents(tmp_path / "runs") == {job: whole[job] for job in plan_of(tiny, part).jobs}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gpu_that_the_cluster_lacks_is_refused(cluster: Any) -> None:
+    import ray
+
+    cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"working_dir": None})
+    with pytest.raises(BadRequest, match="expected a Ray cluster with 1 GPU for a stack, this one has 0"):
+        RayCluster(None, 1, Loading(device="cuda"))

@@ -172,7 +172,7 @@ class Study:
 
         Args:
             executor: ``processes`` or ``ray``.
-            workers: stacks worked on at once; None: cores / threads.
+            workers: stacks worked on at once; None: one a GPU, else cores / threads.
             threads: threads a worker.
             max_jobs: stop after about so many jobs.
             stop_after_seconds: begin nothing after that long.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,8 @@ Only = Annotated[
     typer.Option("--only", metavar="FACTOR=VALUE,...", help="Only these runs, and what they need: --only arm=ported."),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Stacks worked on at once; default: cores / threads.")
+    int | None,
+    typer.Option("--workers", min=1, help="Stacks worked on at once; default: one a GPU, else cores / threads."),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a worker.")]
 ExecutorName = Annotated[
@@ -116,10 +118,10 @@ def plan_study(
     if calibrate:
         from peftport.cli.console import quiet_libraries
         from peftport.study.estimate import estimate
-        from peftport.study.executors import usable_cores
+        from peftport.study.executors import workers_here
 
         quiet_libraries()
-        found["estimate"] = asdict(estimate(plan, workers or usable_cores()))
+        found["estimate"] = asdict(estimate(plan, workers or workers_here(1, plan.study.loading)))
     if json_:
         print_json(found)
         return
@@ -285,9 +287,8 @@ def verify_study(
     plan = read_plan(study, changes, None)
     recorded = read_export(results)
     with bars() as progress:
-        found = verify(
-            plan, recorded, sample, seed, lambda a: make_executor(executor, workers, threads, a), progress=progress
-        )
+        made = partial(make_executor, executor, workers, threads, plan.study.loading)
+        found = verify(plan, recorded, sample, seed, made, progress=progress)
     if json_:
         print_json({"runs": [asdict(each) for each in found], "tolerance": tolerance})
     else:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from peftport.errors import HostRefused
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.slots import HostKind, Layout, Slot
 
@@ -71,20 +70,3 @@ class Host:
     def slot_module(self, slot: Slot) -> nn.Module:
         """The module that a slot attaches to."""
         return self.base.get_submodule(slot.path)
-
-    def slot_weight(self, slot: Slot) -> Tensor:
-        """The frozen matrix of a linear slot, (D_out, D_in), whichever way the module stores it.
-
-        Raises:
-            HostRefused: it is stored in 8 or 4 bits.
-
-        """
-        module = self.slot_module(slot)
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        if not weight.is_floating_point():
-            raise HostRefused(
-                f"{self.name}: {slot.name}: expected a matrix of floating-point numbers, this host was loaded in fewer "
-                "bits; load it without bits for methods that read its weights"
-            )
-        full = weight if isinstance(module, nn.Linear) else weight.T
-        return full[slot.start : slot.start + slot.out_width]

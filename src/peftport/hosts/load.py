@@ -128,7 +128,14 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
             + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
         )
     check_all_layers_used(source.name, layout, info["unexpected_keys"])
+    _drop_pooler(model)
     return model  # type: ignore[no-any-return]
+
+
+def _drop_pooler(model: Any) -> None:
+    """Leave out what follows the last layer: no readout reads it, and many checkpoints have no weights for it."""
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None  # its forward then gives no pooled output
 
 
 def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) -> None:

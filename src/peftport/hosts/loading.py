@@ -1,20 +1,22 @@
 """Where a host is loaded and in what numbers: device, dtype, several devices, fewer bits, checkpointed layers.
 
     checkpointing    activations inside a layer are not kept but computed again, Chen et al. 2016, arXiv 1604.06174
-    bits             frozen weights in 8 bits, Dettmers et al. 2022, arXiv 2208.07339; in 4, arXiv 2305.14314 (QLoRA)
+    bits             frozen weights in 8 bits, Dettmers et al. 2022, arXiv 2208.07339
+                     or in 4-bit NormalFloat, Dettmers et al. 2023 (QLoRA), arXiv 2305.14314
 
 What is trained stays in float32 whatever the host computes in.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 import torch
-import transformers
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +25,7 @@ from peftport.errors import BadRequest, HostRefused
 from peftport.hosts.slots import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BITSANDBYTES = (0, 50)  # before it, 4-bit hosts cannot be loaded by transformers 5 on the processor
 
 
 class Loading(BaseModel):
@@ -73,10 +76,8 @@ def placement(loading: Loading) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": DTYPES[loading.dtype]}
     device = chosen_device(loading)
     if loading.bits is not None:
-        _check_installed("bitsandbytes", f"hosts in {loading.bits} bits")
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_8bit=loading.bits == 8, load_in_4bit=loading.bits == 4, bnb_4bit_compute_dtype=options["dtype"]
-        )
+        _check_installed("bitsandbytes", f"hosts in {loading.bits} bits", BITSANDBYTES)
+        options["quantization_config"] = _quantization(loading.bits, options["dtype"])
     if loading.spread:
         _check_installed("accelerate", "hosts on several devices")
         options["device_map"] = "auto"
@@ -107,6 +108,23 @@ def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
             layer.forward = again
 
 
-def _check_installed(library: str, what: str) -> None:
+def _quantization(bits: int, dtype: torch.dtype) -> Any:
+    """Int8 with outliers apart, or 4-bit NormalFloat; bitsandbytes' remark at each product in bfloat16 is not shown."""
+    import transformers  # here: a study's plan is read without it
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if bits == 8:
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _check_installed(library: str, what: str, at_least: tuple[int, int] | None = None) -> None:
+    """Refuse what needs a library that is not here, or whose first two numbers of the version are lower."""
+    wanted = f">={'.'.join(map(str, at_least))}" if at_least else ""
     if find_spec(library) is None:
-        raise HostRefused(f"{library}: expected it for {what}, it is not installed; pip install {library}")
+        got = "it is not installed"
+    elif at_least and tuple(map(int, version(library).split(".")[:2])) < at_least:
+        got = f"got version {version(library)}"
+    else:
+        return
+    raise HostRefused(f"{library}: expected {library}{wanted} for {what}, {got}; pip install '{library}{wanted}'")

@@ -1,6 +1,7 @@
-"""The frozen matrices of a host, one at a time: from its memory-mapped files, or from memory where it is loaded.
+"""The frozen matrices of a host, one at a time: from its memory-mapped files, or from memory where they lie whole.
 
-Nothing is kept, so a method that reads weights needs the memory of the largest one.
+A host in 8 or 4 bits, on an accelerator or cut over devices is read from its files, as one that is only opened. Nothing
+is kept, so a method that reads weights needs the memory of the largest one.
 """
 
 from __future__ import annotations
@@ -19,19 +20,30 @@ from peftport.hosts.slots import Slot
 
 
 class HostWeights:
-    """The frozen matrices of a host, loaded or only opened."""
+    """The frozen matrices of a host, loaded or only opened, on the processor."""
 
     def __init__(self, host: Host) -> None:
-        """Index the host's files where its tensors are not in memory."""
+        """Index the host's files where its tensors are not in memory.
+
+        Raises:
+            HostRefused: they are not, and the host has no files: it was not loaded from a folder.
+
+        """
         self.host = host
-        on_disk = host.device.type == "meta" and host.folder is not None
-        self._files = _index(host.folder) if on_disk and host.folder else {}
+        whole = all(p.is_floating_point() and p.device.type == "cpu" for p in host.base.parameters())
+        if not whole and host.folder is None:
+            raise HostRefused(
+                f"{host.name}: expected weights as numbers on the processor or a folder to read them from, this model "
+                "has neither; load it without bits, on the processor"
+            )
+        self._files = {} if whole or host.folder is None else _index(host.folder)
 
     def matrix(self, slot: Slot) -> Tensor:
         """A linear slot's matrix (D_out, D_in), float32 or wider."""
         module = self.host.slot_module(slot)
+        stored: type = getattr(module, "source_cls", type(module))  # packed in fewer bits: what it was in the files
         weight = self.tensor(f"{slot.path}.weight")
-        full = weight if isinstance(module, nn.Linear) else weight.T
+        full = weight if issubclass(stored, nn.Linear) else weight.T
         return full[slot.start : slot.start + slot.out_width]
 
     def shape(self, name: str) -> tuple[int, ...] | None:

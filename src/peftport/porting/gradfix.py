@@ -41,7 +41,7 @@ class GradFix(Porter):
             kept = total = 0
             for name, vote in own.items():
                 matrix = made[slot][name]
-                mask = matrix.sign() == -vote.sign().to(matrix.dtype)
+                mask = matrix.sign() == -vote.sign().to(matrix)
                 made[slot][name] = torch.where(mask, matrix, 0.0)
                 kept, total = kept + int((mask & (matrix != 0)).sum()), total + int((matrix != 0).sum())
             notes[slot] = f"masked: {kept} of {total} entries kept by {examples} examples"

@@ -54,7 +54,7 @@ def conduct(
     if means.executor == "processes":  # the machines of a cluster find hosts themselves
         check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
-    executor = executors.make_executor(means.executor, means.workers, means.threads, artifacts)
+    executor = executors.make_executor(means.executor, means.workers, means.threads, plan.study.loading)
     with only_driver(place):
         ledger = Ledger(place)
         try:

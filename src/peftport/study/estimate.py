@@ -76,7 +76,12 @@ def _bench(study: Study, host: str, task: str) -> Workbench | None:
     loaded = open_task(task, study.data.get(task))
     try:
         return open_workbench(
-            made.base if made else host, loaded, study.testing.readout, study.training.settings, ITEMS
+            made.base if made else host,
+            loaded,
+            study.testing.readout,
+            study.training.settings,
+            ITEMS,
+            study.loading,
         )
     except (UnknownName, HostRefused):
         return None

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peftport.errors import BadRequest, PeftportError, UnknownName
-from peftport.store.artifacts import Artifacts
+from peftport.study.devices import VISIBLE, devices_of_task, devices_of_workers
 
 if TYPE_CHECKING:
+    from peftport.hosts.loading import Loading
     from peftport.study.messages import Request, Result
 
 EXECUTORS = ("processes", "ray")
@@ -67,8 +68,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_executor(name: str, workers: int | None, threads: int, artifacts: Artifacts) -> Executor:
-    """The executor of that name.
+def workers_here(threads: int, loading: Loading) -> int:
+    """Workers that this machine has places for: one for each accelerator that ``loading`` takes, else by cores.
+
+    Raises:
+        HostRefused: ``loading`` wants an accelerator and there is none.
+
+    """
+    return len(devices_of_workers(loading)) or max(1, usable_cores() // threads)
+
+
+def make_executor(name: str, workers: int | None, threads: int, loading: Loading) -> Executor:
+    """The executor of that name; ``workers`` None: as many as there are places.
 
     Raises:
         UnknownName: there is none.
@@ -78,16 +89,16 @@ def make_executor(name: str, workers: int | None, threads: int, artifacts: Artif
     if name not in EXECUTORS:
         raise UnknownName.of("executor", name, EXECUTORS)
     if name == "ray":
-        return RayCluster(workers, threads)
-    return Processes(workers or max(1, usable_cores() // threads), threads)
+        return RayCluster(workers, threads, loading)
+    return Processes(workers or workers_here(threads, loading), threads, devices_of_workers(loading))
 
 
 class Processes:
     """One process a worker, each in a pool of its own, so that a death is known to be whose."""
 
-    def __init__(self, workers: int, threads: int) -> None:
-        """Workers start when they get their first stack."""
-        self._threads = threads
+    def __init__(self, workers: int, threads: int, devices: Sequence[str] = ()) -> None:
+        """Workers start when they get their first stack; they take the devices in turn."""
+        self._threads, self._devices = threads, devices
         self._home = Path(tempfile.gettempdir()) / f"peftport-workers-{uuid.uuid4().hex}"  # their temporary files
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
@@ -109,10 +120,12 @@ class Processes:
         self._running[future] = (worker, stack, time.perf_counter())
 
     def _pool(self, worker: int) -> ProcessPoolExecutor:
-        pool = self._pools[worker] or ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=begin_worker, initargs=(self._threads, self._home)
-        )
-        self._pools[worker] = pool
+        pool = self._pools[worker]
+        if pool is None:
+            device = self._devices[worker % len(self._devices)] if self._devices else None
+            given = (self._threads, self._home, device)
+            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=given)
+            self._pools[worker] = pool
         return pool
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
@@ -161,14 +174,16 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker(threads: int, home: Path) -> None:
-    """Set a worker process up: threads, no bars, no Control-C of its own, and death with its driver.
+def begin_worker(threads: int, home: Path, device: str | None) -> None:
+    """Set a worker process up: its device, threads, no bars, no Control-C of its own, and death with its driver.
 
     It makes the home of temporary files itself: a driver killed before there is a worker leaves none behind.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     home.mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = str(home)
+    if device is not None:
+        os.environ[VISIBLE] = device
     threading.Thread(target=_follow_parent, args=(home,), daemon=True).start()
     prepare(threads)
 
@@ -217,11 +232,11 @@ def _travels(error: Exception) -> bool:
 class RayCluster:
     """Ray tasks, one a stack. Ray finds the cluster as it always does (RAY_ADDRESS), or makes one on this machine."""
 
-    def __init__(self, workers: int | None, threads: int) -> None:
-        """Connect.
+    def __init__(self, workers: int | None, threads: int, loading: Loading) -> None:
+        """Connect. Ray itself shows a stack the GPUs that it was given.
 
         Raises:
-            BadRequest: Ray is not installed.
+            BadRequest: Ray is not installed, or a GPU is asked for and the cluster has none.
 
         """
         try:
@@ -229,15 +244,26 @@ class RayCluster:
         except ImportError as error:
             raise BadRequest("--executor ray: expected Ray to be installed, it is not; run: pip install ray") from error
         self._ray: Any = ray
-        self._owns = not ray.is_initialized()
-        if self._owns:
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        self._workers = workers or max(1, cores // threads)
-        self._task: Any = ray.remote(num_cpus=threads, max_retries=0)(_ray_work)
         self._threads = threads
         self._sent: dict[str, Any] = {}
         self._running: dict[Any, tuple[int, float]] = {}
+        self._owns = not ray.is_initialized()
+        if self._owns:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        gpus = devices_of_task(loading, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        self._workers = workers or self._places(threads, gpus)
+        self._task: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_ray_work)
+
+    def _places(self, threads: int, gpus: int) -> int:
+        there = self._ray.cluster_resources()
+        if gpus > there.get("GPU", 0):
+            self.close()
+            raise BadRequest(
+                f"loading.device cuda: expected a Ray cluster with {gpus} GPU for a stack, this one has "
+                f"{there.get('GPU', 0):.0f}; use auto or cpu"
+            )
+        places = [there.get("CPU", 1) // threads, *([there["GPU"] // gpus] if gpus else [])]
+        return max(1, int(min(places)))
 
     def free(self) -> bool:
         """Whether the cluster has a place."""

@@ -28,6 +28,7 @@ from pydantic import (
 
 from peftport.arms import ARMS
 from peftport.errors import BadRequest
+from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
 from peftport.techniques import AnySpec, make_spec
@@ -122,6 +123,7 @@ class Study(Closed):
     data: dict[Name, Data] = {}
     training: Training = Training()
     testing: Testing = Testing()
+    loading: Loading = Loading()
     execution: Execution = Execution()
 
     @field_validator("techniques", mode="before")

@@ -15,6 +15,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from peftport.hosts.loading import Loading
 from peftport.identity import canonical_json
 from peftport.study.grid import Study, Technique, Update
 
@@ -104,7 +105,7 @@ class Naming:
         training = study.training
         settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
         self._max_tokens, self._training = canonical_json(settings["max_tokens"]), canonical_json(settings)
-        self._testing = canonical_json(study.testing.model_dump(mode="json"))
+        self._testing = canonical_json(study.testing.model_dump(mode="json")) + _numbers(study.loading)
         self._specs = {
             t.name: canonical_json([t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)])
             for t in study.techniques
@@ -146,7 +147,7 @@ class Naming:
         return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
 
     def _place(self, place: tuple[str, str]) -> str:
-        """Host, task and testing, separated by commas."""
+        """Host, task, testing and, if not float32, the host's numbers, separated by commas."""
         if place not in self._places:
             host, task = canonical_json(self._host(place[0])), canonical_json(self._task(place[1]))
             self._places[place] = f"{host},{task},{self._testing}"
@@ -158,6 +159,12 @@ class Naming:
     def _task(self, task: str) -> Any:
         data = self._study.data.get(task)
         return task if data is None else data.model_dump(mode="json")
+
+
+def _numbers(loading: Loading) -> str:
+    """What of a host's loading changes results: its numbers, not its place; nothing where they are float32."""
+    told = loading.model_dump(mode="json", include={"dtype", "bits"}, exclude_defaults=True)
+    return f",{canonical_json(told)}" if told else ""
 
 
 def _named(kind: Kind, inputs: str) -> str:

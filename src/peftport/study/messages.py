@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
 from peftport.study.grid import Data, Update
 from peftport.techniques import AnySpec
@@ -30,7 +31,7 @@ HostAt = str | MadeHost
 
 
 class Place(Closed):
-    """A task on a host, and how it is tested."""
+    """A task on a host, how the host is loaded and how it is tested."""
 
     host: HostAt
     task: str
@@ -38,6 +39,7 @@ class Place(Closed):
     readout: str | None
     items: int
     training: TrainSettings
+    loading: Loading
 
 
 class Origin(Closed):

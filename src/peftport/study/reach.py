@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftport.errors import BadRequest, HostRefused, UnknownName
+from peftport.hosts.loading import placement
 from peftport.hosts.sources import find_host
 from peftport.study.jobs import BareJob, ChainJob, DistanceJob
 from peftport.study.plan import Plan
@@ -21,12 +22,16 @@ def hosts_of(plan: Plan) -> tuple[str, ...]:
 
 
 def check_hosts(plan: Plan) -> None:
-    """Find every host that the plan needs on this machine, fetching those of the hub.
+    """Find every host that the plan needs on this machine, fetching those of the hub, and what loading it needs.
 
     Raises:
-        BadRequest: one cannot be had; the line says which.
+        BadRequest: one cannot be had, or not be loaded as the study asks; the line says which.
 
     """
+    try:
+        placement(plan.study.loading)
+    except HostRefused as error:
+        raise BadRequest(f"study {plan.study.name}: loading: {error}") from error
     for host in hosts_of(plan):
         try:
             find_host(host)

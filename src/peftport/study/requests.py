@@ -97,6 +97,7 @@ class Requests:
             readout=testing.readout,
             items=testing.items,
             training=self._training,
+            loading=self._study.loading,
         )
         return place, used
 

@@ -32,7 +32,7 @@ def verify(
     recorded: Exported,
     sample: int,
     seed: int,
-    executor_for: Callable[[Artifacts], Executor],
+    executor_for: Callable[[], Executor],
     progress: Progress | None = None,
 ) -> list[Verified]:
     """Recompute ``sample`` random runs from nothing and compare them with the recorded tables.
@@ -50,7 +50,7 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="peftport-verify-") as home:
         ledger, artifacts = Ledger(Path(home)), Artifacts(Path(home) / "artifacts")
         try:
-            run_study(part, ledger, artifacts, executor_for(artifacts), progress=progress)
+            run_study(part, ledger, artifacts, executor_for(), progress=progress)
             again = export(part, ledger, artifacts)
         finally:
             ledger.close()

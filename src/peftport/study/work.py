@@ -218,7 +218,8 @@ def _bench(place: Place, blobs: Blobs) -> Workbench:
 @lru_cache(maxsize=HOSTS_IN_MEMORY)
 def _open_bench(place: Place, folder: Path) -> Workbench:
     ref = place.host if isinstance(place.host, str) else str(folder)
-    return open_workbench(ref, open_task(place.task, place.data), place.readout, place.training, place.items)
+    task = open_task(place.task, place.data)
+    return open_workbench(ref, task, place.readout, place.training, place.items, place.loading)
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:
