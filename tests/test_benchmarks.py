@@ -249,3 +249,22 @@ def test_what_is_written_of_the_needed_kernels_is_the_profile_s() -> None:
         span(v for (of, _), v in profile.items() if of == host) for host in ("all-MiniLM-L6-v2", "flan-t5-small")
     )
     assert f"{mini} of a training step's time on MiniLM, {flan} on Flan-T5-small" in page
+
+
+def test_what_is_written_of_packed_matrices_is_their_file_s() -> None:
+    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    first, *others = results("packed.json")
+    forward = [f"{row['speed_up']['forward']:.2f} with {row['rows']}" for row in others]
+    assert (
+        f"forward {first['speed_up']['forward']:.2f} times as fast with {first['rows']} rows, {', '.join(forward)};"
+        in page
+    )
+    backward = [f"{row['speed_up']['backward']:.2f}" for row in (first, *others)]
+    assert f"backward {', '.join(backward)}." in page
+
+
+def test_what_is_written_of_fewer_bits_is_its_file_s() -> None:
+    from bits import OUT, table
+
+    found = json.loads(OUT.read_text(encoding="utf-8"))
+    assert table(found["rows"]) in (BENCHMARKS.parent / "docs" / "loading.md").read_text(encoding="utf-8")

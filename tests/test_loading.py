@@ -166,6 +166,11 @@ def test_what_is_not_here_is_refused(
     assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
 
 
+def test_numbers_in_words() -> None:
+    assert Loading(device="auto", checkpointing=True).numbers == "float32"
+    assert Loading(dtype="bfloat16", bits=4).numbers == "bfloat16, their matrices packed in 4 bits"
+
+
 def test_a_library_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "version", lambda name: "0.49.2")
     with pytest.raises(HostRefused, match="expected bitsandbytes>=0.50 for hosts in 8 bits, got version 0.49.2; pip"):

@@ -9,7 +9,8 @@ numbers a run starts from costs nothing; accuracies are compared in run.py.
 
 Ours is the whole command by the clock: starting, planning, loading, tokenising, testing the bare hosts and the ledger.
 A peer's is loading, training and testing alone. A peer that lacks a technique is timed on those it has, against our
-runs of the same techniques. `--least` prints how far sharing could go on this machine at the most.
+runs of the same techniques. Peers may be measured one call at a time: those that the file has are kept. `--least`
+prints how far sharing could go on this machine at the most.
 """
 
 from __future__ import annotations
@@ -151,13 +152,20 @@ def main() -> None:
     if asked.least:
         say_least(json.loads(asked.out.read_text(encoding="utf-8")))
         return
-    settings = {key: value for key, value in vars(asked).items() if key not in ("out", "least")}
-    found: dict[str, Any] = {"machine": machine_facts(), "settings": settings, "peers": []}
+    settings = {key: getattr(asked, key) for key in ("budgets", "origin_steps", "items", "pairs")}
     for name in asked.peers:
-        found["peers"].append(measure(peers[name], asked))
-        print({key: value for key, value in found["peers"][-1].items() if key != "pairs"}, flush=True)
+        row = {**measure(peers[name], asked), "machine": machine_facts()}
+        print({key: value for key, value in row.items() if key not in ("pairs", "machine")}, flush=True)
         asked.out.parent.mkdir(exist_ok=True)
+        kept = [each for each in others(asked.out, settings) if each["title"] != row["title"]]
+        found = {"settings": settings, "peers": [*kept, row]}
         asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def others(file: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Peers that the file has of the same slice; a slice of other settings is written anew."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"settings": None}
+    return found["peers"] if found["settings"] == settings else []
 
 
 if __name__ == "__main__":

@@ -165,7 +165,8 @@ ELSEWHERE = {"hosts install", "demo"}
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/index.md", "docs/upgraded.md", "docs/check.md", "docs/another-family.md", "docs/cluster.md"],
+    ["README.md"]
+    + [f"docs/{name}.md" for name in ("index", "upgraded", "check", "another-family", "cluster", "loading")],
 )
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
     ran = 0

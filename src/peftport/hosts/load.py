@@ -128,12 +128,13 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
             + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
         )
     check_all_layers_used(source.name, layout, info["unexpected_keys"])
-    _drop_pooler(model)
+    if any("pooler." in key for key in info["missing_keys"]):
+        _drop_pooler(model)
     return model  # type: ignore[no-any-return]
 
 
 def _drop_pooler(model: Any) -> None:
-    """Leave out what follows the last layer: no readout reads it, and many checkpoints have no weights for it."""
+    """Leave out a layer after the last that no readout reads: without weights, it cannot be run in fewer bits."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # its forward then gives no pooled output
 

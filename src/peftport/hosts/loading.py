@@ -42,6 +42,11 @@ class Loading(BaseModel):
     bits: Literal[8, 4] | None = None
     checkpointing: bool = False
 
+    @property
+    def numbers(self) -> str:
+        """The host's numbers in words: ``bfloat16``, ``float32, their matrices packed in 8 bits``."""
+        return self.dtype + (f", their matrices packed in {self.bits} bits" if self.bits else "")
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if self.spread and self.device == "cpu":
