@@ -126,5 +126,6 @@ def test_a_gpu_that_the_cluster_lacks_is_refused(cluster: Any) -> None:
 
     cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"working_dir": None})
-    with pytest.raises(BadRequest, match="expected a Ray cluster with 1 GPU for a stack, this one has 0"):
-        RayCluster(None, 1, Loading(device="cuda"))
+    for workers in (None, 2):
+        with pytest.raises(BadRequest, match="expected a Ray cluster with 1 GPU for a stack, this one has 0"):
+            RayCluster(workers, 1, Loading(device="cuda"))

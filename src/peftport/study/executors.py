@@ -251,10 +251,12 @@ class RayCluster:
         if self._owns:
             ray.init(log_to_driver=False, logging_level="ERROR")
         gpus = devices_of_task(loading, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        self._workers = workers or self._places(threads, gpus)
+        places = self._places(threads, gpus)
+        self._workers = workers or places
         self._task: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_ray_work)
 
     def _places(self, threads: int, gpus: int) -> int:
+        """Stacks that the cluster has room for at once; a GPU that it lacks would be waited for without end."""
         there = self._ray.cluster_resources()
         if gpus > there.get("GPU", 0):
             self.close()
