@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from peftport.hosts.loading import Loading
+from peftport.porting import PORTERS
 from peftport.study.devices import VISIBLE, devices_of_task, devices_of_workers
 from peftport.study.executors import Processes, make_executor
 from peftport.study.jobs import DistanceJob
 from peftport.study.plan import Plan
+from peftport.techniques import TECHNIQUES
 from pico_folders import Run
 from pico_study import contents, plan_of, run_in
 
@@ -103,6 +106,24 @@ def test_a_study_of_hosts_in_other_numbers(
     near = 1e-5 if "checkpointing" in change else 0.1
     assert losses(tmp_path) == pytest.approx(losses(undisturbed), rel=near)
     assert near < 0.1 or losses(tmp_path) != losses(undisturbed)
+
+
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"bits": "8"}, {"bits": "4"}])
+def test_every_porter_carries_to_hosts_in_other_numbers(tmp_path: Path, tiny: Path, change: dict[str, str]) -> None:
+    """Those that read weights, texts and labels; all four techniques, on both kinds of host."""
+    asked = {
+        "porters": json.dumps(list(PORTERS)),
+        "techniques": json.dumps(list(TECHNIQUES)),
+        "training__learning_rates": "{}",
+        "arms": '["ported"]',
+        "budgets": "[0]",
+        "seeds": "[0]",
+        "execution__retries": "0",
+    }
+    plan = plan_of(tiny, **asked, **{f"loading__{key}": value for key, value in change.items()})
+    summary = run_in(tmp_path, plan)
+    assert (summary.failed, summary.blocked, summary.left) == (0, 0, 0)
+    assert {run.method for run in plan.runs() if run.arm == "ported"} == set(PORTERS)
 
 
 def test_what_this_machine_lacks_is_refused_before_anything_is_written(
