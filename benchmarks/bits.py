@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from machine import machine_facts
-from memory import peak_bytes
+from memory import elsewhere, peak_bytes
 
 OUT = Path(__file__).parent / "results" / "bits.json"
 WAYS: dict[str, dict[str, Any]] = {
@@ -58,16 +57,6 @@ def measure(host: str, way: str, steps: int, items: int) -> dict[str, Any]:
     }
 
 
-def elsewhere(*arguments: Any) -> dict[str, Any]:
-    """The same in a process of its own."""
-    command = [sys.executable, __file__, "--one", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{arguments} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Medians over rounds, a line a host and way."""
     lines = [
@@ -103,7 +92,7 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine_facts(), "steps": asked.steps, "items": asked.items, "rows": []}
     for _ in range(asked.rounds):
         for host in asked.hosts:
-            found["rows"] += [elsewhere(host, way, asked.steps, asked.items) for way in WAYS]
+            found["rows"] += [elsewhere(__file__, host, way, asked.steps, asked.items) for way in WAYS]
     asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(table(found["rows"]))
 

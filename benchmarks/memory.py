@@ -49,17 +49,18 @@ def peak_bytes() -> int:
 
 def compare(host: str, technique: str, most: int) -> dict[str, Any]:
     """One entry and ``most``, each in its own process."""
-    one, many = (_elsewhere(host, technique, entries) for entries in (1, most))
+    one, many = (elsewhere(__file__, host, technique, entries) for entries in (1, most))
     bound = 2 * one["peak_bytes"] + (most - 1) * one["activation_bytes"]
     kept = many["peak_bytes"] <= bound
     return {"host": host, "technique": technique, "one": one, "many": many, "bound_bytes": bound, "within": kept}
 
 
-def _elsewhere(host: str, technique: str, entries: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--one", host, technique, str(entries)]
+def elsewhere(script: str, *arguments: Any) -> dict[str, Any]:
+    """What a script prints of one measurement (``--one ...``), made in a process of its own."""
+    command = [sys.executable, script, "--one", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{technique} on {host}, {entries} entries, failed:\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{' '.join(command[1:])} failed:\n{done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
