@@ -18,6 +18,7 @@ from torch import nn
 from peftport.errors import HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
+from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.slots import layout_for
@@ -79,7 +80,7 @@ def attach(model: Any, module: str | Path) -> Attached:
     Raises:
         SlotMismatch: the module is for another host, or does not fit.
         ModuleRefused: the folder is broken.
-        HostRefused: a model of no known family, or one that has a module already.
+        HostRefused: a model of no known family, one that has a module already, or one in 4 bits that ran already.
 
     """
     folder, restore = Path(module), ExitStack()
@@ -115,6 +116,7 @@ def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
         raise HostRefused(f"attach: expected {name} without a module, it has one; call detach() on that first")
     layout = layout_for(config.model_type, name)
     mark = _files_fingerprint(model, name, layout.family)
+    restore.callback(multiply_by_blocks(model))
     restore.callback(model.set_attn_implementation, config._attn_implementation)
     restore.callback(model.train, model.training)
     for parameter in model.parameters():

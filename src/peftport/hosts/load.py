@@ -17,6 +17,7 @@ from peftport.allocation import keep_freed_memory
 from peftport.errors import HostRefused
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
+from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.hosts.slots import HostKind, Layout, find_slots, layout_for
@@ -52,6 +53,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     loading = loading or Loading()
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
+    multiply_by_blocks(model)
     tokenizer = load_tokenizer(source)
     prefix = config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
