@@ -4,6 +4,7 @@
 #   make docs    the site, into site/ (no network needed once set up)
 #   make notebook  the example notebook, executed anew       make coverage  every test, and which lines they reach
 #   make test-minimal test-newest  a part of the tests with the lowest and the newest libraries
+#   make test-processors  every test as on lesser processors, and with two threads (three times make test)
 #   make bench   speed and memory, beside peers (hours)
 PYTHON ?= python3.11
 TORCH := torch==2.13.0
@@ -16,7 +17,11 @@ export TOKENIZERS_PARALLELISM := false
 # the environment forbids that, every process of the tests would compile torch and transformers anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup hosts demo test coverage test-minimal test-newest check docs notebook oracle browser bench clean
+# As on a processor without AVX, on one with AVX2 at most, and with two threads for every sum.
+NO_AVX := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+
+.PHONY: help setup hosts demo test coverage test-minimal test-newest test-processors check docs notebook oracle browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -58,6 +63,11 @@ coverage: hosts oracle browser
 test-minimal test-newest: export OMP_NUM_THREADS := 1
 test-minimal test-newest: test-%:
 	PYTHON=$(PYTHON) TORCH=$(TORCH) bash tools/test_dependencies.sh $*
+
+test-processors: hosts oracle browser
+	OMP_NUM_THREADS=1 $(NO_AVX) $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(AVX2) $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=2 $(RUN) -m pytest -n 1 --dist loadfile $(PYTEST_ARGS)
 
 # One thread for every side: nobody's way of sharing out cores is compared. Results go to benchmarks/results.
 bench: export OMP_NUM_THREADS := 1

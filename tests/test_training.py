@@ -31,6 +31,7 @@ from peftport.training import POOL, Checkpoint, Entry, TrainSettings, batches, s
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices
 
 host_of = cache(pico_host)  # shared: nothing may change it
+ADAM_EPS = 1e-8  # torch's
 SETTINGS = TrainSettings(batch_size=4, weight_decay=0.01, max_grad_norm=0.5)
 GOOD, BAD = ("good", "great", "fine", "positive"), ("bad", "terrible", "dull", "negative")
 FILLER = [word for word in WORDS if word not in GOOD + BAD]
@@ -75,8 +76,13 @@ def run(
     return train(readout.host, readout, spec, entries, budgets, SETTINGS)
 
 
-def assert_same(one: Checkpoint, other: Checkpoint, *, exact: bool) -> None:
-    """Losses are float64; matrices are kept in float32, so that equal ones may differ by one rounding."""
+def assert_same(one: Checkpoint, other: Checkpoint, *, exact: bool, rate: float = 1e-2) -> None:
+    """Losses are float64; matrices are kept in float32, so that equal ones may differ by one rounding.
+
+    Gradients, clipped to .5, differ by float64's rounding where sums are taken in another order, as processors do it. A
+    step moves an entry by rate g / (|g| + eps), so where g is hardly more than Adam's eps that rounding moves it too.
+    """
+    moved = one.step * rate * torch.finfo(torch.float64).eps / ADAM_EPS
     assert (one.step, one.matrices.keys()) == (other.step, other.matrices.keys())
     assert (one.loss is None) == (other.loss is None)
     if one.loss is not None and other.loss is not None:
@@ -84,7 +90,7 @@ def assert_same(one: Checkpoint, other: Checkpoint, *, exact: bool) -> None:
     for slot, own in one.matrices.items():
         for name, tensor in own.items():
             rounding = 0.0 if exact else 1.2e-7
-            torch.testing.assert_close(tensor, other.matrices[slot][name], rtol=rounding, atol=0 if exact else 1e-10)
+            torch.testing.assert_close(tensor, other.matrices[slot][name], rtol=rounding, atol=0 if exact else moved)
 
 
 # --- entries and budgets ---------------------------------------------------------------------------------------------
@@ -101,7 +107,7 @@ def test_an_entry_does_not_feel_its_company(model_type: str, readout_name: str, 
     for index in (0, 2, 4):
         [alone] = run(readout, spec, [entries[index]], (3, 7))
         for budget in (3, 7):
-            assert_same(together[index][budget], alone[budget], exact=False)
+            assert_same(together[index][budget], alone[budget], exact=False, rate=rates[index])
     assert len({kept[7].loss for kept in together}) == 5
 
 
