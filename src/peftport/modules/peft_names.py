@@ -24,8 +24,8 @@ ROOT = "base_model.model."
 KEY = re.compile(r"(?P<name>.+)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
 # Modules above the layers that transformers puts on a model for a task.
 HEADS = frozenset({
-    "classification_head", "classifier", "cls", "lm_head", "pre_classifier", "predictions", "qa_outputs", "score",
-    "summary", "vocab_projector", "vocab_transform",
+    "classification_head", "classifier", "cls", "lm_head", "pooler", "pre_classifier", "predictions", "qa_outputs",
+    "score", "summary", "vocab_projector", "vocab_transform",
 })  # fmt: skip
 
 

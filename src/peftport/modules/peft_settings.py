@@ -67,6 +67,8 @@ def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Hos
         ranks = alphas = places = False
     if not ranks:
         said |= {key: fresh[key] for key in ("r", "rank_pattern")}
+        if said.get("init_lora_weights") == "orthogonal":  # PEFT makes no such start for odd ranks, in loading neither
+            said["init_lora_weights"] = True
     if not alphas:
         said |= {key: fresh[key] for key in ("lora_alpha", "alpha_pattern")}
     if not places:

@@ -37,7 +37,8 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
     config = written_settings(kept, record, host)
     (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    as_read = bool(record.config)  # of patterns the first that matches counts: sorted, they could say something else
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
 
 
 def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor]:
