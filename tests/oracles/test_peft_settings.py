@@ -114,6 +114,7 @@ def drawn(draw: st.DrawFn, model_types: tuple[str, ...] = tuple(LEAVES)) -> Draw
 def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # of patterns that match nothing
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
