@@ -91,7 +91,7 @@ def test_weights_left_over_by_older_versions_are_no_matter(name: str, host: Path
 
 def test_unknown_model_type(refused_host: Refused, host: Path, edit: Function) -> None:
     edit(host / "config.json", model_type="mamba")
-    refused_host("host: model type 'mamba' belongs to no known host family", "bert", "one TOML file")
+    refused_host("host: model type 'mamba' is not supported, expected one of bart", "use a base model of one")
 
 
 def test_remote_code_is_never_run(refused_host: Refused, host: Path, marker: Path, edit: Function) -> None:

@@ -127,7 +127,7 @@ def test_not_finite(number: float, reseal: bool, refused_module: Refused, broken
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
 def test_tensors_of_integers(dtype: torch.dtype, refused_module: Refused, broken: Function) -> None:
     module = broken("lora", lambda tensors: tensors.update({FIRST: tensors[FIRST].to(dtype)}), reseal=True)
-    refused_module(module, FIRST, "expected floating-point numbers", str(dtype).removeprefix("torch."))
+    refused_module(module, FIRST, "expected numbers in float16", str(dtype).removeprefix("torch."))
 
 
 def test_altered_numbers(refused_module: Refused, broken: Function) -> None:

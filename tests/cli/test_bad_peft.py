@@ -88,7 +88,7 @@ def test_wrong_tensors_of_peft(
         ({"r": "two"}, ("adapter_config.json: expected a PEFT configuration",)),
         ({"r": 3}, ("layers.0.attn_q", "(2, 16)", "(3, 16)")),
         ({"r": 0}, ("adapter_config.json", "r")),
-        ({"use_dora": True}, ("use_dora = True is not supported", "peft.save_as_lora")),
+        ({"use_dora": True}, ("use_dora = True is not supported", "from its merged weights")),
         ({"rank_pattern": {"query": 4}}, ("layers.0.attn_q", "(2, 16)", "(4, 16)")),
         ({"target_modules": ["key"]}, ("target_modules leaves out", "PEFT would drop it")),
         (

@@ -19,9 +19,11 @@ from oracles.library import ask_library, need_oracle, save_host
 from oracles.test_adapters import untied
 from peftport.errors import BadRequest
 from peftport.hosts.host import Host
+from peftport.identity import rng_for
 from peftport.modules.formats import format_of, read_module, write_module
 from peftport.modules.module import check_fits
 from peftport.modules.record import AdaptersRecord
+from peftport.porting import PORTERS
 from peftport.techniques.adapter import AdapterSpec
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.compacter import CompacterSpec
@@ -138,13 +140,40 @@ def test_we_read_what_the_library_made_and_write_it_again(name: str, folder: Pat
     inputs, outputs = ours(MADE[name][0], path / f"{name}.saved")
     assert worst_output(inputs, outputs, theirs(path, name)) <= TOLERANCE
     module = read_module(path / f"{name}.saved", host)
-    assert module.file == AdaptersRecord(name="oracle")
+    said = json.loads((path / f"{name}.saved" / CONFIG).read_text())
+    assert module.file == AdaptersRecord(name="oracle", config=said, host=host.fingerprint)
     write_module(module, host, tmp_path / "again", "adapters")
+    of_an_mlp = {"flat": True} if "mlp" in name else {}  # what comes out of the MLP is written, not the MLP
+    expected = {**said, "config": {**said["config"], **of_an_mlp}}
+    assert json.loads((tmp_path / "again" / CONFIG).read_text()) == expected
     before, after = load_file(path / f"{name}.saved" / TENSORS), load_file(tmp_path / "again" / TENSORS)
-    if "mlp" not in name:  # what comes out of the MLP is written, not the MLP
+    if "mlp" not in name:
         assert {key for key in before if ".pool." not in key} == after.keys()
         assert all(torch.equal(before[key], tensor) for key, tensor in after.items())
     assert worst_output(inputs, ours(MADE[name][0], tmp_path / "again")[1], theirs(path, name)) <= TOLERANCE
+
+
+ODD = {"dropout": 0.25, "init_weights": "mam_adapter", "stochastic_depth": 0.1, "non_linearity": "SiLU"}
+
+
+def test_settings_that_came_in_go_out_but_for_those_of_the_host(tmp_path: Path) -> None:
+    """On the same host everything; on another of its type what names the host changes, and the rank's factor stays."""
+    made, host = written(tmp_path, "bert", BOTTLENECKS["houlsby"]), host_of("bert")
+    (made / "peftport.json").unlink()
+    edit(made, lambda c: {**c, "model_class": "BertForMaskedLM", "later": None, "config": {**c["config"], **ODD}})
+    said = json.loads((made / CONFIG).read_text())
+    module = read_module(made, host)
+    write_module(module, host, tmp_path / "same", "adapters")
+    assert json.loads((tmp_path / "same" / CONFIG).read_text()) == said
+    other = pico_host("bert", seed=1)
+    write_module(PORTERS["copy"].port(module, other, rng_for(0, "test")), other, tmp_path / "other", "adapters")
+    assert json.loads((tmp_path / "other" / CONFIG).read_text()) == {**said, "model_name": other.name}
+    of_another_type = pico_host("roberta")
+    ported = PORTERS["copy"].port(module, of_another_type, rng_for(0, "test"))
+    write_module(ported, of_another_type, tmp_path / "roberta", "adapters")
+    got = json.loads((tmp_path / "roberta" / CONFIG).read_text())
+    assert got["config"] == said["config"] and got["later"] is None
+    assert (got["model_type"], got["model_class"]) == ("roberta", type(of_another_type.model).__name__)
 
 
 # --- what is refused, by name ---------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ def layout_for(model_type: str, where: str) -> Layout:
             return layout
     known = sorted(t for layout in layouts().values() for t in layout.model_types)
     raise HostRefused(
-        f"{where}: model type {model_type!r} belongs to no known host family; expected one of {', '.join(known)}; "
-        "a new family is one TOML file in peftport/hosts/layouts"
+        f"{where}: model type {model_type!r} is not supported, expected one of {', '.join(known)}; use a base model of "
+        f"one of these types, or ask where you got peftport for {model_type!r} to be added (docs/files.md#a-host)"
     )
 
 

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from peftport.errors import ModuleRefused
 from peftport.hosts.host import Host
-from peftport.modules.peft_config import read_object
+from peftport.modules.record import AdaptersRecord
 from peftport.modules.tensors import printable
 from peftport.techniques.adapter import Activation, AdapterSpec
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.compacter import Compacter, CompacterSpec
 from peftport.techniques.prefix import PrefixSpec
 
+CONFIG = "adapter_config.json"
 Placement = Literal["houlsby", "pfeiffer"]
 VERSION = "adapters.1.3.0"
 # What a bottleneck must say for ours to compute the same: the library's defaults, and the two placements.
@@ -73,14 +74,13 @@ class _Settings(BaseModel):
     phm_layer: bool = False
 
 
-def read_adapters_config(path: Path, host: Host) -> AdaptersConfig:
-    """The configuration of a bottleneck adapter, Compacter or prefix on this host.
+def parse_adapters_config(read: dict[str, Any], path: Path, host: Host) -> AdaptersConfig:
+    """The configuration of a bottleneck adapter, Compacter or prefix on this host; ``path``: where its JSON lies.
 
     Raises:
         ModuleRefused: not a configuration, another technique, another host, or a setting that would be lost.
 
     """
-    read = read_object(path, "a configuration of the adapters library")
     config, name = read.get("config"), read.get("name")
     if not isinstance(config, dict) or not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 200:
         raise ModuleRefused(
@@ -110,8 +110,29 @@ def read_adapters_config(path: Path, host: Host) -> AdaptersConfig:
     return AdaptersConfig(spec=_bottleneck(path, config, settings, host, old), name=name)
 
 
-def written_config(spec: TechniqueSpec, host: Host, name: str) -> dict[str, Any]:
-    """The whole ``adapter_config.json`` for a spec of ours."""
+def written_config(spec: TechniqueSpec, host: Host, record: AdaptersRecord) -> dict[str, Any]:
+    """The ``adapter_config.json`` for a spec of ours: as it was read, but for what a port changed."""
+    fresh, said = _fresh(spec, host, record.name), dict(record.config)
+    if not said:
+        return fresh
+    before, now = record.host, host.fingerprint
+    if before is None or not before.same_host(now):
+        same_type = before is not None and before.model_type == now.model_type
+        of_the_host = ("hidden_size", "model_name", *(() if same_type else ("model_class", "model_type")))
+        said |= {key: fresh[key] for key in of_the_host}
+    try:
+        meant = parse_adapters_config(said, Path(CONFIG), host)
+    except ModuleRefused:  # a factor of the origin's that makes no bottleneck here
+        meant = None
+    if meant is None or meant.spec != spec:
+        return said | {"config": said["config"] | fresh["config"], "version": VERSION}
+    if meant.mlp:  # a module holds the keys and values that come out of it
+        return said | {"config": said["config"] | {"flat": True}}
+    return said
+
+
+def _fresh(spec: TechniqueSpec, host: Host, name: str) -> dict[str, Any]:
+    """The configuration of a module that was in no file of the library."""
     if isinstance(spec, PrefixSpec):
         config = {
             **PREFIX, "architecture": "prefix_tuning", "flat": True, "prefix_length": spec.length,

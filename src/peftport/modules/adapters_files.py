@@ -23,8 +23,9 @@ from torch import Tensor
 from peftport.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
-from peftport.modules.adapters_config import AdaptersConfig, read_adapters_config, written_config
+from peftport.modules.adapters_config import CONFIG, AdaptersConfig, parse_adapters_config, written_config
 from peftport.modules.module import Module
+from peftport.modules.peft_config import read_object
 from peftport.modules.peft_lora import head_prefix, number_type
 from peftport.modules.peft_write import as_numbers
 from peftport.modules.record import AdaptersRecord
@@ -34,7 +35,7 @@ from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
 from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import MLP, PrefixSpec, by_place
 
-CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter.safetensors", "pytorch_adapter.bin"
+TENSORS, PICKLED = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG = "head_config.json"
 NEW_NAME = "peftport"
 MATRICES = {
@@ -64,7 +65,8 @@ def read_adapters(folder: Path, host: Host) -> Module:
         SlotMismatch: the library has no such technique on this kind of host, or a matrix has the wrong shape.
 
     """
-    config = read_adapters_config(folder / CONFIG, host)
+    said = read_object(folder / CONFIG, "a configuration of the adapters library")
+    config = parse_adapters_config(said, folder / CONFIG, host)
     if (folder / HEAD_CONFIG).exists():
         raise ModuleRefused(
             f"{folder / HEAD_CONFIG}: expected an adapter without a prediction head, got one, which would be lost; "
@@ -79,7 +81,8 @@ def read_adapters(folder: Path, host: Host) -> Module:
     numbers = number_type(flat)
     named = _by_place(folder / TENSORS, _without_aliases(flat), config, host)
     matrices = _prefix(named, config, host) if isinstance(config.spec, PrefixSpec) else named
-    return Module(config.spec, host.fingerprint, matrices, file=AdaptersRecord(name=config.name, numbers=numbers))
+    record = AdaptersRecord(name=config.name, numbers=numbers, config=said, host=host.fingerprint)
+    return Module(config.spec, host.fingerprint, matrices, file=record)
 
 
 def check_adapters_holds(spec: TechniqueSpec, host: Host) -> None:
@@ -117,7 +120,7 @@ def write_adapters(module: Module, host: Host, folder: Path) -> None:
     else:
         keys = _keys(module.spec, host, record.name)
         flat = {prefix + keys[slot, name]: t for slot, own in module.matrices.items() for name, t in own.items()}
-    config = written_config(module.spec, host, record.name)
+    config = written_config(module.spec, host, record)
     raw = safetensors_save(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
     (folder / TENSORS).write_bytes(raw)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

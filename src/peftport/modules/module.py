@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -57,7 +57,8 @@ class Module:
     """Matrices of one technique on one host: ``matrices[slot][name]``, without K.
 
     Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a linear readout's head).
-    ``file``: what another library's file had that the matrices do not show, for writing it back.
+    ``file``: what another library's file had that the matrices do not show, for writing it back. ``unscaled``: B as it
+    was there, at slots where a scale of its own was multiplied into ours and cannot be divided out to the last bit.
     """
 
     spec: TechniqueSpec
@@ -67,6 +68,7 @@ class Module:
     training: TrainingRecord | None = None
     ports: tuple[PortRecord, ...] = ()
     file: FileRecord | None = None
+    unscaled: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:

@@ -6,6 +6,7 @@ Keys that older versions of PEFT did not write yet take the values that PEFT giv
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,11 +27,24 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) start by changing the host's own weights.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
 }  # fmt: skip
+WITHOUT = "docs/files.md#a-lora-without-what-lies-beside-it"
+PLAIN = "docs/files.md#other-kinds-of-lora"
+MERGE = f"write it as a plain LoRA of the same function first, from its merged weights ({PLAIN})"
 REMEDIES = {
-    "use_dora": "turn it into a plain LoRA first (peft.save_as_lora), or train it without DoRA",
-    "modules_to_save": "train it without whole modules beside the LoRA",
-    "bias": "train it with bias='none'",
+    "use_dora": f"{MERGE}; peft.save_as_lora would lose the magnitudes",
+    "modules_to_save": "to port the LoRA without these modules (a head, usually), delete their tensors and set "
+    f"modules_to_save and task_type to null ({WITHOUT})",
+    "bias": f"to port the LoRA without the host's biases, delete their tensors and set bias to 'none' ({WITHOUT})",
+    "lora_bias": f"to port the LoRA without these biases, delete their tensors and set lora_bias to false ({WITHOUT})",
+    "trainable_token_indices": "to port the LoRA without these embeddings, delete their tensors and set it to null "
+    f"({WITHOUT})",
+    "alora_invocation_tokens": "it acts on a part of each text, which no plain LoRA does; keep it on its host",
+    "layer_replication": "it was trained on a deeper host than this one; merge it with merge_and_unload and use that "
+    "model as a host",
+    "target_parameters": "its LoRAs on parameters have no slots; keep it on its host",
+    "enable_lora": "save the adapter again with a PEFT of today",
 }
+UNKNOWN = "this version of peftport does not know it; if the trained LoRA computes the same without, set it to null"
 NUMBERS = ("r", "lora_alpha")  # they may be absent, not null
 # Settings that a trained LoRA computes the same without: where it came from, how it started, how it was trained.
 HARMLESS = frozenset({
@@ -38,6 +52,7 @@ HARMLESS = frozenset({
     "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_type", "peft_version",
     "qalora_group_size", "revision", "runtime_config", "task_type",
 })  # fmt: skip
+MOST_DEPTH = 50
 
 
 class PeftConfig(BaseModel):
@@ -65,6 +80,8 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         read = json.loads(read_text(path))
+        _check_writable(read, "the file", 0)
+        json.dumps(read, ensure_ascii=False).encode()  # half a character cannot be written again
     except (OSError, ValueError, RecursionError) as error:
         raise ModuleRefused(f"{path}: expected {what}, got: {one_line(error)}; save the adapter again") from error
     if not isinstance(read, dict):
@@ -72,14 +89,22 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     return read
 
 
-def read_peft_config(path: Path) -> PeftConfig:
-    """The configuration of a PEFT LoRA.
+def _check_writable(value: Any, where: str, depth: int) -> None:
+    """Refuse numbers that JSON has not, and objects so deep within objects that they could not be written again."""
+    if depth > MOST_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{where}: {'objects too deep within objects' if depth > MOST_DEPTH else value}")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        _check_writable(inner, str(key), depth + 1)
+
+
+def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
+    """What a configuration of a PEFT LoRA says, out of its JSON; ``path``: where that lies.
 
     Raises:
         ModuleRefused: not a configuration, of another PEFT type, or with a setting that would be lost.
 
     """
-    read = read_object(path, "a PEFT configuration")
     kind = read.get("peft_type")
     if not isinstance(kind, str):
         raise ModuleRefused(f"{path}: expected a PEFT configuration, got no peft_type; save the adapter again")
@@ -109,8 +134,7 @@ def _refuse_what_would_be_lost(path: Path, read: dict[str, Any]) -> None:
             continue
         if key not in REFUSED and (value is None or value is False or value in ("", [], {})):
             continue  # a setting of a later version that is off
-        remedy = REMEDIES.get(key, "train it without, or merge it away first")
         raise ModuleRefused(
             f"{path}: {printable(key)} = {printable(repr(value))} is not supported, and dropping it would change the "
-            f"module; {remedy}"
+            f"module; {REMEDIES.get(key, MERGE) if key in REFUSED else UNKNOWN}"
         )

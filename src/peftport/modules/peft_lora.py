@@ -22,7 +22,8 @@ from peftport.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.module import Module
-from peftport.modules.peft_config import PeftConfig, read_peft_config
+from peftport.modules.peft_config import PeftConfig, parse_peft_config, read_object
+from peftport.modules.peft_names import empty_tensor, no_slot, parse_key
 from peftport.modules.peft_targets import Targets
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.modules.tensors import MOST_BYTES, printable, read_tensors
@@ -30,8 +31,6 @@ from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-# `.default` and the like: an adapter's name, which PEFT leaves out of its files and training scripts leave in.
-KEY = re.compile(r"(?:base_model\.model\.)?(?P<name>.+)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,8 @@ def read_peft(folder: Path, host: Host) -> Module:
         SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape there.
 
     """
-    config = read_peft_config(folder / CONFIG)
+    said = read_object(folder / CONFIG, "a PEFT configuration")
+    config = parse_peft_config(said, folder / CONFIG)
     if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
         raise ModuleRefused(
             f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
@@ -65,7 +65,9 @@ def read_peft(folder: Path, host: Host) -> Module:
     for name, lora in found.items():
         _check_shapes(folder, lora, slots[name].rank, host)
     spec = _spec(config, slots, host)
-    slots = {name: slots.get(name, _nothing(spec)) for name, slot in _whole(host).items() if slot.site in spec.sites}
+    slots = {
+        name: slots.get(name, _nothing(spec)) for name, slot in whole_slots(host).items() if slot.site in spec.sites
+    }
     first = next(iter(found.values()))
     record = PeftRecord(
         slots=slots,
@@ -73,13 +75,23 @@ def read_peft(folder: Path, host: Host) -> Module:
         dropout=config.lora_dropout,
         headed=first.name != first.slot.path,
         numbers=number_type(flat),
+        config=said,
+        host=host.fingerprint,
     )
-    return Module(spec, host.fingerprint, _filled_up(folder, found, spec, record, host), file=record)
+    matrices = _filled_up(folder, found, spec, record, host)
+    b = {name: lora.matrices["B"].float() for name, lora in found.items()}
+    unscaled = {name: own for name, own in b.items() if not torch.equal(own, matrices[name]["B"][:, : own.shape[1]])}
+    return Module(spec, host.fingerprint, matrices, file=record, unscaled=unscaled)
 
 
 def in_file_scale(slot: SlotInFile, use_rslora: bool) -> float:
     """What PEFT multiplies B A by at a slot."""
     return slot.alpha / (slot.rank**0.5 if use_rslora else slot.rank)
+
+
+def reading_factor(own: SlotInFile, spec: LoraSpec, use_rslora: bool) -> float:
+    """What B is multiplied by where the file's scale at a slot becomes the spec's."""
+    return in_file_scale(own, use_rslora) * spec.rank / spec.alpha
 
 
 def number_type(flat: dict[str, Tensor]) -> NumberType:
@@ -95,7 +107,7 @@ def head_prefix(host: Host, headed: bool | None = None) -> str:
     return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
 
 
-def _whole(host: Host) -> dict[str, Slot]:
+def whole_slots(host: Host) -> dict[str, Slot]:
     """The linear slots that are whole matrices, by name."""
     return {
         name: slot
@@ -106,30 +118,23 @@ def _whole(host: Host) -> dict[str, Slot]:
 
 def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]:
     """The file's LoRAs by slot, in the order of the host's slots."""
-    by_path = {slot.path: slot for slot in _whole(host).values()}
+    by_path = {slot.path: slot for slot in whole_slots(host).values()}
     prefix = getattr(host.model, "base_model_prefix", "") + "."
     found: dict[str, Found] = {}
     for key, tensor in flat.items():
-        parsed = KEY.fullmatch(key)
-        if parsed is None:
-            raise ModuleRefused(
-                f"{folder / TENSORS}: expected lora_A and lora_B matrices only, got {printable(key)}; it would be "
-                "lost, so it is refused; train it without"
-            )
-        name = parsed["name"]
-        slot = by_path.get(name) or by_path.get(name.removeprefix(prefix))
+        parsed = parse_key(key, folder / TENSORS)
+        slot = by_path.get(parsed.name) or by_path.get(parsed.name.removeprefix(prefix))
         if slot is None:
-            raise SlotMismatch(
-                f"{folder.name}: {printable(key)}: {host.name} has no slot at {printable(name.removeprefix(prefix))}; "
-                "give the host it was trained on (--from)"
-            )
-        lora = found.setdefault(slot.name, Found(name, slot))
-        if parsed["matrix"] in lora.matrices or lora.name != name:
+            raise no_slot(folder.name, key, parsed.name, host)
+        if not tensor.numel():
+            raise empty_tensor(folder / TENSORS, key)
+        lora = found.setdefault(slot.name, Found(parsed.name, slot))
+        if parsed.matrix in lora.matrices or lora.name != parsed.name:
             raise ModuleRefused(
-                f"{folder / TENSORS}: expected one lora_{parsed['matrix']} for {slot.name}, got two (the second: "
+                f"{folder / TENSORS}: expected one lora_{parsed.matrix} for {slot.name}, got two (the second: "
                 f"{printable(key)}); save one adapter a folder"
             )
-        lora.matrices[parsed["matrix"]] = tensor
+        lora.matrices[parsed.matrix] = tensor
     return {name: found[name] for name in host.slots if name in found}
 
 
@@ -142,7 +147,9 @@ def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, hos
     first = next(iter(found.values()))
     prefix = first.name.removesuffix(first.slot.path)
     sites = {lora.slot.site for lora in found.values()}
-    for name, slot in _whole(host).items():
+    _check_prefix(folder, found, prefix)
+    _check_stacks(folder, found, targets, prefix, host)
+    for name, slot in whole_slots(host).items():
         lora = found.get(name, Found(prefix + slot.path, slot))
         wanted = targets.has(lora.name) if targets.known else slot.site in sites
         if lora.matrices and not wanted:
@@ -155,6 +162,39 @@ def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, hos
                 f"{folder / TENSORS}: {name}: expected lora_A and lora_B in every layer that {CONFIG} names, found "
                 f"{sorted(lora.matrices) or 'nothing'}; save the adapter again, or give the host it was trained on"
             )
+
+
+def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
+    """Refuse names of which some start at the model with its head and some below it: PEFT finds one kind only."""
+    for lora in found.values():
+        if lora.name != prefix + lora.slot.path:
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected names that all start alike, got {printable(prefix)!r} before some and "
+                f"{printable(lora.name)}; PEFT would drop a part of them; save the adapter again"
+            )
+
+
+def _check_stacks(folder: Path, found: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
+    """Refuse a LoRA of an encoder alone whose configuration would look for one in the decoder too."""
+    stacks = {stack.name: stack.layers for stack in host.layout.stacks}
+    used = {name.rsplit(".", 2)[0] for name in found}
+    for stack, layers in stacks.items():
+        slots = [slot for name, slot in whole_slots(host).items() if name.rsplit(".", 2)[0] == stack]
+        if stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
+            [other, *_] = sorted(used)
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected a LoRA in every stack of layers that {CONFIG} names, found none in "
+                f"{layers}: it was made on the part of {host.name} that holds {stacks[other]} alone; let "
+                "target_modules name that part only, as "
+                f"{_only(prefix + stacks[other], targets.config.target_modules)!r}"
+            )
+
+
+def _only(layers: str, names: str | tuple[str, ...] | None) -> str:
+    """A pattern for the same matrices in one stack of layers."""
+    inside = f"(?=({names})$)" if isinstance(names, str) else ""
+    ends = "" if isinstance(names, str) else rf"\.({'|'.join(names or ())})"
+    return f"{inside}{re.escape(layers)}.*{ends}"
 
 
 def _check_shapes(folder: Path, lora: Found, rank: int, host: Host) -> None:
@@ -195,7 +235,7 @@ def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: Pe
         slot = host.slots[name]
         a, b = torch.zeros(spec.rank, slot.in_width), torch.zeros(slot.out_width, spec.rank)
         if own.rank:
-            factor = in_file_scale(own, record.use_rslora) * spec.rank / spec.alpha
+            factor = reading_factor(own, spec, record.use_rslora)
             a[: own.rank] = found[name].matrices["A"]
             b[:, : own.rank] = times(found[name].matrices["B"].float(), factor)
         if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):

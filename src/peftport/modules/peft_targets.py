@@ -69,21 +69,22 @@ class Targets:
             return True
         places = [rf"(?:^|.*?\.){p}" for p in self.config.layers_pattern] or [ANY_LAYERS]
         for place in places:
-            found = self._match(rf"{place}\.(?P<idx>\d+)\..*", name)
+            found = self._match(rf"{place}\.(?P<idx>\d+)\.", name, whole=False)
             if found is not None:
                 return found["idx"] is not None and int(found["idx"]) in self.config.layers_to_transform
         return False
 
     def _ends_with(self, pattern: str, name: str) -> bool:
-        return self._match(rf"(.*\.)?({pattern})", name) is not None
+        return self._match(rf"(.*\.)?({pattern})$", name, whole=False) is not None
 
-    def _match(self, pattern: str, name: str) -> Any:
+    def _match(self, pattern: str, name: str, whole: bool = True) -> Any:
         began = time.monotonic()
         try:
             if pattern not in self._compiled:
                 self._compiled[pattern] = _compile(pattern)
             seconds = max(0.001, min(SECONDS_A_NAME, self._seconds_left))
-            return self._compiled[pattern].fullmatch(name, timeout=seconds)
+            compiled = self._compiled[pattern]
+            return (compiled.fullmatch if whole else compiled.match)(name, timeout=seconds)
         except (regex.error, TimeoutError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             raise ModuleRefused(
                 f"{self.path}: expected regular expressions that PEFT could use, got {printable(repr(pattern))} "

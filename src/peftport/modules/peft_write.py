@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_save
@@ -15,26 +12,12 @@ from torch import Tensor
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.module import Module
-from peftport.modules.peft_lora import CONFIG, TENSORS, head_prefix, in_file_scale, times
+from peftport.modules.peft_lora import CONFIG, TENSORS, in_file_scale, reading_factor, times
+from peftport.modules.peft_settings import Written, written_prefix, written_settings
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.lora import LoraSpec
 
-TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
 ROUNDING = 2.0**-22  # a factor multiplied into float32 and out again is off by no more
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
-    """One LoRA as the file gets it: A (r, D_in), B (D_out, r), and the alpha beside them."""
-
-    a: Tensor
-    b: Tensor
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        """r, at this matrix."""
-        return int(self.a.shape[0])
 
 
 def write_peft(module: Module, host: Host, folder: Path) -> None:
@@ -47,13 +30,15 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     loras = {path: _written(module, slots, record, host) for path, slots in paths.items()}
     kept = {path: lora for path, lora in loras.items() if lora is not None}
     flat: dict[str, Tensor] = {}
+    prefix = written_prefix(record, host)
     for path, lora in kept.items():
-        full = f"base_model.model.{head_prefix(host, record.headed)}{path}"
+        full = f"base_model.model.{prefix}{path}"
         flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = lora.a, lora.b
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
-    config = _config(kept, record, host)
+    config = written_settings(kept, record, host)
     (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    as_read = bool(record.config)  # of patterns the first that matches counts: sorted, they could say something else
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
 
 
 def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor]:
@@ -77,8 +62,11 @@ def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) 
         used = own
     if used.rank == 0:
         return None
+    b, unscaled = b[:, : used.rank], module.unscaled.get(slots[0].name)
+    if unscaled is not None and torch.equal(times(unscaled, reading_factor(used, spec, record.use_rslora)), b):
+        return Written(a[: used.rank].clone(), unscaled, used.alpha)
     factor = (spec.alpha / spec.rank) / in_file_scale(used, record.use_rslora)
-    return Written(a[: used.rank].clone(), times(b[:, : used.rank], factor).clone(), used.alpha)
+    return Written(a[: used.rank].clone(), times(b, factor).clone(), used.alpha)
 
 
 def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Tensor, Tensor]:
@@ -92,35 +80,3 @@ def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Ten
         b[slot.start : slot.start + slot.out_width, row:end] = own["B"]
         row = end
     return a, b
-
-
-def _config(loras: dict[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
-    rank = Counter(lora.rank for lora in loras.values()).most_common(1)[0][0]
-    alpha = Counter(lora.alpha for lora in loras.values()).most_common(1)[0][0]
-    fused = any(not isinstance(host.slot_module(s), torch.nn.Linear) for s in host.slots.values() if s.kind == "linear")
-    return {
-        "peft_type": "LORA",
-        "task_type": TASK_TYPES[host.kind],
-        "base_model_name_or_path": host.name if host.folder is None else str(host.folder),
-        "r": rank,
-        "lora_alpha": _number(alpha),
-        "lora_dropout": record.dropout,
-        "use_rslora": record.use_rslora,
-        "rank_pattern": {path: lora.rank for path, lora in loras.items() if lora.rank != rank},
-        "alpha_pattern": {path: _number(lora.alpha) for path, lora in loras.items() if lora.alpha != alpha},
-        "target_modules": _targets(host, list(loras)),
-        "fan_in_fan_out": fused,
-        "bias": "none",
-        "inference_mode": True,
-    }
-
-
-def _number(alpha: float) -> float | int:
-    return int(alpha) if alpha.is_integer() else alpha
-
-
-def _targets(host: Host, paths: list[str]) -> list[str]:
-    """Names by which PEFT finds these matrices and no others: the last parts of their paths, or else whole paths."""
-    leaves = {path.rpartition(".")[2] for path in paths}
-    found = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
-    return sorted(leaves) if len(found) == len(paths) else sorted(paths)

@@ -7,9 +7,11 @@ zero rows of A beside zero columns of B have no gradient. The record says what t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
+
+from peftport.hosts.fingerprint import Fingerprint
 
 NumberType = Literal["float16", "bfloat16", "float32"]
 
@@ -31,6 +33,7 @@ class PeftRecord(Closed):
     """A PEFT LoRA: what it had at each slot, and what PEFT uses in further training only.
 
     ``headed``: made on a model with a head, below which the names of its matrices start (None: as our host is).
+    ``config``: its whole ``adapter_config.json``. ``host``: the host that it was read on.
     """
 
     kind: Literal["peft"] = "peft"
@@ -39,14 +42,21 @@ class PeftRecord(Closed):
     dropout: float = 0.0
     headed: bool | None = None
     numbers: NumberType = "float32"
+    config: dict[str, Any] = {}
+    host: Fingerprint | None = None
 
 
 class AdaptersRecord(Closed):
-    """A checkpoint of the `adapters` library: the name that is part of its tensors' names."""
+    """A checkpoint of the `adapters` library: the name that is part of its tensors' names.
+
+    ``config``: its whole ``adapter_config.json``. ``host``: the host that it was read on.
+    """
 
     kind: Literal["adapters"] = "adapters"
     name: str
     numbers: NumberType = "float32"
+    config: dict[str, Any] = {}
+    host: Fingerprint | None = None
 
 
 FileRecord = Annotated[PeftRecord | AdaptersRecord, Field(discriminator="kind")]

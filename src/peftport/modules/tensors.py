@@ -77,7 +77,10 @@ def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
     for name, tensor in flat.items():
         if tensor.dtype not in NUMBERS:
             got = str(tensor.dtype).removeprefix("torch.")
-            raise ModuleRefused(f"{path}: {printable(name)}: expected floating-point numbers, got {got}; save it again")
+            raise ModuleRefused(
+                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {got}; "
+                "save it in one of them"
+            )
         if not bool(isfinite(tensor).all()):
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
