@@ -16,18 +16,19 @@ from transformers.activations import NewGELUActivation
 from peftport.allocation import keep_freed_memory
 from peftport.errors import HostRefused
 from peftport.hosts import attention
-from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
+from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.host import Host, View
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.hosts.slots import HostKind, Layout, find_slots, layout_for
 from peftport.hosts.sources import Source, find_host, read_config
+from peftport.hosts.tokens import TOKENIZER_FILES
 
 AUTO: dict[tuple[HostKind, View], str] = {
     ("encoder", "body"): "AutoModel",
     ("encoder", "language_model"): "AutoModelForMaskedLM",
     ("encoder_decoder", "body"): "AutoModelForSeq2SeqLM",
     ("encoder_decoder", "language_model"): "AutoModelForSeq2SeqLM",
-    ("decoder", "body"): "AutoModelForCausalLM",
+    ("decoder", "body"): "AutoModel",
     ("decoder", "language_model"): "AutoModelForCausalLM",
 }
 # Buffers that older versions of transformers saved in every layer, and a table that T5 never uses.
@@ -109,6 +110,7 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 local_files_only=True,
+                attn_implementation="eager",  # whatever config.json says: `wrap_host` puts ours in its place
             )
     except Exception as error:  # a broken folder makes transformers raise anything at all
         raise HostRefused(

@@ -175,7 +175,7 @@ class Porter(ABC):
         if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
             raise SlotMismatch(
                 f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
-                "another fingerprint; name the host that the module was trained on"
+                f"another fingerprint ({module.host.told_from(given.origin.fingerprint)}); name the host that the module was trained on"
             )
 
 
