@@ -64,11 +64,11 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     headless = lacks_head(loaded)
     fitting = [one for one in READOUTS.values() if loaded.kind in one.kinds]
     readouts = [one.name for one in fitting if one.view == "body" or not headless]
-    if json_:
-        mark = loaded.fingerprint.model_dump()
-        print_json({"kind": loaded.kind, "fingerprint": mark, "readouts": readouts, "slots": slots})
-        return
     mark = loaded.fingerprint
+    if json_:
+        known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
+        print_json({**known, "slots": slots})
+        return
     say(
         f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), "
         f"{mark.layers} layers, width {mark.width}"

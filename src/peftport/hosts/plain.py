@@ -1,4 +1,4 @@
-"""A plain host is its own weights as numbers, run by transformers' own code: whatever else a folder asks for is refused.
+"""A plain host is its own weights as numbers, run by transformers' own code; a folder that asks for more is refused.
 
 transformers would otherwise do what the folder says: put the adapter that lies in it inside the host, read weights of
 another name, fetch kernels and run them. The host would then be another than its fingerprint says.
