@@ -109,7 +109,8 @@ def evaluate_host(
     check_same_labels(own, task)
     if not own.host.same_host(bench.host.fingerprint):
         raise SlotMismatch(
-            f"{module}: this module is for host {own.host.name}, got {bench.host.name}, whose fingerprint differs; "
+            f"{module}: this module is for host {own.host.name}, got {bench.host.name}, whose fingerprint differs "
+            f"({own.host.told_from(bench.host.fingerprint)}); "
             f"port it first: peftport port {module} --to {host} --out DIR"
         )
     check_fits(own, bench.host, "evaluate")
@@ -264,8 +265,8 @@ def distill_to(away: Workbench, module: Module, origin: str | None, means: Means
     home = open_workbench(origin or module.host.name, away.task, own_readout(module, means), means.settings)
     if not module.host.same_host(home.host.fingerprint):
         raise ModuleRefused(
-            f"distill: expected a module of {home.host.name}, got one of {module.host.name} with another fingerprint; "
-            "name its host with --from"
+            f"distill: expected a module of {home.host.name}, got one of {module.host.name} with another fingerprint "
+            f"({module.host.told_from(home.host.fingerprint)}); name its host with --from"
         )
     read = read_texts(means.texts) if means.texts is not None else away.task.train.texts[:MOST_TEXTS]
     return refresh(module, home, away, read, Refresh(means.steps, means.seed), progress)

@@ -1,7 +1,8 @@
 """One tree of exceptions. The command line turns each into one line and an exit code.
 
     PeftportError                 exit code 1: the work failed
-    ├── TrainingFailed            a loss or a matrix became NaN or infinite
+    ├── NotFinite                 a score, an activation or a matrix is NaN or infinite
+    │   └── TrainingFailed        a loss or a matrix became so in training
     └── BadRequest                exit code 2: the request was wrong, nothing was written
         ├── UnknownName           no host, task, technique, method, ... of that name
         ├── HostRefused           a host that is broken, unsafe or of no known family
@@ -25,7 +26,11 @@ class PeftportError(Exception):
     exit_code = 1
 
 
-class TrainingFailed(PeftportError):
+class NotFinite(PeftportError):
+    """Numbers that are NaN or infinite: nothing may be read from them."""
+
+
+class TrainingFailed(NotFinite):
     """A loss or a trained matrix is no longer finite."""
 
 

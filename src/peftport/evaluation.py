@@ -2,20 +2,24 @@
 
 Texts go in sorted by length, in batches of about equally many tokens: many short ones or few long ones.
 
-Per-example scores are kept: accuracy, AUROC and accuracy at a label-free threshold are read off them.
+Per-example scores are kept: accuracy, AUROC and accuracy at a label-free threshold are read off them. Scores that are
+not finite are none: the test fails and says where in the host they began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from polars import Series
 
+from peftport.errors import NotFinite
 from peftport.hosts.host import Host
+from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, in_host_dtype, stack
 from peftport.readouts.base import Readout, Row
 from peftport.techniques.attach import attached, prefix_length
@@ -89,13 +93,18 @@ def evaluate(
 
     Scores come back in the order of ``rows``. ``tokens_at_once`` bounds what the host reads at once, padding included
     (None: by the device); it changes no score but by rounding.
+
+    Raises:
+        NotFinite: a score is NaN or infinite.
+
     """
     count = len(modules) if spec is not None else 1
     tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
     found: list[Scores] = []
     for begin in range(0, count, MODULES_AT_ONCE):
         group = list(modules[begin : begin + MODULES_AT_ONCE])
-        found += _evaluate_group(host, readout, spec, group, rows, labels, tokens)
+        scores = _scores(host, readout, spec, group, rows, tokens)
+        found += [Scores(own, labels) for own in scores]
         advance(max(1, len(group)))
     return found
 
@@ -115,15 +124,15 @@ def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterato
 
 
 @torch.no_grad()
-def _evaluate_group(
+def _scores(
     host: Host,
     readout: Readout,
     spec: TechniqueSpec | None,
     modules: list[Parameters],
     rows: Sequence[Row],
-    labels: npt.NDArray[np.int64],
     tokens: int,
-) -> list[Scores]:
+) -> npt.NDArray[np.float32]:
+    """Scores of one group of modules, (K, N, C)."""
     matrices = in_host_dtype(host, stack(modules, host.wide_dtype) if spec is not None else {})
     entries = max(1, len(modules))
     scores = np.zeros((entries, len(rows), len(readout.task.labels)), dtype=np.float32)
@@ -132,4 +141,14 @@ def _evaluate_group(
             batch = [rows[i] for i in pick] * entries
             out = readout.scores(batch, matrices.get(HEAD), prefix_length(spec, host))
             scores[:, pick] = out.view(entries, len(pick), -1).float().cpu().numpy()
-    return [Scores(own, labels) for own in scores]
+        places = np.argwhere(~np.isfinite(scores))  # (some, 3): of K, N, C
+        if len(places):
+            entry, item = int(places[0, 0]), int(places[0, 1])
+            items = len(np.unique(places[places[:, 0] == entry, 1]))
+            what = f"module {entry} of {entries} on {host.name}" if entries > 1 else f"{host.name}"
+            again = partial(readout.scores, [rows[item]] * entries, matrices.get(HEAD), prefix_length(spec, host))
+            raise NotFinite(
+                f"{what}: expected finite scores, got NaN or infinity for {items} of {len(rows)} "
+                f"items, {where_not_finite(host, again)}; no accuracy is read from these, use another host or module"
+            )
+    return scores

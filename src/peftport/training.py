@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from peftport.errors import BadRequest, TrainingFailed
 from peftport.hosts.host import Host
+from peftport.hosts.tracing import where_not_finite
 from peftport.identity import rng_for
 from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
 from peftport.readouts.base import Readout, Row
@@ -118,6 +120,7 @@ def train(
             optimiser.zero_grad()
             advance(len(entries))
         if end in budgets:
+            _check_losses(host, readout, spec, entries, losses[begin:], begin, settings)
             _keep(kept, end, matrices(), losses[begin:])
     return kept
 
@@ -171,13 +174,36 @@ def _losses(
     return readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
 
 
+def _check_losses(
+    host: Host,
+    readout: Readout,
+    spec: TechniqueSpec,
+    entries: Sequence[Entry],
+    losses: list[Tensor],
+    begin: int,
+    settings: TrainSettings,
+) -> None:
+    """Refuse a diverged training with the step; where the start gives no finite loss either, the host's place."""
+    wrong = (~torch.stack(losses).isfinite()).nonzero() if losses else torch.zeros(0, 2)  # (steps, K) -> (some, 2)
+    if not len(wrong):
+        return
+    step, index = begin + int(wrong[0, 0]) + 1, int(wrong[0, 1])
+    entry = entries[index]
+    *_, pick = islice(batches(entry.rows, settings.batch_size, entry.seed), step)
+    run = partial(entry_loss, host, readout, spec, entry, pick)
+    with torch.no_grad():
+        began = bool(run().isfinite().all())
+    if began:
+        raise TrainingFailed(f"entry {index}: the loss is no longer finite at step {step}; lower the learning rate")
+    raise TrainingFailed(
+        f"entry {index}: the loss at step {step} is not finite before any training either, "
+        f"{where_not_finite(host, run)}; use another host than {host.name}, or another start"
+    )
+
+
 def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrices, losses: list[Tensor]) -> None:
     means = torch.stack(losses).mean(0).tolist() if losses else [None] * len(kept)
     for index, (checkpoints, loss) in enumerate(zip(kept, means, strict=True)):
-        if loss is not None and not np.isfinite(loss):
-            raise TrainingFailed(
-                f"entry {index}: the loss is no longer finite before step {step}; lower the learning rate"
-            )
         own = unstack(matrices, index)
         check_finite(own, f"entry {index}, step {step}")
         checkpoints[step] = Checkpoint(step, own, loss)

@@ -21,6 +21,7 @@ from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host, wrap_host
+from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.formats import format_of, read_module
@@ -88,10 +89,11 @@ def attach(model: Any, module: str | Path) -> Attached:
         undone.callback(restore.close)
         host, known = _wrapped(model, restore) if isinstance(model, nn.Module) else (_loaded(str(model), folder), True)
         own = read_module(folder, host)
-        if known and own.host.weights != host.fingerprint.weights:
+        apart = own.host.differences(host.fingerprint, tokenizer=host.tokenizer is not None) if known else []
+        if apart:
             raise SlotMismatch(
-                f"{folder}: expected a module of {host.name}, got one of {own.host.name}, whose weights differ; port "
-                f"it first: peftport port {folder} --to {host.name} --out DIR"
+                f"{folder}: expected a module of {host.name}, got one of {own.host.name}, whose {' and '.join(apart)} "
+                f"differ; port it first: peftport port {folder} --to {host.name} --out DIR"
             )
         check_fits(own, host, "attach")
         _enter(host, own, restore)
@@ -137,7 +139,8 @@ def _files_fingerprint(model: Any, name: str, family: str) -> Fingerprint | None
             return None
         folder = cached
     try:
-        return fingerprint(folder, name, family)
+        found = fingerprint(folder, name, family)
+        return found.model_copy(update={"settings": settings_of(model.config), "config": ""})  # as they are by now
     except (HostRefused, OSError, ValueError):  # loaded in some other way than from these files
         return None
 

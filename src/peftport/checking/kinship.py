@@ -66,8 +66,12 @@ class Kinship:
     @property
     def same(self) -> dict[str, bool]:
         """By part of the fingerprint: whether both have it alike."""
-        parts = ("family", "model_type", "layers", "width", "architecture", "weights", "tokenizer")
-        return {part: getattr(self.origin, part) == getattr(self.receiver, part) for part in parts}
+        parts = ("family", "model_type", "layers", "width", "architecture", "weights")
+        apart = self.origin.differences(self.receiver)
+        return {part: getattr(self.origin, part) == getattr(self.receiver, part) for part in parts} | {
+            "settings": not any(part.startswith("settings") for part in apart),
+            "tokenizer": "tokenizer" not in apart,
+        }
 
 
 def find_origin(module: Module, ref: str | None, *, loaded: bool) -> Origin:
@@ -88,7 +92,10 @@ def find_origin(module: Module, ref: str | None, *, loaded: bool) -> Origin:
     except (UnknownName, HostRefused):
         return Origin(None, f"the module records the host {name}, which is not found here; name it with --from HOST")
     if not module.host.same_host(host.fingerprint):
-        return Origin(None, f"the host {name} here is another than the module records; name its own with --from HOST")
+        apart = module.host.told_from(host.fingerprint)
+        return Origin(
+            None, f"the host {name} here is another than the module records ({apart}); name its own with --from HOST"
+        )
     return Origin(host)
 
 

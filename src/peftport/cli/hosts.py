@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -45,11 +46,13 @@ def list_hosts(json_: AsJson = False) -> None:
 
 @app.command()
 def show(host: o.HostArgument, json_: AsJson = False) -> None:
-    """A host's fingerprint and slots.
+    """A host's fingerprint, the readouts that it has the weights for, and its slots.
 
     Example: peftport hosts show sre
     """
     from peftport.hosts.load import load_host
+    from peftport.hosts.opening import lacks_head
+    from peftport.readouts import READOUTS
     from peftport.report.tables import Table
 
     quiet_libraries()
@@ -58,15 +61,23 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         {"name": s.name, "kind": s.kind, "path": s.path, "in_width": s.in_width, "out_width": s.out_width}
         for s in loaded.slots.values()
     ]
-    if json_:
-        print_json({"kind": loaded.kind, "fingerprint": loaded.fingerprint.model_dump(), "slots": slots})
-        return
+    headless = lacks_head(loaded)
+    fitting = [one for one in READOUTS.values() if loaded.kind in one.kinds]
+    readouts = [one.name for one in fitting if one.view == "body" or not headless]
     mark = loaded.fingerprint
+    if json_:
+        known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
+        print_json({**known, "slots": slots})
+        return
     say(
         f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), "
         f"{mark.layers} layers, width {mark.width}"
     )
-    say(f"  weights {mark.weights[:16]}  architecture {mark.architecture[:16]}  tokenizer {mark.tokenizer[:16]}")
+    say(f"  weights {mark.weights[:16]}  architecture {mark.architecture[:16]}  tokenizer {mark.ids[:16]}")
+    shaping = ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(mark.settings.items()))
+    say(f"  settings that are not the family's defaults: {shaping or 'none'}")
+    without = "; its files have no language-model head" if headless else ""
+    say(f"  readouts: {', '.join(readouts) or 'none'}{without}")
     rows = tuple(
         (str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots
     )

@@ -1,36 +1,52 @@
 """A host's fingerprint: what must be equal for two hosts to be the same host, kept in every module.
 
-It is read from the host's files: no model is built, tensors are mapped and hashed one by one.
+It is read from the files that transformers would load: no model is built, tensors are mapped and hashed one by one.
+
+    version 1    weights, shapes, and the bytes of the vocabulary files; in modules made before version 2
+    version 2    and the settings that change numbers, and all that turns texts into ids
+
+A host's own fingerprint is of version 2 and has the parts of version 1 too, so that old modules can be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from math import isfinite, isinf, isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import SafetensorError, safe_open
 
 from peftport.errors import HostRefused
+from peftport.hosts.settings import raw_settings, settings_in, unlike
+from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
 from peftport.identity import digest
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "spiece.model",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Buffers that older versions saved beside the weights: some hold -inf on purpose, and none is read.
+BUFFERS = (".bias_mask", ".masked_bias", ".attn.bias", ".position_ids", ".inv_freq")
+ALIKE = ("family", "model_type", "layers", "width", "architecture", "weights")
+WORDS = {"model_type": "model type", "architecture": "shapes of tensors"}
 
 
 class Fingerprint(BaseModel):
-    """What a host is. ``architecture``: sha256 of its shaping settings; ``weights``: of all tensors, by name."""
+    """What a host is.
+
+    Attributes:
+        architecture: sha256 of the names and shapes of all tensors.
+        weights: of all tensors, by name.
+        tokenizer: of the bytes of the vocabulary files.
+        settings: what ``config.json`` says that changes numbers and is not the family's default.
+        config: sha256 of the same settings as the file writes them.
+        ids: sha256 of all that turns texts into ids, and of the chat template.
+
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    version: Literal[1, 2] = 1
     name: str
     family: str
     model_type: str
@@ -39,23 +55,45 @@ class Fingerprint(BaseModel):
     architecture: str
     weights: str
     tokenizer: str
+    settings: dict[str, JsonValue] = {}
+    config: str = ""
+    ids: str = ""
 
     def same_host(self, other: Fingerprint) -> bool:
-        """Equal in everything but the name it goes by."""
-        return self.model_copy(update={"name": other.name}) == other
+        """Equal in everything but the name it goes by, as far as the older of the two knows."""
+        return not self.differences(other)
+
+    def differences(self, other: Fingerprint, *, tokenizer: bool = True) -> list[str]:
+        """The parts in which two hosts differ, in words: ``weights``, ``settings (rms_norm_eps 1e-05 and ...)``.
+
+        ``tokenizer`` False: whatever turns texts into ids.
+        """
+        found = [WORDS.get(part, part) for part in ALIKE if getattr(self, part) != getattr(other, part)]
+        by_files = 1 in (self.version, other.version)
+        if not by_files and self.config != other.config:
+            keys = unlike(self.settings, other.settings)
+            found += [f"settings ({', '.join(keys)})"] if keys else []
+        if tokenizer and (self.tokenizer != other.tokenizer if by_files else self.ids != other.ids):
+            found.append("tokenizer")
+        return found
+
+    def told_from(self, other: Fingerprint) -> str:
+        """``different weights and tokenizer``: what a refusal says of two hosts."""
+        *first, last = self.differences(other) or ["name"]
+        return f"different {', '.join(first)} and {last}" if first else f"different {last}"
 
 
 def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
     """Fingerprint the host in ``folder``.
 
     Raises:
-        HostRefused: a weight file is truncated or corrupt.
+        HostRefused: a weight file is truncated, corrupt or not finite, or its settings or tokenizer cannot be read.
 
     """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = weight_files(folder)
-    shapes, weights = _hash_tensors(folder, names)
+    shapes, weights = _hash_tensors(weight_files(folder))
     return Fingerprint(
+        version=2,
         name=name,
         family=family,
         model_type=str(config["model_type"]),
@@ -63,58 +101,91 @@ def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
         width=int(_first(config, "hidden_size", "d_model", "n_embd", "dim")),
         architecture=digest([config["model_type"], shapes]),
         weights=weights,
-        tokenizer=_hash_files(folder),
+        tokenizer=vocabulary_digest(folder),
+        settings=settings_in(folder),
+        config=raw_settings(config),
+        ids=_ids(folder, name),
     )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a host, sharded or not.
+    """The safetensors files of a host that transformers loads, sharded or not.
 
     Raises:
-        HostRefused: there is none; pickled weights (``.bin``, ``.pt``) are never read.
+        HostRefused: there is none, or more than one set; pickled weights (``.bin``, ``.pt``) are never read.
 
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if any(Path(shard).name != shard for shard in shards):
-            raise HostRefused(f"{index}: expected file names inside the folder, got a path; refused for safety")
-        return [folder / shard for shard in shards]
-    single = folder / "model.safetensors"
+    single, index = folder / SINGLE, folder / INDEX
+    shards = _shards(index) if index.is_file() else []
+    if single.is_file() and shards not in ([], [single]):
+        raise HostRefused(
+            f"{folder}: expected one set of weights, got two: {SINGLE}, which transformers would read, and {INDEX} "
+            f"with {len(shards)} other files; take away the one that is not this host's"
+        )
+    if shards:
+        return shards
     if single.is_file():
         return [single]
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     got = f"only pickled weights ({', '.join(pickled)}), which are never loaded" if pickled else "no weights"
-    raise HostRefused(f"{folder}: expected model.safetensors, got {got}; save the model as safetensors first")
+    raise HostRefused(f"{folder}: expected {SINGLE}, got {got}; save the model as safetensors first")
 
 
-def _hash_tensors(folder: Path, files: list[Path]) -> tuple[list[Any], str]:
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if any(Path(name).name != name for name in names):
+        raise HostRefused(f"{index}: expected file names inside the folder, got a path; refused for safety")
+    return [index.parent / name for name in names]
+
+
+def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
+    """Names and shapes of all tensors, and a digest of their bytes."""
     rows: list[tuple[str, list[int], str]] = []
     for file in files:
         try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                    tensor = tensors.get_tensor(name)
-                    raw = tensor.contiguous().flatten().view(dtype=_byte()).numpy()
-                    rows.append((name, list(tensor.shape), hashlib.sha256(raw).hexdigest()))
+            rows += _hashed(file)
         except (SafetensorError, OSError) as error:
             raise HostRefused(
                 f"{file}: expected a whole safetensors file, got one that is truncated or corrupt ({error}); "
                 "fetch the host again"
             ) from error
     rows.sort()
+    twice = [one[0] for one, other in zip(rows, rows[1:], strict=False) if one[0] == other[0]]
+    if twice:
+        raise HostRefused(
+            f"{files[0].parent}: expected each tensor in one file, got {twice[0]} in two; save the host anew"
+        )
     return [row[:2] for row in rows], digest([[name, sha] for name, _, sha in rows])
 
 
-def _byte() -> Any:
+def _hashed(file: Path) -> Iterator[tuple[str, list[int], str]]:
     import torch
 
-    return torch.uint8
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+            tensor = tensors.get_tensor(name)
+            raw = tensor.contiguous().flatten().view(dtype=torch.uint8).numpy()
+            if not name.endswith(BUFFERS) and (got := _not_finite(tensor)):
+                raise HostRefused(f"{file}: {name}: expected finite numbers, got {got}; fetch the host again")
+            yield name, list(tensor.shape), hashlib.sha256(raw).hexdigest()
 
 
-def _hash_files(folder: Path) -> str:
-    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in found])
+def _not_finite(tensor: Any) -> str:
+    """What a tensor of floats has in it that is no finite number. NaN and infinity reach the sum, which is cheap."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return ""
+    numbers = tensor if tensor.element_size() > 1 else tensor.float()  # of eight bits there are no sums
+    if isfinite(float(numbers.sum())):
+        return ""
+    low, high = (float(extreme) for extreme in numbers.aminmax())  # or finite numbers too large to be summed
+    return "NaN" if isnan(low) else "infinity" if isinf(low) or isinf(high) else ""
+
+
+def _ids(folder: Path, name: str) -> str:
+    try:
+        return tokenizer_digest(folder)
+    except (ValueError, OSError) as error:
+        raise HostRefused(f"{name}: expected a tokenizer in its folder, got: {error}; add tokenizer.json") from error
 
 
 def _first(config: dict[str, Any], *names: str) -> Any:

@@ -16,19 +16,20 @@ from transformers.activations import NewGELUActivation
 from peftport.allocation import keep_freed_memory
 from peftport.errors import HostRefused
 from peftport.hosts import attention
-from peftport.hosts.fingerprint import TOKENIZER_FILES, Fingerprint, fingerprint
+from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.hosts.slots import HostKind, Layout, find_slots, layout_for
 from peftport.hosts.sources import Source, find_host, read_config
+from peftport.hosts.tokens import TOKENIZER_FILES
 
 AUTO: dict[tuple[HostKind, View], str] = {
     ("encoder", "body"): "AutoModel",
     ("encoder", "language_model"): "AutoModelForMaskedLM",
     ("encoder_decoder", "body"): "AutoModelForSeq2SeqLM",
     ("encoder_decoder", "language_model"): "AutoModelForSeq2SeqLM",
-    ("decoder", "body"): "AutoModelForCausalLM",
+    ("decoder", "body"): "AutoModel",
     ("decoder", "language_model"): "AutoModelForCausalLM",
 }
 # Buffers that older versions of transformers saved in every layer, and a table that T5 never uses.
@@ -111,6 +112,7 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 local_files_only=True,
+                attn_implementation="eager",  # whatever config.json says: `wrap_host` puts ours in its place
             )
     except Exception as error:  # a broken folder makes transformers raise anything at all
         raise HostRefused(
@@ -124,10 +126,12 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
         )
     missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
     if missing:
-        need = "a language-model head" if view == "language_model" else "all weights"
+        inside = [key for key in missing if _layers(layout).search(key)]
+        headless = view == "language_model" and not inside
         raise HostRefused(
-            f"{source.name}: expected {need}, {len(missing)} tensors are missing (first: {missing[0]}); "
-            + ("use --readout prototype or linear" if view == "language_model" else "fetch the host again")
+            f"{source.name}: expected {'a language-model head' if headless else 'all weights'}, {len(missing)} tensors "
+            f"are missing (first: {(inside or missing)[0]}); "
+            + ("use --readout prototype or linear" if headless else "fetch the host again")
         )
     check_all_layers_used(source.name, layout, info["unexpected_keys"])
     if any("pooler." in key for key in info["missing_keys"]):
@@ -148,13 +152,17 @@ def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) 
         HostRefused: there are some.
 
     """
-    layers = re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
-    unused = sorted(key for key in unexpected if layers.search(key) and not LEFT_OVER.search(key))
+    unused = sorted(key for key in unexpected if _layers(layout).search(key) and not LEFT_OVER.search(key))
     if unused:
         raise HostRefused(
             f"{host}: expected the layers that config.json describes, {len(unused)} more tensors of layers have "
             f"no place in them (first: {unused[0]}); fetch the host again"
         )
+
+
+def _layers(layout: Layout) -> re.Pattern[str]:
+    """Matches names of tensors inside layers."""
+    return re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
 
 
 @contextmanager

@@ -6,16 +6,21 @@ is a `Host` whose slots, widths and fingerprint are those of the loaded one; it 
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import torch
 import transformers
+from torch import nn
 
 from peftport.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint
 from peftport.hosts.host import Host
-from peftport.hosts.load import AUTO, check_all_layers_used, load_tokenizer, wrap_host
+from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
-from peftport.hosts.weights import HostWeights
+from peftport.hosts.weights import HostWeights, endings, modern, tensor_files
 
 
 def open_host(ref: str) -> Host:
@@ -32,8 +37,7 @@ def open_host(ref: str) -> Host:
     try:
         mark = fingerprint(source.folder, source.name, layout.family)
         settings = transformers.AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        with torch.device("meta"):
-            model = getattr(transformers, AUTO[layout.kind, "body"]).from_config(settings)
+        model = _without_storage(AUTO[layout.kind, "body"], settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HostRefused(
@@ -46,12 +50,41 @@ def open_host(ref: str) -> Host:
     return host
 
 
+def lacks_head(host: Host) -> bool:
+    """Whether the files of a host that was loaded or opened from them are without its language-model head."""
+    model = _without_storage(AUTO[host.kind, "language_model"], host.config)
+    return bool(_missing(model, set(tensor_files(host.folder or Path()))))
+
+
+def _without_storage(auto: str, settings: Any) -> nn.Module:
+    with torch.device("meta"):
+        made: nn.Module = getattr(transformers, auto).from_config(settings, attn_implementation="eager")
+    return made
+
+
+def _missing(model: nn.Module, keys: set[str]) -> list[str]:
+    """Parameters that transformers would make up: in no file under any of their names, nor harmless to lack."""
+    saved = {modern(key) for key in keys}
+    longer = {
+        part for key in saved for part in endings(key)
+    }  # saved with a head, read without, and the other way round
+    ignored = [*map(re.escape, HARMLESS), *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())]
+    named: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied ones have several names
+        named.setdefault(id(parameter), []).append(name)
+    return sorted(
+        names[0]
+        for names in named.values()
+        if not any(name in longer or not saved.isdisjoint(endings(name)) for name in names)
+        and not any(re.search(part, name) for part in ignored for name in names)
+    )
+
+
 def _check_tensors(host: Host, weights: HostWeights) -> None:
-    """Refuse files that lack a slot's matrix, hold layers config.json does not know, or shapes it does not say."""
+    """Refuse files that lack a tensor, hold layers config.json does not know, or shapes it does not say."""
     check_all_layers_used(host.name, host.layout, weights.unknown(set(host.base.state_dict())))
     shapes = {name: tuple(p.shape) for name, p in host.base.named_parameters()}
-    needed = {f"{slot.path}.weight" for slot in host.slots.values() if slot.kind == "linear"}
-    missing = sorted(name for name in needed if weights.shape(name) is None)
+    missing = _missing(host.base, set(tensor_files(host.folder or Path())))
     if missing:
         raise HostRefused(
             f"{host.name}: expected all weights, {len(missing)} tensors are missing (first: {missing[0]}); "

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftport.errors import HostRefused, UnknownName
 from peftport.hosts.offline import offline_catalogue, offline_host_folder
+from peftport.hosts.plain import check_plain
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -51,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The host's config.json.
 
     Raises:
-        HostRefused: missing, not JSON, without a model type, or asking for remote code.
+        HostRefused: missing, not JSON, without a model type, or with more or other in the folder than a plain host.
 
     """
     path = folder / "config.json"
@@ -65,11 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise HostRefused(f"{path}: expected JSON, got {error}; fetch the host again") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise HostRefused(f"{path}: expected a model_type, found none; a PEFT module is not a host")
-    if "auto_map" in config:
-        raise HostRefused(
-            f"{path}: this host asks for its own code to be run (auto_map), which peftport never does; "
-            "use a host whose architecture transformers has"
-        )
+    check_plain(folder, config)
     return config
 
 

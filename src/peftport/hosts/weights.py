@@ -36,7 +36,7 @@ class HostWeights:
                 f"{host.name}: expected weights as numbers on the processor or a folder to read them from, this model "
                 "has neither; load it without bits, on the processor"
             )
-        self._files = {} if whole or host.folder is None else _index(host.folder)
+        self._files = {} if whole or host.folder is None else tensor_files(host.folder)
 
     def matrix(self, slot: Slot) -> Tensor:
         """A linear slot's matrix (D_out, D_in), float32 or wider."""
@@ -56,8 +56,7 @@ class HostWeights:
 
     def unknown(self, known: set[str]) -> list[str]:
         """Tensors in the files that stand for none of these names below the base model."""
-        modern = {key: re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key)) for key in self._files}
-        return [key for key, name in modern.items() if not any(part in known for part in _endings(name))]
+        return [key for key in self._files if not any(part in known for part in endings(modern(key)))]
 
     def embeddings(self) -> Tensor:
         """The input embeddings (V, D)."""
@@ -95,14 +94,19 @@ class HostWeights:
         return keys[0] if len(keys) == 1 else None
 
 
-def _endings(name: str) -> list[str]:
+def modern(key: str) -> str:
+    """A tensor's name in a file as transformers calls it today."""
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key))
+
+
+def endings(name: str) -> list[str]:
     """``a.b.c`` -> ``a.b.c``, ``b.c``, ``c``."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts))]
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file."""
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """The file of every tensor of a host, by name."""
     index: dict[str, Path] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:

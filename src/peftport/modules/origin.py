@@ -21,7 +21,8 @@ def check_origin(module: Module, host: Host, where: str) -> None:
     if not module.host.same_host(host.fingerprint):
         raise ModuleRefused(
             f"{where}: expected a module of {host.name} (--from), got one that records host {module.host.name} with "
-            f"another fingerprint; leave --from out, or name the right host (--trust-origin {host.name} takes it "
+            f"another fingerprint ({module.host.told_from(host.fingerprint)}); leave --from out, or name the "
+            f"right host (--trust-origin {host.name} takes it "
             "for one of that host all the same)"
         )
 

@@ -15,11 +15,13 @@ from peftport.errors import BadRequest
 from peftport.hosts.host import Host
 from peftport.hosts.prefixes import Watched, watchers
 from peftport.hosts.slots import Slot
+from peftport.hosts.tracing import check_states
 from peftport.modules.module import HEAD
 from peftport.porting.base import Given
 from peftport.porting.words import Reading, Word, read, shared_words
 
 BATCH = 16
+STATES = ("x", "y", "queries", "keys", "values")
 FEWEST_WORDS = 2  # a batch with fewer shared words says nothing
 
 
@@ -81,6 +83,8 @@ def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[
             _watch(stack, host, host.slots[name], rows, found)
         out = host.base(**reading.inputs)
     found[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
+    states = {f"{name} {part}": getattr(own, part) for name, own in found.items() for part in STATES}
+    check_states(host, states, partial(host.base, **reading.inputs))
     return found
 
 

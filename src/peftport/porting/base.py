@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from peftport.errors import BadRequest, SlotMismatch
+from peftport.errors import BadRequest, NotFinite, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 from peftport.porting.pairs import pair_slots, same_shapes
@@ -105,12 +106,13 @@ class Porter(ABC):
         Raises:
             SlotMismatch: the module does not fit the receiver by this method.
             BadRequest: something the method needs is not given.
+            NotFinite: what came out is NaN or infinite somewhere.
 
         """
         given = given or Given()
         self._check_fits(module, receiver)
         self._check_given(module, receiver, given)
-        ported = self.carry(module, receiver, rng, given)
+        ported = self._carried(module, receiver, rng, given)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
             _apart(ported.matrices),
@@ -120,6 +122,22 @@ class Porter(ABC):
         )
         check_fits(made, receiver, self.name)
         return made
+
+    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
+        try:
+            ported = self.carry(module, receiver, rng, given)
+            bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            raise NotFinite(
+                f"{self.name}: {receiver.name}: expected matrices that can be taken apart, got: "
+                f"{str(error).splitlines()[0]}; use another method, or hosts without outsized weights"
+            ) from error
+        if bad:
+            raise NotFinite(
+                f"{self.name}: {bad[0]}: expected finite numbers for {receiver.name}, got NaN or infinity at "
+                f"{len(bad)} matrices; use another method, or hosts without outsized weights"
+            )
+        return ported
 
     def refusal(self, module: Module, receiver: Host) -> str | None:
         """Why this method cannot carry the module to this receiver, by what it declares; None where nothing is said."""
@@ -175,7 +193,8 @@ class Porter(ABC):
         if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
             raise SlotMismatch(
                 f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
-                "another fingerprint; name the host that the module was trained on"
+                f"another fingerprint ({module.host.told_from(given.origin.fingerprint)}); name the host that the "
+                "module was trained on"
             )
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from peftport.errors import NotFinite
+
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
 SLACK = 0.02  # of the least unexplained share: so much more is no reason for a smaller penalty
 ROUNDING = 1e-13  # of shares computed in float64
@@ -270,6 +272,8 @@ def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
     """Rows and columns of the one-to-one pairing whose sum is largest."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
 
+    if not bool(score.isfinite().all()):
+        raise NotFinite("pairing: expected finite likenesses, got NaN or infinity; use hosts without outsized weights")
     rows, columns = linear_sum_assignment(-score.double().numpy())
     return rows.tolist(), columns.tolist()
 

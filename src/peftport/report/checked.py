@@ -64,6 +64,9 @@ def _hosts(kin: Kinship) -> Table:
         (title, getattr(kin.origin, part)[:8], getattr(kin.receiver, part)[:8], _yes(kin.same[part]))
         for part, title in digests.items()
     ]
+    marks = (kin.origin, kin.receiver)
+    ours, theirs = (f"{len(one.settings)} not by default" if one.version > 1 else "not recorded" for one in marks)
+    rows.append(("settings that change numbers", ours, theirs, _yes(kin.same["settings"])))
     distance = "not measured" if not kin.at_hand else "shapes differ" if kin.distance is None else f"{kin.distance:.4f}"
     rows.append(("weights apart, relative", "", distance, _yes(kin.distance == 0.0)))
     if kin.tokens is not None:

@@ -21,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from peftport.errors import TrainingFailed
+from peftport.errors import NotFinite
 from peftport.evaluation import Scores
 from peftport.gather import gather
 from peftport.hosts.distance import weight_distance
@@ -85,7 +85,7 @@ def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
     starts = {entry.job: _start(entry, request, bench, blobs, shared) for entry in request.entries}
     try:
         found = [] if request.alone else [_train_and_test(list(starts), starts, request, bench)]
-    except TrainingFailed:  # of one of them; alone, the others come through
+    except NotFinite:  # of one of them; alone, the others come through
         found = []
     found = found or [_alone(job, starts, request, bench) for job in starts]
     tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}

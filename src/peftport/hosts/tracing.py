@@ -1,0 +1,65 @@
+"""Where numbers stop being finite: the same pass once more, with a look behind every module of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftport.errors import NotFinite
+from peftport.hosts.host import Host
+
+
+def where_not_finite(host: Host, run: Callable[[], object]) -> str:
+    """``first behind layers.3.ffn_out (encoder.layer.3.output.dense)``: the place, in words, found by running again.
+
+    ``run``: the pass. What is attached to the host at the time counts as part of it.
+    """
+    found: list[str] = []
+    names = {module: name for name, module in host.model.named_modules() if name}
+    names |= {module: name for name, module in host.base.named_modules() if name}
+    slots = {slot.path: slot.name for slot in host.slots.values() if slot.kind == "linear"}
+    handles = []
+    for module, name in names.items():
+        place = f"{slots[name]} ({name})" if name in slots else name
+        handles.append(module.register_forward_pre_hook(partial(_look_before, found, place)))
+        handles.append(module.register_forward_hook(partial(_look_behind, found, place)))
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"first {found[0]}" if found else "first in the scores that are read from its states"
+
+
+def check_states(host: Host, states: dict[str, Tensor], run: Callable[[], object]) -> None:
+    """Refuse to go on with activations that are not finite; ``states``: some by the name of their slot.
+
+    Raises:
+        NotFinite: with where it began.
+
+    """
+    if not all(bool(state.isfinite().all()) for state in states.values()):
+        raise NotFinite(
+            f"{host.name}: expected finite activations, got NaN or infinity, {where_not_finite(host, run)}; "
+            "use another host, or other texts"
+        )
+
+
+def _look_before(found: list[str], place: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    if args and _bad(args[0]):
+        found.append(f"before {place}")
+
+
+def _look_behind(found: list[str], place: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    first = out[0] if isinstance(out, tuple) and out else out
+    if _bad(first):
+        found.append(f"behind {place}")
+
+
+def _bad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
