@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    for name in ("agreement", "contestants", "work", "slice", "machine", "run"):
+    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -268,3 +268,18 @@ def test_what_is_written_of_fewer_bits_is_its_file_s() -> None:
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
     assert table(found["rows"]) in (BENCHMARKS.parent / "docs" / "loading.md").read_text(encoding="utf-8")
+
+
+def test_the_largest_error_of_a_method_and_technique_is_kept_with_its_shape() -> None:
+    from same_host import add, table
+
+    from porting.same_host import Case, Shape
+
+    found: dict[str, Any] = {"chunks": 0, "triples": 0, "seconds": 0.0, "cells": {}}
+    fine, bad = (Case(Shape(kind, "{}"), "lora", "{}", "theseus") for kind in ("bert", "gpt2"))
+    add(found, [(fine, 1e-7, ""), (bad, 2e-4, ""), (fine, 0.0, "refused")])
+    assert found["triples"] == 3 and found["chunks"] == 1
+    cell = found["cells"]["theseus lora"]
+    assert cell == {"triples": 3, "refused": 1, "over": 1, "largest": 2e-4, "where": "gpt2 {} {}"}
+    assert table(found).splitlines()[2] == "| `theseus` | 2e-04 of 2 |  |  |  |"
+    assert table(found).endswith("3 triples, 1 refused, 1 over 1e-04, 0 s")

@@ -24,8 +24,9 @@ from peftport.porting.base import Given, Shared
 from peftport.porting.kronecker import nearest_compacter
 from peftport.porting.layer_cka import in_order, similarity
 from peftport.porting.low_rank import compress, leading
-from peftport.porting.maps import Moments, assignment, matched, orthogonal_map, ridge
+from peftport.porting.maps import Moments, assignment, matched, ridge
 from peftport.porting.pairs import by_end, by_position
+from peftport.porting.rotations import rotation, unmoved
 from peftport.porting.subspace import above_chance
 from peftport.porting.words import read, shared_words
 from peftport.techniques.attach import attached
@@ -170,15 +171,16 @@ def test_ridge_falls_back_on_its_prior_where_rows_say_nothing() -> None:
         rows = gaussian(50, 6, seed=batch + 1)
         rows[:, 3:] = 0
         moments.add(rows, rows @ weight)
-    torch.testing.assert_close(ridge(moments, weight).weight, weight)
+    torch.testing.assert_close(ridge(moments, (weight, weight)).weight, weight)
     assert not ridge(moments).weight[3:].any()
 
 
 def test_orthogonal_maps_are_orthogonal_and_undo_rotations() -> None:
     turn, moments = torch.linalg.qr(gaussian(5, 5)).Q, Moments()
-    rows = gaussian(40, 5, seed=1)
-    moments.add(rows, rows @ turn)
-    found = orthogonal_map(moments)
+    for seed in (1, 2):
+        rows = gaussian(40, 5, seed=seed)
+        moments.add(rows, rows @ turn)
+    found = rotation(moments, unmoved).dense
     torch.testing.assert_close(found.there, turn)
     assert found.note == "alignment 1.00"
     torch.testing.assert_close(found.read(found.there.mT), torch.eye(5).double())

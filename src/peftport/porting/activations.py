@@ -46,7 +46,7 @@ SlotRows = Mapping[str, Rows]  # by slot, and under HEAD the last hidden states 
 def paired_rows(
     origin: Host, receiver: Host, origin_slots: Sequence[str], receiver_slots: Sequence[str], given: Given, title: str
 ) -> Iterator[tuple[SlotRows, SlotRows]]:
-    """Rows of both hosts for batch after batch of the given texts, the same words in the same order.
+    """Rows of both hosts for batch after batch of the given texts, each text once, the same words in the same order.
 
     Raises:
         BadRequest: a host is only opened, or the hosts have hardly a word in common.
@@ -55,11 +55,12 @@ def paired_rows(
     for host in (origin, receiver):
         if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
-    texts = [text for text in given.texts if text.strip()]
+    texts = list(dict.fromkeys(text for text in given.texts if text.strip()))
+    size = min(BATCH, (len(texts) + 1) // 2)  # two batches at least: every second one is held out
     advance = given.progress.stage(title, len(texts))
     seen = 0
-    for begin in range(0, len(texts), BATCH):
-        batch = texts[begin : begin + BATCH]
+    for begin in range(0, len(texts), max(size, 1)):
+        batch = texts[begin : begin + size]
         one, other = read(origin, batch), read(receiver, batch)
         words = shared_words(one, other)
         if len(words) >= FEWEST_WORDS:

@@ -51,8 +51,9 @@ class Bases:
             self._pair = None
             first, second = self.origin.matrix(ours), self.receiver.matrix(theirs)
             k = max(1, min(self.k, *first.shape, *second.shape))
-            one = leading(first, k, self.rng)
-            self._pair = BasePair(one, leading(second, k, self.rng))
+            seed = int(self.rng.integers(2**63))  # the same probes for both: of one matrix, the same vectors
+            one, other = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
+            self._pair = BasePair(one, other)
             self._last = (ours.name, theirs.name)
         return self._pair
 

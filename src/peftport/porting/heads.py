@@ -1,4 +1,4 @@
-"""Maps of keys and values that keep to heads: each receiver head takes one origin head, rotated into its basis.
+"""Maps that keep to heads: each receiver head takes one origin head, rotated into its basis.
 
     score_ij = ||K_i^T K'_j||_* / (||K_i|| ||K'_j||)  + the same of values          i an origin head, j a receiver head
 
@@ -14,51 +14,66 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.slots import Slot
-from peftport.porting.maps import Dense, Moments, Sums, matched, orthogonal
-from peftport.porting.spaces import HeadMoments
+from peftport.porting.maps import Dense, Moments, Sums, matched
+from peftport.porting.rotations import alignment, measured, polar
 
 HeadMap = Callable[[Sums, slice, slice], Dense]
+Heads = tuple[int, int]  # how many the origin and the receiver have
 
 
-def match_heads(moments: HeadMoments, origin: Slot, receiver: Slot) -> list[int]:
-    """For each receiver head the origin head it takes."""
-    score = _scores(moments.keys, origin, receiver) + _scores(moments.values, origin, receiver)
-    return matched(score)
+def heads_of(origin: Slot, receiver: Slot) -> Heads:
+    """Of two attention blocks: of their keys and values."""
+    return origin.heads, receiver.heads
 
 
-def _scores(moments: Moments, origin: Slot, receiver: Slot) -> Tensor:
+def match_heads(moments: tuple[Sums, ...], heads: Heads) -> list[int]:
+    """For each receiver head the origin head it takes, by the sums of all kinds of rows given."""
+    return matched(torch.stack([_scores(sums, heads) for sums in moments]).sum(0))
+
+
+def _scores(sums: Sums, heads: Heads) -> Tensor:
     """Nuclear norms of the heads' cross products, (H_s, H_t), 1 for heads that are rotations of one another."""
-    sums = moments.all
-    d_s, d_t = origin.out_width // origin.heads, receiver.out_width // receiver.heads
-    blocks = sums.ab.view(origin.heads, d_s, receiver.heads, d_t).transpose(1, 2)  # (H_s, H_t, d_s, d_t)
-    nuclear = torch.linalg.svdvals(blocks).sum(-1)
-    norms = torch.outer(_norms(sums.aa, origin.heads), _norms(sums.bb, receiver.heads))
+    blocks = sums.ab.reshape(heads[0], -1, heads[1], sums.ab.shape[1] // heads[1]).transpose(1, 2)
+    nuclear = torch.linalg.svdvals(blocks).sum(-1)  # of (H_s, H_t, d_s, d_t)
+    norms = torch.outer(_norms(sums.aa, heads[0]), _norms(sums.bb, heads[1]))
     score: Tensor = nuclear / norms.clamp(min=1e-30)
     return score
 
 
 def _norms(gram: Tensor, heads: int) -> Tensor:
-    return gram.diagonal().view(heads, -1).sum(1).clamp(min=0).sqrt()
+    return gram.diagonal().reshape(heads, -1).sum(1).clamp(min=0).sqrt()
 
 
-def by_head(sums: Sums, heads: list[int], origin: Slot, receiver: Slot, fit: HeadMap) -> Dense:
-    """One map for all heads from one a head: block (heads[j], j) is fitted, all else is zero."""
-    d_s, d_t = origin.out_width // origin.heads, receiver.out_width // receiver.heads
-    there = torch.zeros(origin.out_width, receiver.out_width, dtype=torch.float64)
-    back = torch.zeros(receiver.out_width, origin.out_width, dtype=torch.float64)
-    for j, i in enumerate(heads):
+def by_head(sums: Sums, order: list[int], heads: Heads, fit: HeadMap) -> Dense:
+    """One map for all heads from one a head: block (order[j], j) is fitted, all else is zero."""
+    width, other = sums.ab.shape
+    d_s, d_t = width // heads[0], other // heads[1]
+    there = torch.zeros(width, other, dtype=torch.float64)
+    back = torch.zeros(other, width, dtype=torch.float64)
+    for j, i in enumerate(order):
         rows, columns = slice(i * d_s, (i + 1) * d_s), slice(j * d_t, (j + 1) * d_t)
         own = fit(sums, rows, columns)
         there[rows, columns], back[columns, rows] = own.there, own.back
-    kept = len(set(heads))
-    moved = "" if heads == list(range(len(heads))) else f", heads {heads}"
-    return Dense(there, back, f"{kept} of {origin.heads} heads{moved}")
+    kept = len(set(order))
+    moved = "" if order == list(range(len(order))) else f", heads {order}"
+    return Dense(there, back, f"{kept} of {heads[0]} heads{moved}")
 
 
-def rotation(sums: Sums, rows: slice, columns: slice) -> Dense:
-    """The orthogonal map of one head."""
-    scale = (sums.aa.diagonal()[rows].sum() * sums.bb.diagonal()[columns].sum()).clamp(min=0).sqrt()
-    return orthogonal(sums.ab[rows, columns], float(scale))
+def turned(sums: Sums, rows: slice, columns: slice) -> Dense:
+    """The orthogonal map of one head; what its rows do not show keeps its place in heads of one width."""
+    cross = sums.ab[rows, columns]
+    there = polar(cross, torch.eye(len(cross), dtype=cross.dtype) if cross.shape[0] == cross.shape[1] else None)
+    return Dense(there, there.mT)
+
+
+def rotated(sums: Sums, heads: Heads) -> Dense:
+    """Heads matched by these rows alone, each rotated."""
+    return by_head(sums, match_heads((sums,), heads), heads, turned)
+
+
+def head_alignment(moments: Moments, heads: Heads) -> str:
+    """How well rotations fitted on the other rows line up the rows held out."""
+    return measured("alignment", alignment(rotated(moments.fit, heads).there, moments.held))
 
 
 def gain(sums: Sums, rows: slice, columns: slice) -> float:

@@ -6,8 +6,11 @@
 
 The paper's: these three, its head matching, and a short tuning without warm-up afterwards, which is left to the budget
 of a comparison here. Ours: the pseudo-inverse of W_s, where the paper has W_s^T; without it a port to the same host is
-not the identity. FFN units are matched one to one by the cosine of W_s W_h and W_t, since their maps have no inverse.
-Hosts of equal depth are paired layer by layer: the only order-preserving way.
+not the identity. A matrix that puts out more than it takes in, or fewer tokens than dimensions, leave a map open: it is
+completed by the identity between streams of one width, and behind a map by one rotation a head (porting.parts), which
+is fitted on the two matrices' rows. What a slot's record says of tokens is explained of every second one by a fit on
+the others. FFN units are matched one to one by the cosine of W_s W_h and W_t, since their maps have no inverse. Hosts
+of equal depth are paired layer by layer: the only order-preserving way.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given, Need
 from peftport.porting.layer_cka import in_order, similarity
-from peftport.porting.maps import Dense, Map, Order, assignment, matched
+from peftport.porting.maps import Dense, Map, Order, Sums, assignment, matched
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
+from peftport.porting.parts import expected, parts
+from peftport.porting.rotations import measured
 from peftport.porting.transport import Aligner, AligningPorter
 from peftport.porting.words import shared_tokens
 
-FEWEST_TOKENS = 2  # shared tokens for each dimension of the origin
+RANK = 1e-6  # of the largest singular value: directions under it are not told from rounding
 
 
 class LoraSuite(AligningPorter):
@@ -86,9 +91,26 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
     if not rows:
         raise BadRequest(f"lorasuite: {origin.name} and {receiver.name} share no token; use --method theseus")
     a, b = e_s[[i for i, _ in rows]].double(), e_t[[j for _, j in rows]].double()
-    there = torch.linalg.lstsq(a, b, driver="gelsd").solution  # pinv(E_s) E_t
-    back = torch.linalg.lstsq(b, a, driver="gelsd").solution
-    return Dense(there, back, f"{len(rows)} shared tokens")
+    note = measured("explained", explained(a, b))
+    return Dense(_solved(a, b), _solved(b, a), f"{len(rows)} shared tokens, {note}")
+
+
+def _solved(a: Tensor, b: Tensor) -> Tensor:
+    """pinv(A) B and, where widths are equal, the identity for what no row of A has a part in."""
+    inverse = torch.linalg.pinv(a, rtol=RANK)
+    found: Tensor = inverse @ b
+    if a.shape[1] == b.shape[1]:
+        found = found + torch.eye(a.shape[1], dtype=a.dtype) - inverse @ a
+    return found
+
+
+def explained(a: Tensor, b: Tensor) -> float | None:
+    """The share of the variation of every second row of B that a fit on the others explains; None without such."""
+    held = b[1::2] - b[1::2].mean(0) if len(b) > 3 else b[:0]
+    varied = float(held.square().sum())
+    if not varied:
+        return None
+    return 1 - float((b[1::2] - a[1::2] @ _solved(a[::2], b[::2])).square().sum()) / varied
 
 
 class Embedded(Aligner):
@@ -138,8 +160,15 @@ class Embedded(Aligner):
         """pinv(W_s^T) W_h W_t^T, and the other way."""
         ours, theirs = self._slots(pair, site)
         w_s, w_t = self.origin.matrix(ours).double(), self.receiver.matrix(theirs).double()
-        there = torch.linalg.pinv(w_s.mT) @ self.residual.there @ w_t.mT  # (D_out_s, D_out_t)
-        back = torch.linalg.pinv(w_t.mT) @ self.residual.back @ w_s.mT
+        there, open_there = _undone(w_s, self.residual.there @ w_t.mT)  # (D_out_s, D_out_t)
+        back, open_back = _undone(w_t, self.residual.back @ w_s.mT)
+        if open_there is not None and open_back is not None and there.shape[0] == there.shape[1]:
+            sums = Sums()
+            sums.add(w_s.mT, self.residual.there @ w_t.mT)
+            of = parts(self.origin.host, self.receiver.host, Pair(theirs, ours.name), "out")
+            rest = expected(sums, of)
+            if rest is not None:
+                there, back = there + open_there @ rest, back + open_back @ rest.mT
         return Dense(there, back, self.residual.note)
 
     def _heads(self, pair: Pair, kind: str, letter: str) -> tuple[int, int]:
@@ -162,6 +191,13 @@ class Embedded(Aligner):
         ours, theirs = self._slots(pair, "ffn_in")
         w_s, w_t = self.origin.matrix(ours).double(), self.receiver.matrix(theirs).double()
         return assignment(F.normalize(w_s @ self.residual.there, dim=1) @ F.normalize(w_t, dim=1).mT)
+
+
+def _undone(matrix: Tensor, made: Tensor) -> tuple[Tensor, Tensor | None]:
+    """pinv(W^T) made, and the projector on the outputs that W never puts out; None where there are none."""
+    inverse = torch.linalg.pinv(matrix.mT, rtol=RANK)
+    beyond = torch.eye(len(matrix), dtype=matrix.dtype) - inverse @ matrix.mT
+    return inverse @ made, beyond if float(beyond.trace()) > 0.5 else None
 
 
 def _sizes(whole: Tensor, origin_heads: int, receiver_heads: int) -> Tensor:

@@ -69,7 +69,7 @@ def compress(b: Tensor, a: Tensor, rank: int) -> Factors:
         return Factors(b, a, 0.0)
     qb, rb = torch.linalg.qr(b)
     qa, ra = torch.linalg.qr(a.mT)
-    u, s, vt = torch.linalg.svd(rb @ ra.mT)
+    u, s, vt = torch.linalg.svd(rb @ ra.mT, full_matrices=False)
     kept, root = min(rank, len(s)), s.sqrt()
     lower_b, lower_a = b.new_zeros(b.shape[0], rank), a.new_zeros(rank, a.shape[1])
     lower_b[:, :kept] = qb @ (u * root)[:, :kept]

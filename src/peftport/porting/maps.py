@@ -2,7 +2,7 @@
 
 Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
 
-    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           Schoenemann 1966; arXiv 2602.12952
+    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           porting.rotations
     ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
     assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
 """
@@ -19,8 +19,11 @@ from torch import Tensor
 from peftport.errors import NotFinite
 
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
+TIE = 1e-9  # of the largest score: units and heads whose scores differ by less stay where they are
 SLACK = 0.02  # of the least unexplained share: so much more is no reason for a smaller penalty
 ROUNDING = 1e-13  # of shares computed in float64
+
+Prior = tuple[Tensor, Tensor]  # what a regression is drawn towards (P, Q): by the rows not held out, and by all
 
 
 class Map(ABC):
@@ -151,9 +154,9 @@ class Moments:
 
     def part(self, rows: slice, columns: slice) -> Moments:
         """The moments of some columns of a with some of b."""
-        return self._changed(
-            lambda s: (s.a[rows], s.b[columns], s.aa[rows, rows], s.ab[rows, columns], s.bb[columns, columns])
-        )
+        made = Moments(left=self.left, right=self.right)
+        made.fit, made.held = self.fit.part(rows, columns), self.held.part(rows, columns)
+        return made
 
     def _changed(self, change: Callable[[Sums], tuple[Tensor, ...]]) -> Moments:
         made = Moments(left=self.left, right=self.right)
@@ -186,6 +189,15 @@ class Sums:
         both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
         return both
 
+    def part(self, rows: slice, columns: slice) -> Sums:
+        """The sums of some columns of a and some of b."""
+        made = Sums(self.left, self.right)
+        made.count = self.count
+        if self.count:
+            made.a, made.b = self.a[rows], self.b[columns]
+            made.aa, made.ab, made.bb = self.aa[rows, rows], self.ab[rows, columns], self.bb[columns, columns]
+        return made
+
     def correlation(self) -> Tensor:
         """Pearson's r of every column of a with every column of b, (P, Q); 0 where a column does not vary."""
         n = max(self.count, 1)
@@ -207,52 +219,42 @@ def _bordered(products: Tensor, a: Tensor, b: Tensor, count: int) -> Tensor:
     return torch.cat([torch.cat([products, a[:, None]], 1), torch.cat([b, b.new_tensor([count])])[None]])
 
 
-def orthogonal(cross: Tensor, scale: float) -> Dense:
-    """The best orthogonal map by X_s^T X_t (D_s, D_t). ``scale``: ||X_s|| ||X_t||, for the alignment in the note."""
-    u, s, vt = torch.linalg.svd(cross.double(), full_matrices=False)
-    there = u @ vt
-    return Dense(there, there.mT, f"alignment {float(s.sum()) / scale:.2f}" if scale > 0 else "no activity")
-
-
-def orthogonal_map(moments: Moments) -> Dense:
-    """The best orthogonal map by the rows taken in."""
-    sums = moments.all
-    return orthogonal(sums.ab, float((sums.aa.trace() * sums.bb.trace()).clamp(min=0).sqrt()))
-
-
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """b ~ a W: W (P, Q), the chosen penalty, and the share of b's squared norm explained on held-out rows."""
+    """b ~ a W: W (P, Q) by all rows, the chosen penalty, W by the rows not held out, and what that one explains.
+
+    ``explained``: the share of b's variation that it explains on the rows held out, under 0 where their mean would
+    do better; None where none are held out.
+    """
 
     weight: Tensor
     penalty: float
-    explained: float
+    by_half: Tensor
+    explained: float | None
 
 
-def ridge(moments: Moments, prior: Tensor | None = None) -> Regression:
+def ridge(moments: Moments, prior: Prior | None = None, judged: Moments | None = None) -> Regression:
     """Regress b on a: all rows, at the largest penalty that explains the held-out rows as well as any.
 
     As well: its unexplained share is at most `SLACK` above the least. A smaller penalty would explain no more of these
     rows, but give large weights to directions in which they hardly vary, and other rows (special tokens) may.
-    The penalty draws towards ``prior`` (P, Q), or towards nothing.
+    The penalty draws towards ``prior``, or towards nothing. ``judged``: the moments to choose the penalty by, where
+    the rows themselves come of a fit that has seen those held out.
     """
-    held, total = moments.held, float(moments.held.bb.trace()) if moments.held.count else 0.0
+    half, everything = prior or (None, None)
+    tried = judged or moments
+    held, total = tried.held, float(tried.held.bb.trace()) if tried.held.count else 0.0
     if not total:
-        return Regression(_solve(moments.all, PENALTIES[1], prior), PENALTIES[1], 0.0)
-    scored = [(_explained(_solve(moments.fit, c, prior), held, total), c) for c in PENALTIES]
+        by_half = _solve(tried.fit, PENALTIES[1], half)
+        return Regression(_solve(moments.all, PENALTIES[1], everything), PENALTIES[1], by_half, None)
+    scored = [(_explained(_solve(tried.fit, c, half), held, total), c) for c in PENALTIES]
     least = min(1 - explained for explained, _ in scored)
     explained, penalty = max(
         (pair for pair in scored if 1 - pair[0] <= (1 + SLACK) * least + ROUNDING), key=lambda pair: pair[1]
     )
-    return Regression(_solve(moments.all, penalty, prior), penalty, explained)
-
-
-def scaled_orthogonal(moments: Moments) -> Tensor:
-    """The best multiple of an orthogonal map (P, Q): what a regression falls back on where the rows say nothing."""
-    sums = moments.all
-    u, s, vt = torch.linalg.svd(sums.ab, full_matrices=False)
-    scale: Tensor = (u @ vt) * (s.sum() / sums.aa.trace().clamp(min=1e-30))
-    return scale
+    varied = total - float(held.b.square().sum()) / held.count
+    explained = 1 - (1 - explained) * total / varied if varied > 0 else 0.0
+    return Regression(_solve(moments.all, penalty, everything), penalty, _solve(tried.fit, penalty, half), explained)
 
 
 def _solve(sums: Sums, penalty: float, prior: Tensor | None) -> Tensor:
@@ -269,12 +271,13 @@ def _explained(weight: Tensor, held: Sums, total: float) -> float:
 
 
 def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
-    """Rows and columns of the one-to-one pairing whose sum is largest."""
+    """Rows and columns of the one-to-one pairing whose sum is largest; of equal ones, that which moves least."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
 
     if not bool(score.isfinite().all()):
         raise NotFinite("pairing: expected finite likenesses, got NaN or infinity; use hosts without outsized weights")
-    rows, columns = linear_sum_assignment(-score.double().numpy())
+    score = score.double() + TIE * float(score.abs().max()) * torch.eye(*score.shape, dtype=torch.float64)
+    rows, columns = linear_sum_assignment(-score.numpy())
     return rows.tolist(), columns.tolist()
 
 

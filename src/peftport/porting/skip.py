@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD, Module
 from peftport.porting.base import Fits, Given, Need, Ported
-from peftport.porting.heads import by_head, match_heads
+from peftport.porting.heads import Heads, by_head, heads_of, match_heads
 from peftport.porting.maps import Dense, Map, Moments, Order, Sums, assignment
 from peftport.porting.pairs import Pair, by_position, same_shapes, unused
+from peftport.porting.rotations import measured
 from peftport.porting.spaces import Spaces, collect
 from peftport.porting.transport import Aligner, AligningPorter, check_pairs
 from peftport.techniques.base import SHARED
@@ -112,29 +112,34 @@ class Picked(Aligner):
 
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
         """Head by head."""
-        moments, origin = self.spaces.heads[pair.receiver.name], self.origin.slots[pair.origin]
-        heads = match_heads(moments, origin, pair.receiver)
-        return (
-            _within_heads(moments.keys, heads, origin, pair.receiver),
-            _within_heads(moments.values, heads, origin, pair.receiver),
+        moments, heads = (
+            self.spaces.heads[pair.receiver.name],
+            heads_of(self.origin.slots[pair.origin], pair.receiver),
         )
+        order = match_heads((moments.keys.all, moments.values.all), heads)
+        return _within_heads(moments.keys, order, heads), _within_heads(moments.values, order, heads)
 
 
 def by_correlation(moments: Moments) -> Order:
-    """The assignment with the largest sum of correlations, and its mean in the note."""
-    correlation = moments.all.correlation()
-    order = assignment(correlation).order
-    taken = order >= 0
-    mean = float(correlation[order[taken], taken.nonzero().flatten()].mean())
-    return Order(order, f"mean correlation {mean:.2f}")
+    """The assignment with the largest sum of correlations; in the note, the mean that one from half the rows has.
+
+    On the other half: units taken for one another because they correlate by chance do not do so there.
+    """
+    order = assignment(moments.all.correlation()).order
+    if moments.held.count <= 1:
+        return Order(order, measured("mean correlation", None))
+    half = assignment(moments.fit.correlation()).order
+    taken = half >= 0
+    held = moments.held.correlation()[half[taken], taken.nonzero().flatten()]
+    return Order(order, measured("mean correlation", float(held.mean())))
 
 
-def _within_heads(moments: Moments, heads: list[int], origin: Slot, receiver: Slot) -> Dense:
+def _within_heads(moments: Moments, order: list[int], heads: Heads) -> Dense:
     correlation = moments.all.correlation()
 
     def units(sums: Sums, rows: slice, columns: slice) -> Dense:
-        order = assignment(correlation[rows, columns])
-        there = order.write(torch.eye(rows.stop - rows.start, dtype=torch.float64))
+        picked = assignment(correlation[rows, columns])
+        there = picked.write(torch.eye(rows.stop - rows.start, dtype=torch.float64))
         return Dense(there, there.mT)
 
-    return by_head(moments.all, heads, origin, receiver, units)
+    return by_head(moments.all, order, heads, units)

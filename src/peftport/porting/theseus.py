@@ -6,6 +6,9 @@ The paper's: Procrustes maps from second moments, not centred, at the inputs and
 may differ. Ours: rows are words that both hosts read, whatever their tokenizers; layers are paired where depths differ;
 adapters go through the maps of the residual stream; prefixes through one rotation a head. There a head's keys are also
 scaled so that q k^T keeps its size, its values by the ratio of the hosts' own: both are 1 between bases of one host.
+Rows often span less than the space, and leave the map open there: it is completed by what the space is known for
+(porting.parts, porting.rotations), so a port to the same host is the identity whatever its shapes. A fused matrix's
+queries, keys and values have a map each.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import numpy as np
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.base import Fits, Given
-from peftport.porting.heads import by_head, gain, match_heads, rotation
-from peftport.porting.maps import Dense, Map, Sums, orthogonal_map
+from peftport.porting.heads import HeadMap, by_head, gain, head_alignment, heads_of, match_heads, turned
+from peftport.porting.maps import Dense, Map, Moments, Sums
 from peftport.porting.pairs import Pair
+from peftport.porting.parts import parts, rotation_of
+from peftport.porting.rotations import rotation, unmoved
 from peftport.porting.spaces import Spaces, collect
 from peftport.porting.transport import Aligner, AligningPorter
 
@@ -38,42 +43,44 @@ class Theseus(AligningPorter):
     ) -> Aligner:
         """One pass over the texts."""
         assert given.origin is not None  # checked: needs texts
-        return Rotations(given.origin, collect(given.origin, receiver, pairs, module.spec.kind, given))
+        return Rotations(given.origin, receiver, collect(given.origin, receiver, pairs, module.spec.kind, given))
 
 
 class Rotations(Aligner):
     """Procrustes maps from moments."""
 
-    def __init__(self, origin: Host, spaces: Spaces) -> None:
+    def __init__(self, origin: Host, receiver: Host, spaces: Spaces) -> None:
         """Bind."""
-        self.origin, self.spaces = origin, spaces
+        self.origin, self.receiver, self.spaces = origin, receiver, spaces
 
     def into(self, pair: Pair) -> Map:
         """Of inputs."""
-        return orthogonal_map(self.spaces.into[pair.receiver.name])
+        return rotation_of(self.spaces.into[pair.receiver.name], parts(self.origin, self.receiver, pair, "in"))
 
     def out(self, pair: Pair) -> Map:
         """Of outputs."""
-        return orthogonal_map(self.spaces.out[pair.receiver.name])
+        return rotation_of(self.spaces.out[pair.receiver.name], parts(self.origin, self.receiver, pair, "out"))
 
     def hidden(self) -> Map:
         """Of last hidden states."""
-        return orthogonal_map(self.spaces.hidden)
+        return rotation(self.spaces.hidden, unmoved).dense
 
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
         """Head by head."""
-        moments, origin = self.spaces.heads[pair.receiver.name], self.origin.slots[pair.origin]
-        heads = match_heads(moments, origin, pair.receiver)
+        moments = self.spaces.heads[pair.receiver.name]
+        heads = heads_of(self.origin.slots[pair.origin], pair.receiver)
+        order = match_heads((moments.keys.all, moments.values.all), heads)
         ours, theirs = moments.scalings
         queries = moments.queries.all
 
         def key(sums: Sums, rows: slice, columns: slice) -> Dense:
-            return rotation(sums, rows, columns).scaled(ours / theirs / gain(queries, rows, columns))
+            return turned(sums, rows, columns).scaled(ours / theirs / gain(queries, rows, columns))
 
         def value(sums: Sums, rows: slice, columns: slice) -> Dense:
-            return rotation(sums, rows, columns).scaled(gain(sums, rows, columns))
+            return turned(sums, rows, columns).scaled(gain(sums, rows, columns))
 
-        return (
-            by_head(moments.keys.all, heads, origin, pair.receiver, key),
-            by_head(moments.values.all, heads, origin, pair.receiver, value),
-        )
+        def fitted(own: Moments, fit: HeadMap) -> Dense:
+            found = by_head(own.all, order, heads, fit)
+            return Dense(found.there, found.back, f"{found.note}, {head_alignment(own, heads)}")
+
+        return fitted(moments.keys, key), fitted(moments.values, value)

@@ -140,7 +140,7 @@ class Permutations(Aligner):
             for site in ("ffn_in", "ffn_gate", "ffn_out"):
                 name = f"{layer}.{site}"
                 if name in self.origin.host.slots:
-                    one, other = (host.matrix(host.host.slots[name]) for host in (self.origin, self.receiver))
+                    one, other = (host.matrix(host.host.slots[name]).double() for host in (self.origin, self.receiver))
                     score = score + (one.mT @ other if site == "ffn_out" else one @ other.mT)
             self._units[layer] = assignment(score).order
         return self._units[layer]
@@ -157,7 +157,7 @@ class _Heads:
 
     @classmethod
     def of(cls, host: HostWeights, layer: str, kind: str, heads: int) -> _Heads:
-        q, k, v, o = (host.matrix(host.host.slots[f"{layer}.{kind}_{letter}"]) for letter in "qkvo")
+        q, k, v, o = (host.matrix(host.host.slots[f"{layer}.{kind}_{letter}"]).double() for letter in "qkvo")
         width = len(k) // heads
         group = len(q) // len(k)
         by_head = o.mT.reshape(heads, group, width, -1).mT
