@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 from safetensors.torch import save
 
+from peftport.api.study import Study
+from peftport.errors import BadRequest
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import FILE, Ledger
 from peftport.store.salvage import salvage
@@ -293,3 +295,15 @@ def test_altered_tables_are_named(study: Run, peftport: Run, tiny: Path, tmp_pat
         path.write_bytes(good)
         (out / "study.json").write_text(about, encoding="utf-8")
     assert peftport("study", "report", tiny, "--results", out).code == 0
+
+
+def test_repair_from_python(study: Run, tiny: Path, tmp_path: Path, undisturbed: Path) -> None:
+    zeroed(0)(tmp_path / "runs")
+    mine = Study.from_file(tiny, dir=tmp_path / "runs")
+    with pytest.raises(BadRequest, match="study repair"):
+        mine.status()
+    found = mine.repair()
+    assert found.repairs.restored == len([row for row in contents(undisturbed).values() if row[2]])
+    assert found.to_polars()["left"][0] == found.repairs.left
+    assert str(found.repairs.damaged) in str(found)
+    assert mine.status().counts["left"] == found.repairs.left
