@@ -207,7 +207,7 @@ def lose(folder: Path, job: str) -> Path:
     return path
 
 
-def tested_in(folder: Path, plan: Plan) -> set[Path]:
+def artifacts_of_runs(folder: Path, plan: Plan) -> set[Path]:
     """The artifacts that hold what runs got right."""
     found = contents(folder)
     return {store.Artifacts(folder / "artifacts").path(found[plan.job_of(run)][2]) for run in plan.runs()}
@@ -225,7 +225,7 @@ def test_a_corrupt_or_missing_artifact_is_made_again(
     harm: Any, which: int, study: Run, tiny: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "runs")
-    path = sorted(tested_in(tmp_path / "runs", plan_of(tiny)))[which]
+    path = sorted(artifacts_of_runs(tmp_path / "runs", plan_of(tiny)))[which]
     harm(path)
     exported = study("export", "--out", tmp_path / "out")
     assert exported.code == 1
