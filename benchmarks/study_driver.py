@@ -25,6 +25,7 @@ from machine import machine_facts
 from study_plan import study_of
 
 from peftport.hosts.fingerprint import Fingerprint
+from peftport.provenance import installed_versions
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Outcome
@@ -34,6 +35,7 @@ from peftport.study.run import run_study
 
 OUT = Path(__file__).parent / "results" / "study_driver.json"
 BYTES = 4096
+VERSIONS = installed_versions()
 HOST = Fingerprint(
     name="host", family="t5", model_type="t5", layers=12, width=768, architecture="a" * 64, weights="b" * 64,
     tokenizer="c" * 64,
@@ -80,10 +82,11 @@ class Waiting:
 def answer(stack: int, request: Request) -> Result:
     """What a worker would say, by the shape of it."""
     facts = {"host": HOST, "task": "d" * 64}
+    inputs = {"host receiver": HOST, "host origin": HOST, "task": "d" * 64, "versions": VERSIONS}
     test = {"accuracy": 0.75, "auroc": 0.8, "accuracy_at_median": 0.74, "n_items": 1000, "loss": 0.5}
     if not isinstance(request, ChainsRequest):
         metrics = {"weights": 0.5} if request.kind == "distance" else {**facts, "tests": {"0": test}}
-        return Result((Answer(request.job, metrics, None, 1.0),), None)
+        return Result((Answer(request.job, metrics, None, 1.0, inputs),), None)
     metrics = facts | {
         "tests": {str(budget): test for budget in request.budgets},
         "learning_rate": 1e-3,
@@ -91,7 +94,7 @@ def answer(stack: int, request: Request) -> Result:
         "test_seconds": 2.0,
     }
     data = f"{stack}".encode().ljust(BYTES)
-    return Result(tuple(Answer(entry.job, dict(metrics), None, 1.0) for entry in request.entries), data)
+    return Result(tuple(Answer(entry.job, dict(metrics), None, 1.0, inputs) for entry in request.entries), data)
 
 
 class Memory:

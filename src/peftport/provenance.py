@@ -7,18 +7,20 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("peftport", "torch", "transformers", "safetensors", "numpy", "scipy")
+LIBRARIES = ("peftport", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy")
 
 
 def installed_versions() -> dict[str, str]:
     """Python's version and those of the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree
-            found[name] = "not installed as a package"
-    return found
+    return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
+
+
+def version_of(library: str) -> str:
+    """The version of a library that is installed, or that it is not."""
+    try:
+        return version(library)
+    except PackageNotFoundError:  # run from a source tree
+        return "not installed as a package"
 
 
 def this_machine() -> dict[str, str]:

@@ -57,6 +57,8 @@ def place(
     shutil.copy(reviews, tmp_path / "reviews.csv")
     (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
     (tmp_path / "slip.toml").write_text(STUDY.replace("budgets", "budget"), encoding="utf-8")
+    (tmp_path / "runs/damaged").mkdir(parents=True)
+    (tmp_path / "runs/damaged/ledger.sqlite").write_bytes(b"x" * 5000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PEFTPORT_CACHE", "cache")
     monkeypatch.setitem(sys.modules, "ray", None)

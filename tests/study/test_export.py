@@ -13,8 +13,9 @@ from peftport.measures.columns import RUNS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
-from peftport.study.export import Exported, differences, export, read_export, write_export
+from peftport.study.export import Exported, export, read_export, write_export
 from peftport.study.run import Limits
+from peftport.study.verify import Verified, differences
 from peftport.workbench import open_workbench
 from pico_folders import Result, Run
 from pico_study import Here, plan_of, run_in
@@ -156,7 +157,10 @@ def test_a_wrong_format_or_place_is_refused(study: Run, undisturbed: Path, tmp_p
 
 
 def test_verify_passes_what_is_right_and_finds_what_is_not(study: Run, exported: Exported, tmp_path: Path) -> None:
-    """Every run is recomputed; one altered item of one run is found, and tolerated where it is asked for."""
+    """Every run is recomputed; an item altered with all that hangs on it is found, and tolerated where it is asked for.
+
+    Likewise a row in which a number that no item shows was altered, or a factor.
+    """
     out = tmp_path / "out"
     write_export(exported, out, "parquet")
     count = exported.runs.height
@@ -164,17 +168,46 @@ def test_verify_passes_what_is_right_and_finds_what_is_not(study: Run, exported:
     assert right.code == 0
     assert sorted(each["run"] for each in right.json["runs"]) == sorted(exported.runs["run"])
     assert {(each["accuracy_difference"], each["items_that_differ"]) for each in right.json["runs"]} == {(0.0, 0)}
+    assert not any(each["columns_that_differ"] for each in right.json["runs"])
 
     rows = exported.correct.rows()
     name, items = rows[5]
-    rows[5] = (name, [not items[0], *items[1:]])
-    write_export(Exported(exported.runs, pl.DataFrame(rows, exported.correct.schema, orient="row")), out, "parquet")
+    items = [not items[0], *items[1:]]
+    rows[5] = (name, items)
+    correct = pl.DataFrame(rows, exported.correct.schema, orient="row")
+    runs = altered(exported.runs, name, accuracy=float(np.mean(items)))
+    write_export(Exported(runs, correct), out, "parquet")
     wrong = study("verify", "--results", out, "--sample", count, "--json")
     assert wrong.code == 1
     assert name in wrong.err
     differ = {each["run"]: each["items_that_differ"] for each in wrong.json["runs"] if each["items_that_differ"]}
     assert differ == {name: 1}
     assert study("verify", "--results", out, "--sample", count, "--tolerance", 1).code == 0
+
+    for column, value in (
+        ("auroc", 0.01),
+        ("loss", 0.5),
+        ("host_distance", 3.0),
+        ("technique", "lora-2"),
+        ("job", "x"),
+    ):
+        was = exported.runs.filter(pl.col(column).is_not_null() & ~pl.col(column).is_in([value]))["run"][-1]
+        write_export(Exported(altered(exported.runs, was, **{column: value}), exported.correct), out, "parquet")
+        wrong = study("verify", "--results", out, "--sample", count, "--json")
+        assert (wrong.code, was in wrong.err) == (1, True), column
+        differ = {
+            each["run"]: each["columns_that_differ"] for each in wrong.json["runs"] if each["columns_that_differ"]
+        }
+        assert differ == {was: [column]}
+
+
+def altered(runs: pl.DataFrame, run: str, **values: object) -> pl.DataFrame:
+    """The table with other values in one run's row."""
+    here = pl.col("run") == run
+    return runs.with_columns(
+        pl.when(here).then(pl.lit(value, RUNS[name])).otherwise(pl.col(name)).alias(name)
+        for name, value in values.items()
+    )
 
 
 def test_verify_samples_by_its_seed(study: Run, exported: Exported, tmp_path: Path) -> None:
@@ -192,11 +225,16 @@ def test_verify_samples_by_its_seed(study: Run, exported: Exported, tmp_path: Pa
         assert (told.code, told.err.count("\n")) == (2, 1)
 
 
-def test_differences_counts_items() -> None:
-    def table(values: list[bool]) -> Exported:
-        return Exported(pl.DataFrame(), pl.DataFrame({"run": ["a"], "correct": [values]}))
+def test_differences_counts_items_and_names_columns() -> None:
+    def table(values: list[bool], **changed: object) -> Exported:
+        row = {**dict.fromkeys(RUNS), "run": "a", "accuracy": np.mean(values), "auroc": 0.5, **changed}
+        return Exported(pl.DataFrame([row], schema=RUNS), pl.DataFrame({"run": ["a"], "correct": [values]}))
 
-    assert differences(table([True, True, False, False]), table([True, False, True, True]), ["a"]) == [("a", 0.25, 3)]
+    one, other = table([True, True, False, False]), table([True, False, True, True], auroc=0.6, job="b")
+    assert differences(one, one, ["a"]) == [Verified("a", 0.0, 0)]
+    assert differences(one, other, ["a"]) == [Verified("a", 0.25, 3, ("job", "accuracy", "auroc"))]
+    assert differences(one, other, ["a"], tolerance=1) == [Verified("a", 0.25, 3, ("job",))]
+    assert differences(one, table([True, True]), ["a"])[0].columns_that_differ == ("correct",)
 
 
 def test_an_estimate_grows_with_the_work(study: Run) -> None:

@@ -22,6 +22,7 @@ from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
 from peftport.study.jobs import Carried, ChainJob
 from peftport.study.messages import ChainsRequest, Request, told
+from peftport.study.plan import Plan
 from peftport.study.run import Limits
 from peftport.study.work import _open_bench, open_task
 from peftport.workbench import Workbench
@@ -206,6 +207,12 @@ def lose(folder: Path, job: str) -> Path:
     return path
 
 
+def artifacts_of_runs(folder: Path, plan: Plan) -> set[Path]:
+    """The artifacts that hold what runs got right."""
+    found = contents(folder)
+    return {store.Artifacts(folder / "artifacts").path(found[plan.job_of(run)][2]) for run in plan.runs()}
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -215,10 +222,10 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("harm", [flip, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:100])])
 @pytest.mark.parametrize("which", [0, -1])
 def test_a_corrupt_or_missing_artifact_is_made_again(
-    harm: Any, which: int, study: Run, tmp_path: Path, undisturbed: Path
+    harm: Any, which: int, study: Run, tiny: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     shutil.copytree(undisturbed, tmp_path / "runs")
-    path = sorted((tmp_path / "runs" / "artifacts").rglob("*.safetensors"))[which]
+    path = sorted(artifacts_of_runs(tmp_path / "runs", plan_of(tiny)))[which]
     harm(path)
     exported = study("export", "--out", tmp_path / "out")
     assert exported.code == 1

@@ -27,6 +27,7 @@ from peftport.study.conduct import Means, conduct
 from peftport.study.export import FORMATS, Exported, export, write_about, write_export
 from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
+from peftport.study.repair import Repairs, repair
 from peftport.study.run import Limits, Summary
 
 STATES = ("done", "failed", "blocked", "left")
@@ -89,6 +90,21 @@ class Status(Result):
     def to_polars(self) -> pl.DataFrame:
         """One row a state."""
         return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Repaired(Result):
+    """What a repair kept, restored and gave up, in jobs."""
+
+    study: str
+    repairs: Repairs
+
+    def __str__(self) -> str:
+        return f"{self.study}: {self.repairs}"
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row of counts."""
+        return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,6 +181,7 @@ class Study:
         max_jobs: int | None = None,
         stop_after_seconds: float | None = None,
         retry_failed: bool = False,
+        accept_versions: bool = False,
         track: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Ran:
@@ -177,22 +194,26 @@ class Study:
             max_jobs: stop after about so many jobs.
             stop_after_seconds: begin nothing after that long.
             retry_failed: try again what failed before.
+            accept_versions: go on with other libraries than the jobs on record ran with; both are on record then.
             track: show finished runs in these too: ``mlflow``, ``wandb``, ``trackio``, ``tensorboard``.
             progress: told how far it is.
 
         Raises:
-            BadRequest: a host cannot be had, another process runs this study, or Ray or a tracker is not installed.
+            BadRequest: a host cannot be had, another process runs this study, Ray or a tracker is not installed, or a
+                host, a task or a library is not what the jobs on record ran on.
 
         """
         found, tracked = conduct(
             self.planned, self.dir, Means(executor, workers, threads, tuple(track)),
-            limits=Limits(max_jobs, stop_after_seconds), retry_failed=retry_failed, progress=progress,
+            limits=Limits(max_jobs, stop_after_seconds), retry_failed=retry_failed, accept_versions=accept_versions,
+            progress=progress,
         )  # fmt: skip
         return Ran(self.name, found, tracked.counts, tracked.troubles)
 
     def status(self) -> Status:
         """How far the study is, and what failed."""
         with self._ledger() as ledger:
+            ledger.check()
             states = ledger.states()
             failures = tuple(
                 (row.error or "").splitlines()[0]
@@ -202,14 +223,17 @@ class Study:
         counted = Counter(states.get(job, "left") for job in self.planned.jobs)
         return Status(self.name, {state: counted[state] for state in STATES}, failures)
 
+    def repair(self) -> Repaired:
+        """Restore a damaged ledger from what can be read of it and from the artifacts; ``run`` does the rest again."""
+        return Repaired(self.name, repair(self.planned, self.dir))
+
     def export(self, out: str | Path | None = None, *, format: str = "parquet") -> Exports:
         """The runs as tables; written to the folder ``out`` if that is given, as parquet, csv or jsonl."""
         if format not in FORMATS:
             raise BadRequest(f"format: expected one of {', '.join(FORMATS)}, got {format}")
         exported, told = self._read()
         if out is not None:
-            write_export(exported, Path(out), format)
-            write_about(told, Path(out))
+            write_about(told, Path(out), write_export(exported, Path(out), format))
         return Exports(self.name, exported.runs, exported.correct)
 
     def findings(self) -> Findings:

@@ -1,9 +1,10 @@
-"""study plan|run|status|export|verify."""
+"""study plan|run|status|export|verify|repair."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,9 @@ def run(
         str | None, typer.Option("--stop-after", metavar="TIME", help="Begin nothing after that long: 90s, 45m, 2h.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
+    accept_versions: Annotated[
+        bool, typer.Option("--accept-versions", help="Go on with other libraries than the jobs on record ran with.")
+    ] = False,
     track: Track = None,
     json_: AsJson = False,
 ) -> None:
@@ -165,8 +169,9 @@ def run(
     means = Means(executor, workers, threads, tuple(track or ()))
     with bars() as progress:
         found, tracked = conduct(
-            plan, place, means, limits=limits, retry_failed=retry_failed, warn=remark, progress=progress
-        )
+            plan, place, means, limits=limits, retry_failed=retry_failed, accept_versions=accept_versions, warn=remark,
+            progress=progress,
+        )  # fmt: skip
     if json_:
         print_json({"study": plan.study.name, "dir": str(place), **asdict(found), "tracked": tracked.counts})
     else:
@@ -202,15 +207,15 @@ def status(
     from peftport.store.ledger import open_ledger
 
     plan = read_plan(study, changes, only)
-    ledger = open_ledger(place_of(plan, folder))
-    states = ledger.states()
+    with closing(open_ledger(place_of(plan, folder))) as ledger:
+        ledger.check()
+        states = ledger.states()
+        failures: list[dict[str, Any]] = [
+            {"job": row.id, "kind": row.kind, "attempts": row.attempt + 1, "error": (row.error or "").splitlines()[0]}
+            for row in ledger.rows()
+            if row.state == "failed" and row.id in plan.jobs
+        ]
     counts = Counter(states.get(job, "left") for job in plan.jobs)
-    failures: list[dict[str, Any]] = [
-        {"job": row.id, "kind": row.kind, "attempts": row.attempt + 1, "error": (row.error or "").splitlines()[0]}
-        for row in ledger.rows()
-        if row.state == "failed" and row.id in plan.jobs
-    ]
-    ledger.close()
     found = {"study": plan.study.name, "jobs": len(plan.jobs), **{s: counts[s] for s in _STATES}, "failures": failures}
     if json_:
         print_json(found)
@@ -250,7 +255,8 @@ def export_study(
     if out.exists() and not out.is_dir():
         raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
     exported, told = tables_of(read_plan(study, changes, only), study, folder)
-    written = [*write_export(exported, out, file_format), write_about(told, out)]
+    written = write_export(exported, out, file_format)
+    written.append(write_about(told, out, written))
     states = dict(Counter(exported.runs["state"].to_list()))
     if json_:
         print_json({"runs": exported.runs.height, "states": states, "files": [str(path) for path in written]})
@@ -273,9 +279,9 @@ def verify_study(
     threads: Threads = 1,
     json_: AsJson = False,
 ) -> None:
-    """Recompute random runs from nothing and compare them with exported ones, item by item.
+    """Recompute random runs from nothing and compare them with exported ones: rows, and item by item.
 
-    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differ.
+    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differs.
 
     Example: peftport study verify studies/quick.toml --results results/quick --sample 3
     """
@@ -288,17 +294,41 @@ def verify_study(
     recorded = read_export(results)
     with bars() as progress:
         made = partial(make_executor, executor, workers, threads, plan.study.loading)
-        found = verify(plan, recorded, sample, seed, made, progress=progress)
+        found = verify(plan, recorded, sample, seed, made, progress, tolerance)
     if json_:
         print_json({"runs": [asdict(each) for each in found], "tolerance": tolerance})
     else:
-        rows = tuple((v.run, f"{v.accuracy_difference:.4f}", str(v.items_that_differ)) for v in found)
-        print_table(Table("Recomputed runs", ("run", "accuracy differs by", "items that differ"), rows))
-    wrong = [each for each in found if each.items_that_differ > tolerance]
-    if wrong:
-        raise PeftportError(
-            f"{len(wrong)} of {len(found)} recomputed runs differ on more than {tolerance} items, first: {wrong[0].run}"
+        rows = tuple(
+            (v.run, f"{v.accuracy_difference:.4f}", str(v.items_that_differ), ", ".join(v.columns_that_differ))
+            for v in found
         )
+        columns = ("run", "accuracy differs by", "items that differ", "columns that differ")
+        print_table(Table("Recomputed runs", columns, rows))
+    wrong = [each for each in found if each.differs(tolerance)]
+    if wrong:
+        how = f"in {', '.join(wrong[0].columns_that_differ) or 'no column'} and on {wrong[0].items_that_differ} items"
+        raise PeftportError(
+            f"{len(wrong)} of {len(found)} recomputed runs differ from those in {results}, first: {wrong[0].run!r}, "
+            f"{how}; on another processor a few items may (--tolerance)"
+        )
+
+
+@app.command("repair")
+def repair_study(study: StudyFile, folder: Folder = None, changes: Changes = None, json_: AsJson = False) -> None:
+    """Restore a damaged ledger from what can be read of it and from the artifacts; the next run does the rest again.
+
+    The damaged file is kept under another name.
+
+    Example: peftport study repair studies/quick.toml
+    """
+    from peftport.study.repair import repair
+
+    plan = read_plan(study, changes, None)
+    found = repair(plan, place_of(plan, folder))
+    if json_:
+        print_json({"study": plan.study.name, **asdict(found)})
+    else:
+        say(f"{plan.study.name}: {found}")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -2,39 +2,67 @@
 
 A job's row is written after its artifact is safe on disk, in one transaction with the rest of its stack: what is
 recorded stays recorded whatever happens next, and nothing is done twice after it was recorded.
+
+Every row carries a checksum of its own content, and the inputs that its job ran on: sets of inputs are kept once, by
+their digest, and rows refer to them. Rows of ledgers from before version 1 have neither, and stay readable.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
 from peftport.errors import BadRequest, PeftportError
+from peftport.identity import canonical_json
 
 State = Literal["done", "failed", "blocked"]
-FILE, LOCK = "ledger.sqlite", "driver.lock"
+FILE, LOCK, ARTIFACTS = "ledger.sqlite", "driver.lock", "artifacts"
+VERSION = 1  # 0: rows without checksums and inputs
 _TABLES = """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL,
-    artifact TEXT, metrics TEXT, error TEXT, seconds REAL NOT NULL
+    artifact TEXT, metrics TEXT, error TEXT, seconds REAL NOT NULL, inputs INTEGER, checksum BLOB
 );
 CREATE TABLE IF NOT EXISTS failures (
-    job TEXT NOT NULL, attempt INTEGER NOT NULL, error TEXT NOT NULL, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+    job TEXT NOT NULL, attempt INTEGER NOT NULL, error TEXT NOT NULL, at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    checksum BLOB
 );
-CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB);
+CREATE TABLE IF NOT EXISTS inputs (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, content TEXT NOT NULL);
 """
+_ADDED = (
+    ("jobs", "inputs INTEGER"),
+    ("jobs", "checksum BLOB"),
+    ("failures", "checksum BLOB"),
+    ("facts", "checksum BLOB"),
+)
+COLUMNS = "id, kind, state, attempt, artifact, metrics, error, seconds"
+_DIGEST = "(SELECT digest FROM inputs WHERE inputs.id = jobs.inputs)"
+# What SQLite says where the file is whole, but the disk, or another process, is in the way.
+_IN_THE_WAY = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one job. ``artifact``: sha256 of the file it is in; ``error``: last line first, then traceback."""
+    """What became of one job.
+
+    Attributes:
+        artifact: sha256 of the file it is in.
+        error: last line first, then traceback.
+        inputs: digest of what the job ran on; the ledger has the content. None: not known.
+
+    """
 
     id: str
     kind: str
@@ -44,6 +72,7 @@ class Row:
     metrics: dict[str, Any] | None = None
     error: str | None = None
     seconds: float = 0.0
+    inputs: str | None = None
 
 
 class Ledger:
@@ -58,77 +87,199 @@ class Ledger:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self._check_file()
         try:
             self._base = sqlite3.connect(folder / FILE, isolation_level=None, timeout=30)
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
+        try:
+            version = self._version()
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.execute("PRAGMA cache_size=-65536")  # KiB: ids come in no order, their index stays in memory
             self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
-            self._base.executescript(_TABLES)
-        except sqlite3.DatabaseError as error:
+            if version != VERSION:
+                self._make_tables()
+            self._new = "checksum" in columns_of(self._base, "jobs")
+        except sqlite3.Error as error:
+            self._base.close()
+            raise self._refusal(error) from error
+        except BadRequest:
+            self._base.close()
+            raise
+
+    def _check_file(self) -> None:
+        """SQLite would make an emptied file a new ledger, and say of a folder only that it cannot open it."""
+        path = self.folder / FILE
+        if path.exists() and not path.is_file():
+            raise damaged(self.folder, "it is no file")
+        if path.is_file() and not path.stat().st_size and any((self.folder / ARTIFACTS).glob("*/*.safetensors")):
+            raise damaged(self.folder, "the file is empty, though there are artifacts beside it")
+
+    def _version(self) -> int:
+        version: int
+        [(version,)] = self._base.execute("PRAGMA user_version")
+        if not 0 <= version <= VERSION:
             raise BadRequest(
-                f"{folder / FILE}: expected a study's ledger, cannot read it ({error}); give another --dir"
-            ) from error
+                f"{self.folder / FILE}: expected a study's ledger of version {VERSION} or before, got version "
+                f"{version}; update peftport, or, if no newer one wrote it, {_repair(self.folder)}"
+            )
+        return version
+
+    def _make_tables(self) -> None:
+        """Make what is missing; a ledger of version 0 gets the new columns, empty in its old rows."""
+        self._base.executescript(_TABLES)
+        for table, column in _ADDED:
+            if column.split()[0] not in columns_of(self._base, table):
+                self._base.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+        self._base.execute(f"PRAGMA user_version = {VERSION}")
+
+    @property
+    def _sum(self) -> str:
+        return "checksum" if self._new else "NULL"
+
+    @property
+    def _columns(self) -> str:
+        return f"{COLUMNS}, {_DIGEST}, inputs, checksum" if self._new else f"{COLUMNS}, NULL, NULL, NULL"
 
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
 
-    def record(self, rows: Sequence[Row], failures: Sequence[tuple[str, int, str]] = ()) -> None:
-        """Write rows, and failed attempts (job, attempt, error), all or none."""
-        values = [
-            (r.id, r.kind, r.state, r.attempt, r.artifact, _text(r.metrics), r.error, round(r.seconds, 3)) for r in rows
-        ]
+    def record(
+        self,
+        rows: Sequence[Row],
+        failures: Sequence[tuple[str, int, str]] = (),
+        inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write rows, failed attempts (job, attempt, error), and sets of inputs by digest, all or none."""
         with self._transaction():
-            self._base.executemany("INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?)", values)
-            self._base.executemany("INSERT INTO failures (job, attempt, error) VALUES (?,?,?)", failures)
+            self._base.executemany(
+                "INSERT OR IGNORE INTO inputs (digest, content) VALUES (?,?)",
+                [(key, canonical_json(content)) for key, content in (inputs or {}).items()],
+            )
+            self._base.executemany(
+                "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,(SELECT id FROM inputs WHERE digest = ?),?)",
+                [(*own, _checksum(own)) for own in map(_values, rows)],
+            )
+            self._base.executemany(
+                "INSERT INTO failures (job, attempt, error, checksum) VALUES (?,?,?,?)",
+                [(*failure, _checksum(failure)) for failure in failures],
+            )
 
     def forget(self, ids: Iterable[str]) -> None:
         """Take jobs out, so that they are done again."""
         with self._transaction():
             self._base.executemany("DELETE FROM jobs WHERE id = ?", [(job,) for job in ids])
 
+    def check(self) -> None:
+        """Read all of it: pages, indices, and every row against its own checksum.
+
+        Raises:
+            BadRequest: something in it is not what was recorded; the line says what, and what to do.
+
+        """
+        with self._reading():
+            [(found,)] = self._base.execute("PRAGMA integrity_check(1)")
+            if found != "ok":
+                raise damaged(self.folder, str(found).splitlines()[-1])
+            for values in self._base.execute(f"SELECT {self._columns} FROM jobs"):
+                row_of(values)
+            for values in self._base.execute(f"SELECT job, attempt, error, {self._sum} FROM failures"):
+                hold(values, f"a failed attempt of job {values[0][:12]}")
+            for key, *values in self._base.execute(f"SELECT key, key, value, {self._sum} FROM facts"):
+                hold(tuple(values), f"the fact {key!r}")
+        self.inputs()
+
     def states(self) -> dict[str, State]:
         """The state of every job on record."""
-        return dict(self._base.execute("SELECT id, state FROM jobs"))
+        with self._reading():
+            return dict(self._base.execute("SELECT id, state FROM jobs"))
 
     def states_of(self, ids: Iterable[str]) -> dict[str, State]:
         """The states of these jobs, of those that are on record."""
         asked = json.dumps(list(dict.fromkeys(ids)))
-        return dict(
-            self._base.execute("SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(?))", (asked,))
-        )
+        query = "SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+        with self._reading():
+            return dict(self._base.execute(query, (asked,)))
 
     def artifacts(self) -> dict[str, list[str]]:
         """Jobs by the artifact that holds them."""
         found: dict[str, list[str]] = {}
-        for sha, job in self._base.execute("SELECT artifact, id FROM jobs WHERE artifact IS NOT NULL ORDER BY id"):
-            found.setdefault(sha, []).append(job)
+        with self._reading():
+            for sha, job in self._base.execute("SELECT artifact, id FROM jobs WHERE artifact IS NOT NULL ORDER BY id"):
+                found.setdefault(sha, []).append(job)
         return found
 
     def row(self, job: str) -> Row | None:
         """One job's row."""
-        found = self._base.execute("SELECT * FROM jobs WHERE id = ?", (job,)).fetchone()
-        return _row(found) if found else None
+        with self._reading():
+            found = self._base.execute(f"SELECT {self._columns} FROM jobs WHERE id = ?", (job,)).fetchone()
+            return row_of(found) if found else None
 
     def rows(self) -> Iterator[Row]:
         """Every row, by id."""
-        for values in self._base.execute("SELECT * FROM jobs ORDER BY id"):
-            yield _row(values)
+        with self._reading():
+            for values in self._base.execute(f"SELECT {self._columns} FROM jobs ORDER BY id"):
+                yield row_of(values)
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """All sets of inputs that jobs of this study ran on, by digest."""
+        with self._reading():
+            found = self._base.execute("SELECT digest, content FROM inputs ORDER BY id").fetchall() if self._new else []
+            for key, content in found:
+                if not isinstance(content, str) or hashlib.sha256(content.encode()).hexdigest() != key:
+                    raise Altered(f"the inputs {key[:12]}")
+            return {key: json.loads(content) for key, content in found}
+
+    def inputs_of_done(self) -> Iterator[tuple[str, str | None]]:
+        """Every job that is done, and the digest of what it ran on (None: a job of a ledger of version 0)."""
+        mine = _DIGEST if self._new else "NULL"
+        with self._reading():
+            yield from self._base.execute(f"SELECT id, {mine} FROM jobs WHERE state = 'done' ORDER BY id")
 
     def failures(self) -> list[tuple[str, int, str, str]]:
         """Every failed attempt: job, attempt, error, UTC time."""
-        return list(self._base.execute("SELECT job, attempt, error, at FROM failures ORDER BY rowid"))
+        with self._reading():
+            return list(self._base.execute("SELECT job, attempt, error, at FROM failures ORDER BY rowid"))
 
     def fact(self, key: str) -> Any:
         """A fact about the study (None if it is not there)."""
-        found = self._base.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-        return json.loads(found[0]) if found else None
+        with self._reading():
+            query = f"SELECT key, value, {self._sum} FROM facts WHERE key = ?"
+            found = self._base.execute(query, (key,)).fetchone()
+            if found is None:
+                return None
+            hold(found, f"the fact {key!r}")
+            return json.loads(found[1])
 
     def set_fact(self, key: str, value: Any) -> None:
         """Set a fact about the study."""
+        own = (key, _text(value))
         with self._transaction():
-            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (key, _text(value)))
+            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?,?,?)", (*own, _checksum(own)))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:  # ours, not the file's
+            raise
+        except sqlite3.Error as error:
+            raise self._refusal(error) from error
+        except Altered as error:
+            raise damaged(self.folder, f"{error} is not what was recorded") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise damaged(self.folder, str(error)) from error
+
+    def _refusal(self, error: sqlite3.Error) -> PeftportError:
+        """What stands in the way of reading or writing: the disk or another process, or damage."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _IN_THE_WAY:
+            return PeftportError(
+                f"{self.folder / FILE}: cannot be written ({error}); make room or wait, and run again: what is "
+                "recorded stays"
+            )
+        return damaged(self.folder, str(error))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -136,12 +287,9 @@ class Ledger:
             self._base.execute("BEGIN IMMEDIATE")
             yield
             self._base.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             self._roll_back()
-            raise PeftportError(
-                f"{self.folder / FILE}: cannot be written ({error}); make room or wait, and run again: what is "
-                "recorded stays"
-            ) from error
+            raise self._refusal(error) from error
         except BaseException:
             self._roll_back()
             raise
@@ -185,9 +333,60 @@ def only_driver(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _row(values: tuple[Any, ...]) -> Row:
-    job, kind, state, attempt, artifact, metrics, error, seconds = values
-    return Row(job, kind, state, attempt, artifact, json.loads(metrics) if metrics else None, error, seconds)
+def columns_of(base: sqlite3.Connection, table: str) -> set[str]:
+    """The columns of a table; none where there is no such table."""
+    return {name for _, name, *_ in base.execute(f"PRAGMA table_info({table})")}
+
+
+def damaged(folder: Path, what: str) -> BadRequest:
+    """A ledger that is no longer what was written, and the way out."""
+    return BadRequest(
+        f"{folder / FILE}: expected a study's ledger as it was written, got damage ({what}); {_repair(folder)}"
+    )
+
+
+def _repair(folder: Path) -> str:
+    return f"restore what the artifacts hold: peftport study repair STUDY.toml --dir {folder}"
+
+
+class Altered(ValueError):
+    """A row that does not add up to its own checksum, or says what no row says."""
+
+
+def row_of(values: Sequence[Any]) -> Row:
+    """A row from its columns, inputs' digest and checksum.
+
+    Raises:
+        ValueError: it is not what was recorded.
+
+    """
+    *own, number, checksum = values
+    what = f"the row of job {str(values[0])[:12]}"
+    if checksum is None and number is not None:  # only rows of version 0 have no checksum, and those have no inputs
+        raise Altered(what)
+    hold((*own, checksum), what)
+    job, kind, state, attempt, artifact, metrics, error, seconds, inputs = own
+    read = json.loads(metrics) if metrics else None
+    if state not in get_args(State) or not isinstance(read, dict | None):
+        raise Altered(what)
+    return Row(job, kind, state, attempt, artifact, read, error, seconds, inputs)
+
+
+def hold(values: Sequence[Any], what: str) -> None:
+    """Hold columns to the checksum after them; rows of version 0 have none."""
+    *own, checksum = values
+    if checksum is not None and checksum != _checksum(own):
+        raise Altered(what)
+
+
+def _checksum(values: Sequence[Any]) -> bytes:
+    """128 bits of the sha256 of a row's columns."""
+    return hashlib.sha256(json.dumps(values, default=repr).encode()).digest()[:16]
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    seconds = round(float(row.seconds), 3)
+    return row.id, row.kind, row.state, row.attempt, row.artifact, _text(row.metrics), row.error, seconds, row.inputs
 
 
 def _text(value: Any) -> str | None:

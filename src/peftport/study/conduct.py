@@ -14,6 +14,7 @@ from peftport.study import executors
 from peftport.study.about import record_machine
 from peftport.study.plan import Plan
 from peftport.study.reach import check_hosts
+from peftport.study.resuming import check_inputs
 from peftport.study.run import Limits, Summary, run_study
 from peftport.study.tracked import Tracked, tracking
 from peftport.tracking import make_trackers
@@ -36,16 +37,18 @@ def conduct(
     *,
     limits: Limits,
     retry_failed: bool = False,
+    accept_versions: bool = False,
     warn: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> tuple[Summary, Tracked]:
     """Run what is not done yet; everything that can be refused is refused before anything is written.
 
+    ``accept_versions``: go on with other libraries than the jobs on record ran with; both are on record then.
     ``warn`` hears of a tracker that fails.
 
     Raises:
         BadRequest: ``place`` is a file, a host cannot be had, another process runs this study, or Ray or a tracker is
-            not installed.
+            not installed; or a host, a task or a library is not what the jobs on record ran on.
 
     """
     trackers = make_trackers(means.track)
@@ -58,6 +61,8 @@ def conduct(
     with only_driver(place):
         ledger = Ledger(place)
         try:
+            ledger.check()
+            check_inputs(plan, ledger, accept_versions=accept_versions, here=means.executor == "processes")
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, warn) as tracked:

@@ -1,5 +1,7 @@
 """The ledger as tables: one row a run, every factor a column; and what every run said of every test item.
 
+No number leaves the ledger, and none is read from tables, that its items do not give: what was altered is named.
+
 Columns of ``runs`` (docs/study.md says them in full):
 
     run                       names the run; the key of ``correct``
@@ -16,24 +18,24 @@ the receiver's weights from the origin's, null where their shapes differ. Second
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from safetensors import safe_open
+from polars.exceptions import PolarsError
 
 from peftport.errors import BadRequest, PeftportError
 from peftport.measures.columns import CORRECT, FACTORS, RUNS
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
-from peftport.store.ledger import Ledger, Row
+from peftport.store.ledger import Ledger, Row, damaged
 from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About
 from peftport.study.grid import Run
+from peftport.study.items import CLOSE, Items
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -48,12 +50,14 @@ class Exported:
 
 
 def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = True) -> Exported:
-    """Read every run of a plan out of its ledger; ``items``: per-item correctness too.
+    """Read every run of a plan out of its ledger, held to its items; ``items``: per-item correctness too.
 
     Raises:
         PeftportError: an artifact is missing or corrupt.
+        BadRequest: the ledger is damaged, or a row's numbers are not what its items give.
 
     """
+    ledger.check()
     rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
     values: dict[str, list[Any]] = {name: [] for name in RUNS}
     for run in plan.runs():
@@ -61,7 +65,7 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
         for name in RUNS:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=RUNS)
-    found = list(_correct(runs, rows, artifacts)) if items else []
+    found = list(_correct(runs, rows, Items(artifacts), ledger.folder)) if items else []
     return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"))
 
 
@@ -97,6 +101,7 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
     row = rows.get(job)
     metrics = (row.metrics if row else None) or {}
     test = metrics.get("tests", {}).get(str(run.budget), {})
+    per_step = metrics.get("train_seconds_per_step")  # unknown where the row was restored from its artifact
     distance_job = plan.distance_of(run)
     distance = rows.get(distance_job) if distance_job else None
     return {
@@ -105,7 +110,7 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
         "state": row.state if row else "pending",
         **{name: test.get(name) for name in ("accuracy", "auroc", "accuracy_at_median", "n_items", "loss")},
         "steps": run.budget,
-        "train_seconds": run.budget * metrics["train_seconds_per_step"] if "learning_rate" in metrics else None,
+        "train_seconds": None if per_step is None else run.budget * per_step,
         "test_seconds": metrics.get("test_seconds"),
         "host_distance": (distance.metrics or {}).get("weights") if distance else None,
         "error": row.error.splitlines()[0] if row and row.error else None,
@@ -113,38 +118,101 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
     }
 
 
-def _correct(runs: pl.DataFrame, rows: dict[str, Row], artifacts: Artifacts) -> Iterator[tuple[str, list[bool]]]:
-    @lru_cache(maxsize=4)
-    def opened(sha256: str) -> dict[str, np.ndarray[Any, Any]]:
-        if not artifacts.holds(sha256):
-            path = artifacts.path(sha256)
-            raise PeftportError(f"{path}: expected an artifact of this study, it is missing or corrupt; run it again")
-        with safe_open(artifacts.path(sha256), framework="np") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys() if "/correct/" in key}  # noqa: SIM118
-
+def _correct(
+    runs: pl.DataFrame, rows: Mapping[str, Row], items: Items, folder: Path
+) -> Iterator[tuple[str, list[bool]]]:
+    held: set[str] = set()
     for name, job, budget, state in runs.select("run", "job", "budget", "state").iter_rows():
-        if state == "done":
-            sha256 = rows[job].artifact or ""
-            yield name, opened(sha256)[f"{job}/correct/{budget}"].tolist()
+        if state != "done":
+            continue
+        if job not in held:  # several runs may share one
+            held.add(job)
+            fault = items.fault(rows[job])
+            if fault:
+                raise damaged(folder, fault)
+        yield name, items.correct(rows[job], budget)
 
 
 def read_export(folder: Path) -> Exported:
-    """Read tables that `write_export` wrote as Parquet.
+    """Read tables that `write_export` wrote as Parquet, held to ``study.json`` where it is there, and to each other.
 
     Raises:
-        BadRequest: they are not there.
+        BadRequest: they are not there, or no tables.
+        PeftportError: they were altered; the line says where.
 
     """
-    absent = [name for name in ("runs.parquet", "correct.parquet") if not (folder / name).is_file()]
+    paths = [folder / name for name in ("runs.parquet", "correct.parquet")]
+    absent = [path.name for path in paths if not path.is_file()]
     if absent:
         raise BadRequest(f"{folder}: expected {absent[0]} there, found none; run peftport study export --out {folder}")
-    return Exported(pl.read_parquet(folder / "runs.parquet"), pl.read_parquet(folder / "correct.parquet"))
+    if (folder / ABOUT).is_file():
+        _check_sums(paths, read_about(folder).tables)
+    try:
+        read = Exported(*(pl.read_parquet(path) for path in paths))
+    except (PolarsError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise BadRequest(f"{folder}: expected tables that study export wrote, got: {first}; {_ANEW}") from error
+    fault = _wrong_columns(read) or table_fault(read)
+    if fault:
+        raise PeftportError(f"{folder}: {fault}; {_ANEW}")
+    return read
 
 
-def write_about(told: About, folder: Path) -> Path:
-    """Write ``study.json`` beside the tables."""
+_ANEW = "bring back what was written, or export the study anew"
+
+
+def _check_sums(paths: list[Path], sums: Mapping[str, str]) -> None:
+    """Hold files to their sums; ``study.json`` of before sums were written has none."""
+    for path in paths if sums else ():
+        got = _sum(path)
+        if sums.get(path.name) != got:
+            expected = sums.get(path.name, "no such table")[:12]
+            raise PeftportError(f"{path}: expected what {ABOUT} tells of (sha256 {expected}), got {got[:12]}; {_ANEW}")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _wrong_columns(tables: Exported) -> str | None:
+    for name, frame, schema in (("runs", tables.runs, RUNS), ("correct", tables.correct, CORRECT)):
+        if frame.schema != pl.Schema(schema):
+            return f"{name}: expected the columns of study export ({', '.join(schema)}), got others or in another order"
+    return None
+
+
+def table_fault(tables: Exported) -> str | None:
+    """The first run whose numbers are not what its items give, or whose items are missing, twice or nobody's."""
+    runs, correct = tables.runs, tables.correct
+    for name, frame in (("runs", runs), ("correct", correct)):
+        twice = frame.filter(pl.col("run").is_duplicated())["run"]
+        if len(twice):
+            return f"{name}: expected each run once, got {twice[0]!r} more than once"
+    done = runs.filter(state="done")
+    for name, one, other in (("correct", done, correct), ("runs", correct, done)):
+        lost = one.join(other, on="run", how="anti")
+        if lost.height:
+            return f"{name}: expected the run {lost['run'][0]!r}, which the other table has, found none"
+    both = done.join(correct, on="run", maintain_order="left")
+    items = pl.col("correct")
+    wrong = both.filter(
+        ~items.list.len().eq_missing(pl.col("n_items").cast(pl.UInt32, strict=False))
+        | ((items.list.mean() - pl.col("accuracy")).abs() > CLOSE).fill_null(True)
+        | items.list.eval(pl.element().is_null()).list.any()
+    )
+    for row in wrong.head(1).iter_rows(named=True):
+        right = [bool(item) for item in row["correct"]]
+        gives = f"{sum(right) / len(right):g} over {len(right)} items" if right else "no items"
+        return f"run {row['run']!r}: its items give {gives}, its row says {row['accuracy']} over {row['n_items']}"
+    return None
+
+
+def write_about(told: About, folder: Path, tables: Iterable[Path] = ()) -> Path:
+    """Write ``study.json`` beside the tables, with the sums of those that were just written."""
     path = folder / ABOUT
-    write_text(path, told.model_dump_json(indent=2) + "\n")
+    summed = told.model_copy(update={"tables": {table.name: _sum(table) for table in tables}})
+    write_text(path, summed.model_dump_json(indent=2) + "\n")
     return path
 
 
@@ -161,13 +229,3 @@ def read_about(folder: Path) -> About:
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise BadRequest(f"{path}: expected what study export writes, got: {first}; export the study anew") from error
-
-
-def differences(ours: Exported, theirs: Exported, runs: Sequence[str]) -> list[tuple[str, float, int]]:
-    """For each of these runs: its name, how far the accuracies are apart, and on how many items the two differ."""
-    one, other = (dict(exported.correct.iter_rows()) for exported in (ours, theirs))
-    found = []
-    for run in runs:
-        a, b = np.array(one[run]), np.array(other[run])
-        found.append((run, float(abs(a.mean() - b.mean())), int((a != b).sum())))
-    return found

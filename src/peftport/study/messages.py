@@ -108,12 +108,13 @@ Blobs = Mapping[str, bytes | Path]  # artifacts by sha256: their bytes, or a fil
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one job: its metrics, or the error it ended with."""
+    """What became of one job: its metrics, or the error it ended with; and the inputs that it ran on."""
 
     job: str
     metrics: dict[str, Any] | None
     error: str | None
     seconds: float
+    inputs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Plan:
         """A plan of some of the runs and all that they need, stacked as the whole plan stacks them."""
         stack_of = {job.id: stack for stack in self.stacks for job in stack.jobs}
         wanted: dict[int, Stack] = {}
-        todo = [self.job_of(run) for run in chosen]
+        todo = [job for run in chosen for job in (self.job_of(run), self.distance_of(run)) if job]
         while todo:
             stack = stack_of[todo.pop()]
             if stack.index not in wanted:

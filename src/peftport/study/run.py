@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftport.errors import PeftportError
+from peftport.identity import digest
 from peftport.progress import Progress, Silent
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger, Row
 from peftport.study.executors import Executor, Outcome, WorkerLost
 from peftport.study.graph import Graph
-from peftport.study.jobs import BareJob, ChainJob, Job
+from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, versions_for, worker_difference
+from peftport.study.jobs import ChainJob, Job
 from peftport.study.messages import Answer, failed
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
+from peftport.study.resuming import inputs_on_record
 
 WAIT_SECONDS = 0.5
 WRITERS = 16  # artifacts that are flushed to disk at once
@@ -97,7 +100,8 @@ class _Driver:
         self.attempts: dict[int, int] = {}  # failed attempts of stacks that are not resolved
         self.again: list[tuple[int, bool]] = []  # stacks to try again; whether one by one
         self.flying: dict[int, tuple[Job, ...]] = {}
-        self.facts: dict[str, Any] = ledger.fact("inputs") or {}
+        self.inputs: dict[str, Any] = {}  # what the jobs on record ran on, and those of this call
+        self.versions = versions_for(plan.study.loading)
 
     def run(self, retry_failed: bool) -> Summary:
         begun = time.monotonic()
@@ -106,6 +110,7 @@ class _Driver:
         states = {job: recorded.pop(job) for job in self.plan.jobs if job in recorded}  # with the plan's own strings
         self.summary.before = len(states)
         self.summary.failed_before = sum(state != "done" for state in states.values())
+        self.inputs = inputs_on_record(self.plan, self.ledger)
         self.graph = Graph(self.plan.stacks, states)
         left = [job for job in self.plan.jobs.values() if job.id not in states]
         self.advance = self.progress.stage("training steps", sum(weight(job) for job in left))
@@ -194,11 +199,12 @@ class _Driver:
                 self.again.append((outcome.stack, not isinstance(outcome.error, WorkerLost)))
                 answers = [answer for answer in answers if not answer.error]
             answered.append((answers, outcome, attempt))
+        inputs: dict[str, Inputs] = {}
         hashes = self._write([outcome for answers, outcome, _ in answered if any(a.metrics for a in answers)])
         for answers, outcome, attempt in answered:
-            rows += self._rows(answers, hashes.get(outcome.stack), attempt)
+            rows += self._rows(answers, hashes.get(outcome.stack), attempt, _digests(answers, inputs))
         if rows or failures:
-            self.ledger.record(rows, failures)
+            self.ledger.record(rows, failures, inputs)
             self.recorded([row.id for row in rows])
         self._count(rows)
 
@@ -212,15 +218,17 @@ class _Driver:
         return list(outcome.result.answers)
 
     def _changed(self, answers: tuple[Answer, ...]) -> str | None:
-        """Whether a host or a task is no longer what earlier jobs of this study stood on."""
-        facts = dict(self.facts)
+        """Whether a host, a task or a worker's libraries are not what earlier jobs of this study ran on."""
+        known = dict(self.inputs)
         for answer in answers:
-            for key, value in _inputs(self.plan.jobs[answer.job], answer.metrics or {}).items():
-                if facts.setdefault(key, value) != value:
-                    return f"{key} has changed since this study was begun; give a new --dir, or bring the old one back"
-        if len(facts) > len(self.facts):
-            self.ledger.set_fact("inputs", facts)
-            self.facts = facts
+            for key, value in (answer.inputs or {}).items():
+                was = self.versions if key == VERSIONS else known.setdefault(key, value)
+                if was is value or was == value:
+                    continue
+                found = worker_difference(was, value) if key == VERSIONS else difference(key, was, value)
+                if found:
+                    return f"{found}; {REMEDY}"
+        self.inputs = known
         return None
 
     def _write(self, outcomes: list[Outcome]) -> dict[int, str]:
@@ -232,7 +240,7 @@ class _Driver:
         with ThreadPoolExecutor(WRITERS) as writers:
             return dict(zip(kept, writers.map(self.artifacts.put, kept.values()), strict=True))
 
-    def _rows(self, answers: list[Answer], sha256: str | None, attempt: int) -> list[Row]:
+    def _rows(self, answers: list[Answer], sha256: str | None, attempt: int, digests: list[str | None]) -> list[Row]:
         return [
             Row(
                 a.job,
@@ -243,8 +251,9 @@ class _Driver:
                 a.metrics,
                 a.error,
                 a.seconds,
+                None if a.error else inputs,
             )
-            for a in answers
+            for a, inputs in zip(answers, digests, strict=True)
         ]
 
     def _count(self, rows: list[Row]) -> None:
@@ -264,10 +273,17 @@ def weight(job: Job) -> int:
     return max(1, *job.budgets) if isinstance(job, ChainJob) else 1
 
 
-def _inputs(job: Job, metrics: dict[str, Any]) -> dict[str, str]:
-    if isinstance(job, ChainJob | BareJob) and metrics:
-        return {f"host {job.host}": metrics["host"]["weights"], f"task {job.task}": metrics["task"]}
-    return {}
+def _digests(answers: list[Answer], inputs: dict[str, Inputs]) -> list[str | None]:
+    """The digest of what each answer ran on; new sets go into ``inputs``. Answers of one stack share their sets."""
+    known: dict[int, str] = {}
+    found: list[str | None] = []
+    for answer in answers:
+        own = answer.inputs
+        if own is not None and id(own) not in known:
+            known[id(own)] = digest(own)
+            inputs[known[id(own)]] = own
+        found.append(known[id(own)] if own is not None else None)
+    return found
 
 
 @contextmanager

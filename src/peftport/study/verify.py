@@ -6,25 +6,45 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from peftport.errors import BadRequest
 from peftport.identity import rng_for
+from peftport.measures.columns import FACTORS
 from peftport.progress import Progress
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Executor
-from peftport.study.export import Exported, differences, export
+from peftport.study.export import Exported, export
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
+
+SAME = (*FACTORS, "state", "n_items", "steps", "error", "job")  # columns that no rounding touches
+ROUNDED = ("accuracy", "auroc", "accuracy_at_median", "loss", "host_distance")
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Verified:
-    """One recomputed run: how far its accuracy is from the recorded one, and on how many items they differ."""
+    """One recomputed run.
+
+    Attributes:
+        accuracy_difference: how far its accuracy is from the recorded one.
+        items_that_differ: on how many items the two differ.
+        columns_that_differ: columns of the recorded row that did not come out again.
+
+    """
 
     run: str
     accuracy_difference: float
     items_that_differ: int
+    columns_that_differ: tuple[str, ...] = ()
+
+    def differs(self, tolerance: int) -> bool:
+        """Whether more differs than so many items, and what they can move."""
+        return self.items_that_differ > tolerance or bool(self.columns_that_differ)
 
 
 def verify(
@@ -34,8 +54,11 @@ def verify(
     seed: int,
     executor_for: Callable[[], Executor],
     progress: Progress | None = None,
+    tolerance: int = 0,
 ) -> list[Verified]:
-    """Recompute ``sample`` random runs from nothing and compare them with the recorded tables.
+    """Recompute ``sample`` random runs from nothing and compare them with the recorded tables, runs and items.
+
+    ``tolerance``: items on which a run may differ; its other numbers may differ by as much as these could move them.
 
     Raises:
         BadRequest: there are not so many recorded runs.
@@ -54,5 +77,30 @@ def verify(
             again = export(part, ledger, artifacts)
         finally:
             ledger.close()
-    names = [run.name for run in part.runs()]
-    return [Verified(*found) for found in differences(again, recorded, names)]
+    return differences(again, recorded, [run.name for run in part.runs()], tolerance)
+
+
+def differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:
+    """For each of these runs, how two tables differ: in their items, and in their rows but for the seconds."""
+    rows, items = zip(*(_by_run(each) for each in (ours, theirs)), strict=True)
+    found = []
+    for run in runs:
+        one, other = (np.array(each.get(run, []), dtype=bool) for each in items)
+        if len(one) != len(other) or not len(one):
+            found.append(Verified(run, float("nan"), max(len(one), len(other)), ("correct",)))
+            continue
+        columns = tuple(name for name in SAME if rows[0][run][name] != rows[1][run][name])
+        room = ROUNDING + 2 * tolerance / len(one)
+        columns += tuple(name for name in ROUNDED if not _close(rows[0][run][name], rows[1][run][name], room))
+        found.append(Verified(run, float(abs(one.mean() - other.mean())), int((one != other).sum()), columns))
+    return found
+
+
+def _by_run(tables: Exported) -> tuple[dict[str, dict[str, Any]], dict[str, list[bool]]]:
+    return {row["run"]: row for row in tables.runs.iter_rows(named=True)}, dict(tables.correct.iter_rows())
+
+
+def _close(one: float | None, other: float | None, room: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= room * max(1.0, abs(one))

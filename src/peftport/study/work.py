@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from peftport.errors import NotFinite
+from peftport.errors import NotFinite, PeftportError
 from peftport.evaluation import Scores
 from peftport.gather import gather
 from peftport.hosts.distance import weight_distance
+from peftport.hosts.loading import Loading
 from peftport.hosts.sources import find_host
 from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
 from peftport.porting.base import Shared
 from peftport.study.grid import Data
+from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, versions_for
+from peftport.study.items import measured
 from peftport.study.messages import (
     Answer,
     BareRequest,
@@ -45,6 +47,7 @@ from peftport.study.messages import (
     UpdateRequest,
     told,
 )
+from peftport.study.packing import pack
 from peftport.tasks import Task, load_task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
@@ -64,19 +67,26 @@ def perform(request: Request, blobs: Blobs) -> Result:
     """
     if isinstance(request, ChainsRequest):
         return _chains(request, blobs)
-    begun = time.perf_counter()
     if isinstance(request, BareRequest):
-        bench = _bench(request.place, blobs)
-        [scores] = bench.test(None, [])
-        metrics = {**_facts(bench), "tests": {"0": _measures(scores)}}
-        tensors = _arrays(request.job, {0: scores}) | {"labels": torch.from_numpy(scores.labels.copy())}
-        artifact: bytes | None = save_tensors(tensors)
-    elif isinstance(request, UpdateRequest):
-        artifact, metrics = _update(request)
-    else:
-        folders = [_folder(host, blobs) for host in (request.origin, request.receiver)]
-        artifact, metrics = None, {"weights": weight_distance(*folders)}
-    return Result((Answer(request.job, metrics, None, time.perf_counter() - begun),), artifact)
+        return _bare(request, blobs)
+    if isinstance(request, UpdateRequest):
+        return _update(request)
+    begun = time.perf_counter()
+    hosts = {_name(host): _folder(host, blobs) for host in (request.origin, request.receiver)}
+    inputs = {f"host {name}": host_in(folder, name) for name, folder in hosts.items()}
+    metrics = {"weights": weight_distance(*(_folder(host, blobs) for host in (request.origin, request.receiver)))}
+    inputs[VERSIONS] = versions_for(Loading())
+    return Result((Answer(request.job, metrics, None, time.perf_counter() - begun, inputs),), None)
+
+
+def _bare(request: BareRequest, blobs: Blobs) -> Result:
+    begun = time.perf_counter()
+    bench = _bench(request.place, blobs)
+    [scores] = bench.test(None, [])
+    metrics = {**_facts(bench), "tests": {"0": measured(scores)}}
+    tensors = _arrays(request.job, {0: scores}) | {"labels": torch.from_numpy(scores.labels.copy())}
+    answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bench))
+    return Result((answer,), pack(tensors, request.kind, [answer]))
 
 
 def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
@@ -89,7 +99,29 @@ def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
         found = []
     found = found or [_alone(job, starts, request, bench) for job in starts]
     tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
-    return Result(tuple(a for one in found for a in one.answers), save_tensors(tensors) if tensors else None)
+    answers = _with_inputs([answer for one in found for answer in one.answers], request, bench)
+    return Result(answers, pack(tensors, request.kind, answers) if tensors else None)
+
+
+def _with_inputs(answers: list[Answer], request: ChainsRequest, bench: Workbench) -> tuple[Answer, ...]:
+    """What each chain ran on: its own host and task, and the host that its module comes from."""
+    own, sets = _inputs(request.place, bench), dict[str, Inputs]()
+    names = {entry.job: _name(entry.origin.at) if entry.origin else "" for entry in request.entries}
+    for entry in request.entries:
+        if entry.origin and names[entry.job] not in sets:
+            origin = {f"host {names[entry.job]}": marked(entry.origin.host)}
+            sets[names[entry.job]] = {**origin, **own}
+    return tuple(replace(answer, inputs=sets.get(names[answer.job], own)) for answer in answers)
+
+
+def _inputs(place: Place, bench: Workbench) -> Inputs:
+    host, versions = marked(bench.host.fingerprint), versions_for(place.loading)
+    return {f"host {_name(place.host)}": host, f"task {place.task}": bench.task.digest, VERSIONS: versions}
+
+
+def _name(host: HostAt) -> str:
+    """What the study calls a host."""
+    return host if isinstance(host, str) else host.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +151,7 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: ChainsRe
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
         own = {budget: scores[budget][index] for budget in request.budgets}
         metrics = _facts(bench) | {
-            "tests": {str(b): {**_measures(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
+            "tests": {str(b): {**measured(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
             "learning_rate": rate,
             "train_seconds_per_step": (trained - begun) / (len(jobs) * max(1, *request.budgets)),
             "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
@@ -138,13 +170,18 @@ def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs:
     module = Module(request.technique, origin.host, matrices, bench.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
     given = gather(porter, module, bench.host, origin=home, bench=bench, shared=shared)
+    if given.origin is not None:
+        changed = difference(f"host {_name(origin.at)}", marked(origin.host), marked(given.origin.fingerprint))
+        if changed:
+            raise PeftportError(f"{changed}; {REMEDY}")
     ported = porter.port(module, bench.host, rng_for(entry.seed, "porting"), given)
     if origin.sampler is not None:
         ported = sampler_named(origin.sampler).port(ported, bench.host, rng_for(entry.seed, "sampling"))
     return Start(bench.startable(ported), entry.seed)
 
 
-def _update(request: UpdateRequest) -> tuple[bytes, dict[str, Any]]:
+def _update(request: UpdateRequest) -> Result:
+    begun = time.perf_counter()
     update, task = request.update, open_task(request.update.text, request.data)
     with tempfile.TemporaryDirectory() as home:
         text = Path(home) / "text"
@@ -163,24 +200,17 @@ def _update(request: UpdateRequest) -> tuple[bytes, dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
         for file in sorted(made.folder.glob("*.safetensors")):
             tensors.update(load_tensors(file.read_bytes()))
-        return save_tensors(tensors, {"format": "pt"}), {
-            "host": request.host,
-            "update": made.record.model_dump(mode="json"),
-        }
+    record = made.record.model_dump(mode="json")
+    metrics = {"host": request.host, "update": record}
+    inputs = {f"host {update.base}": record["origin"], f"task {update.text}": task.digest}
+    inputs[VERSIONS] = versions_for(Loading())
+    answer = Answer(request.job, metrics, None, time.perf_counter() - begun, inputs)
+    return Result((answer,), pack(tensors, request.kind, [answer], {"format": "pt"}))
 
 
 def _facts(bench: Workbench) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
-    return {"host": bench.host.fingerprint.model_dump(mode="json"), "task": bench.task.digest}
-
-
-def _measures(scores: Scores) -> dict[str, Any]:
-    return {
-        "accuracy": scores.accuracy,
-        "auroc": scores.auroc,
-        "accuracy_at_median": scores.accuracy_at_median,
-        "n_items": len(scores.labels),
-    }
+    return {"host": marked(bench.host.fingerprint), "task": bench.task.digest}
 
 
 def _arrays(job: str, tests: Mapping[int, Scores]) -> dict[str, Tensor]:

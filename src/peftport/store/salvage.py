@@ -1,0 +1,101 @@
+"""What can still be read of a damaged ledger: row by row, each held to its own checksum; what cannot is left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftport.store.ledger import COLUMNS, Row, columns_of, hold, row_of
+
+GAP = 4096  # rows in sequence that cannot be read, after which a table is taken to have ended
+
+
+@dataclass
+class Salvaged:
+    """What a damaged ledger still says. ``unsummed``: jobs whose rows, of version 0, carry no checksum."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    unsummed: set[str] = field(default_factory=set)
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[tuple[str, int, str]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    altered: int = 0  # rows that can be read and are not what was recorded
+
+
+def salvage(file: Path) -> Salvaged:
+    """Read what is readable of a ledger. SQLite may write to it and to what lies beside it: give a copy."""
+    found = Salvaged()
+    try:
+        with closing(sqlite3.connect(file, isolation_level=None)) as base:
+            digests = _read_inputs(base, found)
+            _read_jobs(base, digests, found)
+            _read_failures(base, found)
+            _read_facts(base, found)
+    except sqlite3.Error:  # not even its first page: nothing of it is left
+        pass
+    return found
+
+
+def _read_inputs(base: sqlite3.Connection, found: Salvaged) -> dict[int, str]:
+    digests = {}
+    for number, digest, content in _every(base, "inputs", "id, digest, content"):
+        if isinstance(content, str) and hashlib.sha256(content.encode()).hexdigest() == digest:
+            found.inputs[digest] = json.loads(content)
+            digests[number] = digest
+    return digests
+
+
+def _read_jobs(base: sqlite3.Connection, digests: dict[int, str], found: Salvaged) -> None:
+    for *own, number, checksum in _every(base, "jobs", f"{COLUMNS}, {_added(base, 'jobs', 'inputs', 'checksum')}"):
+        try:
+            row = row_of((*own, digests.get(number), number, checksum))
+        except (ValueError, TypeError, RecursionError):
+            found.altered += 1
+            continue
+        found.rows[row.id] = row
+        if checksum is None:
+            found.unsummed.add(row.id)
+
+
+def _read_failures(base: sqlite3.Connection, found: Salvaged) -> None:
+    for values in _every(base, "failures", f"job, attempt, error, {_added(base, 'failures', 'checksum')}"):
+        try:
+            hold(values, "")
+            found.failures.append((str(values[0]), int(values[1]), str(values[2])))
+        except (ValueError, TypeError):
+            found.altered += 1
+
+
+def _read_facts(base: sqlite3.Connection, found: Salvaged) -> None:
+    for values in _every(base, "facts", f"key, value, {_added(base, 'facts', 'checksum')}"):
+        try:
+            hold(values, "")
+            found.facts[str(values[0])] = json.loads(values[1])
+        except (ValueError, TypeError, RecursionError):
+            found.altered += 1
+
+
+def _added(base: sqlite3.Connection, table: str, *columns: str) -> str:
+    known = columns_of(base, table)
+    return ", ".join(column if column in known else "NULL" for column in columns)
+
+
+def _every(base: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    """Every row that can be read, by its number; pages that cannot be are stepped over, number by number."""
+    last, missed = -1, 0
+    while missed < GAP:
+        try:
+            for number, *values in base.execute(
+                f"SELECT rowid, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid", (last + missed,)
+            ):
+                last, missed = number, 0
+                yield tuple(values)
+            return
+        except sqlite3.Error:
+            missed += 1

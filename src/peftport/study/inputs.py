@@ -1,0 +1,104 @@
+"""What jobs run on: hosts as a whole, tasks by their content, versions of libraries. A study never mixes two of one.
+
+A job's inputs are a flat table that its row refers to: ``host NAME`` -> fingerprint, ``task NAME`` -> digest of texts
+and labels, ``versions`` -> by library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from peftport.errors import HostRefused
+from peftport.hosts.fingerprint import Fingerprint, fingerprint
+from peftport.hosts.loading import Loading
+from peftport.hosts.slots import layout_for
+from peftport.hosts.sources import read_config
+from peftport.provenance import installed_versions, version_of
+
+Inputs = Mapping[str, Any]
+VERSIONS = "versions"
+HARMLESS = ("python", "safetensors")  # versions that are recorded and may change: they make no number
+SHOWN = 12  # characters of a digest in a message
+REMEDY = "bring the old one back, or give a new --dir"
+
+
+def versions_for(loading: Loading) -> dict[str, str]:
+    """The libraries that numbers depend on; where weights are packed, the one that unpacks them too."""
+    packed = {} if loading.bits is None else {"bitsandbytes": version_of("bitsandbytes")}
+    return installed_versions() | packed
+
+
+def marked(fingerprint: Fingerprint) -> dict[str, Any]:
+    """A fingerprint as inputs hold it."""
+    return fingerprint.model_dump(mode="json")
+
+
+def host_in(folder: Path, name: str) -> dict[str, Any]:
+    """The whole fingerprint of the host in a folder, as it is now.
+
+    Raises:
+        HostRefused: it is broken, or of no known family.
+
+    """
+    layout = layout_for(read_config(folder)["model_type"], name)
+    try:
+        return marked(fingerprint(folder, name, layout.family))
+    except (ValueError, TypeError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise HostRefused(
+            f"{name}: expected config.json and weights as transformers writes them, got: {first}; fetch the host again"
+        ) from error
+
+
+def difference(key: str, was: Any, now: Any) -> str | None:
+    """In one phrase, which input is no longer what it was and how it differs; None if it is the same."""
+    parts = _parts(was, now)
+    if not parts:
+        return None
+    told = ", ".join(f"{part} was {_short(a)}, is {_short(b)}".strip() for part, a, b in parts)
+    return f"{key} has changed since this study was begun: {told}"
+
+
+def version_differences(known: Iterable[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:
+    """Versions that are none of those that jobs on record ran with; those that no job recorded are left out."""
+    found = []
+    for library, version in now.items():
+        had = list(dict.fromkeys(each[library] for each in known if library in each))
+        if had and version not in had and library not in HARMLESS:
+            found.append(f"{library} was {' and '.join(had)}, is {version}")
+    return found
+
+
+def worker_difference(driver: Mapping[str, str], worker: Mapping[str, str]) -> str | None:
+    """How a worker's libraries differ from the driver's; None where nothing that makes numbers does."""
+    found = version_differences([driver], worker)
+    return f"a worker has other libraries than the driver: {', '.join(found)}" if found else None
+
+
+def _parts(was: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """The parts that differ: of a host by their names; of a task, its content."""
+    if isinstance(now, dict) and isinstance(was, str):  # ledgers of version 0 note a host by its weights
+        was = {"weights": was}
+        now = {"weights": now.get("weights")}
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return [] if was == now else [("its content", was, now)]
+    if _same_host(was, now):
+        return []
+    names = [name for name in {**was, **now} if name != "name"]
+    return [(name, was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)]
+
+
+def _same_host(was: dict[str, Any], now: dict[str, Any]) -> bool:
+    try:
+        return Fingerprint.model_validate(was).same_host(Fingerprint.model_validate(now))
+    except ValidationError:  # one of a version that this one cannot read: compared part by part
+        return False
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:SHOWN] if len(text) > SHOWN else text

@@ -1,0 +1,109 @@
+"""A row's numbers held to the artifact that its job left: measured again from the stored scores, item by item."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+from peftport.errors import PeftportError
+from peftport.evaluation import Scores
+from peftport.store.artifacts import Artifacts
+from peftport.store.ledger import Row
+from peftport.study.packing import Described, described, timeless
+
+MEASURES = ("accuracy", "auroc", "accuracy_at_median", "n_items")
+Arrays = dict[str, npt.NDArray[Any]]
+CLOSE = 1e-9
+
+
+def measured(scores: Scores) -> dict[str, Any]:
+    """What a test says, all of it read off per-item scores."""
+    return {
+        "accuracy": scores.accuracy,
+        "auroc": scores.auroc,
+        "accuracy_at_median": scores.accuracy_at_median,
+        "n_items": len(scores.labels),
+    }
+
+
+class Items:
+    """Per-item results of a study's jobs, from its artifacts."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        """Read from these; the last few artifacts stay in memory."""
+        self._artifacts = artifacts
+        self._open = lru_cache(maxsize=4)(self._read)
+
+    def correct(self, row: Row, budget: int) -> list[bool]:
+        """What the job's test at ``budget`` got right, item by item.
+
+        Raises:
+            PeftportError: the artifact is missing or corrupt, or has no such test.
+
+        """
+        arrays, _ = self._open(row.artifact or "")
+        found = arrays.get(f"{row.id}/correct/{budget}")
+        if found is None:
+            raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
+        right: list[bool] = found.tolist()
+        return right
+
+    def fault(self, row: Row) -> str | None:
+        """Where a row is not what its artifact says; None where they agree.
+
+        Raises:
+            PeftportError: the artifact is missing or corrupt.
+
+        """
+        if row.artifact is None:
+            return None
+        arrays, told = self._open(row.artifact)
+        metrics = row.metrics or {}
+        for budget, test in metrics.get("tests", {}).items():
+            scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
+            if scores is None or correct is None:
+                return disagreement(row, f"it has no test at {budget} steps")
+            for name, value in measured(_scores(scores, correct)).items():
+                if not _equal(test.get(name), value):
+                    return disagreement(row, f"its items give {name} {value} at {budget} steps, not {test.get(name)}")
+        if told is not None:
+            return _against(row, metrics, told)
+        return None
+
+    def _read(self, sha256: str) -> tuple[Arrays, Described | None]:
+        path = self._artifacts.path(sha256)
+        if not self._artifacts.holds(sha256):
+            raise PeftportError(f"{path}: expected an artifact of this study, it is missing or corrupt; run it again")
+        with safe_open(path, framework="np") as tensors:
+            names = [key for key in tensors.keys() if "/correct/" in key or "/scores/" in key]  # noqa: SIM118
+            return {key: tensors.get_tensor(key) for key in names}, described(path)
+
+
+def disagreement(row: Row, how: str) -> str:
+    """A row beside its artifact."""
+    return f"the row of job {row.id[:12]} is not what its artifact {(row.artifact or '')[:12]} holds: {how}"
+
+
+def _scores(scores: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Scores:
+    """Scores with labels that give ``correct``; with two labels these are the right ones."""
+    picks = scores.argmax(1)
+    return Scores(scores, np.where(correct, picks, (picks + 1) % scores.shape[1]).astype(np.int64))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return isinstance(one, int | float) and abs(one - other) <= CLOSE
+
+
+def _against(row: Row, metrics: dict[str, Any], told: Described) -> str | None:
+    """Hold a row to what was written into its artifact: losses and rates too, which no item shows."""
+    if told.kind != row.kind or told.inputs_of.get(row.id) != row.inputs:
+        return disagreement(row, "another kind of job, or other inputs")
+    wrote, says = told.metrics.get(row.id, {}), timeless(metrics)
+    differ = sorted(key for key in wrote.keys() | says.keys() if wrote.get(key) != says.get(key))
+    return disagreement(row, f"{', '.join(differ)} differ") if differ else None

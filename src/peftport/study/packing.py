@@ -1,0 +1,80 @@
+"""Artifacts that say whose they are: with a stack's arrays travel its jobs' rows, but for what differs from run to run.
+
+The description is one line of the file's own header (safetensors' metadata, under ``peftport``): what the jobs ran on
+and what was measured. Times are left out, so that the same work gives the same bytes; a ledger that is lost or damaged
+is put together again from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from peftport.identity import canonical_json, digest
+from peftport.study.messages import Answer
+
+KEY, VERSION = "peftport", 1
+TIMES = ("train_seconds_per_step", "test_seconds")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What an artifact says of its jobs: their kind, their metrics without times, the digests of their inputs."""
+
+    kind: str
+    metrics: Mapping[str, dict[str, Any]]
+    inputs_of: Mapping[str, str]
+    inputs: Mapping[str, dict[str, Any]]
+
+
+def pack(
+    tensors: Mapping[str, Tensor], kind: str, answers: Iterable[Answer], more: Mapping[str, str] | None = None
+) -> bytes:
+    """An artifact of one stack's jobs, those that were done; ``more``: further metadata."""
+    done = {answer.job: answer for answer in answers if answer.metrics is not None}
+    sets = {digest(answer.inputs): answer.inputs for answer in done.values() if answer.inputs}
+    told = {
+        "version": VERSION,
+        "kind": kind,
+        "metrics": {job: timeless(answer.metrics) for job, answer in done.items()},
+        "inputs_of": {job: digest(answer.inputs) for job, answer in done.items() if answer.inputs},
+        "inputs": sets,
+    }
+    return _in_order(save_tensors(dict(tensors), {**(more or {}), KEY: canonical_json(told)}))
+
+
+def described(path: Path) -> Described | None:
+    """What an artifact says of its jobs; None if it says nothing: one of an older version, or no artifact."""
+    try:
+        with safe_open(path, framework="np") as tensors:
+            text = (tensors.metadata() or {}).get(KEY)
+        told = json.loads(text) if text else {}
+        if told.get("version") != VERSION:
+            return None
+        return Described(told["kind"], told["metrics"], told["inputs_of"], told["inputs"])
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def timeless(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Metrics without times, as they are once they were JSON."""
+    return {key: value for key, value in (metrics or {}).items() if key not in TIMES}
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata by name: safetensors writes several in any order."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    if len(header["__metadata__"]) < 2:
+        return data
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[size:]

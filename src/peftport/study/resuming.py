@@ -1,0 +1,83 @@
+"""Whether a study can go on here: what is there now, held to what its jobs on record ran on. Nothing is mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peftport.errors import BadRequest
+from peftport.hosts.sources import find_host
+from peftport.store.ledger import Ledger
+from peftport.study.inputs import REMEDY, VERSIONS, difference, host_in, version_differences, versions_for
+from peftport.study.jobs import BareJob, ChainJob
+from peftport.study.plan import Plan
+from peftport.study.work import open_task
+
+
+def inputs_on_record(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    """What the plan's jobs on record ran on, by name: hosts and tasks. Versions are not among them."""
+    known: dict[str, Any] = {}
+    for inputs in _sets(plan, ledger):
+        for key, value in inputs.items():
+            if key != VERSIONS:
+                known.setdefault(key, value)
+    return known
+
+
+def versions_on_record(plan: Plan, ledger: Ledger) -> list[dict[str, str]]:
+    """The sets of versions that the plan's jobs on record ran with."""
+    found: list[dict[str, str]] = []
+    for inputs in _sets(plan, ledger):
+        if inputs.get(VERSIONS) and inputs[VERSIONS] not in found:
+            found.append(inputs[VERSIONS])
+    return found
+
+
+def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: bool) -> None:
+    """Hold hosts, tasks and libraries to those of the jobs on record; ``here``: this machine has hosts and tasks.
+
+    Raises:
+        BadRequest: one is not what it was; the line says which, what it was and is, and what to do.
+
+    """
+    now = versions_for(plan.study.loading)
+    other = [] if accept_versions else version_differences(versions_on_record(plan, ledger), now)
+    if other:
+        raise BadRequest(
+            f"{ledger.folder}: expected the libraries that this study was begun with: {', '.join(other)}; install "
+            "what they were, give a new --dir, or go on with both on record: --accept-versions"
+        )
+    for key, was in inputs_on_record(plan, ledger).items() if here else ():
+        found = difference(key, was, _now(plan, key, was))
+        if found:
+            raise BadRequest(f"{ledger.folder}: {found}; {REMEDY}")
+
+
+def _now(plan: Plan, key: str, was: Any) -> Any:
+    """A host or a task as it is now. A host that the study makes is what its artifact holds, which is checked apart."""
+    kind, _, name = key.partition(" ")
+    if kind == "task":
+        return open_task(name, plan.study.data.get(name)).digest
+    return was if name in plan.study.hosts else host_in(find_host(name).folder, find_host(name).name)
+
+
+def _sets(plan: Plan, ledger: Ledger) -> Iterator[Mapping[str, Any]]:
+    """Every set of inputs of the plan's jobs that are done, once."""
+    sets, seen, places = ledger.inputs(), set[str](), set[tuple[str, str]]()
+    for job, key in ledger.inputs_of_done():
+        planned = plan.jobs.get(job)
+        if key is not None and key not in seen and planned:
+            seen.add(key)
+            yield sets[key]
+        elif key is None and isinstance(planned, ChainJob | BareJob) and (planned.host, planned.task) not in places:
+            places.add((planned.host, planned.task))
+            row = ledger.row(job)
+            metrics = (row.metrics if row else None) or {}
+            old = {f"host {planned.host}": metrics.get("host"), f"task {planned.task}": metrics.get("task")}
+            yield {name: value for name, value in old.items() if value} | _versions_before(ledger)
+
+
+def _versions_before(ledger: Ledger) -> dict[str, Any]:
+    """What a ledger of version 0 knows of versions: those of the last call."""
+    ran = ledger.fact("ran") or {}
+    return {VERSIONS: ran["versions"]} if "versions" in ran else {}
