@@ -17,6 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from peftport.errors import BadRequest, PeftportError
+from peftport.store.opening import connect, connect_to_read, refusal
 
 State = Literal["done", "failed", "blocked"]
 FILE, LOCK = "ledger.sqlite", "driver.lock"
@@ -49,26 +50,25 @@ class Row:
 class Ledger:
     """The ledger of one study folder. Anyone may read; only the one driver writes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open (and make, if need be) the ledger in ``folder``.
+    def __init__(self, folder: Path, *, reading: bool = False) -> None:
+        """Open (and make, if need be) the ledger in ``folder``; ``reading``: nothing is written, nor need it be.
 
         Raises:
             BadRequest: the file there is no ledger.
+            PeftportError: the disk is full or broken, or the rights are not there.
 
         """
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._base = sqlite3.connect(folder / FILE, isolation_level=None, timeout=30)
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
+            self._base = connect_to_read(folder / FILE) if reading else connect(folder / FILE)
             self._base.execute("PRAGMA cache_size=-65536")  # KiB: ids come in no order, their index stays in memory
+            if reading:
+                return
+            self._base.execute("PRAGMA synchronous=FULL")
             self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
-            self._base.executescript(_TABLES)
+            self._base.executescript(f"BEGIN; {_TABLES} COMMIT;")  # all of them or none
         except sqlite3.DatabaseError as error:
-            raise BadRequest(
-                f"{folder / FILE}: expected a study's ledger, cannot read it ({error}); give another --dir"
-            ) from error
+            raise refusal(folder / FILE, error) from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -152,7 +152,7 @@ class Ledger:
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a study that was begun.
+    """The ledger of a study that was begun, to read: on a read-only disk too.
 
     Raises:
         BadRequest: there is none in ``folder``.
@@ -160,7 +160,7 @@ def open_ledger(folder: Path) -> Ledger:
     """
     if not (folder / FILE).is_file():
         raise BadRequest(f"{folder}: expected a study that was begun, found no {FILE}; start it: peftport study run")
-    return Ledger(folder)
+    return Ledger(folder, reading=True)
 
 
 @contextmanager
