@@ -68,6 +68,8 @@ class Ledger:
             self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
             self._base.executescript(f"BEGIN; {_TABLES} COMMIT;")  # all of them or none
         except sqlite3.DatabaseError as error:
+            if hasattr(self, "_base"):
+                self._base.close()
             raise refusal(folder / FILE, error) from error
 
     def close(self) -> None:

@@ -24,7 +24,11 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open to read and write; the file and its folder are made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     base = sqlite3.connect(path, isolation_level=None, timeout=30)
-    base.execute("PRAGMA journal_mode=WAL")
+    try:
+        base.execute("PRAGMA journal_mode=WAL")
+    except BaseException:
+        base.close()
+        raise
     return base
 
 
