@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host"):
+    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host", "faults"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -283,3 +284,66 @@ def test_the_largest_error_of_a_method_and_technique_is_kept_with_its_shape() ->
     assert cell == {"triples": 3, "refused": 1, "over": 1, "largest": 2e-4, "where": "gpt2 {} {}"}
     assert table(found).splitlines()[2] == "| `theseus` | 2e-04 of 2 |  |  |  |"
     assert table(found).endswith("3 triples, 1 refused, 1 over 1e-04, 0 s")
+
+
+def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is one line that names the damage; a table with another number, or a run less, is a wrong number."""
+    import random
+
+    import faults
+    from faults import Broken, Case, Ended, _refused, compare, table
+
+    _refused(Ended(2, "", "peftport: x/ledger.sqlite: altered\n", 0), (1, 2), "ledger")
+    for code, err, how in (
+        (0, "peftport: ledger\n", "code 0"),
+        (2, "peftport: ledger\nand more\n", "one line"),
+        (2, "peftport: something went wrong\n", "unnamed"),
+    ):
+        with pytest.raises(Broken, match=how):
+            _refused(Ended(code, "", err, 0), (1, 2), "ledger")
+    row = {"run": "a", "state": "done", "accuracy": 0.5, "accuracy_at_median": 0.5, "n_items": 2, "auroc": 0.5}
+    row |= {"loss": 0.7, "host_distance": None, "correct": [True, False]}
+
+    def judged(**changes: Any) -> None:
+        own = row | changes
+        monkeypatch.setattr(faults, "_tables", lambda *_: {own["run"]: own})
+        compare(Case(tmp_path, random.Random(0), {"tables": {"a": row}}), tmp_path)
+
+    judged()
+    judged(loss=0.70001)
+    for wrong in ({"loss": 0.71}, {"accuracy": 1.0}, {"correct": [False, True]}, {"host_distance": 0.1}, {"run": "b"}):
+        with pytest.raises(Broken, match="wrong number"):
+            judged(**wrong)
+    found = [
+        {"kind": "kill", "outcome": "same"},
+        {"kind": "kill", "outcome": "hang"},
+        {"kind": "kill", "outcome": "same"},
+    ]
+    assert table(found) == {"kill": {"hang": 1, "same": 2}}
+
+
+def test_faults_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """A campaign of one, then of two: the first is not struck again."""
+    import subprocess
+
+    out = tmp_path / "faults.json"
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "faults.py"),
+        "--out",
+        str(out),
+        "--kinds",
+        "artifact",
+        "kill",
+        "--faults",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src"), "TMPDIR": str(tmp_path)}
+    seconds = []
+    for count in ("1", "2"):
+        done = subprocess.run([*command, count], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        said = json.loads(out.read_text(encoding="utf-8"))
+        assert (said["count"], said["failures"], said["left_out"].count("signals")) == (int(count), 0, 1)
+        seconds.append(said["faults"][0]["seconds"])
+    assert seconds[0] == seconds[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["faults.json"]

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "peftport"
 # From low to high. A new module is placed here; it may import what is below it, and itself.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("allocation", "errors", "identity", "progress", "provenance", "stats"),
+    ("allocation", "errors", "identity", "progress", "provenance", "stats", "stopping"),
     ("arms",),
     ("measures",),
     ("verdict", "prediction"),

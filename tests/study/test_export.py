@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peftport.measures.columns import RUNS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
-from peftport.study.export import Exported, export, read_export, write_export
+from peftport.study.export import Exported, _bytes, export, read_export, write_export
 from peftport.study.run import Limits
 from peftport.study.verify import Verified, differences
 from peftport.workbench import open_workbench
@@ -264,3 +269,14 @@ def test_an_unknown_executor_is_refused(tiny: Path, peftport: Run, tmp_path: Pat
     told = peftport("study", "run", tiny, "--dir", tmp_path / "runs", "--executor", "threads")
     assert (told.code, "expected one of processes, ray" in told.err) == (2, True)
     assert not (tmp_path / "runs").exists()
+
+
+@given(st.lists(st.text(alphabet="=+-@\t\r\n' a1,\"", max_size=5), min_size=1, max_size=8))
+def test_no_cell_of_a_csv_file_begins_a_formula(words: list[str]) -> None:
+    """Whatever a study calls its parts; numbers stay numbers; the apostrophe comes off again as the docs say."""
+    frame = pl.DataFrame({"run": words, "loss": [-1.5] * len(words), "correct": [[True, False]] * len(words)})
+    [head, *rows] = csv.reader(io.StringIO(_bytes(frame, "csv").decode(), newline=""))
+    assert head == ["run", "loss", "correct"]
+    assert [row[1:] for row in rows] == [["-1.5", "10"]] * len(words)
+    assert not [row[0] for row in rows if row[0][:1] in tuple("=+-@\t\r\n")]
+    assert [re.sub(r"^'(?='*[=+\-@\t\r\n])", "", row[0]) for row in rows] == words

@@ -5,14 +5,18 @@ Commands import what they need when they run, so that ``peftport --help`` starts
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from contextlib import suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from peftport.cli import hosts, modules, report, study, tasks
 from peftport.errors import PeftportError
+from peftport.stopping import INTERRUPTED, TOLD
 
 app = typer.Typer(
     name="peftport",
@@ -25,7 +29,6 @@ app = typer.Typer(
 )
 # typer's own copy of click has no public name for it; every wrong option or argument is one of these.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
-INTERRUPTED = 130
 modules.register(app)
 report.register(study.app)
 app.add_typer(hosts.app, name="hosts")
@@ -38,24 +41,29 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(sys.argv[1:], prog_name="peftport", standalone_mode=False)
+        sys.stdout.flush()  # now, while a failure can be told
     except PeftportError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _interrupted()
+        _fail(TOLD, INTERRUPTED)
     except USAGE_ERROR as error:
         _fail(_usage(error), 2) if str(error) else sys.exit(2)  # no message: the help was shown
     except OSError as error:
-        _fail(
-            f"{error.strerror or error}: {error.filename or 'the system'}; check the path, the space and the rights", 1
-        )
+        _fail_by_the_system(error)
     else:
         if code == INTERRUPTED:  # typer turns Control-C into this code and says nothing
-            _interrupted()
+            _fail(TOLD, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _interrupted() -> None:
-    _fail("interrupted; nothing half-written was left behind", INTERRUPTED)
+def _fail_by_the_system(error: OSError) -> NoReturn:
+    """The disk is full or broken, rights are missing, a path is none; or nobody reads what is printed any more."""
+    if error.errno == errno.EPIPE:  # quietly, with the code that typer gives where it sees it first
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes nowhere
+        sys.exit(1)
+    code = 2 if error.errno == errno.ENAMETOOLONG else 1
+    where = error.filename or "the system"
+    _fail(f"{error.strerror or error}: {where}; check the path, the space and the rights", code)
 
 
 def _usage(error: Exception) -> str:
@@ -75,6 +83,7 @@ def _got(parameter: Any) -> str:
     return got
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"peftport: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, code: int) -> NoReturn:
+    with suppress(OSError):  # the terminal is gone
+        print(f"peftport: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)

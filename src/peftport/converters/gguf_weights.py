@@ -6,12 +6,12 @@ Dequantised values are float32 (float16 scale times a 4-bit integer plus float16
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from peftport.converters.folders import forget_lengths, quiet_transformers
 from peftport.converters.packages import Artifact
 from peftport.hosts.offline import GgufHost
+from peftport.store.held import HeldFolder
 
 
 def convert(spec: GgufHost, artifact: Artifact, out: Path) -> None:
@@ -20,7 +20,7 @@ def convert(spec: GgufHost, artifact: Artifact, out: Path) -> None:
     import transformers
 
     quiet_transformers()
-    with tempfile.TemporaryDirectory(prefix="peftport-") as folder:
+    with HeldFolder("gguf") as folder:
         file = artifact.unpack(spec.file, Path(folder) / Path(spec.file).name).name
         read = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)

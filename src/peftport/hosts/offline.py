@@ -162,8 +162,8 @@ def offline_catalogue() -> OfflineCatalogue:
 
 def cache_dir() -> Path:
     """Where offline hosts and texts live: $PEFTPORT_CACHE, or ~/.cache/peftport."""
-    chosen = os.environ.get("PEFTPORT_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "peftport"
+    # os.path leaves a home that nobody has as it is, where pathlib raises.
+    return Path(os.path.expanduser(os.environ.get("PEFTPORT_CACHE") or "~/.cache/peftport"))
 
 
 def offline_host_folder(name: str) -> Path | None:

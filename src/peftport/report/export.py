@@ -15,6 +15,7 @@ from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
 from peftport.report.palette import PAPER, VERDICTS
+from peftport.store.artifacts import write_bytes
 
 ImageFormat = Literal["svg", "png", "pdf"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -52,9 +53,9 @@ def export_figures(findings: Findings, folder: Path, image: ImageFormat) -> list
             for number, panels in enumerate(pages, 1):
                 suffix = f"-{number}" if len(pages) > 1 else ""
                 path = folder / f"{name}{suffix}.{image}"
-                path.write_bytes(_drawn(name, panels, findings, image))
+                write_bytes(path, _drawn(name, panels, findings, image))
                 written.append(path)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise OutputRefused(f"{folder}: expected a folder that can be written, got {error}; choose another") from error
     return written
 

@@ -13,6 +13,7 @@ from peftport.errors import OutputRefused
 from peftport.report.digest import derived
 from peftport.report.findings import Findings
 from peftport.report.shown import TABLES, Shown
+from peftport.store.artifacts import write_text
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -63,9 +64,9 @@ def latex_tables(findings: Findings, folder: Path) -> list[Path]:
         for name in WRITTEN:
             if frames[name].height:
                 path = folder / f"{name}.tex"
-                path.write_text(latex_table(name, frames[name]), encoding="utf-8")
+                write_text(path, latex_table(name, frames[name]))
                 written.append(path)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise OutputRefused(f"{folder}: expected a folder that can be written, got {error}; choose another") from error
     return written
 

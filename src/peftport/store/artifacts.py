@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from peftport.errors import OutputRefused
+from peftport.stopping import undisturbed
+from peftport.store.held import hidden_file, hidden_folder, sweep_beside
 
+# ``.SHA256.safetensors.RANDOM``, the sha256 cut or whole: earlier versions did not cut it.
+HALF_WRITTEN = re.compile(r"\.[0-9a-f]{40,64}(\.safetensors)?\.[a-z0-9_]{8}(\.peftport)?")
 _ASKING = threading.Lock()
 
 
@@ -38,23 +41,37 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         OutputRefused: ``out`` holds something already, or cannot be written.
+        OSError: the disk is full or broken; it says where.
 
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    sweep_beside(out)
+    with telling(out), hidden_folder(out) as temporary:
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
                 _flush(path)
-        if out.is_dir():
-            out.rmdir()
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with undisturbed():
+            if out.is_dir():
+                out.rmdir()
+            temporary.replace(out)
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """A full or broken disk is an OSError that says where; some libraries tell of it by exceptions of their own."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where
         raise
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # how Rust does: safetensors, tokenizers
+        if told is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,19 +82,17 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write one file whole: readers see the old bytes or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    sweep_beside(path)
+    _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with telling(path), hidden_file(path) as (handle, temporary):
+        with os.fdopen(handle, "wb", closefd=False) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
-            error.filename = str(path)
-        raise
+        os.fsync(handle)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
 
 
 class Artifacts:
@@ -96,8 +111,15 @@ class Artifacts:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
         if not self.holds(sha256):
-            write_bytes(path, data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, data)
         return sha256
+
+    def sweep(self) -> None:
+        """Remove files that a crash left half-written. Only for the one driver of the study: nobody else writes."""
+        for path in self.folder.glob("[0-9a-f][0-9a-f]/.*"):
+            if HALF_WRITTEN.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def holds(self, sha256: str) -> bool:
         """Whether the bytes are here and are still those."""

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from peftport.errors import BadRequest, PeftportError
 from peftport.identity import canonical_json
+from peftport.store.opening import connect, connect_to_read, in_the_way
 
 State = Literal["done", "failed", "blocked"]
 FILE, LOCK, ARTIFACTS = "ledger.sqlite", "driver.lock", "artifacts"
@@ -46,11 +47,6 @@ _ADDED = (
 )
 COLUMNS = "id, kind, state, attempt, artifact, metrics, error, seconds"
 _DIGEST = "(SELECT digest FROM inputs WHERE inputs.id = jobs.inputs)"
-# What SQLite says where the file is whole, but the disk, or another process, is in the way.
-_IN_THE_WAY = {
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,28 +74,28 @@ class Row:
 class Ledger:
     """The ledger of one study folder. Anyone may read; only the one driver writes."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open (and make, if need be) the ledger in ``folder``.
+    def __init__(self, folder: Path, *, reading: bool = False) -> None:
+        """Open (and make, if need be) the ledger in ``folder``; ``reading``: nothing is written, nor need it be.
 
         Raises:
             BadRequest: the file there is no ledger.
+            PeftportError: the disk is full or broken, or the rights are not there.
 
         """
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._check_file()
         try:
-            self._base = sqlite3.connect(folder / FILE, isolation_level=None, timeout=30)
+            self._base = connect_to_read(folder / FILE) if reading else connect(folder / FILE)
         except sqlite3.Error as error:
             raise self._refusal(error) from error
         try:
             version = self._version()
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
             self._base.execute("PRAGMA cache_size=-65536")  # KiB: ids come in no order, their index stays in memory
-            self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
-            if version != VERSION:
-                self._make_tables()
+            if not reading:
+                self._base.execute("PRAGMA synchronous=FULL")
+                self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
+                if version != VERSION:
+                    self._make_tables()
             self._new = "checksum" in columns_of(self._base, "jobs")
         except sqlite3.Error as error:
             self._base.close()
@@ -127,12 +123,14 @@ class Ledger:
         return version
 
     def _make_tables(self) -> None:
-        """Make what is missing; a ledger of version 0 gets the new columns, empty in its old rows."""
-        self._base.executescript(_TABLES)
-        for table, column in _ADDED:
-            if column.split()[0] not in columns_of(self._base, table):
-                self._base.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
-        self._base.execute(f"PRAGMA user_version = {VERSION}")
+        """Make what is missing, all or none; a ledger of version 0 gets the new columns, empty in its old rows."""
+        known = {table: columns_of(self._base, table) for table, _ in _ADDED}
+        added = "".join(
+            f"ALTER TABLE {table} ADD COLUMN {column};"
+            for table, column in _ADDED
+            if known[table] and column.split()[0] not in known[table]
+        )
+        self._base.executescript(f"BEGIN; {_TABLES} {added} PRAGMA user_version = {VERSION}; COMMIT;")
 
     @property
     def _sum(self) -> str:
@@ -274,10 +272,10 @@ class Ledger:
 
     def _refusal(self, error: sqlite3.Error) -> PeftportError:
         """What stands in the way of reading or writing: the disk or another process, or damage."""
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _IN_THE_WAY:
+        if in_the_way(error):
             return PeftportError(
-                f"{self.folder / FILE}: cannot be written ({error}); make room or wait, and run again: what is "
-                "recorded stays"
+                f"{self.folder / FILE}: cannot be written or read ({error}); make room there, check the rights, or "
+                "wait, and run again: what is recorded stays"
             )
         return damaged(self.folder, str(error))
 
@@ -300,7 +298,7 @@ class Ledger:
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a study that was begun.
+    """The ledger of a study that was begun, to read: on a read-only disk too.
 
     Raises:
         BadRequest: there is none in ``folder``.
@@ -308,7 +306,7 @@ def open_ledger(folder: Path) -> Ledger:
     """
     if not (folder / FILE).is_file():
         raise BadRequest(f"{folder}: expected a study that was begun, found no {FILE}; start it: peftport study run")
-    return Ledger(folder)
+    return Ledger(folder, reading=True)
 
 
 @contextmanager

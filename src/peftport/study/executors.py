@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
-import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peftport.errors import BadRequest, PeftportError, UnknownName
+from peftport.stopping import NUMBERS, undisturbed
+from peftport.store.held import sweep_temporary
 from peftport.study.devices import VISIBLE, devices_of_task, devices_of_workers
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Processes:
     def __init__(self, workers: int, threads: int, devices: Sequence[str] = ()) -> None:
         """Workers start when they get their first stack; they take the devices in turn."""
         self._threads, self._devices = threads, devices
-        self._home = Path(tempfile.gettempdir()) / f"peftport-workers-{uuid.uuid4().hex}"  # their temporary files
+        sweep_temporary()
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
         self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
 
@@ -111,7 +110,7 @@ class Processes:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
-        with _deaf_to_interrupts():  # a worker that starts now inherits it: Control-C is for the driver
+        with undisturbed(), _deaf_to_signals():  # a worker that starts now inherits it: they are for the driver
             try:
                 future = self._pool(worker).submit(work, request, dict(blobs))
             except BrokenProcessPool:  # it died while it had nothing to do: no stack is lost with it
@@ -123,7 +122,7 @@ class Processes:
         pool = self._pools[worker]
         if pool is None:
             device = self._devices[worker % len(self._devices)] if self._devices else None
-            given = (self._threads, self._home, device)
+            given = (self._threads, device)
             pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=given)
             self._pools[worker] = pool
         return pool
@@ -145,11 +144,12 @@ class Processes:
         return found
 
     def close(self) -> None:
-        """Kill the workers."""
-        for worker in range(len(self._pools)):
-            self._drop(worker)
-        self._running.clear()
-        shutil.rmtree(self._home, ignore_errors=True)
+        """Kill the workers, and remove what they had among the temporary files."""
+        with undisturbed():
+            for worker in range(len(self._pools)):
+                self._drop(worker)
+            self._running.clear()
+            sweep_temporary()
 
     def _drop(self, worker: int) -> None:
         pool, self._pools[worker] = self._pools[worker], None
@@ -163,28 +163,27 @@ class Processes:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _deaf_to_signals() -> Iterator[None]:
+    """Processes that start in this block hear none of the signals that stop a driver."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
     try:
+        resource_tracker.ensure_running()  # multiprocessing's own: when it starts, it unblocks two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def begin_worker(threads: int, home: Path, device: str | None) -> None:
-    """Set a worker process up: its device, threads, no bars, no Control-C of its own, and death with its driver.
-
-    It makes the home of temporary files itself: a driver killed before there is a worker leaves none behind.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    home.mkdir(mode=0o700, exist_ok=True)
-    tempfile.tempdir = str(home)
+def begin_worker(threads: int, device: str | None) -> None:
+    """Set a worker process up: its device, threads, no bars, deaf to what stops its driver, and death with it."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
     if device is not None:
         os.environ[VISIBLE] = device
-    threading.Thread(target=_follow_parent, args=(home,), daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
     prepare(threads)
 
 
@@ -199,12 +198,12 @@ def prepare(threads: int) -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _follow_parent(home: Path) -> None:
+def _follow_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        shutil.rmtree(home, ignore_errors=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        sweep_temporary()  # what other workers had; its own is removed by the next call
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:

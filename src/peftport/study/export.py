@@ -39,6 +39,8 @@ from peftport.study.items import CLOSE, Items
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
+# Text that a spreadsheet would run, and such text behind apostrophes, so that one can be taken off again.
+FORMULA = r"^'*[=+\-@\t\r\n]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,10 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
 
 
 def write_export(exported: Exported, folder: Path, file_format: str) -> list[Path]:
-    """Write ``runs.FORMAT`` and ``correct.FORMAT`` (as text of 0 and 1 where the format has no lists)."""
+    """Write ``runs.FORMAT`` and ``correct.FORMAT`` (as text of 0 and 1 where the format has no lists).
+
+    In CSV an apostrophe comes before text that a spreadsheet would take for a formula.
+    """
     written = []
     for name, frame in (("runs", exported.runs), ("correct", exported.correct)):
         path = folder / f"{name}.{file_format}"
@@ -91,7 +96,7 @@ def _bytes(frame: pl.DataFrame, file_format: str) -> bytes:
             for name, kind in frame.schema.items()
             if isinstance(kind, pl.List)
         )
-        flat.write_csv(out)
+        flat.with_columns(pl.col(pl.String).str.replace(FORMULA, "'${0}")).write_csv(out)
     return out.getvalue()
 
 

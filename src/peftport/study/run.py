@@ -6,17 +6,16 @@ was missing comes out as it would have; only what is missing is recorded.
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from peftport.errors import PeftportError
 from peftport.identity import digest
 from peftport.progress import Progress, Silent
+from peftport.stopping import stopped_once
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger, Row
 from peftport.study.executors import Executor, Outcome, WorkerLost
@@ -68,18 +67,19 @@ def run_study(
 ) -> Summary:
     """Do every job of the plan that is not on record yet; ``recorded`` is told of jobs once their rows are.
 
-    Ctrl-C and SIGTERM stop it cleanly: workers are killed, what is recorded stays, the call ends in KeyboardInterrupt.
+    Ctrl-C, SIGTERM and SIGHUP stop it cleanly, however often they come: workers are killed, what is recorded stays,
+    the call ends in KeyboardInterrupt.
 
     Raises:
         OSError: the disk is full or broken; what is recorded stays.
 
     """
     driver = _Driver(plan, ledger, artifacts, executor, limits or Limits(), progress or Silent(), recorded)
-    try:
-        with _terminated_as_interrupted():
+    with stopped_once():
+        try:
             return driver.run(retry_failed)
-    finally:
-        executor.close()
+        finally:
+            executor.close()
 
 
 class _Driver:
@@ -124,6 +124,7 @@ class _Driver:
 
     def _tidy(self, retry_failed: bool) -> None:
         """Take off the record what must be done again: failures if asked, and jobs whose artifact is not whole."""
+        self.artifacts.sweep()
         if retry_failed:
             self.ledger.forget([job for job, state in self.ledger.states().items() if state != "done"])
         broken = [job for sha, jobs in self.ledger.artifacts().items() if not self.artifacts.holds(sha) for job in jobs]
@@ -284,21 +285,3 @@ def _digests(answers: list[Answer], inputs: dict[str, Inputs]) -> list[str | Non
             inputs[known[id(own)]] = own
         found.append(known[id(own)] if own is not None else None)
     return found
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the run as Control-C does."""
-
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever started it stops it
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from peftport.identity import rng_for
 from peftport.measures.columns import FACTORS
 from peftport.progress import Progress
 from peftport.store.artifacts import Artifacts
+from peftport.store.held import HeldFolder
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Executor
 from peftport.study.export import Exported, export
@@ -70,7 +70,7 @@ def verify(
         raise BadRequest(f"--sample: expected 1 to {len(runs)}, the recorded runs of this study, got {sample}")
     picks = sorted(rng_for(seed, "verify").choice(len(runs), size=sample, replace=False).tolist())
     part = plan.part([runs[i] for i in picks])
-    with tempfile.TemporaryDirectory(prefix="peftport-verify-") as home:
+    with HeldFolder("verify") as home:
         ledger, artifacts = Ledger(Path(home)), Artifacts(Path(home) / "artifacts")
         try:
             run_study(part, ledger, artifacts, executor_for(), progress=progress)

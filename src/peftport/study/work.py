@@ -7,7 +7,6 @@ ledger, the plan or where it runs; a worker keeps hosts and tokenised tasks in m
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
 from peftport.porting.base import Shared
+from peftport.store.held import HeldFolder
 from peftport.study.grid import Data
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, versions_for
 from peftport.study.items import measured
@@ -183,7 +183,7 @@ def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs:
 def _update(request: UpdateRequest) -> Result:
     begun = time.perf_counter()
     update, task = request.update, open_task(request.update.text, request.data)
-    with tempfile.TemporaryDirectory() as home:
+    with HeldFolder("update") as home:
         text = Path(home) / "text"
         text.write_text("\n".join(" ".join(each.split()) for each in task.train.texts), encoding="utf-8")
         [made] = update_host(
@@ -259,12 +259,12 @@ def _folder(host: HostAt, blobs: Blobs) -> Path:
     return _make_folder(host, blobs[host.weights])
 
 
-_made: dict[MadeHost, tempfile.TemporaryDirectory[str]] = {}
+_made: dict[MadeHost, HeldFolder] = {}
 
 
 def _make_folder(host: MadeHost, weights: bytes | Path) -> Path:
     if host not in _made:
-        home = tempfile.TemporaryDirectory(prefix="peftport-host-")
+        home = HeldFolder("host")
         folder = Path(home.name) / host.name
         folder.mkdir()
         for file in find_host(host.base).folder.iterdir():
