@@ -6,7 +6,7 @@
 Only its projection of matrices can be run on these hosts: what its 0.1.0 exports has one of a LoRA's two matrices (both
 get one name), and it imports for GPT-2, Llama, Pythia and Qwen alone. So its `DimensionProjector` is given every slot's
 A and B, paired as `resize` pairs them. Settings are those of studies/porting-shape.toml; 95 % intervals over seeds and
-test items (peftport.stats.crossed).
+test items (peftport.analysis.stats.crossed).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from machine import machine_facts
 
+from peftport.analysis.stats.crossed import crossed_from_items
+from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
-from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named
 from peftport.porting.pairs import pair_slots
-from peftport.stats.crossed import crossed_from_items
 from peftport.tasks import load_task
 from peftport.techniques import make_spec, technique_named
 from peftport.techniques.base import Parameters
-from peftport.training import TrainSettings
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.loop import TrainSettings
 
 OUT = Path(__file__).parent / "results" / "ual_adapter.json"
 ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "distilbert-base-cased", "rotten_tomatoes"
@@ -70,7 +70,7 @@ def resized(module: Module, receiver: Host) -> Parameters:
     return porter_named("resize").port(module, receiver, rng_for(0, "port")).matrices
 
 
-def tested(bench: Workbench, starts: list[Parameters]) -> dict[int, Any]:
+def tested(bench: BoundTask, starts: list[Parameters]) -> dict[int, Any]:
     """Per-item results (S, N) at once and after a few steps."""
     spec = make_spec("lora")
     rate = technique_named("lora").learning_rates[bench.host.kind]
@@ -84,11 +84,11 @@ def tested(bench: Workbench, starts: list[Parameters]) -> dict[int, Any]:
 def main() -> None:
     """Train on the origin, carry over in three ways, test."""
     settings = TrainSettings(max_tokens=64)
-    home = open_workbench(ORIGIN, load_task(TASK), settings=settings, test_items=ITEMS)
+    home = bind_task(ORIGIN, load_task(TASK), settings=settings, test_items=ITEMS)
     spec, rate = make_spec("lora"), technique_named("lora").learning_rates[home.host.kind]
     kept = home.train(spec, [Start(home.fresh(spec, s), s) for s in SEEDS], (STEPS,), rate)
     modules = [home.module(spec, one[STEPS], s, rate) for s, one in zip(SEEDS, kept, strict=True)]
-    away = open_workbench(RECEIVER, load_task(TASK), settings=settings, test_items=ITEMS)
+    away = bind_task(RECEIVER, load_task(TASK), settings=settings, test_items=ITEMS)
     ways = {
         "ual-adapter svd": [projected(m, away.host, "svd") for m in modules],
         "ual-adapter truncate": [projected(m, away.host, "truncate") for m in modules],

@@ -33,11 +33,11 @@ def measure(host: str, way: str, steps: int, items: int) -> dict[str, Any]:
     from peftport.hosts.loading import Loading
     from peftport.tasks import load_task
     from peftport.techniques import make_spec, technique_named
-    from peftport.training import TrainSettings
-    from peftport.workbench import Start, open_workbench
+    from peftport.training.bound_task import Start, bind_task
+    from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(max_tokens=64)
-    bench = open_workbench(
+    bench = bind_task(
         host, load_task("rotten_tomatoes"), settings=settings, test_items=items, loading=Loading(**WAYS[way])
     )
     spec = make_spec("lora")

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from peftport.identity import rng_for
-from peftport.stats import paired_difference
-from peftport.stats.crossed import Crossed, crossed_from_items, crossed_from_means
+from peftport.analysis.stats import paired_difference
+from peftport.analysis.stats.crossed import Crossed, crossed_from_items, crossed_from_means
+from peftport.core.hashing import rng_for
 
 OUT = Path(__file__).parent / "results" / "coverage.json"
 LEVEL = 0.95

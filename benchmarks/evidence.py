@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from peftport.identity import rng_for
-from peftport.measures import Evidence, aggregates, curves, directions, gains, pooled, retention, savings
-from peftport.verdict import regret_report, verdicts
+from peftport.analysis.measures import Evidence, aggregates, curves, directions, gains, pooled, retention, savings
+from peftport.analysis.verdict import regret_report, verdicts
+from peftport.core.hashing import rng_for
 
 OUT = Path(__file__).parent / "results" / "evidence.json"
 SIZES = (10_000, 100_000, 1_000_000)

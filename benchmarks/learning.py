@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from peftport.identity import rng_for
-from peftport.stats import paired_difference
+from peftport.analysis.stats import paired_difference
+from peftport.core.hashing import rng_for
 from peftport.tasks import load_task
 from peftport.techniques import TECHNIQUES, make_spec
-from peftport.training import TrainSettings
-from peftport.workbench import Start, open_workbench
+from peftport.training.bound_task import Start, bind_task
+from peftport.training.loop import TrainSettings
 
 HOSTS = {"all-MiniLM-L6-v2": 120, "flan-t5-small": 80}  # steps of 16 texts
 SEEDS, ITEMS = (0, 1), 1000
@@ -30,7 +30,7 @@ OUT = Path(__file__).parent / "results" / "learning.json"
 def learn(host: str, steps: int) -> list[dict[str, object]]:
     """Train and test every technique on one host."""
     task = load_task("rotten_tomatoes")
-    bench = open_workbench(host, task, settings=TrainSettings(max_tokens=64), test_items=ITEMS)
+    bench = bind_task(host, task, settings=TrainSettings(max_tokens=64), test_items=ITEMS)
     [bare] = bench.test(None, [])
     found: list[dict[str, object]] = []
     for technique in TECHNIQUES.values():

@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-from peftport.evaluation import evaluate
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
-from peftport.training import TrainSettings
-from peftport.workbench import Start, open_workbench
+from peftport.training.bound_task import Start, bind_task
+from peftport.training.evaluation import score_entries
+from peftport.training.loop import TrainSettings
 
 RATES = {
     "encoder": {
@@ -38,10 +38,10 @@ OUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 def sweep(host: str) -> list[dict[str, object]]:
     """Train every technique at every rate on one host, test on validation items."""
-    bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     valid = bench.valid_split
     rows, labels = valid.rows[:ITEMS], valid.labels[:ITEMS]
-    [bare] = evaluate(bench.host, bench.readout, None, [], rows, labels)
+    [bare] = score_entries(bench.host, bench.readout, None, [], rows, labels)
     print(f"{host}: bare host {bare.accuracy:.3f}")
     found: list[dict[str, object]] = []
     for name, rates in RATES[bench.host.kind].items():
@@ -49,7 +49,9 @@ def sweep(host: str) -> list[dict[str, object]]:
             begun = time.perf_counter()
             spec = make_spec(name)
             [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], (20, STEPS), rate)
-            scores = evaluate(bench.host, bench.readout, spec, [kept[b].matrices for b in (20, STEPS)], rows, labels)
+            scores = score_entries(
+                bench.host, bench.readout, spec, [kept[b].matrices for b in (20, STEPS)], rows, labels
+            )
             found.append(
                 {
                     "host": host,

@@ -3,7 +3,7 @@
     PYTHONPATH=src:benchmarks python benchmarks/memory.py     writes benchmarks/results/memory.json
 
 Every K runs in a process of its own, so that its peak is its own. All batches are of the longest texts; activations are
-what autograd keeps for one, counted by peftport.stacking. The goal: peak(16) <= 2 x peak(1) + 15 x activations.
+what autograd keeps for one, counted by peftport.training.memory. The goal: peak(16) <= 2 x peak(1) + 15 x activations.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ STEPS, TEXTS = 4, 64
 
 def measure(host: str, technique: str, entries: int) -> dict[str, Any]:
     """Train K entries some steps; bytes at the highest point of this process, before and after."""
-    from peftport.stacking import entry_memory
     from peftport.tasks import load_task
     from peftport.techniques import make_spec
-    from peftport.training import Entry, TrainSettings, train
-    from peftport.workbench import open_workbench
+    from peftport.training.bound_task import bind_task
+    from peftport.training.loop import Entry, TrainSettings, train_entries
+    from peftport.training.memory import entry_memory
 
-    bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec, coded = make_spec(technique), bench.train_split
     longest = sorted(range(len(coded.rows)), key=lambda index: -len(coded.rows[index]))[:TEXTS]
     rows, labels = [coded.rows[index] for index in longest], coded.labels[longest]
     stack = [Entry(bench.fresh(spec, seed), rows, labels, seed, 1e-4) for seed in range(entries)]
     before = peak_bytes()
     need = entry_memory(bench.host, bench.readout, spec, stack[0], bench.settings) if entries == 1 else None
-    train(bench.host, bench.readout, spec, stack, [STEPS], bench.settings)
+    train_entries(bench.host, bench.readout, spec, stack, [STEPS], bench.settings)
     found: dict[str, Any] = {"entries": entries, "before_bytes": before, "peak_bytes": peak_bytes()}
     return found | ({"activation_bytes": need.activation_bytes} if need else {})
 

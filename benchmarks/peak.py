@@ -22,11 +22,11 @@ import torch
 from machine import machine_facts
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peftport.evaluation import evaluate
 from peftport.tasks import load_task
 from peftport.techniques import TECHNIQUES, make_spec
-from peftport.training import Entry, TrainSettings, train
-from peftport.workbench import Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, bind_task
+from peftport.training.evaluation import score_entries
+from peftport.training.loop import Entry, TrainSettings, train_entries
 
 OUT = Path(__file__).parent / "results" / "peak.json"
 OPERATIONS: dict[Any, tuple[Any, int]] = {  # what it is done again by, and where its two factors are
@@ -98,20 +98,20 @@ def share(step: Any, repeats: int) -> dict[str, float]:
     }
 
 
-def measure(bench: Workbench, technique: str, entries: int, repeats: int) -> dict[str, Any]:
+def measure(bench: BoundTask, technique: str, entries: int, repeats: int) -> dict[str, Any]:
     """Training steps of K entries, and testing K modules on the test items."""
     spec, coded, items = make_spec(technique), bench.train_split, bench.test_split
     starts = [bench.fresh(spec, seed) for seed in range(entries)]
     stack = [Entry(start, coded.rows, coded.labels, seed, 1e-4) for seed, start in enumerate(starts)]
 
     def training() -> None:
-        train(bench.host, bench.readout, spec, stack, [2], bench.settings)
+        train_entries(bench.host, bench.readout, spec, stack, [2], bench.settings)
 
-    kept = train(bench.host, bench.readout, spec, stack, [0], bench.settings)
+    kept = train_entries(bench.host, bench.readout, spec, stack, [0], bench.settings)
     modules = [checkpoints[0].matrices for checkpoints in kept]
 
     def testing() -> None:
-        evaluate(bench.host, bench.readout, spec, modules, items.rows, items.labels)
+        score_entries(bench.host, bench.readout, spec, modules, items.rows, items.labels)
 
     found = {"host": bench.host.name, "technique": technique, "entries": entries}
     return {**found, "training_2_steps": share(training, repeats), "testing": share(testing, repeats)}
@@ -130,7 +130,7 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine_facts(), "rows": []}
     for host in asked.hosts:
         settings = TrainSettings(max_tokens=64)
-        bench = open_workbench(host, load_task("rotten_tomatoes"), settings=settings, test_items=asked.items)
+        bench = bind_task(host, load_task("rotten_tomatoes"), settings=settings, test_items=asked.items)
         for technique in asked.techniques:
             for entries in asked.entries:
                 found["rows"].append(measure(bench, technique, entries, asked.repeats))

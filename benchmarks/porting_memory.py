@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, models
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module, fresh_module
 from peftport.porting import porter_named
-from peftport.porting.base import Given
+from peftport.porting.base import PortInputs
 from peftport.techniques import make_spec
 
 OUT = Path(__file__).parent / "results" / "porting_memory.json"
@@ -95,7 +95,7 @@ def measure(method: str, folders: tuple[Path, Path], rank: int, queue: Any) -> N
     for own in module.matrices.values():
         own["B"] = torch.randn(own["B"].shape, generator=generator) * 0.01
     begun = time.perf_counter()
-    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), Given(origin=origin))
+    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), PortInputs(origin=origin))
     queue.put({
         "method": method, "open_seconds": round(opened, 1), "port_seconds": round(time.perf_counter() - begun, 1),
         "module_megabytes": round(4 * ported.parameters / 2**20, 1),

@@ -5,10 +5,10 @@
     PYTHONPATH=src:benchmarks python benchmarks/porting_methods.py results/porting-same     prints Markdown
 
 A cell is one technique from one host to another. Differences in accuracy with 95 % intervals over seeds and test items
-(peftport.stats.crossed); a star: settled after Holm over all methods, techniques and pairs of one column. The baseline
-is `copy` where hosts have one shape and `resize` where not; "own" is the receiver's own module, trained as long as the
-origin's was. The first table pools each method over the techniques; there a star is Holm's over a method's pairs and
-budgets, as in the report.
+(peftport.analysis.stats.crossed); a star: settled after Holm over all methods, techniques and pairs of one column. The
+baseline is `copy` where hosts have one shape and `resize` where not; "own" is the receiver's own module, trained as
+long as the origin's was. The first table pools each method over the techniques; there a star is Holm's over a method's
+pairs and budgets, as in the report.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from peftport.measures import Evidence, pooled
-from peftport.measures.evidence import CELL, SETTING, Pairs, join, plain
+from peftport.analysis.measures import Evidence, pooled
+from peftport.analysis.measures.evidence import CELL, SETTING, Pairs, join, plain
+from peftport.analysis.stats.permutation import holm
 from peftport.porting import PORTERS
-from peftport.stats.permutation import holm
 from peftport.study.export import read_export
 
 LEVEL, SETTLED = 0.95, 0.05
@@ -81,7 +81,7 @@ def markdown(table: pl.DataFrame, baseline: str) -> Iterator[str]:
 
 
 def summary(evidence: Evidence) -> Iterator[str]:
-    """Every method on every pair of hosts, pooled over techniques (peftport.measures.pooled)."""
+    """Every method on every pair of hosts, pooled over techniques (peftport.analysis.measures.pooled)."""
     found = pooled(evidence).filter(pl.col("scope") == "pair", pl.col("beside").is_null())
     columns = [(arm, budget) for budget in sorted(found["budget"].unique()) for arm in ("scratch", "sampled")]
     yield f"| receiver, method | {' | '.join(f'over {arm}, {budget}' for arm, budget in columns)} |"

@@ -27,10 +27,10 @@ def by_entries(host: str, technique: str, sizes: list[int], steps: int, rounds: 
     """Median seconds per entry-step for every K, in this process."""
     from peftport.tasks import load_task
     from peftport.techniques import make_spec
-    from peftport.training import TrainSettings
-    from peftport.workbench import Start, open_workbench
+    from peftport.training.bound_task import Start, bind_task
+    from peftport.training.loop import TrainSettings
 
-    bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec = make_spec(technique)
     starts = [Start(bench.fresh(spec, seed), seed) for seed in range(max(sizes))]
     bench.train(spec, starts[:1], [1], 1e-4)

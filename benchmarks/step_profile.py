@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from peftport.tasks import load_task
 from peftport.techniques import TECHNIQUES, make_spec
-from peftport.training import TrainSettings
-from peftport.workbench import Start, open_workbench
+from peftport.training.bound_task import Start, bind_task
+from peftport.training.loop import TrainSettings
 
 OUT = Path(__file__).parent / "results" / "step_profile.json"
 STEPS = 10
@@ -43,7 +43,7 @@ def group_of(operation: str) -> str:
 
 def shares(host: str, technique: str) -> dict[str, Any]:
     """Each group's share of the time of ten steps."""
-    bench = open_workbench(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec = make_spec(technique)
     starts = [Start(bench.fresh(spec, 0), 0)]
     bench.train(spec, starts, (1,), 1e-4)

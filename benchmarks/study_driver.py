@@ -24,12 +24,12 @@ from pathlib import Path
 from machine import machine_facts
 from study_plan import study_of
 
+from peftport.core.environment import installed_versions
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.provenance import installed_versions
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Outcome
-from peftport.study.messages import Answer, ChainsRequest, Request, Result
+from peftport.study.messages import Answer, JobResult, Request, TrainRequest
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
 
@@ -79,14 +79,14 @@ class Waiting:
         """Nothing to stop."""
 
 
-def answer(stack: int, request: Request) -> Result:
+def answer(stack: int, request: Request) -> JobResult:
     """What a worker would say, by the shape of it."""
     facts = {"host": HOST, "task": "d" * 64}
     inputs = {"host receiver": HOST, "host origin": HOST, "task": "d" * 64, "versions": VERSIONS}
     test = {"accuracy": 0.75, "auroc": 0.8, "accuracy_at_median": 0.74, "n_items": 1000, "loss": 0.5}
-    if not isinstance(request, ChainsRequest):
+    if not isinstance(request, TrainRequest):
         metrics = {"weights": 0.5} if request.kind == "distance" else {**facts, "tests": {"0": test}}
-        return Result((Answer(request.job, metrics, None, 1.0, inputs),), None)
+        return JobResult((Answer(request.job, metrics, None, 1.0, inputs),), None)
     metrics = facts | {
         "tests": {str(budget): test for budget in request.budgets},
         "learning_rate": 1e-3,
@@ -94,7 +94,7 @@ def answer(stack: int, request: Request) -> Result:
         "test_seconds": 2.0,
     }
     data = f"{stack}".encode().ljust(BYTES)
-    return Result(tuple(Answer(entry.job, dict(metrics), None, 1.0, inputs) for entry in request.entries), data)
+    return JobResult(tuple(Answer(entry.job, dict(metrics), None, 1.0, inputs) for entry in request.entries), data)
 
 
 class Memory:

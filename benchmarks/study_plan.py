@@ -17,7 +17,7 @@ from pathlib import Path
 
 from machine import machine_facts
 
-from peftport.study.grid import Study, read_study, run_count
+from peftport.study.grid import StudySpec, read_study, run_count
 from peftport.study.plan import Plan
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -25,7 +25,7 @@ STUDY = Path(__file__).parents[1] / "studies" / "paper.toml"
 OUT = Path(__file__).parent / "results" / "study_plan.json"
 
 
-def study_of(count: int) -> Study:
+def study_of(count: int) -> StudySpec:
     """The paper's study with as many seeds as make about so many runs."""
     one = run_count(read_study(STUDY, {"seeds": "[0]"}))
     return read_study(STUDY, {"seeds": str(list(range(max(1, round(count / one)))))})

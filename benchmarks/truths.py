@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from machine import machine_facts
 
-from peftport.measures import Evidence
-from peftport.verdict import verdicts
+from peftport.analysis.measures import Evidence
+from peftport.analysis.verdict import verdicts
 from planted import Grid, curve, ledger
 
 SETTINGS = 200

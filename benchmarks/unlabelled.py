@@ -16,7 +16,7 @@ with 2,000 other texts:
 
 Each is tested as it is and after 10 more steps on the 2,000 texts with their labels: fresh is then what those steps
 give alone. Lift: the ceiling over the bare receiver; kept: the gain over the bare receiver divided by it. 95 %
-intervals over seeds and items (peftport.stats.crossed).
+intervals over seeds and items (peftport.analysis.stats.crossed).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ import numpy as np
 import numpy.typing as npt
 from machine import machine_facts
 
-from peftport.identity import rng_for
+from peftport.analysis.stats.crossed import Crossed, crossed_from_items
+from peftport.core.hashing import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named
-from peftport.porting.base import Given, Shared
-from peftport.refresh import Refresh, refresh
-from peftport.stats.crossed import Crossed, crossed_from_items
+from peftport.porting.base import PortCache, PortInputs
 from peftport.tasks import load_task
 from peftport.tasks.task import Split, Task
 from peftport.techniques import TECHNIQUES, make_spec, technique_named
 from peftport.techniques.base import Parameters, TechniqueSpec
-from peftport.training import TrainSettings
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.loop import TrainSettings
+from peftport.workflows.distill import DistillOptions, distill
 
 OUT = Path(__file__).parent / "results" / "unlabelled.json"
 ORIGIN, TASK, SEEDS, STEPS, MORE, ITEMS = "all-MiniLM-L6-v2", "rotten_tomatoes", tuple(range(5)), 120, 10, 300
@@ -59,8 +59,8 @@ class Case:
 
     technique: str
     receiver: str
-    home: Workbench
-    away: Workbench
+    home: BoundTask
+    away: BoundTask
     seen: Sequence[Module]
 
     @property
@@ -68,11 +68,11 @@ class Case:
         """The technique's own settings."""
         return make_spec(self.technique)
 
-    def rate(self, bench: Workbench) -> float:
+    def rate(self, bench: BoundTask) -> float:
         """The technique's learning rate on a host."""
         return technique_named(self.technique).learning_rates[bench.host.kind]
 
-    def on(self, texts: int) -> Workbench:
+    def on(self, texts: int) -> BoundTask:
         """The receiver with the first unseen texts as its training split."""
         return replace(self.away, task=replace(self.away.task, train=unseen(load_task(TASK)).head(texts)))
 
@@ -88,30 +88,30 @@ def others(task: Task) -> Task:
     return replace(task, train=Split(train.ids[n:], train.texts[n:], train.labels[n:]))
 
 
-def trained(bench: Workbench, technique: str, steps: int = STEPS) -> list[Module]:
+def trained(bench: BoundTask, technique: str, steps: int = STEPS) -> list[Module]:
     """A fresh module a seed, trained for so many steps."""
     spec, rate = make_spec(technique), technique_named(technique).learning_rates[bench.host.kind]
     kept = bench.train(spec, [Start(bench.fresh(spec, seed), seed) for seed in SEEDS], (steps,), rate)
     return [bench.module(spec, one[steps], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
 
 
-def regressed(case: Case, bench: Workbench) -> list[Module]:
+def regressed(case: Case, bench: BoundTask) -> list[Module]:
     """Every module carried by `regress`."""
-    given = Given(case.home.host, bench.task.train.texts, shared=Shared())
+    given = PortInputs(case.home.host, bench.task.train.texts, shared=PortCache())
     porter = porter_named("regress")
     return [porter.port(m, bench.host, rng_for(s, "port"), given) for s, m in zip(SEEDS, case.seen, strict=True)]
 
 
-def distilled(case: Case, bench: Workbench) -> list[Module]:
+def distilled(case: Case, bench: BoundTask) -> list[Module]:
     """Every module distilled."""
     texts = bench.task.train.texts
     made = []
     for seed, module in zip(SEEDS, case.seen, strict=True):
-        made.append(refresh(module, case.home, bench, texts, Refresh(steps=STEPS, seed=seed)))
+        made.append(distill(module, case.home, bench, texts, DistillOptions(steps=STEPS, seed=seed)))
     return made
 
 
-def resized(case: Case, bench: Workbench) -> list[Module]:
+def resized(case: Case, bench: BoundTask) -> list[Module]:
     """Every module cropped or padded."""
     porter = porter_named("resize")
     return [porter.port(m, bench.host, rng_for(s, "port")) for s, m in zip(SEEDS, case.seen, strict=True)]
@@ -125,12 +125,12 @@ def further(case: Case, modules: Sequence[Module]) -> dict[int, Correct]:
     return {steps: tested(case, bench, [one[steps].matrices for one in kept]) for steps in (0, MORE)}
 
 
-def tested(case: Case, bench: Workbench, matrices: Sequence[Parameters]) -> Correct:
+def tested(case: Case, bench: BoundTask, matrices: Sequence[Parameters]) -> Correct:
     """Per-item results, (S, N)."""
     return np.stack([scores.correct for scores in bench.test(case.spec, matrices)])
 
 
-ARMS: dict[tuple[str, int], Callable[[Case, Workbench], list[Module]]] = {
+ARMS: dict[tuple[str, int], Callable[[Case, BoundTask], list[Module]]] = {
     ("resize", 0): resized,
     ("fresh", 0): lambda case, bench: trained(bench, case.technique, 0),
     **{("regress", texts): regressed for texts in TEXTS},
@@ -198,13 +198,13 @@ def main() -> None:
         return
     task = load_task(TASK)
     settings = TrainSettings(max_tokens=64)
-    home = open_workbench(ORIGIN, others(task), settings=settings, test_items=ITEMS)
+    home = bind_task(ORIGIN, others(task), settings=settings, test_items=ITEMS)
     for technique in chosen.techniques.split(","):
         for receiver in chosen.receivers.split(","):
             rows = read()
             if any(row["technique"] == technique and row["receiver"] == receiver for row in rows):
                 continue
-            away = open_workbench(receiver, others(task), settings=settings, test_items=ITEMS)
+            away = bind_task(receiver, others(task), settings=settings, test_items=ITEMS)
             rows_here = rows_of(Case(technique, receiver, home, away, trained(home, technique)))
             write([*read(), *rows_here])
 

@@ -16,7 +16,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.load import AUTO, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.modules.module import fresh_module
-from peftport.readouts.base import Row, decoder_inputs, pad
+from peftport.objectives.base import Row, decoder_inputs, pad
 from peftport.tasks.task import TaskSpec
 from peftport.techniques import make_spec
 from peftport.techniques.base import Parameters, TechniqueSpec

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from peftport.measures.columns import CORRECT, RUNS
+from peftport.analysis.measures.columns import CORRECT, RUNS
 
 Rate = Callable[["Key"], float]
 

@@ -17,18 +17,18 @@ from typing import Any
 
 import polars as pl
 
+from peftport.analysis.measures import Evidence
+from peftport.analysis.prediction.collect import Relation, collect
+from peftport.analysis.prediction.held_out import Errors, HeldOut, leave_one_pair_out
+from peftport.analysis.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
+from peftport.core.hashing import digest
 from peftport.hosts.distance import weight_distance
 from peftport.hosts.load import load_tokenizer
 from peftport.hosts.opening import open_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
-from peftport.identity import digest
-from peftport.measures import Evidence
-from peftport.prediction.collect import Relation, collect
-from peftport.prediction.held_out import Errors, HeldOut, leave_one_pair_out
-from peftport.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
-from peftport.refresh import NAME as DISTILL
 from peftport.study.about import FILE, About
+from peftport.workflows.distill import NAME as DISTILL
 
 OUT = Path(__file__).parents[1] / "src" / "peftport" / "prediction" / TABLE
 

@@ -13,8 +13,8 @@ torch="${TORCH:-torch}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=".$name-venv"
 tests=(
-    tests/test_loading.py tests/test_techniques.py tests/test_porting.py tests/test_evaluation.py
-    tests/test_stats_crossed.py tests/tasks/test_files.py tests/study/test_run.py tests/study/test_export.py
+    tests/hosts/test_loading.py tests/techniques/test_techniques.py tests/porting/test_porting.py tests/training/test_evaluation.py
+    tests/analysis/test_stats_crossed.py tests/tasks/test_files.py tests/study/test_run.py tests/study/test_export.py
     tests/study/test_report.py tests/cli/test_commands.py
 )
 install=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile)

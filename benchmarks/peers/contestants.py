@@ -74,14 +74,14 @@ def _environment(threads: int) -> dict[str, str]:
 
 def make_work(host: str, technique: str, task: str, items: int, batch_size: int, max_tokens: int) -> Work:
     """Everything a contestant must know, but for the runs; texts as our readout tokenises them."""
-    from peftport.readouts.label_tokens import LabelTokens
+    from peftport.objectives.label_tokens import LabelTokens
     from peftport.tasks import load_task
     from peftport.techniques import make_spec, technique_named
-    from peftport.training import TrainSettings
-    from peftport.workbench import open_workbench
+    from peftport.training.bound_task import bind_task
+    from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
-    bench = open_workbench(host, load_task(task), settings=settings, test_items=items)
+    bench = bind_task(host, load_task(task), settings=settings, test_items=items)
     readout, loaded = bench.readout, bench.host
     assert loaded.kind in ("encoder", "encoder_decoder"), "the peers read labels of these two kinds of host"
     labels = readout.labels if isinstance(readout, LabelTokens) else readout.encode(bench.task.spec.descriptions)

@@ -11,22 +11,22 @@ from work import Done, Run, Texts, Work, read_work, warm_and_timed, write_done
 
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
-from peftport.training import TrainSettings
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.loop import TrainSettings
 
 
-def open_bench(work: Work) -> Workbench:
+def open_bench(work: Work) -> BoundTask:
     """Load host and task. Texts are tokenised here, before the clock starts; the peers get them tokenised."""
     settings = TrainSettings(
         batch_size=work.batch_size, max_tokens=work.max_tokens, max_grad_norm=work.max_grad_norm, weight_decay=0.0
     )
-    bench = open_workbench(work.host, load_task(work.task), settings=settings, test_items=work.items)
+    bench = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items)
     assert [list(row) for row in bench.test_split.rows] == work.test.rows, "the peers were given other texts"
     assert [list(row) for row in bench.train_split.rows] == work.train.rows, "the peers were given other texts"
     return bench
 
 
-def run(bench: Workbench, work: Work, one: Run, test: Texts, load_seconds: float) -> Done:
+def run(bench: BoundTask, work: Work, one: Run, test: Texts, load_seconds: float) -> Done:
     """Train once, test every checkpoint."""
     spec = make_spec(work.technique, work.settings)
     begun = time.perf_counter()

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from peftport import stopping
+from peftport.core import stopping
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from peftport.actions import train_module
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
+from peftport.workflows.actions import train_module
 from pico_folders import HOSTS, Result, Run, cut_off, in_process, process_environment, save_hosts, save_reviews
 
 SETTINGS = {

@@ -14,7 +14,7 @@ import typer.main
 
 import peftport as pp
 from peftport.cli import app
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 Run = Callable[..., Any]
 Folders = dict[str, Path]

@@ -11,11 +11,11 @@ import torch
 import transformers
 
 import peftport
-from peftport.errors import HostRefused, SlotMismatch
+from peftport.core.errors import HostRefused, SlotMismatch
 from peftport.hosts.load import load_host
-from peftport.modules.formats import write_module
+from peftport.modules.folders import write_module
 from peftport.modules.module import Module, stack
-from peftport.readouts.base import decoder_inputs
+from peftport.objectives.base import decoder_inputs
 from peftport.techniques.attach import attached, prefix_length
 from pico import SPECS, inputs_of, random_matrices
 

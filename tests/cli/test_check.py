@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import peftport as pp
+from peftport.analysis.verdict.choice import WORDS
 from peftport.porting import PORTERS
-from peftport.verdict.choice import WORDS
 
 Run = Callable[..., Any]
 Refused = Callable[..., str]

@@ -17,11 +17,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from peftport.analysis.verdict.choice import WORDS
 from peftport.hosts.load import load_host
-from peftport.modules.formats import read_module
+from peftport.modules.folders import read_module
 from peftport.modules.module import stack
 from peftport.techniques.attach import attached
-from peftport.verdict.choice import WORDS
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

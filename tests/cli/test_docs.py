@@ -23,8 +23,8 @@ from peftport.hosts.slots import Layout
 from peftport.modules.module import stack
 from peftport.tasks import load_task
 from peftport.techniques.attach import attached
-from peftport.training import TrainSettings
-from peftport.workbench import Start, open_workbench
+from peftport.training.bound_task import Start, bind_task
+from peftport.training.loop import TrainSettings
 from pico import SMALL, SPECS, inputs_of, pico_host, random_matrices
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
@@ -224,7 +224,7 @@ def test_the_recipe_of_a_technique(hosts: Folders, reviews: Path, monkeypatch: p
     spec = made["ScaleSpec"]()
     monkeypatch.setitem(techniques.TECHNIQUES, "scale", made["Scale"]())
     every = TrainSettings(batch_size=80)  # all texts at every step, so that losses of two steps compare
-    bench = open_workbench(str(hosts["bert"]), load_task(str(reviews)), settings=every)
+    bench = bind_task(str(hosts["bert"]), load_task(str(reviews)), settings=every)
     fresh = bench.fresh(spec, 0)
     [bare], [same] = bench.test(None, []), bench.test(spec, [fresh])
     torch.testing.assert_close(torch.from_numpy(same.scores), torch.from_numpy(bare.scores))

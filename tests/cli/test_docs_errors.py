@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from peftport.modules import native
+from peftport.modules.formats import native
 
 Run = Callable[..., Any]
 Folders = dict[str, Path]

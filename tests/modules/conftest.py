@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modules.made import HOST, a_module
-from peftport.modules.formats import write_module
+from peftport.modules.folders import write_module
 
 
 @pytest.fixture

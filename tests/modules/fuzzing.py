@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from modules.made import HOST, a_module
-from peftport.errors import BadRequest
-from peftport.modules.adapters_config import BOTTLENECK, HARMLESS, KRONECKER, READ
-from peftport.modules.formats import read_module, write_module
+from peftport.core.errors import BadRequest
+from peftport.modules.folders import read_module, write_module
+from peftport.modules.formats.adapters.config import BOTTLENECK, HARMLESS, KRONECKER, READ
+from peftport.modules.formats.peft.config import REFUSED, PeftConfig
 from peftport.modules.module import check_fits
-from peftport.modules.peft_config import REFUSED, PeftConfig
 
 SECONDS_AN_INPUT = 30
 SEEDS = (

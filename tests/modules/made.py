@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from peftport.errors import BadRequest, ModuleRefused
+from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.hosts.host import Host
-from peftport.modules.formats import read_module
+from peftport.modules.folders import read_module
+from peftport.modules.formats.native import CARD
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
-from peftport.modules.native import CARD
 from peftport.porting import porter_named
 from pico import SPECS, pico_host, random_matrices
 

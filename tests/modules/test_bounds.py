@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from modules.made import HOST, a_module, files_of, refused
-from peftport.errors import PeftportError
-from peftport.modules import tensors
-from peftport.modules.formats import FOREIGN, read_module, write_module
-from peftport.modules.native import CARD, TENSORS
+from peftport.core.errors import PeftportError
+from peftport.modules.folders import FOREIGN, read_module, write_module
+from peftport.modules.formats import tensors
+from peftport.modules.formats.native import CARD, TENSORS
 
 FORMATS = {"native": TENSORS, "peft": FOREIGN["peft"].tensors, "adapters": FOREIGN["adapters"].tensors}
 CONFIGS = {"native": CARD, "peft": "adapter_config.json", "adapters": "adapter_config.json"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modules.made import HOST, a_module
-from peftport.errors import ModuleRefused, SlotMismatch
-from peftport.modules.formats import read_module, write_module
+from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import Module, check_fits
 from peftport.techniques.base import SHARED
 from pico import SPECS

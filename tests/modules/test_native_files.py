@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from modules.made import HOST, a_module, card_of, files_of, host_of, refused
-from peftport.errors import ModuleRefused
-from peftport.modules.formats import format_of, read_module, write_module
+from peftport.core.errors import ModuleRefused
+from peftport.modules.folders import format_of, read_module, write_module
+from peftport.modules.formats.native import CARD, TENSORS
 from peftport.modules.module import check_fits
-from peftport.modules.native import CARD, TENSORS
 from peftport.techniques import TECHNIQUES
 
 # --- the same again --------------------------------------------------------------------------------------------------

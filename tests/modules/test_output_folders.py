@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from modules.made import HOST, a_module
-from peftport.errors import BadRequest, ModuleRefused, OutputRefused, PeftportError
-from peftport.modules.formats import write_module
+from peftport.core.errors import BadRequest, ModuleRefused, OutputRefused, PeftportError
+from peftport.modules.folders import write_module
 from peftport.store.artifacts import check_free, new_folder, write_text
 
 

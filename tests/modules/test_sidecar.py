@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modules.made import HOST, TASK, TRAINING, a_module, host_of, refused
-from peftport.errors import ModuleRefused, SlotMismatch
-from peftport.modules.formats import FOREIGN, format_of, read_module, write_module
+from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.modules.folders import FOREIGN, format_of, read_module, write_module
+from peftport.modules.formats.sidecar import SIDECAR
 from peftport.modules.module import Module
 from peftport.modules.origin import check_origin, trust_origin
-from peftport.modules.sidecar import SIDECAR
 from peftport.porting import porter_named
 from pico import pico_host
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
-from peftport.readouts.base import decoder_inputs, pad
+from peftport.objectives.base import decoder_inputs, pad
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached
 from peftport.techniques.base import Parameters, TechniqueSpec

@@ -17,10 +17,10 @@ from torch import Tensor
 from oracles.agreement import TOLERANCE, batch, outputs_with, random_module, worst_output
 from oracles.library import ask_library, need_oracle, save_host
 from oracles.test_adapters import untied
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
-from peftport.identity import rng_for
-from peftport.modules.formats import format_of, read_module, write_module
+from peftport.modules.folders import format_of, read_module, write_module
 from peftport.modules.module import check_fits
 from peftport.modules.record import AdaptersRecord
 from peftport.porting import PORTERS

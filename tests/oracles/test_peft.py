@@ -27,9 +27,9 @@ from oracles.agreement import (
     worst_gradient,
     worst_output,
 )
-from peftport.errors import ModuleRefused, SlotMismatch
+from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host, View
-from peftport.modules.formats import read_module, write_module
+from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import Module
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec

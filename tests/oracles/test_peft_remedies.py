@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from oracles.agreement import TOLERANCE, batch, outputs_with, worst_output
 from oracles.test_peft_settings import CONFIG, TENSORS, config_of, copied, host_of, logits, model_of
 from oracles.test_peft_wild import outputs_of_peft
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.slots import layouts
-from peftport.modules.formats import read_module, write_module
+from peftport.modules.folders import read_module, write_module
 from pico import pico_model
 
 pytestmark = [

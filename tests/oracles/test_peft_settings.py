@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oracles.agreement import TOLERANCE
+from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
-from peftport.identity import rng_for
-from peftport.modules.formats import read_module, write_module
+from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import Module
 from peftport.porting import PORTERS
 from pico import SMALL, pico_host

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from oracles.agreement import TOLERANCE, batch, loss_weight, named_outputs, outputs_with, run, worst_output
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
-from peftport.modules.formats import read_module, write_module
+from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import check_fits
 from peftport.modules.record import PeftRecord
 from pico import pico_host, pico_model, word_tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftport.stats.resampling import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from peftport.analysis.stats.resampling import interquartile_mean, probability_of_improvement, stratified_bootstrap
 
 ROOT = Path(__file__).parents[2]
 ORACLE = Path(os.environ.get("PEFTPORT_RLIABLE_PYTHON", ROOT / ".rliable-venv" / "bin" / "python"))

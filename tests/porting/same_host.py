@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host
 from peftport.hosts.load import wrap_host
 from peftport.modules.module import Module, stack
 from peftport.porting import PORTERS, porter_named
-from peftport.porting.base import Given, Shared
+from peftport.porting.base import PortCache, PortInputs
 from peftport.techniques import make_spec
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import TechniqueSpec
@@ -190,9 +190,9 @@ def host_of(shape: Shape) -> Host:
 
 
 @lru_cache(maxsize=4)
-def found_of(shape: Shape) -> Shared:
+def found_of(shape: Shape) -> PortCache:
     """What ports to this host share."""
-    return Shared()
+    return PortCache()
 
 
 def spec_of(case: Case) -> TechniqueSpec:
@@ -235,8 +235,8 @@ def port(case: Case, receiver: Host | None = None, texts: Sequence[str] = TEXTS,
     host = host_of(case.shape)
     spec = spec_of(case)
     module = Module(spec, host.fingerprint, random_matrices(host, spec, seed))
-    shared = found_of(case.shape) if receiver is None and texts is TEXTS else Shared()
-    given = Given(host, texts, as_technique="adapter" if case.compacter_as_adapter else None, shared=shared)
+    shared = found_of(case.shape) if receiver is None and texts is TEXTS else PortCache()
+    given = PortInputs(host, texts, as_technique="adapter" if case.compacter_as_adapter else None, shared=shared)
     receiver = receiver or host
     try:
         ported = porter_named(case.method).port(module, receiver, np.random.default_rng(0), given)

@@ -12,23 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftport.errors import BadRequest, HostRefused
+from peftport.core.errors import BadRequest, HostRefused
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
-from peftport.porting import porter_named, spaces
-from peftport.porting.activations import paired_rows
-from peftport.porting.base import Given, Shared
-from peftport.porting.kronecker import nearest_compacter
-from peftport.porting.layer_cka import in_order, similarity
-from peftport.porting.low_rank import compress, leading
-from peftport.porting.maps import Moments, assignment, matched, ridge
+from peftport.porting import porter_named
+from peftport.porting.alignment import spaces
+from peftport.porting.alignment.activations import paired_rows
+from peftport.porting.alignment.kronecker import nearest_compacter
+from peftport.porting.alignment.layer_cka import in_order, similarity
+from peftport.porting.alignment.low_rank import compress, leading
+from peftport.porting.alignment.maps import Moments, assignment, matched, ridge
+from peftport.porting.alignment.rotations import rotation, unmoved
+from peftport.porting.alignment.words import read, shared_words
+from peftport.porting.base import PortCache, PortInputs
+from peftport.porting.methods.subspace import above_chance
 from peftport.porting.pairs import by_end, by_position
-from peftport.porting.rotations import rotation, unmoved
-from peftport.porting.subspace import above_chance
-from peftport.porting.words import read, shared_words
 from peftport.techniques.attach import attached
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.compacter import Compacter, expand
@@ -72,7 +73,7 @@ def test_layers_by_likeness_keep_their_order() -> None:
 
 def test_a_layer_is_most_like_itself() -> None:
     host = pico_host("bert", dtype=torch.float64, num_hidden_layers=3)
-    table = similarity(host, host, Given(texts=sentences(40)))["layers"]
+    table = similarity(host, host, PortInputs(texts=sentences(40)))["layers"]
     torch.testing.assert_close(table.diagonal(), torch.ones(3).double())
     assert bool((table <= 1 + 1e-9).all()) and float(table[0, 2]) < 1 - 1e-3
 
@@ -92,10 +93,10 @@ def test_ports_that_share_are_those_that_do_not(method: str, technique: str, mon
     spec, porter, calls = SPECS[technique], porter_named(method), []
     modules = [a_module(one, spec, seed) for seed in (0, 1)]
     monkeypatch.setattr(spaces, "paired_rows", lambda *given: calls.append(1) or paired_rows(*given))
-    apart = [porter.port(m, other, rng(), Given(origin=one, texts=sentences(40))) for m in modules]
+    apart = [porter.port(m, other, rng(), PortInputs(origin=one, texts=sentences(40))) for m in modules]
     assert len(calls) == 2
-    shared = Shared()
-    together = [porter.port(m, other, rng(), Given(one, sentences(40), shared=shared)) for m in modules]
+    shared = PortCache()
+    together = [porter.port(m, other, rng(), PortInputs(one, sentences(40), shared=shared)) for m in modules]
     assert len(calls) == 3
     for alone, found in zip(apart, together, strict=True):
         assert alone.ports == found.ports
@@ -105,9 +106,10 @@ def test_ports_that_share_are_those_that_do_not(method: str, technique: str, mon
 
 def test_other_texts_are_read_anew() -> None:
     one, other = (pico_host("bert", seed=seed, dtype=torch.float64) for seed in (0, 1))
-    module, shared = Module(SPECS["lora"], one.fingerprint, random_matrices(one, SPECS["lora"])), Shared()
+    module, shared = Module(SPECS["lora"], one.fingerprint, random_matrices(one, SPECS["lora"])), PortCache()
     few, many = (
-        porter_named("theseus").port(module, other, rng(), Given(one, sentences(n), shared=shared)) for n in (20, 60)
+        porter_named("theseus").port(module, other, rng(), PortInputs(one, sentences(n), shared=shared))
+        for n in (20, 60)
     )
     first = next(iter(few.matrices))
     assert not torch.equal(few.matrices[first]["A"], many.matrices[first]["A"])
@@ -135,7 +137,7 @@ def test_ridge_explains_what_is_linear_and_nothing_of_noise() -> None:
     torch.testing.assert_close(found.weight, weight, atol=1e-6, rtol=0)
     assert found.explained == pytest.approx(1, abs=1e-6)
     assert ridge(noise).explained < 0.05 and ridge(noise).penalty == 1.0
-    torch.testing.assert_close(ridge(signal.turned().turned()).weight, found.weight)
+    torch.testing.assert_close(ridge(signal.swapped().swapped()).weight, found.weight)
 
 
 def test_moments_of_what_is_linear_in_others() -> None:
@@ -272,7 +274,7 @@ def test_gradfix_keeps_only_what_descends(technique: str) -> None:
     host = pico_host("bert", dtype=torch.float64)
     module = Module(SPECS[technique], host.fingerprint, random_matrices(host, SPECS[technique]))
     one = Examples(host, ROWS[:1])
-    ported = porter_named("gradfix").port(module, host, rng(), Given(labelled=one))
+    ported = porter_named("gradfix").port(module, host, rng(), PortInputs(labelled=one))
     outer = {"lora": ("B",), "adapter": ("up", "up_bias"), "compacter": ("up_right", "up_bias")}[technique]
     kept = total = 0
     for slot, own in module.matrices.items():
@@ -293,12 +295,12 @@ def test_gradfix_refuses_prefixes_and_empty_hands() -> None:
     host = pico_host("bert")
     prefix = Module(SPECS["prefix"], host.fingerprint, random_matrices(host, SPECS["prefix"]))
     with pytest.raises(BadRequest, match="gradfix: expected a module of lora, .*, got prefix; .*theseus"):
-        porter_named("gradfix").port(prefix, host, rng(), Given(labelled=Examples(host)))
+        porter_named("gradfix").port(prefix, host, rng(), PortInputs(labelled=Examples(host)))
     lora = Module(SPECS["lora"], host.fingerprint, random_matrices(host, SPECS["lora"]))
     with pytest.raises(BadRequest, match="gradfix: needs a few labelled texts, none given"):
         porter_named("gradfix").port(lora, host, rng())
     with pytest.raises(BadRequest, match="expected at least one labelled text"):
-        porter_named("gradfix").port(lora, host, rng(), Given(labelled=Examples(host, ())))
+        porter_named("gradfix").port(lora, host, rng(), PortInputs(labelled=Examples(host, ())))
 
 
 # --- texts and weights -----------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_methods_that_need_weights_never_load_a_host(method: str, tmp_path: Path
     receiver = named(pico_host("llama", 1), "receiver")
     module = Module(SPECS["lora"], opened.fingerprint, random_matrices(loaded, SPECS["lora"]))
     first, second = (
-        porter_named(method).port(module, receiver, rng(), Given(origin=origin)) for origin in (opened, loaded)
+        porter_named(method).port(module, receiver, rng(), PortInputs(origin=origin)) for origin in (opened, loaded)
     )
     for slot, own in first.matrices.items():
         for name, tensor in own.items():
@@ -362,7 +364,7 @@ def test_a_host_that_is_only_opened_cannot_be_read_with(tmp_path: Path) -> None:
     opened = open_host(str(saved("bert", tmp_path / "host")))
     module = Module(SPECS["lora"], opened.fingerprint, random_matrices(pico_host("bert"), SPECS["lora"]))
     with pytest.raises(BadRequest, match="host: expected a loaded host"):
-        porter_named("theseus").port(module, opened, rng(), Given(origin=opened, texts=["good film"]))
+        porter_named("theseus").port(module, opened, rng(), PortInputs(origin=opened, texts=["good film"]))
 
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:

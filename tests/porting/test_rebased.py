@@ -13,7 +13,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module, stack
 from peftport.porting import PORTERS, porter_named
-from peftport.porting.base import Given
+from peftport.porting.base import PortInputs
 from peftport.techniques import TECHNIQUES, make_spec
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.compacter import expand
@@ -76,7 +76,7 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def port(method: str, module: Module, origin: Host, receiver: Host, **more: object) -> Module:
-    given = Given(origin=origin, texts=TEXTS, **more)  # type: ignore[arg-type]
+    given = PortInputs(origin=origin, texts=TEXTS, **more)  # type: ignore[arg-type]
     return porter_named(method).port(module, receiver, np.random.default_rng(0), given)
 
 
@@ -168,7 +168,7 @@ def test_transfusion_undoes_permuted_heads_and_units(technique: str, model_type:
     other = rebase(one, residual=False, units_only=True)
     module = Module(EVERYWHERE[technique], one.fingerprint, random_matrices(one, EVERYWHERE[technique]))
     at_home = answers(one, module)
-    ported = porter_named("transfusion").port(module, other.host, np.random.default_rng(0), Given(origin=one))
+    ported = porter_named("transfusion").port(module, other.host, np.random.default_rng(0), PortInputs(origin=one))
     assert apart(answers(other.host, ported), at_home) < 1e-4
     if technique in ("lora", "prefix"):
         copied = porter_named("copy").port(module, other.host, np.random.default_rng(0))

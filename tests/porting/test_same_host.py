@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
-from peftport.porting import bases, crosslora, low_rank, porter_named, subspace
-from peftport.porting.base import Given
-from peftport.porting.maps import Moments
-from peftport.porting.rotations import polar, rotation, unmoved
+from peftport.porting import porter_named
+from peftport.porting.alignment import bases, low_rank
+from peftport.porting.alignment.maps import Moments
+from peftport.porting.alignment.rotations import polar, rotation, unmoved
+from peftport.porting.base import PortInputs
+from peftport.porting.methods import crosslora, subspace
 from peftport.techniques import make_spec
 from pico import SPECS, pico_host, random_matrices
 from porting.rebase import rebase, sentences
@@ -112,7 +114,7 @@ def test_another_basis_of_more_outputs_than_inputs_is_undone(technique: str, met
         other = rebase(one).host
         spec = make_spec("lora", {"rank": 2, "alpha": 3.0, "sites": sites}) if technique == "lora" else SPECS["prefix"]
         module = Module(spec, one.fingerprint, random_matrices(one, spec))
-        given_ = Given(origin=one, texts=sentences(120))
+        given_ = PortInputs(origin=one, texts=sentences(120))
         ported = porter_named(method).port(module, other, np.random.default_rng(0), given_)
         change = answers(one, module) - answers(one, None)
         error = float((answers(other, ported) - answers(other, None) - change).abs().max() / change.abs().max())

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from peftport.errors import BadRequest, SlotMismatch
+from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, check_fits, stack
 from peftport.porting import PORTERS, porter_named
-from peftport.porting.base import Given
+from peftport.porting.base import PortInputs
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.attach import attached, prefix_length
 from pico import SPECS, inputs_of, pico_host, random_matrices
@@ -61,7 +61,7 @@ def test_whatever_the_shapes_what_comes_out_fits_and_runs(method: str, technique
         return
     origin, receiver = pair(shape)
     module = a_module(technique, origin)
-    given = Given(origin=origin, texts=TEXTS)
+    given = PortInputs(origin=origin, texts=TEXTS)
     ported = porter_named(method).port(module, receiver, np.random.default_rng(0), given)
     check_fits(ported, receiver)
     notes = ported.ports[-1].slots
@@ -82,7 +82,7 @@ def test_slots_without_a_counterpart_change_nothing(technique: str) -> None:
     """An encoder's module on an encoder-decoder: the decoder's slots say nothing until they are trained."""
     origin, receiver = named(pico_host("bert"), "the-origin"), named(pico_host("t5"), "the-receiver")
     ported = porter_named("resize").port(a_module(technique, origin), receiver, np.random.default_rng(0))
-    outer = technique_named(technique).outer
+    outer = technique_named(technique).output_matrices
     notes = ported.ports[-1].slots
     assert any(note.startswith("left out") for note in notes.values())
     for name, note in notes.items():
@@ -102,14 +102,14 @@ def test_what_a_method_needs_is_asked_for() -> None:
     with pytest.raises(BadRequest, match="theseus: needs the origin host's weights, none given; name it with --from"):
         porter_named("theseus").port(module, host, np.random.default_rng(0))
     with pytest.raises(BadRequest, match="theseus: needs unlabelled texts, none given; name some with --texts"):
-        porter_named("theseus").port(module, host, np.random.default_rng(0), Given(origin=host))
+        porter_named("theseus").port(module, host, np.random.default_rng(0), PortInputs(origin=host))
     with pytest.raises(BadRequest, match="texts: expected some with words that .* both read"):
-        porter_named("theseus").port(module, host, np.random.default_rng(0), Given(origin=host, texts=["", " "]))
+        porter_named("theseus").port(module, host, np.random.default_rng(0), PortInputs(origin=host, texts=["", " "]))
     other = named(pico_host("bert", 1), "other")
     with pytest.raises(SlotMismatch, match="--from other: expected the module's own host pico-bert"):
-        porter_named("theseus").port(module, host, np.random.default_rng(0), Given(origin=other, texts=TEXTS))
+        porter_named("theseus").port(module, host, np.random.default_rng(0), PortInputs(origin=other, texts=TEXTS))
     with pytest.raises(BadRequest, match="--as adapter: expected a Compacter, got lora"):
-        porter_named("resize").port(module, host, np.random.default_rng(0), Given(as_technique="adapter"))
+        porter_named("resize").port(module, host, np.random.default_rng(0), PortInputs(as_technique="adapter"))
 
 
 def test_resize_interpolates_and_cuts() -> None:
@@ -139,5 +139,5 @@ def test_equal_streams_with_other_slots_are_refused_where_widths_must_be_equal()
     origin, receiver = named(pico_host("bert"), "the-origin"), named(pico_host("t5"), "the-receiver")
     with pytest.raises(SlotMismatch, match=r"^encoder\.layers\.0\.attn_q: .*16 -> 12 wide there; `subspace` needs"):
         porter_named("subspace").port(
-            a_module("lora", origin), receiver, np.random.default_rng(0), Given(origin=origin)
+            a_module("lora", origin), receiver, np.random.default_rng(0), PortInputs(origin=origin)
         )

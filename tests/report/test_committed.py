@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from peftport.errors import PeftportError
+from peftport.core.errors import PeftportError
 from peftport.study.export import read_about, read_export
 from peftport.study.plan import Plan
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftport.arms import ARMS
-from peftport.comparison import Comparison, Plan, Row
-from peftport.demonstration import Demo, DemoSettings
-from peftport.evaluation import Scores
+from peftport.core.arms import ARMS
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.findings import Findings
 from peftport.report.html import render
+from peftport.training.evaluation import Scores
+from peftport.workflows.comparison import Comparison, ComparisonPlan, ComparisonRow
+from peftport.workflows.demo import Demo, DemoSettings
 from report.browsing import Open, downloaded, table
 
 BUDGETS, SEEDS, ITEMS = (0, 10), (0, 1), 60
@@ -36,11 +36,13 @@ def planted(technique: str, share: float) -> Comparison:
                 rate = 0.8 if budget else share if arm == "ported" else 0.5
                 found[arm, budget, seed] = scores(rng.random(ITEMS) < rate)
     rows = [
-        Row(technique, "<old>", "new", arm, budget, seed, s.accuracy, s.auroc, s.accuracy_at_median, ITEMS, 1.5)
+        ComparisonRow(
+            technique, "<old>", "new", arm, budget, seed, s.accuracy, s.auroc, s.accuracy_at_median, ITEMS, 1.5
+        )
         for (arm, budget, seed), s in found.items()
     ]
     bare = scores(np.arange(ITEMS) % 2 == 0)
-    return Comparison(technique, "<old>", "new", "toy", Plan(BUDGETS, SEEDS), 1e-3, bare, rows, found)  # type: ignore[arg-type]
+    return Comparison(technique, "<old>", "new", "toy", ComparisonPlan(BUDGETS, SEEDS), 1e-3, bare, rows, found)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftport.errors import BadRequest, OutputRefused
+from peftport.core.errors import BadRequest, OutputRefused
 from peftport.report.digest import derived
 from peftport.report.export import export_figures, panels_of
 from peftport.report.figures import CHARTS

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import save
 
 from peftport.api.study import Study
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import FILE, Ledger
 from peftport.store.salvage import salvage

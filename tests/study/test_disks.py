@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from peftport.errors import BadRequest, PeftportError
-from peftport.store.ledger import FILE, Ledger, Row, open_ledger
+from peftport.core.errors import BadRequest, PeftportError
+from peftport.store.ledger import FILE, JobRow, Ledger, open_ledger
 from peftport.study import executors
 from pico_folders import Result, Run
 from pico_study import Here, contents, files, records
@@ -92,7 +92,7 @@ def killed_writing(folder: Path) -> None:
     """A driver that was killed: its last row is in the WAL only."""
     child = os.fork()
     if not child:
-        Ledger(folder).record([Row("zz", "chain", "failed", 0, error="ValueError: last words")])
+        Ledger(folder).record([JobRow("zz", "chain", "failed", 0, error="ValueError: last words")])
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert (folder / f"{FILE}-wal").stat().st_size
@@ -154,7 +154,7 @@ def test_reading_where_there_is_no_room(tmp_path: Path) -> None:
     place = tmp_path / "disk"
     with disk(place, "size=1m"):
         ledger = Ledger(place)
-        ledger.record([Row("a", "chain", "done", 0)])
+        ledger.record([JobRow("a", "chain", "done", 0)])
         ledger.close()
         with pytest.raises(OSError, match="No space left"), (place / "rest").open("wb", buffering=0) as file:
             while True:

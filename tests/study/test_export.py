@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftport.measures.columns import RUNS
+from peftport.analysis.measures.columns import RUNS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
 from peftport.study.export import Exported, _bytes, export, read_export, write_export
 from peftport.study.run import Limits
-from peftport.study.verify import Verified, differences
-from peftport.workbench import open_workbench
+from peftport.study.verify import Verified, run_differences
+from peftport.training.bound_task import bind_task
 from pico_folders import Result, Run
 from pico_study import Here, plan_of, run_in
 
@@ -90,10 +90,10 @@ def test_measures_agree_with_each_other(exported: Exported) -> None:
 def test_correct_is_in_the_order_of_the_test_split(tiny: Path, exported: Exported) -> None:
     plan = plan_of(tiny)
     from peftport.tasks import load_task
-    from peftport.training import TrainSettings
+    from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(batch_size=4, max_tokens=32)
-    bench = open_workbench("t5-updated", load_task("reviews.csv"), settings=settings, test_items=8)
+    bench = bind_task("t5-updated", load_task("reviews.csv"), settings=settings, test_items=8)
     [scores] = bench.test(None, [])
     [bare] = [run.name for run in plan.runs() if run.arm == "bare" and run.receiver == "t5-updated"]
     assert dict(exported.correct.iter_rows())[bare] == scores.correct.tolist()
@@ -236,10 +236,10 @@ def test_differences_counts_items_and_names_columns() -> None:
         return Exported(pl.DataFrame([row], schema=RUNS), pl.DataFrame({"run": ["a"], "correct": [values]}))
 
     one, other = table([True, True, False, False]), table([True, False, True, True], auroc=0.6, job="b")
-    assert differences(one, one, ["a"]) == [Verified("a", 0.0, 0)]
-    assert differences(one, other, ["a"]) == [Verified("a", 0.25, 3, ("job", "accuracy", "auroc"))]
-    assert differences(one, other, ["a"], tolerance=1) == [Verified("a", 0.25, 3, ("job",))]
-    assert differences(one, table([True, True]), ["a"])[0].columns_that_differ == ("correct",)
+    assert run_differences(one, one, ["a"]) == [Verified("a", 0.0, 0)]
+    assert run_differences(one, other, ["a"]) == [Verified("a", 0.25, 3, ("job", "accuracy", "auroc"))]
+    assert run_differences(one, other, ["a"], tolerance=1) == [Verified("a", 0.25, 3, ("job",))]
+    assert run_differences(one, table([True, True]), ["a"])[0].columns_that_differ == ("correct",)
 
 
 def test_an_estimate_grows_with_the_work(study: Run) -> None:

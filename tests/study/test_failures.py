@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from peftport.errors import PeftportError, TrainingFailed
+from peftport.core.errors import PeftportError, TrainingFailed
 from peftport.store import artifacts as store
 from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
-from peftport.study.jobs import Carried, ChainJob
-from peftport.study.messages import ChainsRequest, Request, told
+from peftport.study.jobs import PortedStart, TrainJob
+from peftport.study.messages import Request, TrainRequest, told
 from peftport.study.plan import Plan
 from peftport.study.run import Limits
 from peftport.study.work import _open_bench, open_task
-from peftport.workbench import Workbench
+from peftport.training.bound_task import BoundTask
 from pico import pico_model
 from pico_folders import Result, Run
 from pico_study import Here, contents, files, plan_of, records, run_in
@@ -50,8 +50,8 @@ def test_a_technique_that_diverges(study: Run, tiny: Path, tmp_path: Path, undis
     assert ran.code == 1
     assert ran.err.count("\n") == 1
     plan = plan_of(tiny, **{"training__learning_rates__lora-2": "1e38"})
-    chains = [j for j in plan.jobs.values() if isinstance(j, ChainJob) and j.technique.name == "lora-2"]
-    bad = {job.id for job in chains if not isinstance(job.start, Carried)}
+    chains = [j for j in plan.jobs.values() if isinstance(j, TrainJob) and j.technique.name == "lora-2"]
+    bad = {job.id for job in chains if not isinstance(job.start, PortedStart)}
     blocked = {job.id for job in chains} - bad
     assert (ran.json["failed"], ran.json["blocked"], ran.json["left"]) == (len(bad), len(blocked), 0)
     assert {job for job, (_, state, _, _) in contents(tmp_path / "runs").items() if state == "failed"} == bad
@@ -90,10 +90,10 @@ def test_one_entry_of_a_stack_fails_alone(
     """The others come through; when the cause is gone, --retry-failed brings what is missing."""
     plan = plan_of(tiny)
     with monkeypatch.context() as patch:
-        patch.setattr(Workbench, "train", picky(Workbench.train))
+        patch.setattr(BoundTask, "train", picky(BoundTask.train))
         summary = run_in(tmp_path, plan)
     bad = {job for job, (_, state, _, _) in contents(tmp_path).items() if state != "done"}
-    assert bad == {job.id for job in plan.jobs.values() if isinstance(job, ChainJob) and job.seed == 1}
+    assert bad == {job.id for job in plan.jobs.values() if isinstance(job, TrainJob) and job.seed == 1}
     assert (summary.failed, summary.blocked) == (8, 8)
     before = records(tmp_path)
     summary = run_in(tmp_path, plan, retry_failed=True)
@@ -117,7 +117,7 @@ def test_a_host_that_cannot_be_had(peftport: Run, tiny: Path, tmp_path: Path) ->
 def picky(train: Any) -> Any:
     """Training that fails whenever seed 1 is in the stack."""
 
-    def run(bench: Workbench, spec: Any, starts: Any, *more: Any) -> Any:
+    def run(bench: BoundTask, spec: Any, starts: Any, *more: Any) -> Any:
         if any(start.seed == 1 for start in starts):
             raise TrainingFailed("entry 0: not today")
         return train(bench, spec, starts, *more)
@@ -141,7 +141,7 @@ class Failing(Here):
         self.error, self.times, self.asked = error, times, 0
 
     def work(self, request: Request, blobs: Mapping[str, Path]) -> Any:
-        if isinstance(request, ChainsRequest) and self.asked < self.times:
+        if isinstance(request, TrainRequest) and self.asked < self.times:
             self.asked += 1
             raise self.error
         return super().work(request, blobs)
@@ -182,7 +182,7 @@ def test_an_old_failure_beside_a_lost_artifact(
     tiny: Path, tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stack of which one job failed long ago and another's bytes are gone: the one is company, the other is done."""
-    monkeypatch.setattr(Workbench, "train", picky(Workbench.train))
+    monkeypatch.setattr(BoundTask, "train", picky(BoundTask.train))
     plan = plan_of(tiny)
     run_in(tmp_path, plan)
     before = contents(tmp_path)

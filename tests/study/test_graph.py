@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from peftport.errors import BadRequest, PeftportError
-from peftport.store.ledger import Ledger, Row, open_ledger
+from peftport.core.errors import BadRequest, PeftportError
+from peftport.store.ledger import JobRow, Ledger, open_ledger
 from peftport.study.graph import Graph
 from peftport.study.jobs import BareJob
-from peftport.study.plan import Stack
+from peftport.study.plan import JobBatch
 from pico_study import plan_of
 
 
@@ -46,7 +46,7 @@ def test_any_order_of_ends_does_everything_once_after_its_needs(seed: int, tiny:
 
 
 def test_what_is_on_record_is_not_begun() -> None:
-    stacks = [Stack(0, (job("a"), job("b"))), Stack(1, (job("c", "a"), job("d", "b")))]
+    stacks = [JobBatch(0, (job("a"), job("b"))), JobBatch(1, (job("c", "a"), job("d", "b")))]
     assert Graph(stacks, dict.fromkeys("abcd", "done")).exhausted
     first = Graph(stacks, {"a": "done"}).next()
     assert first is not None
@@ -60,8 +60,8 @@ def test_what_is_on_record_is_not_begun() -> None:
 def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     rows = [
-        Row("b", "chain", "done", 1, "sha", {"tests": {"0": {"accuracy": 0.1}}}, None, 1.5),
-        Row("a", "bare", "failed", 0, None, None, "ValueError: ü\nTraceback", 0.25),
+        JobRow("b", "chain", "done", 1, "sha", {"tests": {"0": {"accuracy": 0.1}}}, None, 1.5),
+        JobRow("a", "bare", "failed", 0, None, None, "ValueError: ü\nTraceback", 0.25),
     ]
     ledger.record(rows, [("a", 0, "ValueError")])
     assert list(ledger.rows()) == [rows[1], rows[0]]
@@ -83,9 +83,11 @@ def test_rows_come_back_as_they_went_in(tmp_path: Path) -> None:
 def test_rows_are_written_all_or_none(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        ledger.record([Row("a", "chain", "done", 0), Row("b", "chain", "done", 0, metrics={"accuracy": float("nan")})])
+        ledger.record(
+            [JobRow("a", "chain", "done", 0), JobRow("b", "chain", "done", 0, metrics={"accuracy": float("nan")})]
+        )
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.record([Row("a", "chain", "done", 0), Row("b", None, "done", 0)])  # type: ignore[arg-type]
+        ledger.record([JobRow("a", "chain", "done", 0), JobRow("b", None, "done", 0)])  # type: ignore[arg-type]
     assert ledger.states() == {}
     ledger.close()
 
@@ -94,7 +96,7 @@ def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger._base.execute("PRAGMA query_only=1")
     with pytest.raises(PeftportError, match="cannot be written"):
-        ledger.record([Row("a", "chain", "done", 0)])
+        ledger.record([JobRow("a", "chain", "done", 0)])
     ledger.close()
     with pytest.raises(BadRequest, match="expected a study that was begun"):
         open_ledger(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.study.grid import read_study, run_count, runs
 from pico_folders import Run
 from pico_study import TINY

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from peftport.core.environment import installed_versions
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.provenance import installed_versions
 from peftport.store.ledger import Ledger
 from peftport.study import executors, inputs
 from peftport.study.inputs import difference, host_in
-from peftport.study.messages import Request, Result
+from peftport.study.messages import JobResult, Request
 from pico import pico_model
-from pico_folders import Result as Told
+from pico_folders import JobResult as Told
 from pico_folders import Run, save_reviews
 from pico_study import Here, contents, plan_of, records, run_in
 from study.conftest import forget
@@ -182,7 +182,7 @@ class OnOtherLibraries(Here):
     """A worker with another torch than the driver's."""
 
     def work(self, request: Request, blobs: Mapping[str, Path]) -> Any:
-        found: Result = super().work(request, blobs)
+        found: JobResult = super().work(request, blobs)
         answers = [
             replace(a, inputs={**(a.inputs or {}), "versions": {**installed_versions(), "torch": "0.1"}})
             for a in found.answers

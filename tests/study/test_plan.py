@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from peftport.identity import digest
+from peftport.core.hashing import digest
 from peftport.study.grid import read_study
-from peftport.study.jobs import VERSIONS, BareJob, Carried, ChainJob, DistanceJob, Fresh, UpdateJob
+from peftport.study.jobs import VERSIONS, BareJob, DistanceJob, FreshStart, PortedStart, TrainJob, UpdateJob
 from pico_folders import Run
 from pico_study import plan_of
 
@@ -48,16 +48,16 @@ def test_golden_ids_of_each_kind(tiny: Path) -> None:
     plan = plan_of(tiny, hosts=change, pairs='[["t5", "flan-x"]]', seeds="[0]")
     found: dict[str, str] = {}
     for job in plan.jobs.values():
-        start = type(job.start).__name__ if isinstance(job, ChainJob) else ""
+        start = type(job.start).__name__ if isinstance(job, TrainJob) else ""
         found.setdefault(f"{job.kind} {start}".strip(), job.id[:16])
     assert found == GOLDEN_KINDS
 
 
 def test_every_piece_of_work_is_there_once(tiny: Path) -> None:
     plan = plan_of(tiny)
-    kinds = {kind: [j for j in plan.jobs.values() if isinstance(j, kind)] for kind in (ChainJob, BareJob, DistanceJob)}
-    fresh = [job for job in kinds[ChainJob] if isinstance(job.start, Fresh)]
-    carried = [job for job in kinds[ChainJob] if isinstance(job.start, Carried)]
+    kinds = {kind: [j for j in plan.jobs.values() if isinstance(j, kind)] for kind in (TrainJob, BareJob, DistanceJob)}
+    fresh = [job for job in kinds[TrainJob] if isinstance(job.start, FreshStart)]
+    carried = [job for job in kinds[TrainJob] if isinstance(job.start, PortedStart)]
     techniques, hosts, pairs, seeds, methods = 2, 4, 2, 2, 2
     assert len({(job.technique.name, job.host, job.seed) for job in fresh}) == len(fresh) == techniques * hosts * seeds
     assert len(carried) == techniques * pairs * seeds * methods
@@ -69,15 +69,15 @@ def test_a_run_is_answered_by_one_job_that_tests_its_budget(tiny: Path) -> None:
     plan = plan_of(tiny, tasks='["reviews", { origin = "reviews", receiver = "others" }]')
     for run in plan.runs():
         job = plan.jobs[plan.job_of(run)]
-        assert isinstance(job, BareJob | ChainJob)
+        assert isinstance(job, BareJob | TrainJob)
         assert (job.host, job.task) == (run.receiver, run.receiver_task)
-        if isinstance(job, ChainJob):
+        if isinstance(job, TrainJob):
             assert (job.technique.name, job.seed) == (run.technique, run.seed)
             assert run.budget in job.budgets
-            assert isinstance(job.start, Carried) == (run.arm in ("ported", "sampled"))
-            if isinstance(job.start, Carried):
+            assert isinstance(job.start, PortedStart) == (run.arm in ("ported", "sampled"))
+            if isinstance(job.start, PortedStart):
                 origin = plan.jobs[job.start.chain]
-                assert isinstance(origin, ChainJob)
+                assert isinstance(origin, TrainJob)
                 assert (origin.host, origin.task, origin.seed) == (run.origin, run.origin_task, run.seed)
                 assert origin.keep == (job.start.step,)
 
@@ -86,7 +86,9 @@ def test_scratch_is_the_job_of_an_origin_trained_there(tiny: Path) -> None:
     """There and back: the scratch of one direction is the origin of the other."""
     plan = plan_of(tiny, pairs='[["bert", "bert-updated"], ["bert-updated", "bert"]]')
     scratch = {plan.job_of(run) for run in plan.runs() if run.arm in ("scratch", "ceiling")}
-    origins = {j.start.chain for j in plan.jobs.values() if isinstance(j, ChainJob) and isinstance(j.start, Carried)}
+    origins = {
+        j.start.chain for j in plan.jobs.values() if isinstance(j, TrainJob) and isinstance(j.start, PortedStart)
+    }
     assert scratch == origins
 
 
@@ -103,8 +105,8 @@ def test_needs_are_planned_before(tiny: Path) -> None:
 def test_stacks_hold_what_can_train_together(tiny: Path) -> None:
     for stack in plan_of(tiny).stacks:
         assert 1 <= len(stack.jobs) <= 3
-        if isinstance(stack.jobs[0], ChainJob):
-            together = {(j.technique.name, j.host, j.task, j.budgets) for j in stack.jobs if isinstance(j, ChainJob)}
+        if isinstance(stack.jobs[0], TrainJob):
+            together = {(j.technique.name, j.host, j.task, j.budgets) for j in stack.jobs if isinstance(j, TrainJob)}
             assert len(together) == 1
 
 
@@ -131,7 +133,7 @@ def test_what_changes_a_result_changes_its_name_and_nothing_else_does(tiny: Path
     changed = plan_of(tiny, testing__items="7")
     assert {job.kind for job in changed.jobs.values() if job.id in names} == {"distance"}
     changed = plan_of(tiny, **{"training__learning_rates__lora-2": "0.5"})
-    assert {j.technique.name for j in changed.jobs.values() if isinstance(j, ChainJob) and j.id in names} == {"adapter"}
+    assert {j.technique.name for j in changed.jobs.values() if isinstance(j, TrainJob) and j.id in names} == {"adapter"}
     changed = plan_of(tiny, seeds="[0, 1, 2]")
     assert names < set(changed.jobs)
 
@@ -156,5 +158,5 @@ def test_sharing_counts_what_is_saved(tiny: Path) -> None:
     assert shared.steps_needed == 16 * 3 + 16 * 2
     assert shared.tests_asked == 58
     assert shared.tests_needed == 2 + sum(
-        len(job.budgets) for job in plan_of(tiny).jobs.values() if isinstance(job, ChainJob)
+        len(job.budgets) for job in plan_of(tiny).jobs.values() if isinstance(job, TrainJob)
     )

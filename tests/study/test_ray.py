@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.loading import Loading
 from peftport.study.executors import Outcome, RayCluster
 from pico_folders import Run

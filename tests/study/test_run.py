@@ -9,18 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from peftport.evaluation import Scores
+from peftport.core.hashing import rng_for
 from peftport.hosts import loading
-from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
-from peftport.study.grid import Run, Study
+from peftport.study.grid import Run, StudySpec
 from peftport.study.run import Limits
 from peftport.tasks import load_task
-from peftport.training import TrainSettings
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.evaluation import Scores
+from peftport.training.loop import TrainSettings
 from pico_study import Here, contents, files, plan_of, records, run_in
 
 
@@ -100,12 +100,12 @@ def test_sharing_changes_no_number(tiny: Path, tmp_path: Path, monkeypatch: pyte
     assert seen == 32 + 26
 
 
-def bench_of(host: str, study: Study) -> Workbench:
+def bench_of(host: str, study: StudySpec) -> BoundTask:
     settings = TrainSettings(batch_size=study.training.batch_size, max_tokens=study.training.max_tokens)
-    return open_workbench(host, load_task("reviews.csv"), settings=settings, test_items=study.testing.items)
+    return bind_task(host, load_task("reviews.csv"), settings=settings, test_items=study.testing.items)
 
 
-def run_alone(run: Run, study: Study) -> Scores:
+def run_alone(run: Run, study: StudySpec) -> Scores:
     """One run as a person would do it: train the origin's module, port it, train it on, test it."""
     bench = bench_of(run.receiver, study)
     assert bench.host.dtype == torch.float64

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from peftport import tracking
-from peftport.measures.columns import FACTORS
+from peftport.analysis.measures.columns import FACTORS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
@@ -27,7 +27,7 @@ from peftport.study.export import export
 from peftport.study.plan import chosen_factors
 from peftport.study.tracked import MEASURES, tracked_run
 from peftport.tracking.base import TrackedRun
-from peftport.tracking.tensorboard import folder_of
+from peftport.tracking.tensorboard import curve_folder
 from pico_folders import Result, Run
 from pico_study import Here, plan_of
 
@@ -268,12 +268,12 @@ def check_tensorboard(home: Path, rows: list[TrackedRun]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    folders = {folder_of(run) for run in rows}
+    folders = {curve_folder(run) for run in rows}
     assert {path.name for path in home.iterdir()} == folders
     for folder in folders:
         found = EventAccumulator(str(home / folder)).Reload()
         points = {(tag, e.step): e.value for tag in found.Tags()["scalars"] for e in found.Scalars(tag)}
-        mine = [run for run in rows if folder_of(run) == folder]
+        mine = [run for run in rows if curve_folder(run) == folder]
         assert points == {
             (name, run.budget): pytest.approx(value, rel=1e-6) for run in mine for name, value in run.measures.items()
         }

@@ -8,7 +8,7 @@ import numpy as np
 import polars
 import pytest
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks import TASKS, Task, leaks, load_task
 from peftport.tasks.duplicates import Shingles, normalise
 from peftport.tasks.sources import BuiltIn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks import load_task
 
 from .conftest import Rows, made_up_rows

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import pytest
 
-from peftport.errors import TaskRefused, UnknownName
+from peftport.core.errors import TaskRefused, UnknownName
 from peftport.tasks import TASKS, load_task
 from peftport.tasks.prepared import built_in_task
 

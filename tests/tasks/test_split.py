@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks import Split, Task, leaks
 from peftport.tasks.columns import Wording, own_spec
 from peftport.tasks.duplicates import near_duplicates, normalise

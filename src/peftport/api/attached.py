@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from peftport.errors import HostRefused, SlotMismatch
+from peftport.core.errors import HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
@@ -24,9 +24,9 @@ from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
-from peftport.modules.formats import format_of, read_module
+from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import HEAD, Module, check_fits, stack
-from peftport.readouts import readout_class
+from peftport.objectives import readout_class
 from peftport.techniques.attach import attached, prefix_length
 
 

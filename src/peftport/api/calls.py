@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from peftport import actions
 from peftport.api.results import Checked, Compared, Demonstrated, Evaluated, Ported, Trained
-from peftport.arms import ARMS, arm_names
-from peftport.comparison import Plan
-from peftport.demonstration import DemoSettings, run_demo
-from peftport.errors import BadRequest
+from peftport.core.arms import ARMS, arm_names
+from peftport.core.errors import BadRequest
+from peftport.core.progress import Progress
 from peftport.hosts.loading import loading_of
-from peftport.modules.formats import Format
-from peftport.progress import Progress
+from peftport.modules.folders import Format
 from peftport.report.compared import comparison_page
 from peftport.store.artifacts import write_text
 from peftport.tasks import Task, load_task
 from peftport.techniques import make_spec
-from peftport.training import TrainSettings
-from peftport.trial import port_by_trial
+from peftport.training.loop import TrainSettings
+from peftport.workflows import actions
+from peftport.workflows.comparison import ComparisonPlan
+from peftport.workflows.demo import DemoSettings, run_demo
+from peftport.workflows.method_selection import port_by_selection
 
 Place = str | Path
 
@@ -150,10 +150,10 @@ def port(
 
     """
     data, settings = _task(task) if task is not None else None, _settings(16, max_tokens)
-    means = actions.Means(_name(texts), data, as_, readout, settings, seed, steps)
+    means = actions.PortOptions(_name(texts), data, as_, readout, settings, seed, steps)
     names = tuple(method.split(",")) if isinstance(method, str) else tuple(method)
     if len(names) > 1:
-        tried = port_by_trial(
+        tried = port_by_selection(
             Path(module), str(to), names, means, origin=_name(from_), trusted_origin=_name(trust_origin),
             out=_path(out), file_format=format, test_items=test_items, progress=progress,
         )  # fmt: skip
@@ -240,7 +240,7 @@ def compare(
     """
     if seeds < 1:
         raise BadRequest(f"seeds: expected at least 1, got {seeds}")
-    plan = Plan(tuple(budgets), tuple(range(seeds)), arm_names(arms), method, sampler, learning_rate)
+    plan = ComparisonPlan(tuple(budgets), tuple(range(seeds)), arm_names(arms), method, sampler, learning_rate)
     found = actions.compare_module(
         Path(module), str(to), _task(task), plan, origin=_name(from_), trusted_origin=_name(trust_origin),
         readout=readout, settings=_settings(batch_size, max_tokens), test_items=test_items, texts=_name(texts),

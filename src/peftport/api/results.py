@@ -11,20 +11,20 @@ from typing import Any
 
 import polars as pl
 
-from peftport.checking import Checked as Check
-from peftport.checking import Choice
-from peftport.comparison import Comparison
-from peftport.demonstration import Demo
-from peftport.evaluation import Scores
-from peftport.evidence import verdict_of
-from peftport.modules.formats import Format
+from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
 from peftport.report.checked import check_sentences
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.html import render
 from peftport.report.tables import comparison_sentence
 from peftport.store.artifacts import write_text
-from peftport.trial import Trial
+from peftport.training.evaluation import Scores
+from peftport.workflows.checking import MethodChoice
+from peftport.workflows.checking import PortCheck as Check
+from peftport.workflows.compare_tables import verdict_of
+from peftport.workflows.comparison import Comparison
+from peftport.workflows.demo import Demo
+from peftport.workflows.method_selection import MethodSelection
 
 
 class Result(ABC):
@@ -110,8 +110,8 @@ class Ported(Result):
     out: Path | None
     module: Module
     format: Format
-    choice: Choice | None = None
-    trial: Trial | None = None
+    choice: MethodChoice | None = None
+    trial: MethodSelection | None = None
 
     @property
     def record(self) -> PortRecord:
@@ -138,7 +138,7 @@ class Checked(Result):
     found: Check
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> MethodChoice:
         """The method to use (None: none, train another module), its word, and why."""
         return self.found.choice
 

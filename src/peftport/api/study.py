@@ -15,15 +15,15 @@ from pathlib import Path
 import polars as pl
 
 from peftport.api.results import Result
-from peftport.errors import BadRequest
-from peftport.progress import Progress
+from peftport.core.errors import BadRequest
+from peftport.core.progress import Progress
 from peftport.report.findings import Findings
 from peftport.report.html import render
 from peftport.report.studied import study_findings
 from peftport.store.artifacts import Artifacts, write_text
 from peftport.store.ledger import Ledger, open_ledger
 from peftport.study.about import About, about
-from peftport.study.conduct import Means, conduct
+from peftport.study.execute import RunOptions, execute
 from peftport.study.export import FORMATS, Exported, export, write_about, write_export
 from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
@@ -203,8 +203,8 @@ class Study:
                 host, a task or a library is not what the jobs on record ran on.
 
         """
-        found, tracked = conduct(
-            self.planned, self.dir, Means(executor, workers, threads, tuple(track)),
+        found, tracked = execute(
+            self.planned, self.dir, RunOptions(executor, workers, threads, tuple(track)),
             limits=Limits(max_jobs, stop_after_seconds), retry_failed=retry_failed, accept_versions=accept_versions,
             progress=progress,
         )  # fmt: skip

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import typer
 
 from peftport.cli import hosts, modules, report, study, tasks
-from peftport.errors import PeftportError
-from peftport.stopping import INTERRUPTED, TOLD
+from peftport.core.errors import PeftportError
+from peftport.core.stopping import INTERRUPTED, TOLD
 
 app = typer.Typer(
     name="peftport",

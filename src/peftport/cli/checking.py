@@ -19,8 +19,8 @@ def check(
 
     Example: peftport check modules/lora --to sre
     """
-    from peftport.actions import check_module
     from peftport.report.checked import check_sentences, check_tables
+    from peftport.workflows.actions import check_module
 
     quiet_libraries()
     with bars() as progress:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from peftport.progress import Progress
+    from peftport.core.progress import Progress
     from peftport.report.tables import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
@@ -53,7 +53,7 @@ def bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    from peftport.progress import Silent
+    from peftport.core.progress import Silent
 
     quiet_libraries()
     console = Console(stderr=True)

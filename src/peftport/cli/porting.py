@@ -9,11 +9,11 @@ import typer
 
 from peftport.cli import options as o
 from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 if TYPE_CHECKING:
-    from peftport.actions import PortedModule
-    from peftport.trial import Trial
+    from peftport.workflows.actions import PortedModule
+    from peftport.workflows.method_selection import MethodSelection
 
 
 Out = Annotated[Path, typer.Option("--out", help="The ported module's folder.")]
@@ -69,8 +69,8 @@ def port(
 
     Example: peftport port modules/lora --to sre --out modules/lora-on-sre
     """
-    from peftport.actions import Means, port_module
-    from peftport.trial import port_by_trial
+    from peftport.workflows.actions import PortOptions, port_module
+    from peftport.workflows.method_selection import port_by_selection
 
     if as_ not in (None, "adapter"):
         raise BadRequest(f"--as: expected adapter, got {as_!r}")
@@ -78,10 +78,10 @@ def port(
     methods = o.names(method) or ()
     quiet_libraries()
     data = o.read_task(task, text, label, group, labels, words, description, prompt) if task else None
-    means = Means(texts, data, "adapter" if as_ else None, readout, settings, seed, steps)
+    means = PortOptions(texts, data, "adapter" if as_ else None, readout, settings, seed, steps)
     with bars() as progress:
         if len(methods) > 1:
-            tried = port_by_trial(
+            tried = port_by_selection(
                 module, to, methods, means, origin=origin, trusted_origin=trusted_origin, out=out, file_format=chosen,
                 test_items=test_items, progress=progress,
             )  # fmt: skip
@@ -114,7 +114,7 @@ def _show_port(done: PortedModule, out: Path, json_: bool) -> None:
     )
 
 
-def _show_trial(tried: Trial, out: Path, json_: bool) -> None:
+def _show_trial(tried: MethodSelection, out: Path, json_: bool) -> None:
     from peftport.report.checked import trial_table
 
     document: dict[str, Any] = {"out": str(out), "format": tried.file_format, "technique": tried.module.spec.kind}

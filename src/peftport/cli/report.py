@@ -11,7 +11,7 @@ import typer
 
 from peftport.cli.console import AsJson, print_json, print_table, say
 from peftport.cli.study import Changes, Folder, Only, StudyFile, duration, place_of, read_plan, tables_of
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peftport.report.export import ImageFormat

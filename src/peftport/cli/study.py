@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peftport.cli.console import AsJson, bars, print_json, print_table, remark, say
-from peftport.errors import BadRequest, PeftportError
+from peftport.core.errors import BadRequest, PeftportError
 
 if TYPE_CHECKING:
     from peftport.study.about import About
     from peftport.study.export import Exported
-    from peftport.study.grid import Study
+    from peftport.study.grid import StudySpec
     from peftport.study.plan import Plan
     from peftport.study.run import Summary
     from peftport.study.tracked import Tracked
@@ -55,7 +55,7 @@ Track = Annotated[
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
 
 
-def _read(path: Path, changes: list[str] | None) -> Study:
+def _read(path: Path, changes: list[str] | None) -> StudySpec:
     from peftport.study.grid import read_study
 
     pairs = [change.partition("=") for change in changes or []]
@@ -161,14 +161,14 @@ def run(
 
     Example: peftport study run studies/quick.toml
     """
-    from peftport.study.conduct import Means, conduct
+    from peftport.study.execute import RunOptions, execute
     from peftport.study.run import Limits
 
     plan = read_plan(study, changes, only)
     limits, place = Limits(max_jobs, _seconds(stop_after)), place_of(plan, folder)
-    means = Means(executor, workers, threads, tuple(track or ()))
+    means = RunOptions(executor, workers, threads, tuple(track or ()))
     with bars() as progress:
-        found, tracked = conduct(
+        found, tracked = execute(
             plan, place, means, limits=limits, retry_failed=retry_failed, accept_versions=accept_versions, warn=remark,
             progress=progress,
         )  # fmt: skip

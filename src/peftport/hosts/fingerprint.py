@@ -20,10 +20,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import SafetensorError, safe_open
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
+from peftport.core.hashing import digest
 from peftport.hosts.settings import raw_settings, settings_in, unlike
 from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
-from peftport.identity import digest
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Buffers that older versions saved beside the weights: some hold -inf on purpose, and none is read.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear, pad
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 
 
 def multiply_by_blocks(model: nn.Module) -> Callable[[], None]:

@@ -13,9 +13,9 @@ import transformers
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from peftport.allocation import keep_freed_memory
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 from peftport.hosts import attention
+from peftport.hosts.allocation import keep_freed_memory
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from peftport.errors import BadRequest, HostRefused
+from peftport.core.errors import BadRequest, HostRefused
 from peftport.hosts.slots import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

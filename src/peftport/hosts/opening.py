@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint
 from peftport.hosts.host import Host
 from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host

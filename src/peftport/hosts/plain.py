@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 
 WEIGHTS = "model.safetensors"
 # What a training on several machines leaves; transformers reads it before anything else.

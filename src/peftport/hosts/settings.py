@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftport.errors import HostRefused
-from peftport.identity import digest
+from peftport.core.errors import HostRefused
+from peftport.core.hashing import digest
 
 # Settings with no part in a forward pass without dropout. "_..." are transformers' own remarks.
 NO_NUMBERS = re.compile(

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor, nn
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 
 HostKind = Literal["encoder", "encoder_decoder", "decoder"]
 SlotKind = Literal["linear", "sum_into", "sum_from", "attention"]
@@ -55,7 +55,7 @@ class Site(BaseModel):
         return self.linear or self.attention or self.sum_into or self.sum_from
 
 
-class Stack(BaseModel):
+class LayerStack(BaseModel):
     """A list of equal layers: ``layers`` is the path of its ModuleList below the base model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +71,7 @@ class Layout(BaseModel):
     family: str
     kind: HostKind
     model_types: tuple[str, ...]
-    stacks: tuple[Stack, ...]
+    stacks: tuple[LayerStack, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Slot:
 @cache
 def layouts() -> dict[str, Layout]:
     """Every family by name, from the TOML files beside this one."""
-    folder = resources.files("peftport.hosts") / "layouts"
+    folder = resources.files("peftport.hosts") / "families"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     found = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
     return {family: Layout(family=family, **data) for family, data in found.items()}

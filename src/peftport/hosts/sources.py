@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftport.errors import HostRefused, UnknownName
-from peftport.hosts.offline import offline_catalogue, offline_host_folder
+from peftport.core.errors import HostRefused, UnknownName
+from peftport.hosts.offline.catalogue import offline_catalogue, offline_host_folder
 from peftport.hosts.plain import check_plain
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from peftport.identity import digest
+from peftport.core.hashing import digest
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftport.errors import NotFinite
+from peftport.core.errors import NotFinite
 from peftport.hosts.host import Host
 
 

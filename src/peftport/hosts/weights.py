@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from peftport.errors import HostRefused
+from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot

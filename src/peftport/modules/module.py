@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from peftport.errors import SlotMismatch, TrainingFailed
+from peftport.core.errors import SlotMismatch, TrainingFailed
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
 from peftport.modules.record import Closed as Closed

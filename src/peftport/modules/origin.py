@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from peftport.errors import ModuleRefused
+from peftport.core.errors import ModuleRefused
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 

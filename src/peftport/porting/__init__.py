@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from peftport.errors import UnknownName
+from peftport.core.errors import UnknownName
 from peftport.porting.base import Porter
-from peftport.porting.copy import Copy
-from peftport.porting.crosslora import CrossLora
-from peftport.porting.gradfix import GradFix
-from peftport.porting.lorasuite import LoraSuite
-from peftport.porting.regress import Regress
-from peftport.porting.resize import Resize
-from peftport.porting.sampled import Gaussian, NormMatched, Permutation, Sampler, Spectrum
-from peftport.porting.skip import Skip
-from peftport.porting.subspace import Subspace
-from peftport.porting.theseus import Theseus
-from peftport.porting.transfusion import TransFusion
+from peftport.porting.methods.copy import Copy
+from peftport.porting.methods.crosslora import CrossLora
+from peftport.porting.methods.gradfix import GradFix
+from peftport.porting.methods.lorasuite import LoraSuite
+from peftport.porting.methods.regress import Regress
+from peftport.porting.methods.resize import Resize
+from peftport.porting.methods.skip import Skip
+from peftport.porting.methods.subspace import Subspace
+from peftport.porting.methods.theseus import Theseus
+from peftport.porting.methods.transfusion import TransFusion
+from peftport.porting.samplers import Gaussian, NormMatched, Permutation, Sampler, Spectrum
 
 METHODS: tuple[Porter, ...] = (
     Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), Theseus(), Regress(), GradFix(),

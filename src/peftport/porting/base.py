@@ -1,7 +1,7 @@
 """A porter: a method that turns a module of one host into a module of another, and says slot by slot what it did.
 
-Hosts come opened as little as the method needs: on the meta device with their weights on disk (porting.weights), or
-loaded, for methods that look at activations. What a method may use besides the module is in `Given`.
+Hosts come opened as little as the method needs: on the meta device with their weights on disk (hosts.weights), or
+loaded, for methods that look at activations. What a method may use besides the module is in `PortInputs`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftport.errors import BadRequest, NotFinite, SlotMismatch
+from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
+from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 from peftport.porting.pairs import pair_slots, same_shapes
-from peftport.progress import Progress, Silent
 from peftport.techniques.base import Parameters, TechniqueSpec
 
 T = TypeVar("T")
@@ -36,20 +36,20 @@ class Fits:
     techniques: tuple[str, ...] = ALL_TECHNIQUES
 
 
-class Labelled(Protocol):
+class LabelledLosses(Protocol):
     """A few labelled texts as a method sees them: losses of the receiver, with whatever is attached to it."""
 
     def losses(self) -> Iterator[Tensor]:
         """One scalar an example, with its graph."""
 
 
-class Shared:
+class PortCache:
     """What ports found of hosts and texts, for the next ports to use: loaded origins, moments of both hosts."""
 
     def __init__(self) -> None:
         self._found: dict[Hashable, Any] = {}
 
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """What was found under this key, or is made now. Hosts in a key go by identity."""
         if key not in self._found:
             self._found[key] = make()
@@ -58,7 +58,7 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class PortInputs:
     """What a port may use besides the module and the receiver.
 
     Attributes:
@@ -72,14 +72,14 @@ class Given:
 
     origin: Host | None = None
     texts: Sequence[str] = ()
-    labelled: Labelled | None = None
+    labelled: LabelledLosses | None = None
     as_technique: Literal["adapter"] | None = None
     progress: Progress = field(default_factory=Silent)
-    shared: Shared = field(default_factory=Shared)
+    shared: PortCache = field(default_factory=PortCache)
 
 
 @dataclass(frozen=True, eq=False)
-class Ported:
+class PortedMatrices:
     """Matrices for the receiver and, for every slot, what was done there. ``spec``: where it is another one."""
 
     matrices: Parameters
@@ -97,10 +97,10 @@ class Porter(ABC):
     fits: ClassVar[Fits] = Fits()
 
     @abstractmethod
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
         """Make the receiver's matrices. The module has been found to fit what `fits` declares, the needs are met."""
 
-    def port(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given | None = None) -> Module:
+    def port(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs | None = None) -> Module:
         """Port a module to a receiver, with the port on its record.
 
         Raises:
@@ -109,7 +109,7 @@ class Porter(ABC):
             NotFinite: what came out is NaN or infinite somewhere.
 
         """
-        given = given or Given()
+        given = given or PortInputs()
         self._check_fits(module, receiver)
         self._check_given(module, receiver, given)
         ported = self._carried(module, receiver, rng, given)
@@ -123,7 +123,7 @@ class Porter(ABC):
         check_fits(made, receiver, self.name)
         return made
 
-    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, given: Given) -> Ported:
+    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
         try:
             ported = self.carry(module, receiver, rng, given)
             bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
@@ -180,7 +180,7 @@ class Porter(ABC):
         """What this port needs: some methods need less where hosts are alike."""
         return self.needs
 
-    def _check_given(self, module: Module, receiver: Host, given: Given) -> None:
+    def _check_given(self, module: Module, receiver: Host, given: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
         if given.as_technique and module.spec.kind != "compacter":
             raise BadRequest(f"--as adapter: expected a Compacter, got {module.spec.kind}; leave --as out")

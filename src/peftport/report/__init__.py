@@ -1,1 +1,1 @@
-"""From results to what people read."""
+"""Tables and findings as pages, figures, LaTeX and text. Nothing is computed here that a verdict rests on."""

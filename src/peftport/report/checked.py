@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from peftport.checking import Checked
-from peftport.checking.kinship import Kinship
-from peftport.checking.methods import MethodCheck
-from peftport.prediction.predict import LEVEL
+from peftport.analysis.prediction.predict import LEVEL
+from peftport.analysis.stats import Interval
 from peftport.report.tables import Table
-from peftport.stats import Interval
-from peftport.trial import Trial
+from peftport.workflows.checking import PortCheck
+from peftport.workflows.checking.host_comparison import HostComparison
+from peftport.workflows.checking.methods import MethodCheck
+from peftport.workflows.method_selection import MethodSelection
 
 
-def check_tables(found: Checked) -> list[Table]:
+def check_tables(found: PortCheck) -> list[Table]:
     """Hosts, slots, layers where they were compared, and methods."""
     tables = [_hosts(found.kinship), _slots(found)]
     if found.layers:
@@ -24,7 +24,7 @@ def check_tables(found: Checked) -> list[Table]:
     return [*tables, _methods(found)]
 
 
-def check_sentences(found: Checked) -> list[str]:
+def check_sentences(found: PortCheck) -> list[str]:
     """What the tables come to, and what to do."""
     slots, kin, choice = found.slots, found.kinship, found.choice
     said = [
@@ -40,7 +40,7 @@ def check_sentences(found: Checked) -> list[str]:
     return [*said, f"What to do: {do}{doubt}: {choice.why}."]
 
 
-def trial_table(tried: Trial) -> Table:
+def trial_table(tried: MethodSelection) -> Table:
     """A row a method, the best first, then the bare receiver, then those that cannot and why."""
     ranking = tried.ranking
     rows = []
@@ -53,7 +53,7 @@ def trial_table(tried: Trial) -> Table:
     return Table(title, ("method", "accuracy", "the best is ahead by", "told apart", ""), tuple(rows))
 
 
-def _hosts(kin: Kinship) -> Table:
+def _hosts(kin: HostComparison) -> Table:
     names = {"layers": "layers", "width": "width", "family": "family", "model_type": "model type"}
     rows = [
         (title, str(getattr(kin.origin, part)), str(getattr(kin.receiver, part)), _yes(kin.same[part]))
@@ -76,7 +76,7 @@ def _hosts(kin: Kinship) -> Table:
     return Table("hosts", ("what", f"origin {kin.origin.name}", f"receiver {kin.receiver.name}", "same"), tuple(rows))
 
 
-def _slots(found: Checked) -> Table:
+def _slots(found: PortCheck) -> Table:
     rows: tuple[tuple[str, ...], ...] = tuple(
         (one.slot, one.takes or "nothing", one.state, "" if one.overlap is None else f"{one.overlap:.2f}")
         for one in found.slots.slots
@@ -86,7 +86,7 @@ def _slots(found: Checked) -> Table:
     return Table("slots", columns, rows)
 
 
-def _methods(found: Checked) -> Table:
+def _methods(found: PortCheck) -> Table:
     rows = tuple(_method(one) for one in found.methods)
     columns = (
         "method",

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from peftport.arms import BARE
-from peftport.comparison import Comparison
-from peftport.demonstration import Demo
-from peftport.identity import rng_for
-from peftport.provenance import installed_versions, this_machine
+from peftport.analysis.stats import Interval, paired_difference
+from peftport.core.arms import BARE
+from peftport.core.environment import installed_versions, this_machine
+from peftport.core.hashing import rng_for
 from peftport.report.findings import Findings, frame
 from peftport.report.html import render
 from peftport.report.tables import comparison_sentence
-from peftport.stats import Interval, paired_difference
+from peftport.workflows.comparison import Comparison
+from peftport.workflows.demo import Demo
 
 
 def comparison_findings(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from peftport.measures.gains import VERSUS
+from peftport.analysis.measures.gains import VERSUS
 from peftport.report.findings import PLACE, SCHEMAS, Findings
 
 UNSETTLED = "not enough evidence"

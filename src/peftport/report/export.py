@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import polars as pl
 
-from peftport.errors import BadRequest, OutputRefused
+from peftport.core.errors import BadRequest, OutputRefused
 from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings

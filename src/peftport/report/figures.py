@@ -70,7 +70,7 @@ def _pairs() -> alt.Y:
     )
 
 
-def curves(canvas: Canvas) -> alt.LayerChart:
+def draw_curves(canvas: Canvas) -> alt.LayerChart:
     """Accuracy against training steps by arm, with intervals; bare host and ceiling as lines across.
 
     Reads ``low``, ``high`` (ends of the accuracy axis) and ``budgets`` (ticks).
@@ -152,7 +152,7 @@ def heat(canvas: Canvas) -> alt.LayerChart:
     )
 
 
-def directions(canvas: Canvas) -> alt.LayerChart:
+def draw_directions(canvas: Canvas) -> alt.LayerChart:
     """Retention A to B against B to A. Reads ``low``, ``high``; what lies outside is drawn at the edge."""
     ends = alt.Scale(domain=[_expr("low"), _expr("high")], nice=False, clamp=True)
     axis = alt.Axis(format=".0%", tickCount=6)
@@ -193,7 +193,7 @@ def distance(canvas: Canvas) -> alt.LayerChart:
     )
 
 
-def savings(canvas: Canvas) -> alt.LayerChart:
+def draw_savings(canvas: Canvas) -> alt.LayerChart:
     """Steps to the target, ported against scratch. Hollow: not reached in the largest budget (reads ``reach``)."""
     at = {arm: f"datum.{arm}_censored || !isValid(datum.steps_{arm}) ? reach : datum.steps_{arm}" for arm in ARMS[::2]}
     base = alt.Chart().transform_calculate(ported_at=at["ported"], scratch_at=at["scratch"])
@@ -217,7 +217,7 @@ def savings(canvas: Canvas) -> alt.LayerChart:
     return canvas.layers(*layers, height=alt.Step(38))
 
 
-def aggregates(canvas: Canvas) -> alt.LayerChart:
+def draw_aggregates(canvas: Canvas) -> alt.LayerChart:
     """An estimate over all pairs and seeds with its interval, a row for each technique."""
     base = alt.Chart().transform_calculate(who="datum.technique == null ? 'all techniques' : datum.technique")
     order = [*canvas.techniques, "all techniques"]
@@ -232,7 +232,7 @@ def aggregates(canvas: Canvas) -> alt.LayerChart:
     )
 
 
-def pooled(canvas: Canvas) -> alt.LayerChart:
+def draw_pooled(canvas: Canvas) -> alt.LayerChart:
     """A gain pooled over cells with its interval, a row for each technique; one axis for all panels, zero marked."""
     base = alt.Chart().transform_calculate(who="datum.technique == null ? 'all techniques' : datum.technique")
     order = [*canvas.techniques, "all techniques"]
@@ -250,7 +250,7 @@ def pooled(canvas: Canvas) -> alt.LayerChart:
     )
 
 
-def verdicts(canvas: Canvas) -> alt.LayerChart:
+def draw_verdicts(canvas: Canvas) -> alt.LayerChart:
     """How many cells of each technique got which verdict. Rows: technique, verdict, cells, order."""
     scale = alt.Scale(domain=VERDICTS, range=canvas.palette.verdicts)
     legend = alt.Legend(title=None, columns=3, symbolType="square")
@@ -268,14 +268,14 @@ def verdicts(canvas: Canvas) -> alt.LayerChart:
 
 
 CHARTS: dict[str, Callable[..., alt.LayerChart]] = {
-    "verdicts": verdicts,
-    "pooled": pooled,
-    "aggregates": aggregates,
-    "curves": curves,
+    "verdicts": draw_verdicts,
+    "pooled": draw_pooled,
+    "aggregates": draw_aggregates,
+    "curves": draw_curves,
     "retention": heat,
-    "directions": directions,
+    "directions": draw_directions,
     "distance": distance,
-    "savings": savings,
+    "savings": draw_savings,
 }
 # Charts with a row for each value of a field: the page, whose charts fill their container, sets the height itself.
 BANDS = {

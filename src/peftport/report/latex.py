@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from peftport.errors import OutputRefused
+from peftport.core.errors import OutputRefused
 from peftport.report.digest import derived
 from peftport.report.findings import Findings
 from peftport.report.shown import TABLES, Shown

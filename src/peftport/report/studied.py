@@ -6,14 +6,24 @@ from collections import Counter
 
 import polars as pl
 
-from peftport.identity import rng_for
-from peftport.measures import Declared, Evidence, aggregates, curves, directions, gains, pooled, retention, savings
-from peftport.measures.gains import VERSUS
-from peftport.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
+from peftport.analysis.measures import (
+    Declared,
+    Evidence,
+    aggregates,
+    curves,
+    directions,
+    gains,
+    pooled,
+    retention,
+    savings,
+)
+from peftport.analysis.measures.gains import VERSUS
+from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
+from peftport.analysis.verdict import regret_report, verdicts
+from peftport.core.hashing import rng_for
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
-from peftport.verdict import regret_report, verdicts
 
 
 def study_findings(

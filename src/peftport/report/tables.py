@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftport.arms import BARE
-from peftport.comparison import Comparison
-from peftport.demonstration import Demo
+from peftport.core.arms import BARE
+from peftport.workflows.comparison import Comparison
+from peftport.workflows.demo import Demo
 
 FAMILY_LEVEL = 0.95
 

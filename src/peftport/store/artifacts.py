@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peftport.errors import OutputRefused
-from peftport.stopping import undisturbed
+from peftport.core.errors import OutputRefused
+from peftport.core.stopping import undisturbed
 from peftport.store.held import hidden_file, hidden_folder, sweep_beside
 
 # ``.SHA256.safetensors.RANDOM``, the sha256 cut or whole: earlier versions did not cut it.

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from peftport.stopping import undisturbed
+from peftport.core.stopping import undisturbed
 
 MARK = ".peftport"
 LONGEST = 40  # characters of a file's own name in that of its temporary one, so that a long name finds room

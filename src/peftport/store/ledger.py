@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from peftport.errors import BadRequest, PeftportError
-from peftport.identity import canonical_json
+from peftport.core.errors import BadRequest, PeftportError
+from peftport.core.hashing import canonical_json
 from peftport.store.opening import connect, connect_to_read, in_the_way
 
 State = Literal["done", "failed", "blocked"]
@@ -50,7 +50,7 @@ _DIGEST = "(SELECT digest FROM inputs WHERE inputs.id = jobs.inputs)"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JobRow:
     """What became of one job.
 
     Attributes:
@@ -146,7 +146,7 @@ class Ledger:
 
     def record(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[JobRow],
         failures: Sequence[tuple[str, int, str]] = (),
         inputs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
@@ -209,13 +209,13 @@ class Ledger:
                 found.setdefault(sha, []).append(job)
         return found
 
-    def row(self, job: str) -> Row | None:
+    def row(self, job: str) -> JobRow | None:
         """One job's row."""
         with self._reading():
             found = self._base.execute(f"SELECT {self._columns} FROM jobs WHERE id = ?", (job,)).fetchone()
             return row_of(found) if found else None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[JobRow]:
         """Every row, by id."""
         with self._reading():
             for values in self._base.execute(f"SELECT {self._columns} FROM jobs ORDER BY id"):
@@ -351,7 +351,7 @@ class Altered(ValueError):
     """A row that does not add up to its own checksum, or says what no row says."""
 
 
-def row_of(values: Sequence[Any]) -> Row:
+def row_of(values: Sequence[Any]) -> JobRow:
     """A row from its columns, inputs' digest and checksum.
 
     Raises:
@@ -367,7 +367,7 @@ def row_of(values: Sequence[Any]) -> Row:
     read = json.loads(metrics) if metrics else None
     if state not in get_args(State) or not isinstance(read, dict | None):
         raise Altered(what)
-    return Row(job, kind, state, attempt, artifact, read, error, seconds, inputs)
+    return JobRow(job, kind, state, attempt, artifact, read, error, seconds, inputs)
 
 
 def hold(values: Sequence[Any], what: str) -> None:
@@ -382,7 +382,7 @@ def _checksum(values: Sequence[Any]) -> bytes:
     return hashlib.sha256(json.dumps(values, default=repr).encode()).digest()[:16]
 
 
-def _values(row: Row) -> tuple[Any, ...]:
+def _values(row: JobRow) -> tuple[Any, ...]:
     seconds = round(float(row.seconds), 3)
     return row.id, row.kind, row.state, row.attempt, row.artifact, _text(row.metrics), row.error, seconds, row.inputs
 

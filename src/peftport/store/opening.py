@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.store.held import HeldFolder
 
 WAL = "-wal"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftport.store.ledger import COLUMNS, Row, columns_of, hold, row_of
+from peftport.store.ledger import COLUMNS, JobRow, columns_of, hold, row_of
 
 GAP = 4096  # rows in sequence that cannot be read, after which a table is taken to have ended
 
@@ -20,7 +20,7 @@ GAP = 4096  # rows in sequence that cannot be read, after which a table is taken
 class Salvaged:
     """What a damaged ledger still says. ``unsummed``: jobs whose rows, of version 0, carry no checksum."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, JobRow] = field(default_factory=dict)
     unsummed: set[str] = field(default_factory=set)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[tuple[str, int, str]] = field(default_factory=list)

@@ -1,1 +1,1 @@
-"""A study: a declared grid of train/test runs, planned as jobs that share work, run once and resumed always."""
+"""Declared grids of runs: from the study file to a plan, to jobs that workers do, to the ledger and the tables."""

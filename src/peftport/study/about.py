@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from peftport.identity import canonical_json
+from peftport.core.environment import installed_versions, this_machine
+from peftport.core.hashing import canonical_json
 from peftport.modules.module import Closed
-from peftport.provenance import installed_versions, this_machine
 from peftport.store.ledger import Ledger
-from peftport.study.grid import Study
+from peftport.study.grid import StudySpec
 from peftport.study.inputs import VERSIONS
 from peftport.study.plan import Plan
 from peftport.study.resuming import inputs_on_record
@@ -40,7 +40,7 @@ class About(Closed):
 
     """
 
-    study: Study
+    study: StudySpec
     command: str
     sharing: dict[str, int]
     versions: dict[str, str]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from peftport.errors import HostRefused, UnknownName
-from peftport.study.grid import Study, Technique
-from peftport.study.jobs import ChainJob, UpdateJob
+from peftport.core.errors import HostRefused, UnknownName
+from peftport.study.grid import StudySpec, StudyTechnique
+from peftport.study.jobs import TrainJob, UpdateJob
 from peftport.study.plan import Plan
 from peftport.study.work import open_task
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32
 
@@ -37,7 +37,7 @@ class Estimate:
 def estimate(plan: Plan, workers: int) -> Estimate:
     """Time a few steps a technique and host, and add up the plan's chains (updates of hosts are left out)."""
     study = plan.study
-    chains = [job for job in plan.jobs.values() if isinstance(job, ChainJob)]
+    chains = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
     speeds: dict[tuple[str, str], Speed | None] = {}
     worker_seconds, disk = 0.0, 0
     for job in chains:
@@ -54,7 +54,7 @@ def estimate(plan: Plan, workers: int) -> Estimate:
     return Estimate(worker_seconds, worker_seconds / workers, disk, unknown)
 
 
-def _speed(study: Study, host: str, task: str, technique: Technique) -> Speed | None:
+def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) -> Speed | None:
     bench = _bench(study, host, task)
     if bench is None:
         return None
@@ -71,11 +71,11 @@ def _speed(study: Study, host: str, task: str, technique: Technique) -> Speed | 
     return Speed((trained - begun) / (STEPS * entries), tested / (ITEMS * entries), size)
 
 
-def _bench(study: Study, host: str, task: str) -> Workbench | None:
+def _bench(study: StudySpec, host: str, task: str) -> BoundTask | None:
     made = study.hosts.get(host)
     loaded = open_task(task, study.data.get(task))
     try:
-        return open_workbench(
+        return bind_task(
             made.base if made else host,
             loaded,
             study.testing.readout,
@@ -87,7 +87,7 @@ def _bench(study: Study, host: str, task: str) -> Workbench | None:
         return None
 
 
-def _weight_bytes(study: Study, host: str) -> int:
+def _weight_bytes(study: StudySpec, host: str) -> int:
     from peftport.hosts.fingerprint import weight_files
     from peftport.hosts.sources import find_host
 

@@ -20,14 +20,14 @@ from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from peftport.errors import BadRequest, PeftportError, UnknownName
-from peftport.stopping import NUMBERS, undisturbed
+from peftport.core.errors import BadRequest, PeftportError, UnknownName
+from peftport.core.stopping import NUMBERS, undisturbed
 from peftport.store.held import sweep_temporary
 from peftport.study.devices import VISIBLE, devices_of_task, devices_of_workers
 
 if TYPE_CHECKING:
     from peftport.hosts.loading import Loading
-    from peftport.study.messages import Request, Result
+    from peftport.study.messages import JobResult, Request
 
 EXECUTORS = ("processes", "ray")
 
@@ -41,7 +41,7 @@ class Outcome:
     """How a stack ended: a result, or the exception that it raised (WorkerLost: the worker died)."""
 
     stack: int
-    result: Result | None
+    result: JobResult | None
     error: BaseException | None
     seconds: float
 
@@ -206,7 +206,7 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
-def work(request: Request, blobs: Mapping[str, bytes | Path]) -> Result:
+def work(request: Request, blobs: Mapping[str, bytes | Path]) -> JobResult:
     """Do a stack here. What a worker process runs."""
     from peftport.study.messages import told
     from peftport.study.work import perform
@@ -290,7 +290,7 @@ class RayCluster:
             found.append(Outcome(stack, result, error, time.perf_counter() - begun))
         return found
 
-    def _ended(self, reference: Any) -> tuple[Result | None, BaseException | None]:
+    def _ended(self, reference: Any) -> tuple[JobResult | None, BaseException | None]:
         errors = self._ray.exceptions
         try:
             return self._ray.get(reference), None
@@ -309,6 +309,6 @@ class RayCluster:
             self._ray.shutdown()
 
 
-def _ray_work(request: Request, threads: int, names: list[str], *values: bytes) -> Result:
+def _ray_work(request: Request, threads: int, names: list[str], *values: bytes) -> JobResult:
     prepare(threads)
     return work(request, dict(zip(names, values, strict=True)))

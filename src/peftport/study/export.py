@@ -28,10 +28,10 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from peftport.errors import BadRequest, PeftportError
-from peftport.measures.columns import CORRECT, FACTORS, RUNS
+from peftport.analysis.measures.columns import CORRECT, FACTORS, RUNS
+from peftport.core.errors import BadRequest, PeftportError
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
-from peftport.store.ledger import Ledger, Row, damaged
+from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About
 from peftport.study.grid import Run
@@ -100,7 +100,7 @@ def _bytes(frame: pl.DataFrame, file_format: str) -> bytes:
     return out.getvalue()
 
 
-def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
+def run_record(plan: Plan, run: Run, rows: Mapping[str, JobRow]) -> dict[str, Any]:
     """The columns of one run; ``rows``: those of its job and of its hosts' distance, as far as they are on record."""
     job = plan.job_of(run)
     row = rows.get(job)
@@ -124,7 +124,7 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, Row]) -> dict[str, Any]:
 
 
 def _correct(
-    runs: pl.DataFrame, rows: Mapping[str, Row], items: Items, folder: Path
+    runs: pl.DataFrame, rows: Mapping[str, JobRow], items: Items, folder: Path
 ) -> Iterator[tuple[str, list[bool]]]:
     held: set[str] = set()
     for name, job, budget, state in runs.select("run", "job", "budget", "state").iter_rows():

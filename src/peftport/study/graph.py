@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from peftport.store.ledger import State
 from peftport.study.jobs import Job
-from peftport.study.plan import Stack
+from peftport.study.plan import JobBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Ready:
 class Graph:
     """Stacks of a plan, their needs, and what became of every job so far."""
 
-    def __init__(self, stacks: list[Stack], states: Mapping[str, State]) -> None:
+    def __init__(self, stacks: list[JobBatch], states: Mapping[str, State]) -> None:
         """Begin with the states of jobs that are on record."""
         self._stacks = stacks
         # Every job from the start, so that memory does not grow with what ends. None: not yet; True: done.

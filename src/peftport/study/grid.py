@@ -26,20 +26,20 @@ from pydantic import (
     model_validator,
 )
 
-from peftport.arms import ARMS
-from peftport.errors import BadRequest
+from peftport.core.arms import ARMS
+from peftport.core.errors import BadRequest
 from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
 from peftport.techniques import AnySpec, make_spec
-from peftport.training import TrainSettings
+from peftport.training.loop import TrainSettings
 
 Arm = Literal["ported", "sampled", "scratch", "ceiling", "bare"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
-class Technique(Closed):
+class StudyTechnique(Closed):
     """A technique under the name that tables show, which tells settings of one technique apart."""
 
     name: Name
@@ -105,13 +105,13 @@ class Execution(Closed):
     retries: NonNegativeInt = 1
 
 
-class Study(Closed):
+class StudySpec(Closed):
     """A declared study."""
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=SLUG)]
     about: str = ""
-    techniques: Annotated[tuple[Technique, ...], Field(min_length=1)]
+    techniques: Annotated[tuple[StudyTechnique, ...], Field(min_length=1)]
     pairs: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskPair, ...], Field(min_length=1)]
     arms: Annotated[tuple[Literal["ported", "sampled", "scratch"], ...], Field(min_length=1)] = ARMS
@@ -179,7 +179,7 @@ class Run:
         return f"{words} | {self.budget}" + ("" if self.seed is None else f" | seed {self.seed}")
 
 
-def runs(study: Study) -> Iterator[Run]:
+def runs(study: StudySpec) -> Iterator[Run]:
     """The study's ported and sampled runs, in a fixed order; one at a time, since there may be millions.
 
     A method that does not carry a technique has no runs of it.
@@ -190,7 +190,7 @@ def runs(study: Study) -> Iterator[Run]:
             yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
 
 
-def baseline(study: Study) -> Iterator[Run]:
+def baseline(study: StudySpec) -> Iterator[Run]:
     """What the runs are held against: scratch at every budget, the ceiling at the origins' steps, the bare hosts."""
     places = sorted({(receiver, task.receiver) for _, receiver in study.pairs for task in study.tasks})
     for receiver, task in places:
@@ -203,13 +203,13 @@ def baseline(study: Study) -> Iterator[Run]:
         yield Run(technique.name, None, receiver, None, task, "ceiling", None, steps, seed)
 
 
-def run_count(study: Study) -> int:
+def run_count(study: StudySpec) -> int:
     """How many runs `runs` gives."""
     carried = sum(len(_methods(study, technique)) for technique in study.techniques)
     return carried * len(study.pairs) * len(study.tasks) * len(study.budgets) * len(study.seeds)
 
 
-def _methods(study: Study, technique: Technique) -> list[tuple[Arm, str]]:
+def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str]]:
     """Ported and sampled arms of one technique, by each method that carries it."""
     kind, found = technique.spec.kind, list[tuple[Arm, str]]()
     if "ported" in study.arms:
@@ -219,7 +219,7 @@ def _methods(study: Study, technique: Technique) -> list[tuple[Arm, str]]:
     return found
 
 
-def read_study(path: Path, changes: Mapping[str, str] | None = None) -> Study:
+def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpec:
     """Read a study file; ``changes`` replace values by dotted key (``testing.items`` -> ``50``), as TOML writes them.
 
     Raises:
@@ -235,7 +235,7 @@ def read_study(path: Path, changes: Mapping[str, str] | None = None) -> Study:
     for key, text in (changes or {}).items():
         _replace(values, key, text)
     try:
-        return Study.model_validate(values)
+        return StudySpec.model_validate(values)
     except ValidationError as error:
         # A key that is not known comes first: the one that is missing is likely the same, misspelt.
         first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")

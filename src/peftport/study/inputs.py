@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from peftport.errors import HostRefused
+from peftport.core.environment import installed_versions, version_of
+from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import read_config
-from peftport.provenance import installed_versions, version_of
 
 Inputs = Mapping[str, Any]
 VERSIONS = "versions"

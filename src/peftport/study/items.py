@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from peftport.errors import PeftportError
-from peftport.evaluation import Scores
+from peftport.core.errors import PeftportError
 from peftport.store.artifacts import Artifacts
-from peftport.store.ledger import Row
+from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
+from peftport.training.evaluation import Scores
 
 MEASURES = ("accuracy", "auroc", "accuracy_at_median", "n_items")
 Arrays = dict[str, npt.NDArray[Any]]
@@ -38,7 +38,7 @@ class Items:
         self._artifacts = artifacts
         self._open = lru_cache(maxsize=4)(self._read)
 
-    def correct(self, row: Row, budget: int) -> list[bool]:
+    def correct(self, row: JobRow, budget: int) -> list[bool]:
         """What the job's test at ``budget`` got right, item by item.
 
         Raises:
@@ -52,7 +52,7 @@ class Items:
         right: list[bool] = found.tolist()
         return right
 
-    def fault(self, row: Row) -> str | None:
+    def fault(self, row: JobRow) -> str | None:
         """Where a row is not what its artifact says; None where they agree.
 
         Raises:
@@ -83,7 +83,7 @@ class Items:
             return {key: tensors.get_tensor(key) for key in names}, described(path)
 
 
-def disagreement(row: Row, how: str) -> str:
+def disagreement(row: JobRow, how: str) -> str:
     """A row beside its artifact."""
     return f"the row of job {row.id[:12]} is not what its artifact {(row.artifact or '')[:12]} holds: {how}"
 
@@ -100,7 +100,7 @@ def _equal(one: Any, other: Any) -> bool:
     return isinstance(one, int | float) and abs(one - other) <= CLOSE
 
 
-def _against(row: Row, metrics: dict[str, Any], told: Described) -> str | None:
+def _against(row: JobRow, metrics: dict[str, Any], told: Described) -> str | None:
     """Hold a row to what was written into its artifact: losses and rates too, which no item shows."""
     if told.kind != row.kind or told.inputs_of.get(row.id) != row.inputs:
         return disagreement(row, "another kind of job, or other inputs")

@@ -15,9 +15,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from peftport.core.hashing import canonical_json
 from peftport.hosts.loading import Loading
-from peftport.identity import canonical_json
-from peftport.study.grid import Study, Technique, Update
+from peftport.study.grid import StudySpec, StudyTechnique, Update
 
 # Raised by hand when the code of a step changes its numbers; golden ids in the tests hold them to that.
 VERSIONS = {"update": 1, "bare": 1, "chain": 1, "distance": 1}
@@ -25,12 +25,12 @@ Kind = Literal["update", "bare", "chain", "distance"]
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class FreshStart:
     """An entry that starts fresh from its seed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class PortedStart:
     """An entry that starts from another chain's matrices, ported; ``sampler``: then drawn anew in their likeness."""
 
     chain: str  # the job whose module it is
@@ -40,8 +40,8 @@ class Carried:
     sampler: str | None
 
 
-FRESH = Fresh()
-Start = Fresh | Carried
+FRESH = FreshStart()
+Start = FreshStart | PortedStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ class BareJob:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainJob:
+class TrainJob:
     """Train one entry on a host and test it on the way. ``budgets``: steps at which it is tested."""
 
     kind: ClassVar[Kind] = "chain"
     id: str
-    technique: Technique
+    technique: StudyTechnique
     host: str
     task: str
     seed: int
@@ -93,13 +93,13 @@ class DistanceJob:
     needs: tuple[str, ...]
 
 
-Job = UpdateJob | BareJob | ChainJob | DistanceJob
+Job = UpdateJob | BareJob | TrainJob | DistanceJob
 
 
-class Naming:
+class JobIds:
     """Ids of one study's jobs."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: StudySpec) -> None:
         """Work out once what all ids share, as canonical JSON: a study may have a million of them."""
         self._study = study
         training = study.training
@@ -135,14 +135,14 @@ class Naming:
 
     def chain(
         self,
-        technique: Technique,
+        technique: StudyTechnique,
         place: tuple[str, str],
         seed: int,
         start: Start,
         steps: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> str:
         """The id of an entry's training and testing; ``steps``: its budgets and the steps to keep."""
-        begin = None if isinstance(start, Fresh) else [start.chain, start.step, start.porter, start.sampler]
+        begin = None if isinstance(start, FreshStart) else [start.chain, start.step, start.porter, start.sampler]
         own = canonical_json([seed, begin, *steps])[1:-1]
         return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
 

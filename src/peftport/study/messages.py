@@ -16,7 +16,7 @@ from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
 from peftport.study.grid import Data, Update
 from peftport.techniques import AnySpec
-from peftport.training import TrainSettings
+from peftport.training.loop import TrainSettings
 
 
 class MadeHost(Closed):
@@ -42,7 +42,7 @@ class Place(Closed):
     loading: Loading
 
 
-class Origin(Closed):
+class OriginModule(Closed):
     """The module an entry starts from: where its matrices lie, its host, and what carries it over."""
 
     artifact: str
@@ -59,10 +59,10 @@ class EntryRequest(Closed):
 
     job: str
     seed: int
-    origin: Origin | None
+    origin: OriginModule | None
 
 
-class ChainsRequest(Closed):
+class TrainRequest(Closed):
     """Chains to train in one stack."""
 
     kind: Literal["chain"] = "chain"
@@ -102,7 +102,7 @@ class DistanceRequest(Closed):
     receiver: HostAt
 
 
-Request = ChainsRequest | BareRequest | UpdateRequest | DistanceRequest
+Request = TrainRequest | BareRequest | UpdateRequest | DistanceRequest
 Blobs = Mapping[str, bytes | Path]  # artifacts by sha256: their bytes, or a file on this machine
 
 
@@ -118,7 +118,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Result:
+class JobResult:
     """A stack's answers and the one artifact that holds all their arrays (none: nothing to keep)."""
 
     answers: tuple[Answer, ...]

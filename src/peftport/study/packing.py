@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from peftport.identity import canonical_json, digest
+from peftport.core.hashing import canonical_json, digest
 from peftport.study.messages import Answer
 
 KEY, VERSION = "peftport", 1

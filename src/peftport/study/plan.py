@@ -13,16 +13,16 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
-from peftport.errors import UnknownName
-from peftport.study.grid import Run, Study, Technique, baseline, run_count, runs
-from peftport.study.jobs import FRESH, BareJob, Carried, ChainJob, DistanceJob, Job, Naming, Start, UpdateJob
+from peftport.core.errors import UnknownName
+from peftport.study.grid import Run, StudySpec, StudyTechnique, baseline, run_count, runs
+from peftport.study.jobs import FRESH, BareJob, DistanceJob, Job, JobIds, PortedStart, Start, TrainJob, UpdateJob
 
 FACTORS = ("technique", "origin", "receiver", "origin_task", "receiver_task", "arm", "method", "budget", "seed")
 Place = tuple[str, str]  # host, task
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class JobBatch:
     """Jobs that one worker does at once, in this order. Which jobs are stacked is fixed by the study file."""
 
     index: int
@@ -51,11 +51,11 @@ class Sharing:
 class Plan:
     """A study's jobs and stacks, and which job holds the answer to which run."""
 
-    def __init__(self, study: Study, only: dict[str, frozenset[str]] | None = None) -> None:
+    def __init__(self, study: StudySpec, only: dict[str, frozenset[str]] | None = None) -> None:
         """Plan a study; ``only``: factors and the values that a ported or sampled run must have."""
         self.study = study
         self.only = only or {}
-        self._naming = Naming(study)
+        self._naming = JobIds(study)
         self._techniques = {t.name: t for t in study.techniques}
         self._chosen: list[Run] | None = None
         self.jobs: dict[str, Job] = {}
@@ -80,7 +80,7 @@ class Plan:
     def part(self, chosen: list[Run]) -> Plan:
         """A plan of some of the runs and all that they need, stacked as the whole plan stacks them."""
         stack_of = {job.id: stack for stack in self.stacks for job in stack.jobs}
-        wanted: dict[int, Stack] = {}
+        wanted: dict[int, JobBatch] = {}
         todo = [job for run in chosen for job in (self.job_of(run), self.distance_of(run)) if job]
         while todo:
             stack = stack_of[todo.pop()]
@@ -89,7 +89,7 @@ class Plan:
                 todo += stack.needs
         part = copy(self)
         part._chosen = chosen
-        part.stacks = [Stack(i, wanted[index].jobs) for i, index in enumerate(sorted(wanted))]
+        part.stacks = [JobBatch(i, wanted[index].jobs) for i, index in enumerate(sorted(wanted))]
         part.jobs = {job.id: job for stack in part.stacks for job in stack.jobs}
         return part
 
@@ -113,7 +113,7 @@ class Plan:
         return self._naming.distance(run.origin, run.receiver) if run.origin else None
 
     @cached_property
-    def stacks(self) -> list[Stack]:
+    def stacks(self) -> list[JobBatch]:
         """All jobs in stacks, those that others wait for first."""
         groups: dict[tuple[object, ...], list[Job]] = {}
         for job in self.jobs.values():
@@ -121,12 +121,12 @@ class Plan:
         size = self.study.execution.stack
         pieces = [tuple(jobs[i : i + size]) for jobs in groups.values() for i in range(0, len(jobs), size)]
         pieces.sort(key=lambda jobs: _rank(jobs[0]))  # stable: the order of the runs within a rank
-        return [Stack(index, jobs) for index, jobs in enumerate(pieces)]
+        return [JobBatch(index, jobs) for index, jobs in enumerate(pieces)]
 
     @cached_property
     def sharing(self) -> Sharing:
         """How much is asked and how much is needed."""
-        chains = [job for job in self.jobs.values() if isinstance(job, ChainJob)]
+        chains = [job for job in self.jobs.values() if isinstance(job, TrainJob)]
         needed = sum(max(job.budgets) for job in chains)
         tests = sum(len(job.budgets) for job in chains) + sum(isinstance(job, BareJob) for job in self.jobs.values())
         return Sharing(
@@ -159,7 +159,7 @@ class Plan:
         shared["runs" if run.origin else "baseline_runs"] += 1
         shared["tests_asked"] += 1
 
-    def _keep(self, job: ChainJob) -> None:
+    def _keep(self, job: TrainJob) -> None:
         self.jobs.setdefault(job.id, job)
 
     def _host(self, host: str) -> None:
@@ -174,7 +174,7 @@ class Plan:
             self.jobs[job] = DistanceJob(job, origin, receiver, self._naming.host_needs(origin, receiver))
 
     @cached_property
-    def _chains(self) -> dict[tuple[str, Place, int, Start], ChainJob]:
+    def _chains(self) -> dict[tuple[str, Place, int, Start], TrainJob]:
         return {}
 
     @cached_property
@@ -184,7 +184,7 @@ class Plan:
         homes = frozenset((origin, task.origin) for origin, _ in pairs for task in tasks)
         return homes, frozenset((receiver, task.receiver) for _, receiver in pairs for task in tasks)
 
-    def _fresh(self, technique: Technique, place: Place, seed: int) -> ChainJob:
+    def _fresh(self, technique: StudyTechnique, place: Place, seed: int) -> TrainJob:
         """The chain of an origin, of scratch and of the ceiling, all in one."""
         homes, receivers = self._roles
         steps = self.study.training.origin_steps
@@ -195,30 +195,30 @@ class Plan:
         scratch = self.study.budgets if place in receivers and "scratch" in self.study.arms else ()
         return self._chain(technique, place, seed, FRESH, tuple(sorted({*scratch, steps})), keep)
 
-    def _carried(self, technique: Technique, home: Place, place: Place, run: Run) -> ChainJob:
+    def _carried(self, technique: StudyTechnique, home: Place, place: Place, run: Run) -> TrainJob:
         assert run.seed is not None and run.method is not None
         origin = self._fresh(technique, home, run.seed)
         sampled = run.arm == "sampled"
         porter, sampler = (self.study.porters[0], run.method) if sampled else (run.method, None)
-        start = Carried(origin.id, home[0], self.study.training.origin_steps, porter, sampler)
+        start = PortedStart(origin.id, home[0], self.study.training.origin_steps, porter, sampler)
         return self._chain(technique, place, run.seed, start, tuple(sorted(self.study.budgets)), ())
 
     def _chain(
         self,
-        technique: Technique,
+        technique: StudyTechnique,
         place: Place,
         seed: int,
         start: Start,
         budgets: tuple[int, ...],
         keep: tuple[int, ...],
-    ) -> ChainJob:
+    ) -> TrainJob:
         key = (technique.name, place, seed, start)
         if key not in self._chains:
             needs = self._naming.host_needs(place[0])
-            if isinstance(start, Carried):
+            if isinstance(start, PortedStart):
                 needs = (*needs, start.chain)
             job = self._naming.chain(technique, place, seed, start, (budgets, keep))
-            self._chains[key] = ChainJob(job, technique, *place, seed, start, budgets, keep, needs)
+            self._chains[key] = TrainJob(job, technique, *place, seed, start, budgets, keep, needs)
         return self._chains[key]
 
 
@@ -240,12 +240,12 @@ def chosen_factors(texts: Iterable[str]) -> dict[str, frozenset[str]]:
 
 def _group(job: Job) -> tuple[object, ...]:
     """Jobs of one group may be stacked: one host, task and technique, one kind of start, equal budgets."""
-    if isinstance(job, ChainJob):
-        return (job.technique.name, job.host, job.task, isinstance(job.start, Carried), job.budgets, job.keep)
+    if isinstance(job, TrainJob):
+        return (job.technique.name, job.host, job.task, isinstance(job.start, PortedStart), job.budgets, job.keep)
     return (job.id,)
 
 
 def _rank(job: Job) -> int:
-    if isinstance(job, ChainJob):
-        return 3 if isinstance(job.start, Carried) else 1
+    if isinstance(job, TrainJob):
+        return 3 if isinstance(job.start, PortedStart) else 1
     return 0 if isinstance(job, UpdateJob) else 2

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftport.errors import BadRequest, PeftportError
+from peftport.core.errors import BadRequest, PeftportError
 from peftport.store.artifacts import Artifacts
-from peftport.store.ledger import ARTIFACTS, FILE, Ledger, Row, only_driver
+from peftport.store.ledger import ARTIFACTS, FILE, JobRow, Ledger, only_driver
 from peftport.store.salvage import Salvaged, salvage
 from peftport.study.items import Items
 from peftport.study.packing import described
@@ -102,7 +102,7 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
         return None
 
 
-def _holds(row: Row, items: Items, found: Salvaged) -> bool:
+def _holds(row: JobRow, items: Items, found: Salvaged) -> bool:
     """Whether a row that could be read is what was recorded, as far as can be known."""
     try:
         if items.fault(row):
@@ -113,22 +113,22 @@ def _holds(row: Row, items: Items, found: Salvaged) -> bool:
 
 
 def _restored(
-    artifacts: Artifacts, items: Items, kept: Mapping[str, Row]
-) -> tuple[dict[str, Row], dict[str, dict[str, Any]]]:
+    artifacts: Artifacts, items: Items, kept: Mapping[str, JobRow]
+) -> tuple[dict[str, JobRow], dict[str, dict[str, Any]]]:
     """Rows of jobs that are not kept, from the artifacts that tell of them; and the inputs that they refer to."""
-    rows, inputs = dict[str, Row](), dict[str, dict[str, Any]]()
+    rows, inputs = dict[str, JobRow](), dict[str, dict[str, Any]]()
     for path in sorted(artifacts.folder.glob("*/*.safetensors")):
         told = described(path) if artifacts.holds(path.stem) else None
         for job, metrics in told.metrics.items() if told else ():
             assert told is not None
-            row = Row(job, told.kind, "done", 0, path.stem, metrics, inputs=told.inputs_of.get(job))
+            row = JobRow(job, told.kind, "done", 0, path.stem, metrics, inputs=told.inputs_of.get(job))
             if job not in kept and job not in rows and not items.fault(row):
                 rows[job] = row
                 inputs.update(told.inputs)
     return rows, inputs
 
 
-def _write(home: Path, rows: list[Row], found: Salvaged, inputs: Mapping[str, dict[str, Any]]) -> None:
+def _write(home: Path, rows: list[JobRow], found: Salvaged, inputs: Mapping[str, dict[str, Any]]) -> None:
     """A new ledger, all of it in its one file. Failures and facts go over as far as they could be read."""
     with closing(Ledger(home)) as ledger:
         ledger.record(rows, found.failures, inputs)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.store.ledger import Ledger, Row
-from peftport.study.grid import Study
-from peftport.study.jobs import BareJob, Carried, ChainJob, Job, Naming, UpdateJob
+from peftport.store.ledger import JobRow, Ledger
+from peftport.study.grid import StudySpec
+from peftport.study.jobs import BareJob, Job, JobIds, PortedStart, TrainJob, UpdateJob
 from peftport.study.messages import (
     BareRequest,
-    ChainsRequest,
     DistanceRequest,
     EntryRequest,
     HostAt,
     MadeHost,
-    Origin,
+    OriginModule,
     Place,
     Request,
+    TrainRequest,
     UpdateRequest,
 )
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkOrder:
     """A request and the artifacts it reads, by sha256."""
 
     request: Request
@@ -34,31 +34,31 @@ class Order:
 class Requests:
     """Requests of one study, from its ledger."""
 
-    def __init__(self, study: Study, ledger: Ledger) -> None:
+    def __init__(self, study: StudySpec, ledger: Ledger) -> None:
         """Work out once what all requests share."""
-        self._study, self._ledger, self._naming = study, ledger, Naming(study)
+        self._study, self._ledger, self._naming = study, ledger, JobIds(study)
         self._training = study.training.settings
 
-    def order(self, jobs: tuple[Job, ...], *, alone: bool = False) -> Order:
+    def order(self, jobs: tuple[Job, ...], *, alone: bool = False) -> WorkOrder:
         """The request for jobs of one stack whose needs are all done."""
         first = jobs[0]
-        if isinstance(first, ChainJob):
-            return self._chains([job for job in jobs if isinstance(job, ChainJob)], alone)
+        if isinstance(first, TrainJob):
+            return self._chains([job for job in jobs if isinstance(job, TrainJob)], alone)
         if isinstance(first, BareJob):
             place, used = self._place(first.host, first.task)
-            return Order(BareRequest(job=first.id, place=place), used)
+            return WorkOrder(BareRequest(job=first.id, place=place), used)
         if isinstance(first, UpdateJob):
             data = self._study.data.get(first.update.text)
-            return Order(UpdateRequest(job=first.id, host=first.host, update=first.update, data=data), ())
+            return WorkOrder(UpdateRequest(job=first.id, host=first.host, update=first.update, data=data), ())
         origin, ours = self._host(first.origin)
         receiver, theirs = self._host(first.receiver)
-        return Order(DistanceRequest(job=first.id, origin=origin, receiver=receiver), _once(ours + theirs))
+        return WorkOrder(DistanceRequest(job=first.id, origin=origin, receiver=receiver), _once(ours + theirs))
 
-    def _chains(self, jobs: list[ChainJob], alone: bool) -> Order:
+    def _chains(self, jobs: list[TrainJob], alone: bool) -> WorkOrder:
         first = jobs[0]
         place, used = self._place(first.host, first.task)
         entries = [EntryRequest(job=job.id, seed=job.seed, origin=self._origin(job)) for job in jobs]
-        request = ChainsRequest(
+        request = TrainRequest(
             place=place,
             technique=first.technique.spec,
             learning_rate=self._study.training.learning_rates.get(first.technique.name),
@@ -68,16 +68,16 @@ class Requests:
             alone=alone,
         )
         for job, entry in zip(jobs, entries, strict=True):
-            if entry.origin and isinstance(job.start, Carried):
+            if entry.origin and isinstance(job.start, PortedStart):
                 used = (*used, entry.origin.artifact, *self._host(job.start.host)[1])
-        return Order(request, _once(used))
+        return WorkOrder(request, _once(used))
 
-    def _origin(self, job: ChainJob) -> Origin | None:
+    def _origin(self, job: TrainJob) -> OriginModule | None:
         start = job.start
-        if not isinstance(start, Carried):
+        if not isinstance(start, PortedStart):
             return None
         row = self._done(start.chain)
-        return Origin(
+        return OriginModule(
             artifact=row.artifact or "",
             chain=start.chain,
             step=start.step,
@@ -108,7 +108,7 @@ class Requests:
         weights = self._done(self._naming.update(update)).artifact or ""
         return MadeHost(name=host, base=update.base, weights=weights), (weights,)
 
-    def _done(self, job: str) -> Row:
+    def _done(self, job: str) -> JobRow:
         row = self._ledger.row(job)
         if row is None or row.state != "done":
             raise BadRequest(f"{self._ledger.folder}: job {job[:12]} was expected to be done, it is not; run again")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peftport.errors import BadRequest
+from peftport.core.errors import BadRequest
 from peftport.hosts.sources import find_host
 from peftport.store.ledger import Ledger
 from peftport.study.inputs import REMEDY, VERSIONS, difference, host_in, version_differences, versions_for
-from peftport.study.jobs import BareJob, ChainJob
+from peftport.study.jobs import BareJob, TrainJob
 from peftport.study.plan import Plan
 from peftport.study.work import open_task
 
@@ -69,7 +69,7 @@ def _sets(plan: Plan, ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         if key is not None and key not in seen and planned:
             seen.add(key)
             yield sets[key]
-        elif key is None and isinstance(planned, ChainJob | BareJob) and (planned.host, planned.task) not in places:
+        elif key is None and isinstance(planned, TrainJob | BareJob) and (planned.host, planned.task) not in places:
             places.add((planned.host, planned.task))
             row = ledger.row(job)
             metrics = (row.metrics if row else None) or {}

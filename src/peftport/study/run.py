@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftport.errors import PeftportError
-from peftport.identity import digest
-from peftport.progress import Progress, Silent
-from peftport.stopping import stopped_once
+from peftport.core.errors import PeftportError
+from peftport.core.hashing import digest
+from peftport.core.progress import Progress, Silent
+from peftport.core.stopping import stopped_once
 from peftport.store.artifacts import Artifacts
-from peftport.store.ledger import Ledger, Row
+from peftport.store.ledger import JobRow, Ledger
 from peftport.study.executors import Executor, Outcome, WorkerLost
 from peftport.study.graph import Graph
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, versions_for, worker_difference
-from peftport.study.jobs import ChainJob, Job
+from peftport.study.jobs import Job, TrainJob
 from peftport.study.messages import Answer, failed
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
@@ -175,7 +175,8 @@ class _Driver:
         if not blocked:
             return
         rows = [
-            Row(job.id, job.kind, "blocked", 0, error=f"needs job {need[:12]}, which failed") for job, need in blocked
+            JobRow(job.id, job.kind, "blocked", 0, error=f"needs job {need[:12]}, which failed")
+            for job, need in blocked
         ]
         self.ledger.record(rows)
         self.recorded([row.id for row in rows])
@@ -185,7 +186,7 @@ class _Driver:
 
     def _record(self, outcomes: list[Outcome]) -> None:
         """Artifacts first, then all rows of these outcomes in one transaction."""
-        rows: list[Row] = []
+        rows: list[JobRow] = []
         failures: list[tuple[str, int, str]] = []
         answered: list[tuple[list[Answer], Outcome, int]] = []
         for outcome in outcomes:
@@ -241,9 +242,9 @@ class _Driver:
         with ThreadPoolExecutor(WRITERS) as writers:
             return dict(zip(kept, writers.map(self.artifacts.put, kept.values()), strict=True))
 
-    def _rows(self, answers: list[Answer], sha256: str | None, attempt: int, digests: list[str | None]) -> list[Row]:
+    def _rows(self, answers: list[Answer], sha256: str | None, attempt: int, digests: list[str | None]) -> list[JobRow]:
         return [
-            Row(
+            JobRow(
                 a.job,
                 self.plan.jobs[a.job].kind,
                 "failed" if a.error else "done",
@@ -257,7 +258,7 @@ class _Driver:
             for a, inputs in zip(answers, digests, strict=True)
         ]
 
-    def _count(self, rows: list[Row]) -> None:
+    def _count(self, rows: list[JobRow]) -> None:
         mine = self.plan.jobs  # its strings, not those that workers sent: a million of them are kept
         good = [mine[row.id].id for row in rows if row.state == "done"]
         bad = [mine[row.id].id for row in rows if row.state != "done"]
@@ -271,7 +272,7 @@ class _Driver:
 
 def weight(job: Job) -> int:
     """Training steps of an entry; other jobs count as one."""
-    return max(1, *job.budgets) if isinstance(job, ChainJob) else 1
+    return max(1, *job.budgets) if isinstance(job, TrainJob) else 1
 
 
 def _digests(answers: list[Answer], inputs: dict[str, Inputs]) -> list[str | None]:

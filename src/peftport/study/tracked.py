@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from peftport.measures.columns import FACTORS, RUNS
-from peftport.store.ledger import Ledger, Row
+from peftport.analysis.measures.columns import FACTORS, RUNS
+from peftport.store.ledger import JobRow, Ledger
 from peftport.study.export import run_record
 from peftport.study.grid import Run
 from peftport.study.plan import Plan
 from peftport.tracking.base import TrackedRun, Tracker
-from peftport.tracking.line import Line, unsaid
+from peftport.tracking.line import TrackerThread, unsaid
 
 TOLD_ELSEWHERE = ("run", "state", "error", "job")
 MEASURES = tuple(name for name in RUNS if name not in FACTORS and name not in TOLD_ELSEWHERE)
@@ -25,10 +25,10 @@ MEASURES = tuple(name for name in RUNS if name not in FACTORS and name not in TO
 class Tracked:
     """Tells the trackers of each finished run of a plan, once."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, lines: Sequence[Line]) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger, lines: Sequence[TrackerThread]) -> None:
         """Tell of what is on record already."""
         self._plan, self._ledger, self._lines = plan, ledger, lines
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, JobRow] = {}
         self._waiting: dict[str, dict[str, Run]] = {}  # by each job that a run waits for, by name
         if not lines:
             return
@@ -86,7 +86,7 @@ def tracking(
     Left in order, it waits until all was sent; left by an exception, it does not: the next call sends what is missing.
     """
     with unsaid():
-        lines = [Line(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]
+        lines = [TrackerThread(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]
         yield Tracked(plan, ledger, lines)
         for line in lines:
             line.close()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from peftport.errors import BadRequest
-from peftport.identity import rng_for
-from peftport.measures.columns import FACTORS
-from peftport.progress import Progress
+from peftport.analysis.measures.columns import FACTORS
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import rng_for
+from peftport.core.progress import Progress
 from peftport.store.artifacts import Artifacts
 from peftport.store.held import HeldFolder
 from peftport.store.ledger import Ledger
@@ -77,10 +77,10 @@ def verify(
             again = export(part, ledger, artifacts)
         finally:
             ledger.close()
-    return differences(again, recorded, [run.name for run in part.runs()], tolerance)
+    return run_differences(again, recorded, [run.name for run in part.runs()], tolerance)
 
 
-def differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:
+def run_differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:
     """For each of these runs, how two tables differ: in their items, and in their rows but for the seconds."""
     rows, items = zip(*(_by_run(each) for each in (ours, theirs)), strict=True)
     found = []

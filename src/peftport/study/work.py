@@ -19,16 +19,14 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from peftport.errors import NotFinite, PeftportError
-from peftport.evaluation import Scores
-from peftport.gather import gather
+from peftport.core.errors import NotFinite, PeftportError
+from peftport.core.hashing import rng_for
 from peftport.hosts.distance import weight_distance
 from peftport.hosts.loading import Loading
 from peftport.hosts.sources import find_host
-from peftport.identity import rng_for
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
-from peftport.porting.base import Shared
+from peftport.porting.base import PortCache
 from peftport.store.held import HeldFolder
 from peftport.study.grid import Data
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, versions_for
@@ -37,13 +35,13 @@ from peftport.study.messages import (
     Answer,
     BareRequest,
     Blobs,
-    ChainsRequest,
     EntryRequest,
     HostAt,
+    JobResult,
     MadeHost,
     Place,
     Request,
-    Result,
+    TrainRequest,
     UpdateRequest,
     told,
 )
@@ -51,21 +49,23 @@ from peftport.study.packing import pack
 from peftport.tasks import Task, load_task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
-from peftport.training import Checkpoint
-from peftport.updating import update_host
-from peftport.workbench import Start, Workbench, open_workbench
+from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.evaluation import Scores
+from peftport.training.loop import Checkpoint
+from peftport.workflows.continued_pretraining import update_host
+from peftport.workflows.port_inputs import open_port_inputs
 
 HOSTS_IN_MEMORY = 3
 
 
-def perform(request: Request, blobs: Blobs) -> Result:
+def perform(request: Request, blobs: Blobs) -> JobResult:
     """Do the jobs of one stack.
 
     Raises:
         PeftportError: the stack as a whole cannot be done; a failure of one entry is an answer, not an exception.
 
     """
-    if isinstance(request, ChainsRequest):
+    if isinstance(request, TrainRequest):
         return _chains(request, blobs)
     if isinstance(request, BareRequest):
         return _bare(request, blobs)
@@ -76,22 +76,22 @@ def perform(request: Request, blobs: Blobs) -> Result:
     inputs = {f"host {name}": host_in(folder, name) for name, folder in hosts.items()}
     metrics = {"weights": weight_distance(*(_folder(host, blobs) for host in (request.origin, request.receiver)))}
     inputs[VERSIONS] = versions_for(Loading())
-    return Result((Answer(request.job, metrics, None, time.perf_counter() - begun, inputs),), None)
+    return JobResult((Answer(request.job, metrics, None, time.perf_counter() - begun, inputs),), None)
 
 
-def _bare(request: BareRequest, blobs: Blobs) -> Result:
+def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
     bench = _bench(request.place, blobs)
     [scores] = bench.test(None, [])
     metrics = {**_facts(bench), "tests": {"0": measured(scores)}}
     tensors = _arrays(request.job, {0: scores}) | {"labels": torch.from_numpy(scores.labels.copy())}
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bench))
-    return Result((answer,), pack(tensors, request.kind, [answer]))
+    return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
 
-def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
+def _chains(request: TrainRequest, blobs: Blobs) -> JobResult:
     bench = _bench(request.place, blobs)
-    shared = Shared()
+    shared = PortCache()
     starts = {entry.job: _start(entry, request, bench, blobs, shared) for entry in request.entries}
     try:
         found = [] if request.alone else [_train_and_test(list(starts), starts, request, bench)]
@@ -100,10 +100,10 @@ def _chains(request: ChainsRequest, blobs: Blobs) -> Result:
     found = found or [_alone(job, starts, request, bench) for job in starts]
     tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
     answers = _with_inputs([answer for one in found for answer in one.answers], request, bench)
-    return Result(answers, pack(tensors, request.kind, answers) if tensors else None)
+    return JobResult(answers, pack(tensors, request.kind, answers) if tensors else None)
 
 
-def _with_inputs(answers: list[Answer], request: ChainsRequest, bench: Workbench) -> tuple[Answer, ...]:
+def _with_inputs(answers: list[Answer], request: TrainRequest, bench: BoundTask) -> tuple[Answer, ...]:
     """What each chain ran on: its own host and task, and the host that its module comes from."""
     own, sets = _inputs(request.place, bench), dict[str, Inputs]()
     names = {entry.job: _name(entry.origin.at) if entry.origin else "" for entry in request.entries}
@@ -114,7 +114,7 @@ def _with_inputs(answers: list[Answer], request: ChainsRequest, bench: Workbench
     return tuple(replace(answer, inputs=sets.get(names[answer.job], own)) for answer in answers)
 
 
-def _inputs(place: Place, bench: Workbench) -> Inputs:
+def _inputs(place: Place, bench: BoundTask) -> Inputs:
     host, versions = marked(bench.host.fingerprint), versions_for(place.loading)
     return {f"host {_name(place.host)}": host, f"task {place.task}": bench.task.digest, VERSIONS: versions}
 
@@ -130,7 +130,7 @@ class _Found:
     tensors: dict[str, Tensor]
 
 
-def _alone(job: str, starts: dict[str, Start], request: ChainsRequest, bench: Workbench) -> _Found:
+def _alone(job: str, starts: dict[str, Start], request: TrainRequest, bench: BoundTask) -> _Found:
     begun = time.perf_counter()
     try:
         return _train_and_test([job], starts, request, bench)
@@ -138,7 +138,7 @@ def _alone(job: str, starts: dict[str, Start], request: ChainsRequest, bench: Wo
         return _Found([Answer(job, None, told(error), time.perf_counter() - begun)], {})
 
 
-def _train_and_test(jobs: list[str], starts: dict[str, Start], request: ChainsRequest, bench: Workbench) -> _Found:
+def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainRequest, bench: BoundTask) -> _Found:
     """Train entries in one stack, test every checkpoint, all modules of one budget together."""
     begun = time.perf_counter()
     spec = request.technique
@@ -162,14 +162,14 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: ChainsRe
     return found
 
 
-def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs: Blobs, shared: Shared) -> Start:
+def _start(entry: EntryRequest, request: TrainRequest, bench: BoundTask, blobs: Blobs, shared: PortCache) -> Start:
     origin = entry.origin
     if origin is None:
         return Start(bench.fresh(request.technique, entry.seed), entry.seed)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
     module = Module(request.technique, origin.host, matrices, bench.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
-    given = gather(porter, module, bench.host, origin=home, bench=bench, shared=shared)
+    given = open_port_inputs(porter, module, bench.host, origin=home, bench=bench, shared=shared)
     if given.origin is not None:
         changed = difference(f"host {_name(origin.at)}", marked(origin.host), marked(given.origin.fingerprint))
         if changed:
@@ -180,7 +180,7 @@ def _start(entry: EntryRequest, request: ChainsRequest, bench: Workbench, blobs:
     return Start(bench.startable(ported), entry.seed)
 
 
-def _update(request: UpdateRequest) -> Result:
+def _update(request: UpdateRequest) -> JobResult:
     begun = time.perf_counter()
     update, task = request.update, open_task(request.update.text, request.data)
     with HeldFolder("update") as home:
@@ -205,10 +205,10 @@ def _update(request: UpdateRequest) -> Result:
     inputs = {f"host {update.base}": record["origin"], f"task {update.text}": task.digest}
     inputs[VERSIONS] = versions_for(Loading())
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, inputs)
-    return Result((answer,), pack(tensors, request.kind, [answer], {"format": "pt"}))
+    return JobResult((answer,), pack(tensors, request.kind, [answer], {"format": "pt"}))
 
 
-def _facts(bench: Workbench) -> dict[str, Any]:
+def _facts(bench: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
     return {"host": marked(bench.host.fingerprint), "task": bench.task.digest}
 
@@ -241,15 +241,15 @@ def _read(blob: bytes | Path) -> dict[str, Tensor]:
     return load_tensors(blob if isinstance(blob, bytes) else blob.read_bytes())
 
 
-def _bench(place: Place, blobs: Blobs) -> Workbench:
+def _bench(place: Place, blobs: Blobs) -> BoundTask:
     return _open_bench(place, _folder(place.host, blobs))
 
 
 @lru_cache(maxsize=HOSTS_IN_MEMORY)
-def _open_bench(place: Place, folder: Path) -> Workbench:
+def _open_bench(place: Place, folder: Path) -> BoundTask:
     ref = place.host if isinstance(place.host, str) else str(folder)
     task = open_task(place.task, place.data)
-    return open_workbench(ref, task, place.readout, place.training, place.items, place.loading)
+    return bind_task(ref, task, place.readout, place.training, place.items, place.loading)
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ValidationError
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks.split import Items
 from peftport.tasks.task import TaskSpec
 
@@ -28,7 +28,7 @@ class Columns:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledItems:
     """The label names, in order, and the items that carry them."""
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Wording:
     prompt: str | None = None
 
 
-def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> Labelled:
+def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> LabelledItems:
     """Turn columns into items; label names are the declared ones, or else those found, in sorted order.
 
     Raises TaskRefused naming the row for an empty text, a missing label or group, a label that is not declared or an
@@ -77,7 +77,7 @@ def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> Labelle
         groups=None if groups is None else tuple(_name(where, row, "group", v) for row, v in enumerate(groups, 1)),
         splits=None if splits is None else tuple(_split(where, row, v) for row, v in enumerate(splits, 1)),
     )
-    return Labelled(names, items)
+    return LabelledItems(names, items)
 
 
 def own_spec(name: str, labels: tuple[str, ...], wording: Wording) -> TaskSpec:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from peftport.errors import TaskRefused
-from peftport.tasks.columns import Columns, Labelled, check_columns
+from peftport.core.errors import TaskRefused
+from peftport.tasks.columns import Columns, LabelledItems, check_columns
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -28,7 +28,7 @@ class Names:
     group: str | None = None
 
 
-def read_file(path: Path, names: Names, declared: tuple[str, ...] | None = None) -> Labelled:
+def read_file(path: Path, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
     """Read and check a file of one of SUFFIXES; columns default to ``text`` and ``label``.
 
     Raises TaskRefused for a file that is absent, of another kind, damaged or not UTF-8, for a column it lacks, and for

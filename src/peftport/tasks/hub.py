@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftport.errors import TaskRefused
-from peftport.tasks.columns import SPLIT_NAMES, Columns, Labelled, check_columns
+from peftport.core.errors import TaskRefused
+from peftport.tasks.columns import SPLIT_NAMES, Columns, LabelledItems, check_columns
 from peftport.tasks.files import Names
 from peftport.tasks.task import Dropped
 
@@ -36,7 +36,7 @@ class _Rows:
     empty_texts: int = 0
 
 
-def read_hub(reference: str, names: Names, declared: tuple[str, ...] | None = None) -> Labelled:
+def read_hub(reference: str, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
     """Read a data set of the hub.
 
     Raises TaskRefused if it cannot be reached or read, lacks a column, or has rows that ``check_columns`` refuses.
@@ -47,7 +47,7 @@ def read_hub(reference: str, names: Names, declared: tuple[str, ...] | None = No
     return _labelled(reference, _load(match["id"], match["config"], match["revision"]), names, declared)
 
 
-def read_folder(folder: Path, names: Names, declared: tuple[str, ...] | None = None) -> Labelled:
+def read_folder(folder: Path, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
     """Read a local folder of Parquet, CSV or JSON files named by split, or one that ``save_to_disk`` wrote.
 
     Raises TaskRefused as ``read_hub`` does.
@@ -77,7 +77,9 @@ def _refused(path: str, error: Exception, remedy: str) -> TaskRefused:
     return TaskRefused(f"{path}: cannot be read ({first.rstrip('.')}), expected a data set of text files; {remedy}")
 
 
-def _labelled(where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None) -> Labelled:
+def _labelled(
+    where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None
+) -> LabelledItems:
     """Check the rows of the labelled splits; class names, where the data set has them, in its own order."""
     known = {split: SPLIT_NAMES[split] for split in loaded if split in SPLIT_NAMES}
     if len(loaded) == 1:

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from peftport.errors import TaskRefused, UnknownName
+from peftport.core.errors import TaskRefused, UnknownName
 from peftport.tasks import hub
 from peftport.tasks.columns import Wording, own_spec, reworded
 from peftport.tasks.files import SUFFIXES, Names, read_file

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftport.identity import digest
+from peftport.core.hashing import digest
 from peftport.tasks.sources import BuiltIn
 from peftport.tasks.split import SPLITS, make_task
 from peftport.tasks.task import Dropped, Split, Task
@@ -45,7 +45,7 @@ def built_in_task(built_in: BuiltIn) -> Task:
 
 
 def _folder() -> Path:
-    from peftport.hosts.offline import cache_dir
+    from peftport.hosts.offline.catalogue import cache_dir
 
     return cache_dir() / "tasks"
 

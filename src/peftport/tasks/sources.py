@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks import hub
 from peftport.tasks.files import Names
 from peftport.tasks.split import Items
@@ -48,7 +48,7 @@ class BuiltIn:
         """The path of the raw file, or the hub reference. Raises TaskRefused if the texts are not installed."""
         if self.origin == "hub":
             return self.file
-        from peftport.hosts.offline import offline_text_folder
+        from peftport.hosts.offline.catalogue import offline_text_folder
 
         path = offline_text_folder(self.origin) / self.file
         if not path.is_file():

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from peftport.errors import TaskRefused
+from peftport.core.errors import TaskRefused
 from peftport.tasks.duplicates import Shingles, near_duplicates, normalise
 from peftport.tasks.task import Dropped, Labels, Split, Task, TaskSpec
 

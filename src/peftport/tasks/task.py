@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from peftport.identity import digest
+from peftport.core.hashing import digest
 
 DIGEST_VERSION = 1
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from peftport.errors import BadRequest, UnknownName
+from peftport.core.errors import BadRequest, UnknownName
 from peftport.techniques.adapter import Adapter, AdapterSpec
 from peftport.techniques.base import Technique, TechniqueSpec
 from peftport.techniques.compacter import Compacter, CompacterSpec

@@ -47,7 +47,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     source = "Houlsby et al. 2019, arXiv 1902.00751; Pfeiffer et al. 2020, arXiv 2005.00052"
     spec_class = AdapterSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 1e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
-    outer = ("up", "up_bias")
+    output_matrices = ("up", "up_bias")
 
     def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
         """Behind which sub-layers the adapters sit."""

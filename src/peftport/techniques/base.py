@@ -15,9 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from peftport.errors import SlotMismatch
+from peftport.core.errors import SlotMismatch
+from peftport.core.hashing import rng_for
 from peftport.hosts.slots import HostKind, SiteName, Slot
-from peftport.identity import rng_for
 
 Matrices = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -72,7 +72,7 @@ class Technique(ABC, Generic[Spec]):
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
 
     # The matrices in which `effective` is linear: scaling them scales the update.
-    outer: ClassVar[tuple[str, ...]]
+    output_matrices: ClassVar[tuple[str, ...]]
 
     def start(self, spec: Spec, slots: Mapping[str, Slot], seed: int) -> Parameters:
         """Fresh trainable parameters for these slots. Every slot draws from its own stream of the seed."""

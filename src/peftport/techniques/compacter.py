@@ -17,7 +17,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from peftport.errors import SlotMismatch
+from peftport.core.errors import SlotMismatch
 from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.adapter import Activation, bottleneck
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal, uniform
@@ -46,7 +46,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     source = "Karimi Mahabadi et al. 2021, arXiv 2106.04647"
     spec_class = CompacterSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 3e-3, "decoder": 3e-3}
-    outer = ("up_right", "up_bias")
+    output_matrices = ("up_right", "up_bias")
 
     def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:
         """Behind attention and behind the FFN."""

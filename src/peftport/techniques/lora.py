@@ -42,7 +42,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     source = "Hu et al. 2021, arXiv 2106.09685"
     spec_class = LoraSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
-    outer = ("B",)
+    output_matrices = ("B",)
 
     def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:
         """The linear maps named in the spec."""

@@ -25,8 +25,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from peftport.core.hashing import rng_for
 from peftport.hosts.slots import HostKind, SiteName, Slot
-from peftport.identity import rng_for
 from peftport.techniques.base import (
     AttentionTechnique,
     Matrices,
@@ -57,7 +57,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     source = "Li & Liang 2021, arXiv 2101.00190"
     spec_class = PrefixSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-4, "encoder_decoder": 1e-3, "decoder": 1e-3}
-    outer = ("keys", "values")
+    output_matrices = ("keys", "values")
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
         """Every attention block."""

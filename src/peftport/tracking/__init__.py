@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from peftport.errors import UnknownName
+from peftport.core.errors import UnknownName
 from peftport.tracking.base import Tracker, need
 from peftport.tracking.mlflow import MLflow
 from peftport.tracking.tensorboard import TensorBoard

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from peftport.errors import BadRequest
-from peftport.identity import canonical_json
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import canonical_json
 
 
 @dataclass(frozen=True, eq=False)

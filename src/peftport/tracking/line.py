@@ -15,7 +15,7 @@ from peftport.tracking.base import TrackedRun, Tracker
 THREAD = "track-"
 
 
-class Line:
+class TrackerThread:
     """One tracker's thread. After the first failure nothing more is sent: the next call of the study sends the rest."""
 
     def __init__(self, name: str, tracker: Tracker, study: str, folder: Path, warn: Callable[[str], None]) -> None:

@@ -31,13 +31,13 @@ class TensorBoard:
 
     def log(self, run: TrackedRun) -> None:
         """Write the run's file as a whole."""
-        write_bytes(self._home / folder_of(run) / FILE.format(budget=run.budget, id=run.id), _events(run))
+        write_bytes(self._home / curve_folder(run) / FILE.format(budget=run.budget, id=run.id), _events(run))
 
     def close(self) -> None:
         """Every file is whole already."""
 
 
-def folder_of(run: TrackedRun) -> str:
+def curve_folder(run: TrackedRun) -> str:
     """A curve's folder: its name in letters that every file system takes, and its job, which no other curve has."""
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', run.curve)[:LONGEST]}-{str(run.factors['job'])[:8]}"
 
@@ -54,7 +54,7 @@ def _events(run: TrackedRun) -> bytes:
     writer = RecordWriter(out)
     for event in (
         Event(wall_time=now, file_version="brain.Event:2"),
-        Event(wall_time=now, summary=hparams_pb(factors, trial_id=folder_of(run), start_time_secs=now)),
+        Event(wall_time=now, summary=hparams_pb(factors, trial_id=curve_folder(run), start_time_secs=now)),
         Event(wall_time=now, step=run.budget, summary=Summary(value=scalars)),
     ):
         writer.write(event.SerializeToString())

@@ -1,0 +1,15 @@
+"""Measures of a table of runs: what a study's ledger, or one comparison, becomes before it is drawn or judged."""
+
+from __future__ import annotations
+
+from peftport.analysis.measures.aggregates import aggregates
+from peftport.analysis.measures.curves import curves
+from peftport.analysis.measures.declared import Declared
+from peftport.analysis.measures.directions import directions
+from peftport.analysis.measures.evidence import Evidence
+from peftport.analysis.measures.gains import gains
+from peftport.analysis.measures.pooled import pooled
+from peftport.analysis.measures.retention import retention
+from peftport.analysis.measures.savings import savings
+
+__all__ = ["Declared", "Evidence", "aggregates", "curves", "directions", "gains", "pooled", "retention", "savings"]

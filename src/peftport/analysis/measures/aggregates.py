@@ -1,0 +1,136 @@
+"""The grid as a whole and by technique: interquartile means, probability of improvement, and a mixed model.
+
+Intervals of the first two speak of these cells under new seeds (stratified bootstrap, ../stats/resampling.py). The
+mixed model takes host pair and data set as random, so its intervals speak of other pairs and data too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
+from peftport.analysis.measures.gains import VERSUS, differences
+from peftport.analysis.measures.retention import retained
+from peftport.analysis.stats.intervals import Interval
+from peftport.analysis.stats.mixed import mixed_model
+from peftport.analysis.stats.resampling import (
+    interquartile_mean,
+    large_interquartile_mean,
+    large_probability_of_improvement,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+
+SCHEMA = {
+    "technique": pl.String, "quantity": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+    "note": pl.String,
+}  # fmt: skip
+LARGE = 250  # scores; above, intervals are by formula, which agrees with the bootstrap there (tests)
+MOST_MODELLED = 600  # cells; the mixed model's matrices are dense
+LEAST_PAIRS = 3
+Floats = npt.NDArray[np.float64]
+Row = tuple[str | None, str, float | None, float | None, float | None, str | None]
+
+
+def aggregates(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
+    """A row for each quantity, of all techniques (null) and of each; every method of porting apart."""
+    rows: list[Row] = []
+    methods = evidence.planned["method"].unique().sort().to_list()
+    for method in methods:
+        name = f"{method}: " if len(methods) > 1 else ""
+        for versus in VERSUS:
+            rows += _improvements(evidence, method, versus, name, rng)
+        rows += _retentions(evidence, method, name, rng)
+        rows += _modelled(evidence, method, name)
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
+    ported = evidence.arm("ported").filter(pl.col("method") == method)
+    paired = join(ported, evidence.arm(versus), versus).sort("budget", maintain_order=True)
+    cells = paired.group_by(*CELL, "budget", maintain_order=True).agg("row_ported", f"row_{versus}")
+    for (budget,), own in cells.group_by("budget", maintain_order=True):
+        when = f"{name}%s over {versus}, {budget} steps"
+        for technique, group, left_out in _by_technique(own):
+            one, other = (_stacked(evidence, group, arm) for arm in ("ported", versus))
+            found = _interval(evidence, (one - other,), rng)
+            yield _row(technique, when % "interquartile mean gain", found, left_out)
+            yield _row(technique, when % "probability of improvement", _interval(evidence, (one, other), rng), left_out)
+
+
+def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
+    """Of eligible cells: each seed's kept lift over the cell's mean lift."""
+    shares = retained(evidence).filter(pl.col("eligible") & (pl.col("method") == method))
+    ported = evidence.arm("ported").filter(pl.col("budget") == 0)
+    rows = ported.join(shares.select(*CELL, "base", "ceiling"), on=CELL, how="inner", nulls_equal=True)
+    cells = rows.group_by(*CELL, "base", "ceiling", maintain_order=True).agg("row_ported")
+    for technique, group, left_out in _by_technique(cells) if len(cells) else ():
+        base, ceiling = (group[c].to_numpy() for c in ("base", "ceiling"))
+        kept = (_stacked(evidence, group, "ported") - base) / (ceiling - base)
+        yield _row(technique, f"{name}interquartile mean retention", _interval(evidence, (kept,), rng), left_out)
+
+
+def _by_technique(cells: pl.DataFrame) -> Iterator[tuple[str | None, pl.DataFrame, int]]:
+    """All cells, then each technique's; those with fewer seeds than most are left out and counted."""
+    named = cells.with_columns(technique=pl.col("technique").cast(pl.String), seeds=pl.col("row_ported").list.len())
+    most = pl.col("seeds") == pl.col("seeds").max()
+    yield None, named.filter(most), named.select((~most).sum()).item()
+    for technique in named["technique"].unique().sort():
+        own = named.filter(pl.col("technique") == technique)
+        yield technique, own.filter(most), own.select((~most).sum()).item()
+
+
+def _stacked(evidence: Evidence, cells: pl.DataFrame, arm: str) -> Floats:
+    """Scores of an arm as (S, T), a row of ``cells`` a cell."""
+    found: Floats = evidence.values[cells[f"row_{arm}"].explode().to_numpy()].reshape(len(cells), -1).T
+    return found
+
+
+def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Generator) -> Interval:
+    """Interquartile mean of one array, probability of improvement of two."""
+    level = evidence.declared.level
+    if samples[0].size > LARGE:
+        large = large_interquartile_mean if len(samples) == 1 else large_probability_of_improvement
+        return large(*samples, level=level)
+    statistic = interquartile_mean if len(samples) == 1 else probability_of_improvement
+    return stratified_bootstrap(statistic, samples, level=level, rng=rng)
+
+
+def _row(technique: str | None, quantity: str, found: Interval, left_out: int) -> Row:
+    note = f"{left_out} cells with fewer seeds left out" if left_out else None
+    return technique, quantity, found.estimate, found.low, found.high, note
+
+
+def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
+    """Zero-shot (smallest budget) gain by technique, host pair and data set random, of cell means."""
+    versus = next((v for v in VERSUS if evidence.arm(v).height), None)
+    if versus is None:
+        return
+    quantity = f"{name}mixed model gain over {versus}, smallest budget"
+    planned = evidence.planned.filter((pl.col("method") == method) & (pl.col("budget") == pl.col("budget").min()))
+    why_not = [
+        f"fewer than {LEAST_PAIRS} host pairs"
+        if len(planned.select("origin", "receiver").unique()) < LEAST_PAIRS
+        else "",
+        f"more than {MOST_MODELLED} cells" if len(planned) > MOST_MODELLED else "",
+    ]
+    if any(why_not):
+        yield None, quantity, None, None, None, f"not fitted: {', '.join(filter(None, why_not))}"
+        return
+    found = differences(evidence, versus)
+    table = plain(found.pairs.table.with_columns(y=pl.lit(found.estimates.estimate)))
+    table = table.join(plain(planned), on=(*CELL, "budget"), how="semi", nulls_equal=True).sort(SETTING)
+    data = pl.format("{} -> {}", pl.col("origin_task").fill_null("unknown"), "receiver_task")
+    table = table.with_columns(pair=pl.format("{} -> {}", "origin", "receiver"), data=data)
+    random = {kind: table[kind].to_list() for kind in ("pair", "data") if table[kind].n_unique() > 1}
+    fit = mixed_model(table["y"].to_numpy(), table["technique"].to_list(), random, level=evidence.declared.level)
+    note = None if fit.converged else "the fit did not converge"
+    for technique, effect in fit.effects.items():
+        yield technique, quantity, effect.estimate, effect.low, effect.high, note
+    for kind, deviation in fit.deviations.items():
+        what = {"pair": "between host pairs", "data": "between data sets", "noise": "within"}[kind]
+        yield None, f"{quantity}: standard deviation {what}", deviation, None, None, note

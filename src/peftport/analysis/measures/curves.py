@@ -1,0 +1,40 @@
+"""Learning curves: mean of the declared metric by arm and budget, with its interval over seeds and test items."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, plain
+
+COLUMNS = (*SETTING, "arm", "method", "budget", "mean", "low", "high", "seeds", "items")
+
+
+def curves(evidence: Evidence) -> pl.DataFrame:
+    """A row for each arm, method and budget of every setting: scratch, ceiling and bare are repeated in all they serve.
+
+    The bare host has no seeds (0) and its interval is over items; with one seed, so is any other.
+    """
+    found = _points(evidence)
+    own = found.filter(pl.col("arm").is_in(["ported", "sampled"]))
+    settings = own.select(SETTING).unique(maintain_order=True)
+    shared = [own]
+    for arm in ("scratch", "ceiling", "bare"):
+        given = ("receiver", "receiver_task") if arm == "bare" else ("technique", "receiver", "receiver_task")
+        part = found.filter(pl.col("arm") == arm).drop([c for c in SETTING if c not in given])
+        shared.append(settings.join(part, on=given, how="inner", nulls_equal=True).select(COLUMNS))
+    return plain(pl.concat(part.select(COLUMNS) for part in shared)).sort(*SETTING, "arm", "method", "budget")
+
+
+def _points(evidence: Evidence) -> pl.DataFrame:
+    """Every (cell, arm, budget) of the finished runs with its mean."""
+    rows = evidence.done.sort("row").with_columns(pl.col("row").alias("row_own"))
+    pairs = evidence.pairs(rows, (*CELL, "arm", "budget"), ("own",))
+    estimates = pairs.crossed.contrast([1.0])
+    margin = estimates.margin(evidence.declared.level)
+    return pairs.table.with_columns(
+        mean=pl.lit(estimates.estimate),
+        low=pl.lit((estimates.estimate - margin).clip(0, 1)),
+        high=pl.lit((estimates.estimate + margin).clip(0, 1)),
+        seeds=pl.when(pl.col("arm") == "bare").then(0).otherwise(pl.lit(pairs.crossed.seeds)),
+        items=pl.lit(pairs.crossed.items),
+    )

@@ -1,0 +1,111 @@
+"""Gains: the ported module over sampled, scratch and the bare host, at every budget, paired over seeds and items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from peftport.analysis.measures.evidence import CELL, Evidence, Pairs, join, plain
+from peftport.analysis.stats.crossed import Estimates
+from peftport.analysis.stats.permutation import holm, sign_flip, sign_flip_floor
+
+VERSUS = ("sampled", "scratch", "bare")
+COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "seeds", "note")
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Paired differences, a row of ``pairs.table`` each, with their variance and degrees of freedom."""
+
+    pairs: Pairs
+    estimates: Estimates
+
+
+def differences(evidence: Evidence, versus: str) -> Differences:
+    """Ported minus another arm in every cell and budget where a seed finished in both."""
+    rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
+    pairs = evidence.pairs(rows, (*CELL, "budget"), ("ported", versus))
+    return Differences(pairs, pairs.crossed.contrast([1.0, -1.0]))
+
+
+def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
+    """A row for each cell, budget and arm it is held against; null, with a note, where no seed finished in both.
+
+    Args:
+        evidence: the runs.
+        rng: draws the sign flips, where those are declared and seeds are too many for all of them.
+
+    """
+    held = [versus for versus in VERSUS if evidence.arm(versus).height]
+    found = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
+    return plain(_with_holm(found, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
+
+
+def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.DataFrame:
+    found, level = differences(evidence, versus), evidence.declared.level
+    margin = found.estimates.margin(level)
+    by_signs = evidence.declared.test == "sign_flip"
+    p = _sign_flips(evidence, versus, rng) if by_signs else found.estimates.p
+    table = found.pairs.table.with_columns(
+        gain=pl.lit(found.estimates.estimate),
+        low=pl.lit(found.estimates.estimate - margin),
+        high=pl.lit(found.estimates.estimate + margin),
+        p=pl.lit(p),
+        seeds=pl.lit(found.pairs.crossed.seeds),
+        itemised=pl.lit(found.pairs.itemised),
+    )
+    whole = evidence.planned.join(table, on=(*CELL, "budget"), how="left", nulls_equal=True)
+    seeds = pl.col("seeds").fill_null(0)
+    return whole.with_columns(versus=pl.lit(versus), note=_note(level if by_signs else None), seeds=seeds)
+
+
+def _note(level: float | None) -> pl.Expr:
+    """What a reader must know of an interval or a p; null where nothing."""
+    seeds, planned = pl.col("seeds").fill_null(0), pl.col("planned")
+    parts = [
+        pl.when(seeds == 0).then(pl.lit("no seed finished in both arms")),
+        pl.when((seeds > 0) & (seeds < planned)).then(
+            pl.format("{} of {} seeds finished in both arms", seeds, planned)
+        ),
+        pl.when(seeds == 1).then(pl.lit("one seed: the interval covers test items only")),
+        pl.when((seeds > 0) & ~pl.col("itemised")).then(
+            pl.lit("no per-item results: test items are taken as unpaired, the interval is wide")
+        ),
+    ]
+    if level is not None:
+        few = (seeds > 0) & (pl.lit(2.0).pow(1 - seeds.cast(pl.Int64)) > 1 - level)
+        floor = pl.lit(2.0).pow(1 - seeds.cast(pl.Int64)).round(4)
+        parts.append(pl.when(few).then(pl.format("not enough seeds: a sign-flip p cannot fall under {}", floor)))
+    text = pl.concat_str(parts, separator="; ", ignore_nulls=True)
+    return pl.when(text != "").then(text)
+
+
+def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Sign-flip p over the seeds of every group, in the order of `differences`."""
+    rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
+    values = evidence.values
+    d = values[rows["row_ported"].to_numpy()] - values[rows[f"row_{versus}"].to_numpy()]
+    grouped = rows.select(*CELL, "budget").with_columns(d=pl.lit(d)).group_by(*CELL, "budget", maintain_order=True)
+    lists = grouped.agg("d")["d"]
+    sizes = lists.list.len().to_numpy()
+    p = np.ones(len(lists))
+    for s in np.unique(sizes):
+        of_size = sizes == s
+        p[of_size] = sign_flip(lists.filter(of_size).explode().to_numpy().reshape(-1, s), rng=rng)
+        assert p[of_size].min() >= sign_flip_floor(int(s)) * (1 - 1e-9) or s > 12
+    return p
+
+
+def _with_holm(found: pl.DataFrame, family: str) -> pl.DataFrame:
+    """Holm-adjusted p within each family; a null p stays out."""
+    keys: list[str] = {"versus": ["versus"], "cell": list(CELL), "all": ["all"]}[family]
+    indexed = found.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
+    adjusted = np.full(len(found), np.nan)
+    p = found["p"].fill_null(float("nan")).to_numpy()
+    for own in indexed.group_by(keys).agg("at")["at"]:
+        at = np.asarray(own, dtype=np.int64)
+        adjusted[at] = holm(p[at])
+    return found.with_columns(p_holm=pl.lit(adjusted).fill_nan(None))

@@ -1,0 +1,8 @@
+"""What a port will keep, learned from recorded ports of other pairs of hosts; unknown outside what was seen."""
+
+from __future__ import annotations
+
+from peftport.analysis.prediction.predict import Asked, Predicted, predict
+from peftport.analysis.prediction.recorded import Recorded, RecordedPort, recorded
+
+__all__ = ["Asked", "Predicted", "Recorded", "RecordedPort", "predict", "recorded"]

@@ -1,0 +1,82 @@
+"""How far predictions are off: every recorded pair of hosts foretold from the others (leave one pair out)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from peftport.analysis.prediction.predict import Asked, outcomes, predict
+from peftport.analysis.prediction.recorded import RecordedPort
+from peftport.analysis.stats import Interval
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of n predictions: mean absolute error, how many intervals hold what came out, and their mean half width."""
+
+    n: int
+    mean_absolute: float
+    covered: int
+    half_width: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One technique and method, or all: pairs asked for, unknown ones, and the errors of the others."""
+
+    name: str
+    asked: int
+    unknown: int
+    gain: Errors | None
+    retention: Errors | None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """One pair left out: the predicted interval and what came out, of gain and of retention."""
+
+    gain: tuple[Interval, float] | None = None
+    retention: tuple[Interval, float] | None = None
+
+
+def leave_one_pair_out(ports: Sequence[RecordedPort]) -> list[HeldOut]:
+    """A row for each technique and method, and one for all."""
+    by_kind: dict[str, list[_Told]] = defaultdict(list)
+    groups: dict[tuple[str, Asked], list[RecordedPort]] = defaultdict(list)
+    for port in ports:
+        of_pair = replace(Asked.of(port), distance=0.0 if port.distance is not None else None)
+        groups[f"{port.technique} by {port.method}", of_pair].append(port)
+    for (kind, asked), own in groups.items():
+        came_out = outcomes(own, measured=asked.distance is not None)
+        if not came_out:  # identical weights: nothing is foretold of one host
+            continue
+        [outcome] = came_out
+        found = predict(ports, replace(asked, distance=outcome.distance))
+        by_kind[kind].append(
+            _Told(
+                (found.gain, outcome.gain) if found.gain else None,
+                (found.retention, outcome.retention) if found.retention and outcome.retention is not None else None,
+            )
+        )
+    every = [told for own in by_kind.values() for told in own]
+    return [_row(name, own) for name, own in (*sorted(by_kind.items()), ("all", every))]
+
+
+def _row(name: str, told: Sequence[_Told]) -> HeldOut:
+    unknown = sum(one.gain is None for one in told)
+    return HeldOut(name, len(told), unknown, _errors(t.gain for t in told), _errors(t.retention for t in told))
+
+
+def _errors(pairs: Iterable[tuple[Interval, float] | None]) -> Errors | None:
+    known = [pair for pair in pairs if pair is not None]
+    if not known:
+        return None
+    return Errors(
+        len(known),
+        float(np.mean([abs(i.estimate - value) for i, value in known])),
+        sum(i.low <= value <= i.high for i, value in known),
+        float(np.mean([i.high - i.estimate for i, _ in known])),
+    )

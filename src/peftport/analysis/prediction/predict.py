@@ -1,0 +1,141 @@
+"""Zero-shot outcome of a port, from the recorded ports of other pairs of hosts at the nearest distances of weights.
+
+Records that count are of the same technique, method, families of origin and receiver, and of equal vocabularies or of
+unequal ones as asked; never of the same two hosts, in either direction. A pair of hosts is one outcome y_p:
+
+    gain       y_p = mean over the pair's records of (ported - bare)
+    retention  y_p = sum (ported - bare) / sum (ceiling - bare),    where the mean lift is `FLOOR` or more
+
+Of the n <= `NEAREST` pairs with the smallest |log d - log d_p|, with mean m and standard deviation s,
+
+    m +- t_{n-1} s sqrt(1 + 1/n)                       t interval for one new outcome, at `LEVEL`
+
+so the interval's width is the spread of recorded outcomes, which has their noise of few seeds and items in it. Unknown:
+fewer than `FEWEST` pairs, or a distance outside those recorded. Pairs without a distance (shapes differ) are held
+against one another. Ours; the distances alone are the model, and recorded pairs share origins and test items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from peftport.analysis.prediction.recorded import RecordedPort
+from peftport.analysis.stats import Interval
+
+NEAREST, FEWEST = 4, 3
+LEVEL = 0.8
+FLOOR = 0.03  # of the lift, as where retention is measured; smaller lifts cannot be shared out
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The port to foretell. ``marks``: first digits of both hosts' weights."""
+
+    technique: str
+    method: str
+    origin_family: str
+    receiver_family: str
+    same_vocabulary: bool
+    distance: float | None
+    marks: frozenset[str]
+
+    @classmethod
+    def of(cls, port: RecordedPort) -> Asked:
+        """What would have been asked before this port was recorded."""
+        return cls(
+            port.technique, port.method, port.origin_family, port.receiver_family, port.same_vocabulary, port.distance,
+            port.pair,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What to expect before any training. ``unknown``: why there is no prediction; ``pairs``: how many it rests on."""
+
+    gain: Interval | None = None
+    retention: Interval | None = None
+    pairs: int = 0
+    unknown: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As a document has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RecordedOutcome:
+    """One recorded pair of hosts. ``retention`` None: its lift is under the floor."""
+
+    distance: float | None
+    gain: float
+    retention: float | None
+
+
+def predict(ports: Iterable[RecordedPort], asked: Asked) -> Predicted:
+    """Gain over the bare receiver and zero-shot retention, or why they are unknown."""
+    others = [port for port in ports if port.pair != asked.marks]
+    alike = [port for port in others if _alike(port, asked)]
+    if not alike:
+        return Predicted(unknown=_unseen(others, asked))
+    pairs = outcomes(alike, measured=asked.distance is not None)
+    if len(pairs) < FEWEST:
+        return Predicted(unknown=f"{len(pairs)} other pairs of hosts on record, expected {FEWEST} or more")
+    if asked.distance is not None:
+        known = sorted(pair.distance for pair in pairs if pair.distance is not None)
+        if not known[0] <= asked.distance <= known[-1]:
+            return Predicted(
+                unknown=f"weights are {asked.distance:.2g} apart, ports on record {known[0]:.2g} to {known[-1]:.2g}"
+            )
+        at = asked.distance
+        pairs = sorted(pairs, key=lambda pair: abs(math.log((pair.distance or at) / at)))[:NEAREST]
+    kept = [pair.retention for pair in pairs if pair.retention is not None]
+    return Predicted(_spread([pair.gain for pair in pairs]), _spread(kept) if len(kept) >= FEWEST else None, len(pairs))
+
+
+def outcomes(ports: Iterable[RecordedPort], *, measured: bool) -> list[RecordedOutcome]:
+    """One outcome a pair of hosts; ``measured``: of pairs with a distance (above zero), or of those without."""
+    by_pair: dict[frozenset[str], list[RecordedPort]] = defaultdict(list)
+    for port in ports:
+        if bool(port.distance) if measured else port.distance is None:
+            by_pair[port.pair].append(port)
+    return [_outcome(own) for own in by_pair.values()]
+
+
+def _outcome(own: Sequence[RecordedPort]) -> RecordedOutcome:
+    gain, lift = float(np.mean([p.gain for p in own])), float(np.mean([p.lift for p in own]))
+    distances = [port.distance for port in own if port.distance is not None]
+    return RecordedOutcome(
+        math.exp(float(np.mean(np.log(distances)))) if distances else None, gain, gain / lift if lift >= FLOOR else None
+    )
+
+
+def _spread(values: Sequence[float]) -> Interval:
+    n, mean = len(values), float(np.mean(values))
+    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
+    return Interval(mean, mean - margin, mean + margin, LEVEL)
+
+
+def _alike(port: RecordedPort, asked: Asked) -> bool:
+    return _known(port, asked) and (port.origin_family, port.receiver_family, port.same_vocabulary) == (
+        asked.origin_family, asked.receiver_family, asked.same_vocabulary,
+    )  # fmt: skip
+
+
+def _known(port: RecordedPort, asked: Asked) -> bool:
+    return (port.technique, port.method) == (asked.technique, asked.method)
+
+
+def _unseen(others: Sequence[RecordedPort], asked: Asked) -> str:
+    """What of the question no record of another pair has."""
+    if not any(_known(port, asked) for port in others):
+        return "not on record"
+    families = f"{asked.origin_family} to {asked.receiver_family}"
+    words = "the same vocabulary" if asked.same_vocabulary else "different vocabularies"
+    return f"no such port from {families} with {words} on record of other hosts"

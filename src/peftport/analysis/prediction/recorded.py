@@ -1,0 +1,94 @@
+"""The table of recorded ports, recorded.json: what came out of committed studies, a row a setting.
+
+It is made from the studies' own tables (tools/record_ports.py) and never written by hand.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+
+from peftport.analysis.stats import Interval
+
+TABLE = "recorded.json"
+LEVEL = 0.95  # of the records' own intervals
+MARK = 16  # hex digits of a host's weights that stand for it, as a study's own record has them
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RecordedPort(_Closed):
+    """A module of one technique ported by one method and tested before any training, mean over seeds.
+
+    Attributes:
+        study: the study that recorded it.
+        marks: the first digits of the origin's and the receiver's weights (sha256).
+        distance: relative distance of the receiver's weights from the origin's; None where their shapes differ.
+        base: accuracy of the bare receiver.
+        ceiling: of a module trained on the receiver for the origin's steps.
+        ported: of the ported module.
+        sampled: of parameters sampled from the ported module's distribution, if that was run.
+        gain_low, gain_high: 95 % interval of the gain over the bare receiver, over seeds and test items.
+
+    """
+
+    study: str
+    origin: str
+    receiver: str
+    marks: tuple[str, str]
+    origin_family: str
+    receiver_family: str
+    same_vocabulary: bool
+    distance: NonNegativeFloat | None
+    technique: str
+    method: str
+    task: str
+    seeds: PositiveInt
+    items: PositiveInt
+    base: Accuracy
+    ceiling: Accuracy
+    ported: Accuracy
+    sampled: Accuracy | None
+    gain_low: float
+    gain_high: float
+
+    @property
+    def gain(self) -> float:
+        """Of the ported module over the bare receiver."""
+        return self.ported - self.base
+
+    @property
+    def gain_interval(self) -> Interval:
+        """The gain with its interval."""
+        return Interval(self.gain, self.gain_low, self.gain_high, LEVEL)
+
+    @property
+    def lift(self) -> float:
+        """Of a module trained on the receiver over the bare receiver."""
+        return self.ceiling - self.base
+
+    @property
+    def pair(self) -> frozenset[str]:
+        """The two hosts, whichever is the origin."""
+        return frozenset(self.marks)
+
+
+class Recorded(_Closed):
+    """The whole table and the command that made it."""
+
+    version: Literal[1] = 1
+    command: str
+    ports: tuple[RecordedPort, ...]
+
+
+@cache
+def recorded() -> Recorded:
+    """The table that comes with the package."""
+    text = (resources.files("peftport.analysis.prediction") / TABLE).read_text(encoding="utf-8")
+    return Recorded.model_validate_json(text)

@@ -1,0 +1,129 @@
+"""What a rule for choosing would have cost: best option's score minus the chosen one's, on host pairs it has not seen.
+
+Options are the methods of porting and training from scratch; a score is the mean over budgets (the bare host stands for
+scratch untrained). Leave-one-pair-out: both directions of a pair of hosts are held out together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from peftport.analysis.measures.evidence import Evidence
+from peftport.analysis.verdict.verdicts import SCRATCH, Setting, settings_of
+
+SCHEMA = {
+    "policy": pl.String, "technique": pl.String, "regret": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+    "pairs": pl.Int64, "settings": pl.Int64, "note": pl.String,
+}  # fmt: skip
+Pair = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What other pairs of hosts showed with one technique: each option's mean regret, and how often it was chosen."""
+
+    regret: Mapping[str, float]
+    chosen: Mapping[str, int]
+
+
+Policy = Callable[[Setting, Elsewhere], str | None]  # the option it takes; None: it cannot
+
+
+def regret_report(evidence: Evidence) -> pl.DataFrame:
+    """Mean regret of each policy with a t interval over host pairs: all techniques (null), then each."""
+    settings = [one for one in settings_of(evidence) if len(one.scores) > 1]
+    seen = _elsewhere(settings)
+    rows = []
+    for name, policy, note in policies(settings):
+        taken = [(one, policy(one, seen[one.names[0], _pair(one)])) for one in settings]
+        losses = [(one, regret) for one, option in taken if option and (regret := one.regrets.get(option)) is not None]
+        for technique in (None, *sorted({one.names[0] or "" for one in settings})):
+            by_pair: dict[Pair, list[float]] = defaultdict(list)
+            for one, regret in losses:
+                if technique in (None, one.names[0]):
+                    by_pair[_pair(one)].append(regret)
+            rows.append((name, technique, *_summary(list(by_pair.values()), evidence.declared.level), note))
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def policies(settings: Sequence[Setting]) -> list[tuple[str, Policy, str | None]]:
+    """Fixed options, what served other pairs best, what verdicts on other pairs say, and the setting's own verdict."""
+    options = sorted({option for one in settings for option in one.scores})
+    return [
+        *((f"always {option}", _always(option), None) for option in options),
+        ("best on other pairs", _best_elsewhere, "leave-one-pair-out"),
+        ("verdicts on other pairs", _verdicts_elsewhere, "leave-one-pair-out; scratch where none decided"),
+        ("own verdict, else scratch", _own_verdict, "in sample: judged on the runs it was made from"),
+    ]
+
+
+def _pair(one: Setting) -> Pair:
+    return tuple(sorted((one.names[1] or "", one.names[2] or "")))
+
+
+def _elsewhere(settings: Sequence[Setting]) -> dict[tuple[str | None, Pair], Elsewhere]:
+    """For each technique and pair, what all other pairs showed: totals less the pair's own."""
+    regrets: dict[str | None, dict[Pair, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
+    chosen: dict[str | None, dict[Pair, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for one in settings:
+        technique, pair = one.names[0], _pair(one)
+        for option, regret in one.regrets.items():
+            total = regrets[technique][pair].setdefault(option, [0.0, 0.0])
+            total[0], total[1] = total[0] + regret, total[1] + 1
+        decided = _decided(one)
+        chosen[technique][pair].update([decided] if decided else [])
+    return {
+        (technique, pair): Elsewhere(
+            _means([found for other, found in by_pair.items() if other != pair]),
+            sum((found for other, found in chosen[technique].items() if other != pair), Counter()),
+        )
+        for technique, by_pair in regrets.items()
+        for pair in by_pair
+    }
+
+
+def _means(pairs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    options = sorted({option for found in pairs for option in found})
+    return {o: sum(f[o][0] for f in pairs if o in f) / sum(f[o][1] for f in pairs if o in f) for o in options}
+
+
+def _summary(
+    by_pair: Sequence[Sequence[float]], level: float
+) -> tuple[float | None, float | None, float | None, int, int]:
+    """Mean of the pairs' means with a t interval over pairs; no interval of fewer than two."""
+    means = np.array([np.mean(found) for found in by_pair])
+    count = sum(len(found) for found in by_pair)
+    if len(means) < 2:
+        return (float(means[0]) if len(means) else None), None, None, len(means), count
+    margin = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
+    return float(means.mean()), max(0.0, float(means.mean()) - margin), float(means.mean()) + margin, len(means), count
+
+
+def _always(option: str) -> Policy:
+    return lambda one, elsewhere: option if option in one.scores else None
+
+
+def _best_elsewhere(one: Setting, elsewhere: Elsewhere) -> str | None:
+    known = [option for option in elsewhere.regret if option in one.scores]
+    return min(known, key=lambda option: (elsewhere.regret[option], option), default=None)
+
+
+def _verdicts_elsewhere(one: Setting, elsewhere: Elsewhere) -> str | None:
+    if not elsewhere.regret:  # no other pair
+        return None
+    known = [option for option in elsewhere.chosen if option in one.scores]
+    return min(known, key=lambda option: (-elsewhere.chosen[option], option), default=SCRATCH)
+
+
+def _own_verdict(one: Setting, elsewhere: Elsewhere) -> str | None:
+    return _decided(one) or SCRATCH
+
+
+def _decided(one: Setting) -> str | None:
+    return one.choice.method or (SCRATCH if one.choice.word == "retrain" else None)

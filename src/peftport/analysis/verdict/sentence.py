@@ -1,0 +1,142 @@
+"""The sentence a person needs: what to do, what carries it, what overtakes it, and over what it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from peftport.analysis.verdict.choice import Contrast, Decision, by_cost, decided
+
+LEADS = {
+    "copy": "Copy the module",
+    "align": "Port the module by {method}",
+    "refresh": "Refresh it: train a new module here on what the old one says ({method})",
+    "retrain": "Train again",
+    "not enough evidence": "Not enough evidence to choose",
+}
+METRICS = {"accuracy": "accuracy", "auroc": "AUROC", "accuracy_at_median": "accuracy at the median threshold"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of the lift that a method keeps untrained, and the steps from scratch that gave the lift."""
+
+    share: float
+    low: float
+    high: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the intervals rest on."""
+
+    seeds: int
+    items: int
+    level: float
+    metric: str
+    against_bare: bool  # at budget 0; else against scratch
+    itemised: bool
+
+    def __str__(self) -> str:
+        if self.seeds < 2:
+            over = f"{self.items} test items; one seed, so of these very trainings only"
+        else:
+            over = f"{self.seeds} seeds and {self.items} test items"
+        unpaired = "" if self.itemised else ", items unpaired"
+        return f"(difference in {METRICS[self.metric]}, jointly {self.level:.0%} intervals over {over}{unpaired})"
+
+
+def sentence(
+    choice: Decision,
+    duels: Mapping[str, Sequence[Contrast]],
+    between: Mapping[tuple[str, str], Sequence[Contrast]],
+    shares: Mapping[str, Share],
+    overtaking: Mapping[str, Sequence[Contrast]],
+    basis: Basis,
+) -> str:
+    """Say a choice in one line.
+
+    Args:
+        choice: what was decided.
+        duels: by method, against the alternative.
+        between: by (cheaper, dearer) method.
+        shares: by method, what it keeps of the lift, where that can be said.
+        overtaking: by method, the untrained module's gain over scratch trained for each budget.
+        basis: what the intervals rest on.
+
+    """
+    lead = LEADS[choice.word].format(method=choice.method)
+    if choice.method is not None:
+        own = choice.method
+        parts = [*_carried(duels[own], basis), *_kept(shares.get(own)), *_overtaken(overtaking.get(own, ()))]
+        parts += _rivals(own, duels, between)
+    elif choice.word == "retrain":
+        parts = [f"{method} {'; '.join(_carried(duels[method], basis))}" for method in by_cost(duels)]
+    else:
+        parts = [f"{method} {_open(duels[method], basis)}" for method in by_cost(duels) if duels[method]]
+        parts = parts or ["no arm to hold the module against has finished"]
+    return f"{lead}: {'; '.join(parts)} {basis}."
+
+
+def _carried(duels: Sequence[Contrast], basis: Basis) -> list[str]:
+    """The first settled comparison, the last if it is another, and whether longer training left it open."""
+    settled = sorted((duel for duel in duels if duel.sign), key=lambda duel: duel.budget)
+    last = max(duel.budget for duel in duels)
+    parts = [_duel(duel, basis) for duel in dict.fromkeys((settled[0], settled[-1]))]
+    if settled[-1].budget < last:
+        parts.append(f"after {last} steps each, no difference from training from scratch is settled")
+    return parts
+
+
+def _duel(duel: Contrast, basis: Basis) -> str:
+    bare = duel.budget == 0 and basis.against_bare
+    when = "without further training" if duel.budget == 0 else f"after {duel.budget} steps each"
+    other = "the bare host" if bare else "training from scratch"
+    if not duel.sign:
+        return f"{when} it is not told apart from {other}, {_interval(duel)}"
+    return f"{when} it {'beats' if duel.sign > 0 else 'is worse than'} {other} by {_interval(duel)}"
+
+
+def _interval(duel: Contrast) -> str:
+    return f"{duel.gain:+.3f} [{duel.low:+.3f}, {duel.high:+.3f}]"
+
+
+def _kept(share: Share | None) -> list[str]:
+    if share is None:
+        return []
+    low, high = f"{100 * share.low:.0f}", f"{100 * share.high:.0f}"
+    return [f"as ported it keeps {share.share:.0%} [{low}, {high}] of the lift of {share.steps} steps from scratch"]
+
+
+def _overtaken(duels: Sequence[Contrast]) -> list[str]:
+    """Steps from scratch that are settled to beat the module as ported."""
+    if not duels:
+        return []
+    past = [duel.budget for duel in duels if duel.sign < 0]
+    if past:
+        return [f"{min(past)} steps from scratch overtake it as ported"]
+    return [f"up to {max(duel.budget for duel in duels)} steps from scratch are not shown to overtake it as ported"]
+
+
+def _rivals(
+    own: str, duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, str], Sequence[Contrast]]
+) -> list[str]:
+    """Other methods that beat the alternative and are not told apart from the chosen one."""
+    level = [
+        method
+        for method in by_cost(duels)
+        if method != own and decided(duels[method]) > 0
+        and not decided(between.get((own, method), between.get((method, own), ())))
+    ]  # fmt: skip
+    return [f"not told apart from {', '.join(level)}"] if level else []
+
+
+def _open(duels: Sequence[Contrast], basis: Basis) -> str:
+    """Where nothing decides: the smallest budget, and what is excluded at all of them."""
+    settled = decided(duels)
+    if settled:
+        return "; ".join(_carried(duels, basis))
+    first = min(duels, key=lambda duel: duel.budget)
+    bound = max(max(abs(duel.low), abs(duel.high)) for duel in duels)
+    return f"{_duel(first, basis)}; a difference beyond {bound:.3f} is excluded at every budget"

@@ -1,0 +1,212 @@
+"""Verdicts for every setting of a table of runs: the comparisons, their joint level, costs and regret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import polars as pl
+
+from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, Pairs, join, plain
+from peftport.analysis.measures.retention import retained
+from peftport.analysis.measures.savings import table_of_means
+from peftport.analysis.stats.crossed import Estimates
+from peftport.analysis.verdict.choice import Contrast, Decision, cost_rank, decide
+from peftport.analysis.verdict.sentence import Basis, Share, sentence
+
+SCHEMA = {
+    **dict.fromkeys(SETTING, pl.String), "method": pl.String, "verdict": pl.String, "sentence": pl.String,
+    "cost_steps": pl.Float64, "cost_seconds": pl.Float64, "low": pl.Float64, "high": pl.Float64, "regret": pl.Float64,
+}  # fmt: skip
+SCRATCH = "scratch"
+Cost = tuple[float | None, float | None]
+
+
+@dataclass(eq=False)
+class Setting:
+    """What one setting's verdict rests on, by method where not said otherwise."""
+
+    names: tuple[str | None, ...]
+    duels: dict[str, list[Contrast]] = field(default_factory=dict)
+    between: dict[tuple[str, str], list[Contrast]] = field(default_factory=dict)
+    overtaking: dict[str, list[Contrast]] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
+    scores: dict[str, dict[int, float]] = field(default_factory=dict)  # option (method or scratch) -> budget -> mean
+    costs: dict[tuple[str, int], Cost] = field(default_factory=dict)  # (option, budget) -> mean steps, seconds
+    seeds: int = 0
+    items: int = 0
+    itemised: bool = True
+    against_bare: bool = True
+
+    @cached_property
+    def choice(self) -> Decision:
+        """What is decided."""
+        return decide(self.duels, self.between)
+
+    @cached_property
+    def regrets(self) -> dict[str, float]:
+        """Best option's mean score minus each option's, mean over the budgets of that option."""
+        best: dict[int, float] = {}
+        for own in self.scores.values():
+            for budget, score in own.items():
+                best[budget] = max(score, best.get(budget, score))
+        return {o: sum(best[b] - score for b, score in own.items()) / len(own) for o, own in self.scores.items()}
+
+
+def verdicts(evidence: Evidence) -> pl.DataFrame:
+    """A row for each setting (technique, origin, receiver, tasks) with a ported run.
+
+    ``method``: the chosen one, null for retrain and not enough evidence. ``low``, ``high``: joint interval of the
+    ported module's gain at the smallest budget that carries the verdict; ``cost_steps``, ``cost_seconds``: mean
+    training of the option there. ``regret``: best option's score minus the chosen one's, mean over budgets; null if
+    none was chosen.
+    """
+    level, metric = evidence.declared.level, evidence.declared.metric
+    rows = []
+    for one in settings_of(evidence):
+        basis = Basis(one.seeds, one.items, level, metric, one.against_bare, one.itemised)
+        said = sentence(one.choice, one.duels, one.between, one.shares, one.overtaking, basis)
+        rows.append((*one.names, one.choice.method, one.choice.word, said, *_outcome(one, one.choice)))
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort(*SETTING)
+
+
+def _outcome(one: Setting, choice: Decision) -> tuple[float | None, ...]:
+    """Cost in steps and seconds, interval, regret."""
+    duel, option = choice.carried_by, choice.method or SCRATCH
+    if duel is None:
+        return (None,) * 5
+    return *one.costs.get((option, duel.budget), (None, None)), duel.low, duel.high, one.regrets.get(option)
+
+
+@lru_cache(maxsize=1)  # verdicts and regret of one table in turn
+def settings_of(evidence: Evidence) -> list[Setting]:
+    """Every setting with its comparisons at the joint level, its shares, scores and costs."""
+    allowed = pl.col("budget") <= (2**62 if evidence.declared.allowance is None else evidence.declared.allowance)
+    ids = evidence.planned.select(SETTING).unique(maintain_order=True).with_row_index("setting")
+    found = [Setting(tuple(names)) for names in plain(ids).select(SETTING).iter_rows()]
+    ported = evidence.arm("ported").filter(allowed)
+    parts = [
+        part
+        for part in (
+            _alternatives(evidence, ported),
+            _between(evidence, ported),
+            _overtaking(evidence, ported, allowed),
+        )
+        if part.height
+    ]
+    if parts:
+        _fill_duels(found, pl.concat(parts, how="diagonal"), ids, evidence.declared.level)
+    _fill_shares(found, evidence, ids)
+    _fill_scores(found, evidence, ids, allowed)
+    _fill_costs(found, evidence, ids)
+    return found
+
+
+def _compared(kind: str, pairs: Pairs) -> pl.DataFrame:
+    """Differences of the first arm from the second, with what their intervals need."""
+    found = pairs.crossed.contrast([1.0, -1.0])
+    return pairs.table.with_columns(
+        kind=pl.lit(kind),
+        gain=pl.lit(found.estimate),
+        variance=pl.lit(found.variance),
+        df=pl.lit(found.df),
+        seeds=pl.lit(pairs.crossed.seeds),
+        items=pl.lit(pairs.crossed.items),
+        itemised=pl.lit(pairs.itemised),
+    )
+
+
+def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
+    """Each method against the bare host at budget 0 (scratch where that was not tested), against scratch after."""
+    untrained = join(ported.filter(pl.col("budget") == 0), evidence.arm("bare"), "bare")
+    scratch = join(ported, evidence.arm(SCRATCH), SCRATCH)
+    tested = untrained.select(CELL).unique()
+    instead = scratch.filter(pl.col("budget") == 0).join(tested, on=CELL, how="anti", nulls_equal=True)
+    scratch = pl.concat([instead, scratch.filter(pl.col("budget") > 0)])
+    group = (*CELL, "budget")
+    against_bare = _compared("bare", evidence.pairs(untrained, group, ("ported", "bare")))
+    return pl.concat([against_bare, _compared("scratch", evidence.pairs(scratch, group, ("ported", SCRATCH)))])
+
+
+def _between(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
+    """Each method against each that costs no more, at every shared budget; the dearer one's gain."""
+    names = ported["method"].cast(pl.String).unique().to_list()
+    ranks = {name: index for index, name in enumerate(sorted(names, key=lambda name: (cost_rank(name), name)))}
+    if len(ranks) < 2:
+        return pl.DataFrame()
+    ranked = ported.with_columns(rank=pl.col("method").cast(pl.String).replace_strict(ranks, return_dtype=pl.Int64))
+    keys = (*SETTING, "budget", "seed")
+    cheaper = ranked.rename({"method": "cheaper", "row_ported": "row_cheaper", "rank": "rank_cheaper"})
+    both = ranked.join(cheaper, on=keys, how="inner", nulls_equal=True, maintain_order="left")
+    both = both.filter(pl.col("rank") > pl.col("rank_cheaper"))
+    return _compared("between", evidence.pairs(both, (*CELL, "cheaper", "budget"), ("ported", "cheaper")))
+
+
+def _overtaking(evidence: Evidence, ported: pl.DataFrame, allowed: pl.Expr) -> pl.DataFrame:
+    """Each method untrained against scratch trained for every budget."""
+    untrained = ported.filter(pl.col("budget") == 0).drop("budget")
+    scratch = evidence.arm(SCRATCH).filter(allowed & (pl.col("budget") > 0))
+    on = ("technique", "receiver", "receiver_task", "seed")
+    rows = untrained.join(scratch, on=on, how="inner", nulls_equal=True, maintain_order="left")
+    return _compared("overtaking", evidence.pairs(rows, (*CELL, "budget"), ("ported", SCRATCH)))
+
+
+def _fill_duels(found: list[Setting], compared: pl.DataFrame, ids: pl.DataFrame, level: float) -> None:
+    """Joint intervals: all comparisons of a setting are one family (Bonferroni)."""
+    table = compared.join(ids, on=SETTING, how="inner", nulls_equal=True, maintain_order="left")
+    family = table.select(pl.len().over("setting")).to_series().to_numpy()
+    gain, variance, df = (table[name].to_numpy() for name in ("gain", "variance", "df"))
+    margin = Estimates(gain, variance, df).margin(1 - (1 - level) / family)
+    table = table.with_columns(low=pl.lit(gain - margin), high=pl.lit(gain + margin)).sort("setting", "budget")
+    if "cheaper" not in table.columns:
+        table = table.with_columns(cheaper=pl.lit(None, pl.String))
+    columns = ("setting", "kind", "method", "cheaper", "budget", "gain", "low", "high", "seeds", "items", "itemised")
+    for number, kind, method, cheaper, budget, *interval, seeds, items, itemised in plain(
+        table.select(columns)
+    ).iter_rows():
+        one, duel = found[number], Contrast(budget, *interval)
+        if kind == "between":
+            one.between.setdefault((cheaper, method), []).append(duel)
+        elif kind == "overtaking":
+            one.overtaking.setdefault(method, []).append(duel)
+        else:
+            one.duels.setdefault(method, []).append(duel)
+            one.against_bare = one.against_bare and (kind == "bare" or budget > 0)
+        one.seeds = min(one.seeds, seeds) if one.seeds else seeds
+        one.items, one.itemised = items, one.itemised and itemised
+
+
+def _fill_shares(found: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
+    shares = retained(evidence).filter("eligible").join(ids, on=SETTING, how="inner", nulls_equal=True)
+    columns = ("setting", "method", "retention", "low", "high", "ceiling_steps")
+    for number, method, *share in plain(shares.select(columns)).iter_rows():
+        found[number].shares[method] = Share(*share)
+
+
+def _fill_scores(found: list[Setting], evidence: Evidence, ids: pl.DataFrame, allowed: pl.Expr) -> None:
+    table = table_of_means(evidence).filter(allowed).join(ids, on=SETTING, how="inner", nulls_equal=True)
+    columns = ("setting", "method", "budget", "ported", "scratch", "bare")
+    for number, method, budget, ported, scratch, bare in plain(table.select(columns)).iter_rows():
+        found[number].scores.setdefault(method, {})[budget] = ported
+        alternative = bare if budget == 0 and bare is not None else scratch
+        if alternative is not None:
+            found[number].scores.setdefault(SCRATCH, {})[budget] = alternative
+
+
+def _fill_costs(found: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
+    spent = (pl.col("steps").cast(pl.Float64).mean(), pl.col("train_seconds").mean())
+    done = evidence.done
+    ported = done.filter(pl.col("arm") == "ported").group_by(*CELL, "budget").agg(spent)
+    ported = ported.join(ids, on=SETTING, how="inner", nulls_equal=True)
+    for number, method, budget, steps, seconds in _costs(ported):
+        found[number].costs[method, budget] = (steps, seconds)
+    here = ("technique", "receiver", "receiver_task")
+    scratch = done.filter(pl.col("arm") == SCRATCH).group_by(*here, "budget").agg(spent)
+    scratch = ids.join(scratch, on=here, how="inner", nulls_equal=True).with_columns(method=pl.lit(SCRATCH))
+    for number, method, budget, steps, seconds in _costs(scratch):
+        found[number].costs[method, budget] = (steps, seconds)
+
+
+def _costs(table: pl.DataFrame) -> Iterator[tuple[int, str, int, float | None, float | None]]:
+    yield from plain(table.select("setting", "method", "budget", "steps", "train_seconds")).iter_rows()

@@ -1,0 +1,25 @@
+"""The arms: how a module in the receiver starts (Sabry & Belz 2024, sec. 3), and the host without any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from peftport.core.errors import UnknownName
+
+Arm = Literal["ported", "sampled", "scratch"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+BARE = "bare host"
+
+
+def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
+    """Names as arms.
+
+    Raises:
+        UnknownName: one of them is no arm.
+
+    """
+    for name in names:
+        if name not in ARMS:
+            raise UnknownName.of("arm", name, ARMS)
+    return tuple(arm for name in names for arm in ARMS if arm == name)

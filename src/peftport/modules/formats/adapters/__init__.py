@@ -1,0 +1,1 @@
+"""Folders as the library adapters writes them: settings, places of tensors, tensors."""

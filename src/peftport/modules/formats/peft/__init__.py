@@ -1,0 +1,1 @@
+"""LoRA folders as the library PEFT writes them: settings, target modules, tensors."""

@@ -1,0 +1,140 @@
+"""PEFT's ``adapter_config.json`` of a LoRA, read in full: each setting is understood, harmless, or refused by name.
+
+Keys that older versions of PEFT did not write yet take the values that PEFT gives them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from peftport.core.errors import ModuleRefused
+from peftport.modules.formats.tensors import one_line, printable, read_text
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+Layers = Annotated[tuple[int, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)]
+# Settings that change the update and are not read: anything but these values is refused.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False, None), "use_qalora": (False, None), "bias": ("none", None), "lora_bias": (False, None),
+    "modules_to_save": (None, []), "layer_replication": (None, []), "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []), "megatron_config": (None,), "alora_invocation_tokens": (None, []),
+    "use_bdlora": (None,), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
+    "velora_config": (None,), "enable_lora": (None,),
+    # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) start by changing the host's own weights.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
+}  # fmt: skip
+WITHOUT = "docs/files.md#a-lora-without-what-lies-beside-it"
+PLAIN = "docs/files.md#other-kinds-of-lora"
+MERGE = f"write it as a plain LoRA of the same function first, from its merged weights ({PLAIN})"
+REMEDIES = {
+    "use_dora": f"{MERGE}; peft.save_as_lora would lose the magnitudes",
+    "modules_to_save": "to port the LoRA without these modules (a head, usually), delete their tensors and set "
+    f"modules_to_save and task_type to null ({WITHOUT})",
+    "bias": f"to port the LoRA without the host's biases, delete their tensors and set bias to 'none' ({WITHOUT})",
+    "lora_bias": f"to port the LoRA without these biases, delete their tensors and set lora_bias to false ({WITHOUT})",
+    "trainable_token_indices": "to port the LoRA without these embeddings, delete their tensors and set it to null "
+    f"({WITHOUT})",
+    "alora_invocation_tokens": "it acts on a part of each text, which no plain LoRA does; keep it on its host",
+    "layer_replication": "it was trained on a deeper host than this one; merge it with merge_and_unload and use that "
+    "model as a host",
+    "target_parameters": "its LoRAs on parameters have no slots; keep it on its host",
+    "enable_lora": "save the adapter again with a PEFT of today",
+}
+UNKNOWN = "this version of peftport does not know it; if the trained LoRA computes the same without, set it to null"
+NUMBERS = ("r", "lora_alpha")  # they may be absent, not null
+# Settings that a trained LoRA computes the same without: where it came from, how it started, how it was trained.
+HARMLESS = frozenset({
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
+    "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_type", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type",
+})  # fmt: skip
+MOST_DEPTH = 50
+
+
+class PeftConfig(BaseModel):
+    """The settings of a LoRA that decide what it computes and where."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    r: PositiveInt = 8
+    lora_alpha: PositiveFloat = 8.0
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    rank_pattern: dict[str, PositiveInt] = {}
+    alpha_pattern: dict[str, PositiveFloat] = {}
+    target_modules: str | tuple[str, ...] | None = None
+    exclude_modules: str | tuple[str, ...] | None = None
+    layers_to_transform: Layers = ()
+    layers_pattern: Names = Field(default=())
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object out of a file.
+
+    Raises:
+        ModuleRefused: unreadable, too large, nested too deeply, or anything else than an object.
+
+    """
+    try:
+        read = json.loads(read_text(path))
+        _check_writable(read, "the file", 0)
+        json.dumps(read, ensure_ascii=False).encode()  # half a character cannot be written again
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModuleRefused(f"{path}: expected {what}, got: {one_line(error)}; save the adapter again") from error
+    if not isinstance(read, dict):
+        raise ModuleRefused(f"{path}: expected {what}, got a {type(read).__name__}; save the adapter again")
+    return read
+
+
+def _check_writable(value: Any, where: str, depth: int) -> None:
+    """Refuse numbers that JSON has not, and objects so deep within objects that they could not be written again."""
+    if depth > MOST_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{where}: {'objects too deep within objects' if depth > MOST_DEPTH else value}")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        _check_writable(inner, str(key), depth + 1)
+
+
+def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
+    """What a configuration of a PEFT LoRA says, out of its JSON; ``path``: where that lies.
+
+    Raises:
+        ModuleRefused: not a configuration, of another PEFT type, or with a setting that would be lost.
+
+    """
+    kind = read.get("peft_type")
+    if not isinstance(kind, str):
+        raise ModuleRefused(f"{path}: expected a PEFT configuration, got no peft_type; save the adapter again")
+    if kind != "LORA":
+        raise ModuleRefused(f"{path}: expected peft_type LORA, got {printable(kind)}; other PEFT types are not read")
+    _refuse_what_would_be_lost(path, read)
+    given = {key: read[key] for key in PeftConfig.model_fields if key in read}
+    known = {key: value for key, value in given.items() if value is not None or key in NUMBERS}
+    try:
+        return PeftConfig.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = printable(".".join(str(part) for part in first["loc"]))
+        got = printable(repr(first["input"]))
+        raise ModuleRefused(
+            f"{path}: expected a PEFT configuration, got: {where}: {first['msg']}, {got}; save the adapter again"
+        ) from error
+
+
+def _refuse_what_would_be_lost(path: Path, read: dict[str, Any]) -> None:
+    for key, value in read.items():
+        if (
+            key in HARMLESS
+            or key in PeftConfig.model_fields
+            or any(value is v or value == v for v in REFUSED.get(key, ()))
+        ):
+            continue
+        if key not in REFUSED and (value is None or value is False or value in ("", [], {})):
+            continue  # a setting of a later version that is off
+        raise ModuleRefused(
+            f"{path}: {printable(key)} = {printable(repr(value))} is not supported, and dropping it would change the "
+            f"module; {REMEDIES.get(key, MERGE) if key in REFUSED else UNKNOWN}"
+        )

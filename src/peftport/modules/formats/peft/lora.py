@@ -1,0 +1,252 @@
+"""PEFT LoRA checkpoints: read wherever a module is, written so that ``PeftModel.from_pretrained`` loads them.
+
+    adapter_config.json            r, lora_alpha, target_modules, rank_pattern, ... (peft_config.py)
+    adapter_model.safetensors      base_model.model.<path>.lora_A.weight (R, D_in), ...lora_B.weight (D_out, R)
+
+A file may have another rank and alpha at every slot, and layers without a LoRA; `record.py` says how a module holds
+that. Where slots are parts of one fused matrix (GPT-2's q, k, v), PEFT sees one LoRA on the whole matrix: the parts' A
+are put above one another and their B on a diagonal, rank and alpha growing alike, which is the same update exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot, linear_shape
+from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config, read_object
+from peftport.modules.formats.peft.names import empty_tensor, no_slot, parse_key
+from peftport.modules.formats.peft.targets import Targets
+from peftport.modules.formats.tensors import MOST_BYTES, printable, read_tensors
+from peftport.modules.module import Module
+from peftport.modules.record import NumberType, PeftRecord, SlotInFile
+from peftport.techniques.base import Parameters
+from peftport.techniques.lora import LoraSpec
+
+CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One LoRA of the file: what PEFT calls the matrix it is on, the slot, and A and B as they are there."""
+
+    name: str
+    slot: Slot
+    matrices: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_peft(folder: Path, host: Host) -> Module:
+    """A PEFT LoRA folder as a module on the host it was trained on.
+
+    Raises:
+        ModuleRefused: another PEFT type, a setting that is not supported, pickled weights, or a file that is broken.
+        SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape there.
+
+    """
+    said = read_object(folder / CONFIG, "a PEFT configuration")
+    config = parse_peft_config(said, folder / CONFIG)
+    if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
+        raise ModuleRefused(
+            f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
+        )
+    flat = read_tensors(folder / TENSORS)
+    found, targets = _find(flat, folder, host), Targets(config, folder / CONFIG)
+    _check_complete(folder, found, targets, host)
+    slots = {
+        name: SlotInFile(rank=targets.rank(lora.name), alpha=targets.alpha(lora.name)) for name, lora in found.items()
+    }
+    for name, lora in found.items():
+        _check_shapes(folder, lora, slots[name].rank, host)
+    spec = _spec(config, slots, host)
+    slots = {
+        name: slots.get(name, _nothing(spec)) for name, slot in whole_slots(host).items() if slot.site in spec.sites
+    }
+    first = next(iter(found.values()))
+    record = PeftRecord(
+        slots=slots,
+        use_rslora=config.use_rslora,
+        dropout=config.lora_dropout,
+        headed=first.name != first.slot.path,
+        numbers=number_type(flat),
+        config=said,
+        host=host.fingerprint,
+    )
+    matrices = _filled_up(folder, found, spec, record, host)
+    b = {name: lora.matrices["B"].float() for name, lora in found.items()}
+    unscaled = {name: own for name, own in b.items() if not torch.equal(own, matrices[name]["B"][:, : own.shape[1]])}
+    return Module(spec, host.fingerprint, matrices, file=record, unscaled=unscaled)
+
+
+def in_file_scale(slot: SlotInFile, use_rslora: bool) -> float:
+    """What PEFT multiplies B A by at a slot."""
+    return slot.alpha / (slot.rank**0.5 if use_rslora else slot.rank)
+
+
+def reading_factor(own: SlotInFile, spec: LoraSpec, use_rslora: bool) -> float:
+    """What B is multiplied by where the file's scale at a slot becomes the spec's."""
+    return in_file_scale(own, use_rslora) * spec.rank / spec.alpha
+
+
+def number_type(flat: dict[str, Tensor]) -> NumberType:
+    """The type that all tensors have, float32 where they differ."""
+    kinds = {tensor.dtype for tensor in flat.values()}
+    names: dict[torch.dtype, NumberType] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+    return names.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
+
+
+def head_prefix(host: Host, headed: bool | None = None) -> str:
+    """Path of the base model inside a model with a head; none without a head (None: as the host is)."""
+    name = getattr(host.model, "base_model_prefix", "")
+    return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
+
+
+def whole_slots(host: Host) -> dict[str, Slot]:
+    """The linear slots that are whole matrices, by name."""
+    return {
+        name: slot
+        for name, slot in host.slots.items()
+        if slot.kind == "linear" and linear_shape(host.slot_module(slot))[0] == slot.out_width
+    }
+
+
+def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]:
+    """The file's LoRAs by slot, in the order of the host's slots."""
+    by_path = {slot.path: slot for slot in whole_slots(host).values()}
+    prefix = getattr(host.model, "base_model_prefix", "") + "."
+    found: dict[str, Found] = {}
+    for key, tensor in flat.items():
+        parsed = parse_key(key, folder / TENSORS)
+        slot = by_path.get(parsed.name) or by_path.get(parsed.name.removeprefix(prefix))
+        if slot is None:
+            raise no_slot(folder.name, key, parsed.name, host)
+        if not tensor.numel():
+            raise empty_tensor(folder / TENSORS, key)
+        lora = found.setdefault(slot.name, Found(parsed.name, slot))
+        if parsed.matrix in lora.matrices or lora.name != parsed.name:
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected one lora_{parsed.matrix} for {slot.name}, got two (the second: "
+                f"{printable(key)}); save one adapter a folder"
+            )
+        lora.matrices[parsed.matrix] = tensor
+    return {name: found[name] for name in host.slots if name in found}
+
+
+def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, host: Host) -> None:
+    """Refuse matrices that PEFT would leave aside, and a file that lacks some that PEFT would look for."""
+    if not found:
+        raise ModuleRefused(
+            f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again"
+        )
+    first = next(iter(found.values()))
+    prefix = first.name.removesuffix(first.slot.path)
+    sites = {lora.slot.site for lora in found.values()}
+    _check_prefix(folder, found, prefix)
+    _check_stacks(folder, found, targets, prefix, host)
+    for name, slot in whole_slots(host).items():
+        lora = found.get(name, Found(prefix + slot.path, slot))
+        wanted = targets.has(lora.name) if targets.known else slot.site in sites
+        if lora.matrices and not wanted:
+            raise ModuleRefused(
+                f"{folder / CONFIG}: target_modules leaves out {lora.name}, for which {TENSORS} has a LoRA; PEFT would "
+                "drop it without a word, so it is refused; save the adapter again"
+            )
+        if wanted and lora.matrices.keys() != {"A", "B"}:
+            raise ModuleRefused(
+                f"{folder / TENSORS}: {name}: expected lora_A and lora_B in every layer that {CONFIG} names, found "
+                f"{sorted(lora.matrices) or 'nothing'}; save the adapter again, or give the host it was trained on"
+            )
+
+
+def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
+    """Refuse names of which some start at the model with its head and some below it: PEFT finds one kind only."""
+    for lora in found.values():
+        if lora.name != prefix + lora.slot.path:
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected names that all start alike, got {printable(prefix)!r} before some and "
+                f"{printable(lora.name)}; PEFT would drop a part of them; save the adapter again"
+            )
+
+
+def _check_stacks(folder: Path, found: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
+    """Refuse a LoRA of an encoder alone whose configuration would look for one in the decoder too."""
+    stacks = {stack.name: stack.layers for stack in host.layout.stacks}
+    used = {name.rsplit(".", 2)[0] for name in found}
+    for stack, layers in stacks.items():
+        slots = [slot for name, slot in whole_slots(host).items() if name.rsplit(".", 2)[0] == stack]
+        if stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
+            [other, *_] = sorted(used)
+            raise ModuleRefused(
+                f"{folder / TENSORS}: expected a LoRA in every stack of layers that {CONFIG} names, found none in "
+                f"{layers}: it was made on the part of {host.name} that holds {stacks[other]} alone; let "
+                "target_modules name that part only, as "
+                f"{_only(prefix + stacks[other], targets.config.target_modules)!r}"
+            )
+
+
+def _only(layers: str, names: str | tuple[str, ...] | None) -> str:
+    """A pattern for the same matrices in one stack of layers."""
+    inside = f"(?=({names})$)" if isinstance(names, str) else ""
+    ends = "" if isinstance(names, str) else rf"\.({'|'.join(names or ())})"
+    return f"{inside}{re.escape(layers)}.*{ends}"
+
+
+def _check_shapes(folder: Path, lora: Found, rank: int, host: Host) -> None:
+    expected = {"A": (rank, lora.slot.in_width), "B": (lora.slot.out_width, rank)}
+    for matrix, tensor in lora.matrices.items():
+        if tuple(tensor.shape) != expected[matrix]:
+            raise SlotMismatch(
+                f"{folder.name}: {lora.slot.name}: lora_{matrix} is {tuple(tensor.shape)}, {host.name} takes "
+                f"{expected[matrix]} there at this rank; give the host it was trained on (--from)"
+            )
+
+
+def _spec(config: PeftConfig, slots: dict[str, SlotInFile], host: Host) -> LoraSpec:
+    """The largest rank of any slot, and the scale that most slots have."""
+    [(common, _)] = Counter(slots.values()).most_common(1)
+    rank = max(slot.rank for slot in slots.values())
+    root = rank**0.5 if config.use_rslora else 1.0  # alpha / sqrt(r) = (alpha sqrt(r)) / r
+    alpha = common.alpha * root if common.rank == rank else in_file_scale(common, config.use_rslora) * rank
+    used = {host.slots[name].site for name in slots}
+    sites = tuple(dict.fromkeys(slot.site for slot in host.slots.values() if slot.site in used))
+    return LoraSpec(rank=rank, alpha=alpha, sites=sites)
+
+
+def _nothing(spec: LoraSpec) -> SlotInFile:
+    return SlotInFile(rank=0, alpha=spec.alpha)
+
+
+def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: PeftRecord, host: Host) -> Parameters:
+    """Every slot's A (R, D_in) and B (D_out, R) at the spec's rank and scale: zeros where the file has less."""
+    size = sum(4 * spec.rank * (host.slots[n].in_width + host.slots[n].out_width) for n in record.slots)
+    if size > MOST_BYTES:
+        raise ModuleRefused(
+            f"{folder}: expected ranks that fit in memory, got {spec.rank} ({size} bytes at every slot); train it "
+            "with smaller ranks"
+        )
+    matrices: Parameters = {}
+    for name, own in record.slots.items():
+        slot = host.slots[name]
+        a, b = torch.zeros(spec.rank, slot.in_width), torch.zeros(slot.out_width, spec.rank)
+        if own.rank:
+            factor = reading_factor(own, spec, record.use_rslora)
+            a[: own.rank] = found[name].matrices["A"]
+            b[:, : own.rank] = times(found[name].matrices["B"].float(), factor)
+        if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
+            raise ModuleRefused(
+                f"{folder / CONFIG}: expected numbers in reach of float32, got larger at {name} with alpha "
+                f"{own.alpha}; train it again"
+            )
+        matrices[name] = {"A": a, "B": b}
+    return matrices
+
+
+def times(b: Tensor, factor: float) -> Tensor:
+    """B times a factor, bit for bit B where the factor is 1 but for rounding."""
+    return b if abs(factor - 1) < 1e-12 else b * factor

@@ -1,0 +1,172 @@
+"""The ``adapter_config.json`` that is written: the one that was read, but for what a port changed.
+
+base_model_name_or_path, revision    the receiver, unless the file was read on that very host
+target_modules and the like          kept where their words name the same matrices on the receiver
+r, rank_pattern; alpha likewise      kept where they give every matrix what it has
+task_type                            kept; a language model's becomes that of the receiver's kind
+auto_mapping                         a class of the origin's model type: dropped on another
+all else                             kept, known to us or not
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from peftport.core.errors import ModuleRefused
+from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot, layouts
+from peftport.modules.formats.peft.config import parse_peft_config
+from peftport.modules.formats.peft.lora import CONFIG, head_prefix, whole_slots
+from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets
+from peftport.modules.record import PeftRecord
+
+TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
+LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """One LoRA as the file gets it: A (r, D_in), B (D_out, r), and the alpha beside them."""
+
+    a: Tensor
+    b: Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """r, at this matrix."""
+        return int(self.a.shape[0])
+
+
+def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
+    """The configuration of these LoRAs, by path below the base model.
+
+    Raises:
+        ModuleRefused: the record holds a configuration that is none.
+
+    """
+    fresh = _fresh(loras, record, host)
+    if not record.config:
+        return fresh
+    said = dict(record.config)
+    rules, prefix = Targets(parse_peft_config(said, Path(CONFIG)), Path(CONFIG)), written_prefix(record, host)
+    try:
+        ranks = all(rules.rank(prefix + path) == lora.rank for path, lora in loras.items())
+        alphas = all(rules.alpha(prefix + path) == lora.alpha for path, lora in loras.items())
+        places = _targeted(rules, prefix, record, host, loras) == loras.keys()
+    except ModuleRefused:  # a pattern that takes for ever on this host's names
+        ranks = alphas = places = False
+    if not ranks:
+        said |= {key: fresh[key] for key in ("r", "rank_pattern")}
+        if said.get("init_lora_weights") == "orthogonal":  # PEFT makes no such start for odd ranks, in loading neither
+            said["init_lora_weights"] = True
+    if not alphas:
+        said |= {key: fresh[key] for key in ("lora_alpha", "alpha_pattern")}
+    if not places:
+        said |= dict.fromkeys({"exclude_modules", "layers_to_transform", "layers_pattern"} & said.keys())
+        said["target_modules"] = fresh["target_modules"]
+    return said | _of_the_host(said, record, host, fresh)
+
+
+def written_prefix(record: PeftRecord, host: Host) -> str:
+    """What the names of the host's matrices start with in the file.
+
+    On the model type of the file: as they did. On another: that of the class which stands where its class stood.
+    """
+    headed = record.headed
+    if record.host is not None and record.host.model_type != host.fingerprint.model_type and _of_language_model(record):
+        headed = None
+    return head_prefix(host, headed)
+
+
+def _of_language_model(record: PeftRecord) -> bool:
+    mapping = record.config.get("auto_mapping")
+    class_name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    return record.config.get("task_type") in LANGUAGE_MODELS or str(class_name).endswith(LANGUAGE_MODEL_CLASSES)
+
+
+def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
+    """The configuration of a LoRA that was in no PEFT file."""
+    rank = Counter(lora.rank for lora in loras.values()).most_common(1)[0][0]
+    alpha = Counter(lora.alpha for lora in loras.values()).most_common(1)[0][0]
+    return {
+        "peft_type": "LORA",
+        "task_type": TASK_TYPES[host.kind],
+        **_base(host),
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "lora_dropout": record.dropout,
+        "use_rslora": record.use_rslora,
+        "rank_pattern": {path: lora.rank for path, lora in loras.items() if lora.rank != rank},
+        "alpha_pattern": {path: _number(lora.alpha) for path, lora in loras.items() if lora.alpha != alpha},
+        "target_modules": _targets(host, list(loras)),
+        "fan_in_fan_out": _lies_fan_in(host),
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _of_the_host(said: dict[str, Any], record: PeftRecord, host: Host, fresh: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration says of its host, where the file was read on another one."""
+    before, now = record.host, host.fingerprint
+    if before is None or before.same_host(now):
+        return {}
+    changed = {key: fresh[key] for key in ("base_model_name_or_path", "revision") if key in said or fresh[key]}
+    if before.model_type != now.model_type and "auto_mapping" in said:
+        changed["auto_mapping"] = None
+    if before.family != now.family and "fan_in_fan_out" in said:
+        changed["fan_in_fan_out"] = fresh["fan_in_fan_out"]
+    layout = layouts().get(before.family)
+    if said.get("task_type") in LANGUAGE_MODELS and layout is not None and layout.kind != host.kind:
+        changed["task_type"] = fresh["task_type"]
+    return changed
+
+
+def _base(host: Host) -> dict[str, str | None]:
+    """Where the host is to be loaded from: its folder, or its hub id and revision."""
+    if host.folder is None or "/" in host.name:
+        name, _, revision = host.name.partition("@")
+        return {"base_model_name_or_path": name, "revision": revision or None}
+    return {"base_model_name_or_path": str(host.folder), "revision": None}
+
+
+def _targeted(rules: Targets, prefix: str, record: PeftRecord, host: Host, loras: Iterable[str]) -> set[str]:
+    """Paths of the modules on which PEFT would put a LoRA on this host, by the file's own words."""
+    if not rules.known:  # PEFT has a default by leaf names for each model type
+        if record.host is None or record.host.model_type != host.fingerprint.model_type:
+            return set()
+        slots = whole_slots(host).values()
+        sites = {slot.site for slot in slots if slot.path in set(loras)}
+        return {slot.path for slot in slots if slot.site in sites}
+    every = str(rules.config.target_modules).lower() == ALL_LINEAR
+    return {
+        path
+        for path, module in host.base.named_modules()
+        if path and (not every or isinstance(module, nn.Linear | Conv1D)) and rules.has(prefix + path)
+    }
+
+
+def _lies_fan_in(host: Host) -> bool:
+    """Whether the host's matrices lie as GPT-2's do, (D_in, D_out)."""
+    linear: list[Slot] = [slot for slot in host.slots.values() if slot.kind == "linear"]
+    return any(not isinstance(host.slot_module(slot), torch.nn.Linear) for slot in linear)
+
+
+def _number(alpha: float) -> float | int:
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def _targets(host: Host, paths: list[str]) -> list[str]:
+    """Names by which PEFT finds these matrices and no others: the last parts of their paths, or else whole paths."""
+    leaves = {path.rpartition(".")[2] for path in paths}
+    found = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
+    return sorted(leaves) if len(found) == len(paths) else sorted(paths)

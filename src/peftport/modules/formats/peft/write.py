@@ -1,0 +1,82 @@
+"""Writing a LoRA as PEFT does: with the ranks, alphas and numbers of the PEFT file it came from, where it has any."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as safetensors_save
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot, linear_shape
+from peftport.modules.formats.peft.lora import CONFIG, TENSORS, in_file_scale, reading_factor, times
+from peftport.modules.formats.peft.settings import Written, written_prefix, written_settings
+from peftport.modules.module import Module
+from peftport.modules.record import NumberType, PeftRecord, SlotInFile
+from peftport.techniques.lora import LoraSpec
+
+ROUNDING = 2.0**-22  # a factor multiplied into float32 and out again is off by no more
+
+
+def write_peft(module: Module, host: Host, folder: Path) -> None:
+    """Write a LoRA module of this host as PEFT does, into an existing folder. What it holds was checked before."""
+    assert isinstance(module.spec, LoraSpec)
+    record = module.file if isinstance(module.file, PeftRecord) else PeftRecord(slots={})
+    paths: dict[str, list[Slot]] = {}
+    for name in module.matrices:
+        paths.setdefault(host.slots[name].path, []).append(host.slots[name])
+    loras = {path: _written(module, slots, record, host) for path, slots in paths.items()}
+    kept = {path: lora for path, lora in loras.items() if lora is not None}
+    flat: dict[str, Tensor] = {}
+    prefix = written_prefix(record, host)
+    for path, lora in kept.items():
+        full = f"base_model.model.{prefix}{path}"
+        flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = lora.a, lora.b
+    flat = as_numbers(dict(sorted(flat.items())), record.numbers)
+    config = written_settings(kept, record, host)
+    (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
+    as_read = bool(record.config)  # of patterns the first that matches counts: sorted, they could say something else
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
+
+
+def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor]:
+    """The tensors in the type that the file had, if all of them can be written in it without loss; else in float32."""
+    narrow = {name: tensor.to(getattr(torch, numbers)).contiguous() for name, tensor in flat.items()}
+    same = all(
+        bool(((narrow[name].float() - tensor.float()).abs() <= ROUNDING * tensor.float().abs()).all())
+        for name, tensor in flat.items()
+    )
+    return narrow if same else {name: tensor.float().contiguous() for name, tensor in flat.items()}
+
+
+def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) -> Written | None:
+    """The LoRA on one matrix of the host; None where the file had none and there still is none."""
+    spec, parts = module.spec, len(slots)
+    assert isinstance(spec, LoraSpec)
+    a, b = _fuse(module, slots, spec.rank * parts, host)
+    own = record.slots.get(slots[0].name)
+    used = SlotInFile(rank=spec.rank * parts, alpha=spec.alpha * parts)
+    if own is not None and own.rank <= used.rank and not a[own.rank :].any() and not b[:, own.rank :].any():
+        used = own
+    if used.rank == 0:
+        return None
+    b, unscaled = b[:, : used.rank], module.unscaled.get(slots[0].name)
+    if unscaled is not None and torch.equal(times(unscaled, reading_factor(used, spec, record.use_rslora)), b):
+        return Written(a[: used.rank].clone(), unscaled, used.alpha)
+    factor = (spec.alpha / spec.rank) / in_file_scale(used, record.use_rslora)
+    return Written(a[: used.rank].clone(), times(b, factor).clone(), used.alpha)
+
+
+def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Tensor, Tensor]:
+    """A (R, D_in) and B (D_out, R) of the whole matrix from those of its parts."""
+    out_width, in_width = linear_shape(host.slot_module(slots[0]))
+    a, b, row = torch.zeros(rank, in_width), torch.zeros(out_width, rank), 0
+    for slot in slots:
+        own = module.matrices[slot.name]
+        end = row + own["A"].shape[0]
+        a[row:end] = own["A"]
+        b[slot.start : slot.start + slot.out_width, row:end] = own["B"]
+        row = end
+    return a, b

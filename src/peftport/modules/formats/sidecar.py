@@ -1,0 +1,86 @@
+"""``peftport.json`` beside another library's files: the history that their format has no place for.
+
+The host's fingerprint, the task, the training, and every port with its method, both hosts and what was done at each
+slot. The library passes over the file. It names the tensors it was written with: beside others it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from peftport.core.errors import ModuleRefused
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.modules.formats.native import what_is_wrong
+from peftport.modules.formats.tensors import one_line, read_bytes, read_text
+from peftport.modules.module import Module, PortRecord, TaskRecord, TrainingRecord
+from peftport.modules.record import Closed
+
+SIDECAR = "peftport.json"
+MADE_WITH = ("peftport", "torch", "transformers", "safetensors")
+
+
+class Sidecar(Closed):
+    """What ``peftport.json`` holds."""
+
+    format: Literal["peftport-sidecar"] = "peftport-sidecar"
+    version: Literal[1] = 1
+    host: Fingerprint
+    task: TaskRecord | None = None
+    training: TrainingRecord | None = None
+    ports: tuple[PortRecord, ...] = ()
+    made_with: dict[str, str] = {}
+    sha256: str
+
+
+def write_sidecar(module: Module, tensors: Path) -> None:
+    """Write the module's history beside its tensors."""
+    sidecar = Sidecar(
+        host=module.host,
+        task=module.task,
+        training=module.training,
+        ports=module.ports,
+        made_with={name: _version(name) for name in MADE_WITH},
+        sha256=_digest(tensors),
+    )
+    (tensors.parent / SIDECAR).write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def with_history(module: Module, tensors: Path) -> Module:
+    """The module with the history that lies beside its tensors, if any does.
+
+    Raises:
+        ModuleRefused: the sidecar is broken, or about other tensors.
+
+    """
+    path = tensors.parent / SIDECAR
+    if not path.exists():
+        return module
+    try:
+        sidecar = Sidecar.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise ModuleRefused(f"{path}: {what_is_wrong(error)}; expected what this version of peftport writes") from error
+    except (OSError, ValueError) as error:
+        raise ModuleRefused(f"{path}: expected a readable history, got: {one_line(error)}; delete it") from error
+    if sidecar.sha256 != _digest(tensors):
+        raise ModuleRefused(
+            f"{path}: expected the tensors whose sha256 it records, got others in {tensors.name}; if the module was "
+            "trained further, delete this file"
+        )
+    return replace(module, host=sidecar.host, task=sidecar.task, training=sidecar.training, ports=sidecar.ports)
+
+
+def _digest(tensors: Path) -> str:
+    return hashlib.sha256(read_bytes(tensors)).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"  # run from its sources

@@ -1,0 +1,112 @@
+"""Safetensors files of modules, from anyone: bounded before they are read, checked before they are used.
+
+8 bytes: N, little-endian     N bytes: a JSON header     the numbers, exactly as many as the header says
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_load
+from torch import Tensor, isfinite
+
+from peftport.core.errors import ModuleRefused
+
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MOST_BYTES = 8 * 2**30  # far above any module, and what a machine of today can hold
+MOST_HEADER_BYTES = 100_000_000  # the format's own bound
+MOST_TEXT_BYTES = 64 * 2**20
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, by name in alphabetical order.
+
+    Raises:
+        ModuleRefused: missing, too large, truncated, corrupt, or with a NaN or infinite number in it.
+
+    """
+    return parse_tensors(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a safetensors file whose size and header length are possible. Nothing large is read before that.
+
+    Raises:
+        ModuleRefused: missing, unreadable, too large, or with a header longer than the file.
+
+    """
+    if not path.is_file():
+        raise ModuleRefused(f"{path.parent}: expected {path.name}, found none; give a module folder")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise ModuleRefused(
+                    f"{path}: expected at most {MOST_BYTES} bytes, got {size}; no module is that large, save it again"
+                )
+            start = file.read(8)
+            header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if header > min(size - 8, MOST_HEADER_BYTES):
+                raise ModuleRefused(
+                    f"{path}: expected a whole safetensors file, got one truncated or corrupt "
+                    f"(its header claims {header} bytes, the file has {size}); save it again"
+                )
+            return start + file.read()
+    except OSError as error:
+        raise ModuleRefused(f"{path}: expected a readable file, got: {error}; save the module again") from error
+
+
+def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors in the bytes of a safetensors file, by name in alphabetical order.
+
+    Raises:
+        ModuleRefused: truncated, corrupt, or with a NaN or infinite number in it.
+
+    """
+    try:
+        flat = safetensors_load(raw)
+    except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
+        raise ModuleRefused(
+            f"{path}: expected a whole safetensors file, got one truncated or corrupt "
+            f"({one_line(error)}); save it again"
+        ) from error
+    for name, tensor in flat.items():
+        if tensor.dtype not in NUMBERS:
+            got = str(tensor.dtype).removeprefix("torch.")
+            raise ModuleRefused(
+                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {got}; "
+                "save it in one of them"
+            )
+        if not bool(isfinite(tensor).all()):
+            raise ModuleRefused(
+                f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
+            )
+    return dict(sorted(flat.items()))  # safetensors gives them in another order every time
+
+
+def read_text(path: Path) -> str:
+    """A small text file.
+
+    Raises:
+        OSError, UnicodeDecodeError: as `Path.read_text`; ValueError: larger than any configuration.
+
+    """
+    size = path.stat().st_size
+    if size > MOST_TEXT_BYTES:
+        raise ValueError(f"{size} bytes, expected at most {MOST_TEXT_BYTES}")
+    return path.read_text(encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    """A name out of a stranger's file as one short line."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, as one short line."""
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -1,0 +1,43 @@
+"""prototype: a text is scored by its cosine to frozen embeddings of the labels' descriptions.
+
+    score_c = cos(h(text), h_0(description of c)) / 0.05
+
+h is the mean of the last hidden states with the module attached, h_0 that of the bare host. Made for sentence encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftport.hosts.host import Host
+from peftport.objectives.base import Head, Readout, Row, mean_pooled
+from peftport.tasks.task import TaskSpec
+
+TEMPERATURE = 0.05
+
+
+class Prototype(Readout):
+    """Cosine to label descriptions; nothing of its own to train."""
+
+    name = "prototype"
+    title = "cosine to frozen embeddings of label descriptions"
+    kinds = ("encoder", "encoder_decoder", "decoder")
+    view = "body"
+
+    def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
+        """Embed the descriptions with the bare host, once."""
+        super().__init__(host, task, max_tokens)
+        with torch.no_grad():
+            self.prototypes = F.normalize(mean_pooled(host, self.encode(task.descriptions), 0), dim=-1)  # (C, D)
+
+    def wording(self, text: str) -> str:
+        """The text alone, behind the prefix that the host was trained with, if any."""
+        return self.host.text_prefix + text
+
+    def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
+        """Cosines over the temperature, (N, C)."""
+        return F.normalize(mean_pooled(self.host, rows, shift), dim=-1) @ self.prototypes.T / TEMPERATURE

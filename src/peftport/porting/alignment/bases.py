@@ -1,0 +1,70 @@
+"""Leading singular vectors of both hosts' matrices at a pair of slots, read one matrix at a time and not kept.
+
+W = U diag(s) V^T: U spans what a linear map puts out, V what it takes in. Adapters behind a map go by its U; adapters
+at sums by that of the FFN's last map; prefixes by those of the maps that make keys and values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot
+from peftport.hosts.weights import HostWeights
+from peftport.porting.alignment.low_rank import Leading, leading
+from peftport.porting.pairs import Pair
+
+
+@dataclass(frozen=True, eq=False)
+class BasePair:
+    """The leading singular vectors of the origin's and of the receiver's matrix."""
+
+    origin: Leading
+    receiver: Leading
+
+    @property
+    def error(self) -> str:
+        """For a note: how much of the matrices' norm may lie beyond these vectors."""
+        share = max(float(one.bound / one.s[0].clamp(min=1e-30)) for one in (self.origin, self.receiver))
+        return f", all but {share:.0%} of the norm" if share > 0 else ""
+
+
+class Bases:
+    """Both hosts' singular vectors, k at most; the last pair asked for is kept, since both its sides are asked for."""
+
+    def __init__(self, origin: Host, receiver: Host, k: int, rng: np.random.Generator) -> None:
+        """Bind."""
+        self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
+        self.k, self.rng = k, rng
+        self._last: tuple[str, str] = ("", "")
+        self._pair: BasePair | None = None
+
+    def at(self, pair: Pair, site: str = "") -> BasePair:
+        """At a pair of linear slots, or at the linear slots of another site in the same layers."""
+        ours, theirs = (
+            linear_slot(self.origin.host, pair.origin, site),
+            linear_slot(self.receiver.host, pair.receiver.name, site),
+        )
+        if self._last != (ours.name, theirs.name) or self._pair is None:
+            self._pair = None
+            first, second = self.origin.matrix(ours), self.receiver.matrix(theirs)
+            k = max(1, min(self.k, *first.shape, *second.shape))
+            seed = int(self.rng.integers(2**63))  # the same probes for both: of one matrix, the same vectors
+            one, other = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
+            self._pair = BasePair(one, other)
+            self._last = (ours.name, theirs.name)
+        return self._pair
+
+
+def linear_slot(host: Host, name: str, site: str = "") -> Slot:
+    """The linear slot that stands for a slot: itself, or the FFN's last map for a sum; or another site of its layer."""
+    layer, _, own = name.rpartition(".")
+    return host.slots[f"{layer}.{site or ('ffn_out' if own == 'ffn_sum' else own)}"]
+
+
+def key_and_value_sites(pair: Pair) -> tuple[str, str]:
+    """The sites of the maps that make an attention block's keys and values."""
+    kind = pair.receiver.site
+    return f"{kind}_k", f"{kind}_v"

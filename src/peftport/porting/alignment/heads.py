@@ -1,0 +1,82 @@
+"""Maps that keep to heads: each receiver head takes one origin head, rotated into its basis.
+
+    score_ij = ||K_i^T K'_j||_* / (||K_i|| ||K'_j||)  + the same of values          i an origin head, j a receiver head
+
+Heads are matched so that the sum of scores is largest, each once before any is taken again (Hungarian method). A
+prefix has no other published way than copying: all of this is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from peftport.hosts.slots import Slot
+from peftport.porting.alignment.maps import Dense, Moments, SecondMoments, matched
+from peftport.porting.alignment.rotations import alignment, measured, polar
+
+HeadMap = Callable[[SecondMoments, slice, slice], Dense]
+Heads = tuple[int, int]  # how many the origin and the receiver have
+
+
+def heads_of(origin: Slot, receiver: Slot) -> Heads:
+    """Of two attention blocks: of their keys and values."""
+    return origin.heads, receiver.heads
+
+
+def match_heads(moments: tuple[SecondMoments, ...], heads: Heads) -> list[int]:
+    """For each receiver head the origin head it takes, by the sums of all kinds of rows given."""
+    return matched(torch.stack([_scores(sums, heads) for sums in moments]).sum(0))
+
+
+def _scores(sums: SecondMoments, heads: Heads) -> Tensor:
+    """Nuclear norms of the heads' cross products, (H_s, H_t), 1 for heads that are rotations of one another."""
+    blocks = sums.ab.reshape(heads[0], -1, heads[1], sums.ab.shape[1] // heads[1]).transpose(1, 2)
+    nuclear = torch.linalg.svdvals(blocks).sum(-1)  # of (H_s, H_t, d_s, d_t)
+    norms = torch.outer(_norms(sums.aa, heads[0]), _norms(sums.bb, heads[1]))
+    score: Tensor = nuclear / norms.clamp(min=1e-30)
+    return score
+
+
+def _norms(gram: Tensor, heads: int) -> Tensor:
+    return gram.diagonal().reshape(heads, -1).sum(1).clamp(min=0).sqrt()
+
+
+def by_head(sums: SecondMoments, order: list[int], heads: Heads, fit: HeadMap) -> Dense:
+    """One map for all heads from one a head: block (order[j], j) is fitted, all else is zero."""
+    width, other = sums.ab.shape
+    d_s, d_t = width // heads[0], other // heads[1]
+    there = torch.zeros(width, other, dtype=torch.float64)
+    back = torch.zeros(other, width, dtype=torch.float64)
+    for j, i in enumerate(order):
+        rows, columns = slice(i * d_s, (i + 1) * d_s), slice(j * d_t, (j + 1) * d_t)
+        own = fit(sums, rows, columns)
+        there[rows, columns], back[columns, rows] = own.there, own.back
+    kept = len(set(order))
+    moved = "" if order == list(range(len(order))) else f", heads {order}"
+    return Dense(there, back, f"{kept} of {heads[0]} heads{moved}")
+
+
+def head_rotation(sums: SecondMoments, rows: slice, columns: slice) -> Dense:
+    """The orthogonal map of one head; what its rows do not show keeps its place in heads of one width."""
+    cross = sums.ab[rows, columns]
+    there = polar(cross, torch.eye(len(cross), dtype=cross.dtype) if cross.shape[0] == cross.shape[1] else None)
+    return Dense(there, there.mT)
+
+
+def rotated(sums: SecondMoments, heads: Heads) -> Dense:
+    """Heads matched by these rows alone, each rotated."""
+    return by_head(sums, match_heads((sums,), heads), heads, head_rotation)
+
+
+def head_alignment(moments: Moments, heads: Heads) -> str:
+    """How well rotations fitted on the other rows line up the rows held out."""
+    return measured("alignment", alignment(rotated(moments.fit, heads).there, moments.held))
+
+
+def gain(sums: SecondMoments, rows: slice, columns: slice) -> float:
+    """Root mean square of the receiver's head over that of the origin's."""
+    ours, theirs = (float(gram.diagonal()[part].mean()) for gram, part in ((sums.aa, rows), (sums.bb, columns)))
+    return (theirs / ours) ** 0.5 if ours > 0 and theirs > 0 else 1.0

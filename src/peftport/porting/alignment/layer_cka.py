@@ -1,0 +1,71 @@
+"""How alike the layers of two hosts are, and the order-preserving pairing that is most alike in sum.
+
+    CKA(X, Y) = ||Y_c^T X_c||_F^2 / (||X_c^T X_c||_F ||Y_c^T Y_c||_F)      Kornblith et al. 2019, arXiv 1905.00414
+
+on the residual stream behind every layer, rows a word each; from n x n products, so that width does not matter.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.porting.alignment.activations import paired_rows
+from peftport.porting.base import PortInputs
+
+MOST_WORDS = 768
+
+
+def similarity(origin: Host, receiver: Host, given: PortInputs) -> dict[str, Tensor]:
+    """CKA of every layer with every other, (L_s, L_t), by the receiver's stack; stacks of one name are compared."""
+    ours = [name for name, slot in origin.slots.items() if slot.site == "ffn_sum"]
+    theirs = [name for name, slot in receiver.slots.items() if slot.site == "ffn_sum"]
+    rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    words = 0
+    for seen, met in paired_rows(origin, receiver, ours, theirs, given, "comparing layers"):
+        for side, names, found in (("origin", ours, seen), ("receiver", theirs, met)):
+            for name in names:
+                rows[side, name].append(found[name].y)
+        words += len(rows["origin", ours[0]][-1])
+        if words >= MOST_WORDS:
+            break
+    products = {key: _product(torch.cat(parts)[:MOST_WORDS]) for key, parts in rows.items()}
+    tables: dict[str, Tensor] = {}
+    for stack in dict.fromkeys(name.rsplit(".", 2)[0] for name in theirs):
+        first = [products["origin", n] for n in ours if n.rsplit(".", 2)[0] == stack]
+        second = [products["receiver", n] for n in theirs if n.rsplit(".", 2)[0] == stack]
+        if first:
+            tables[stack] = torch.stack([torch.stack([(a * b).sum() for b in second]) for a in first])
+    return tables
+
+
+def _product(rows: Tensor) -> Tensor:
+    """X_c X_c^T over its norm, (n, n): the sum of entrywise products of two such is their CKA."""
+    centred = rows - rows.mean(0)
+    product: Tensor = centred @ centred.mT
+    unit: Tensor = product / product.norm().clamp(min=1e-30)
+    return unit
+
+
+def in_order(table: Tensor) -> list[int]:
+    """For each column (receiver layer) a row (origin layer) so that the sum is largest and the order is kept.
+
+    Rows strictly rise where there are enough of them, and may be taken again where there are not.
+    """
+    rows, columns = table.shape
+    step = 1 if rows >= columns else 0
+    best = torch.full((columns, rows), -float("inf"), dtype=table.dtype)
+    came = torch.zeros((columns, rows), dtype=torch.long)
+    best[0] = table[:, 0]
+    for j in range(1, columns):
+        for i in range(step, rows):
+            before = best[j - 1, : i - step + 1]
+            came[j, i] = before.argmax()
+            best[j, i] = before.max() + table[i, j]
+    path = [int(best[-1].argmax())]
+    for j in range(columns - 1, 0, -1):
+        path.append(int(came[j, path[-1]]))
+    return path[::-1]

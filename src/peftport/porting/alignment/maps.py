@@ -1,0 +1,300 @@
+"""Linear maps between a space of the origin and one of the receiver, and how they are found from pairs of rows.
+
+Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
+
+    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           porting.rotations
+    ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
+    assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peftport.core.errors import NotFinite
+
+PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
+TIE = 1e-9  # of the largest score: units and heads whose scores differ by less stay where they are
+SLACK = 0.02  # of the least unexplained share: so much more is no reason for a smaller penalty
+ROUNDING = 1e-13  # of shares computed in float64
+
+Prior = tuple[Tensor, Tensor]  # what a regression is drawn towards (P, Q): by the rows not held out, and by all
+
+
+class Map(ABC):
+    """A map between the origin's rows and the receiver's, and back. Matrices are carried row by row."""
+
+    note: str
+
+    @abstractmethod
+    def write(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) of the origin's space in the receiver's: (n, D_t). For what is added to it."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows (n, D_s) that are multiplied with the origin's rows, for the receiver's: (n, D_t)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Map):
+    """``there`` (D_s, D_t) takes the origin's rows to the receiver's space, ``back`` (D_t, D_s) returns."""
+
+    there: Tensor
+    back: Tensor
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Times T."""
+        return rows @ self.there
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Times T'^T."""
+        return rows @ self.back.mT
+
+    def scaled(self, factor: float) -> Dense:
+        """The map, its values there multiplied."""
+        return Dense(self.there * factor, self.back / factor, self.note)
+
+
+@dataclass(frozen=True, eq=False)
+class Reordering(Map):
+    """Receiver unit j is origin unit ``order[j]`` (D_t,); -1: none."""
+
+    order: Tensor
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Columns picked."""
+        picked = rows[:, self.order.clamp(min=0)]
+        return picked * (self.order >= 0).to(rows.dtype)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same: a permutation is its own inverse's transpose."""
+        return self.write(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Thin(Map):
+    """T = V_s C V_t^T, and between what lies outside both where widths are equal: + (I - V_s V_s^T)(I - V_t V_t^T).
+
+    V_s (D_s, k), C (k, k), V_t (D_t, k). C is orthogonal or a product of projections, so reading is writing.
+    """
+
+    ours: Tensor
+    core: Tensor
+    theirs: Tensor
+    rest: bool
+    note: str = ""
+
+    def write(self, rows: Tensor) -> Tensor:
+        """Through the two bases."""
+        inside = rows @ self.ours
+        found = inside @ self.core @ self.theirs.mT
+        if not self.rest:
+            return found
+        outside = rows - inside @ self.ours.mT
+        return found + outside - (outside @ self.theirs) @ self.theirs.mT
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The same."""
+        return self.write(rows)
+
+
+def identity(width: int) -> Map:
+    """Rows as they are."""
+    return Reordering(torch.arange(width))
+
+
+class Moments:
+    """Sums of products of pairs of rows, taken in batch by batch: a (n, P), b (n, Q).
+
+    ``held`` has every second batch, ``fit`` the others: a penalty is chosen by other rows than those it is fitted on.
+    Of a^T a and b^T b only the diagonals are kept unless ``left`` and ``right`` ask for all: they cost most.
+    """
+
+    def __init__(self, *, left: bool = True, right: bool = True) -> None:
+        self.fit, self.held = SecondMoments(left, right), SecondMoments(left, right)
+        self.left, self.right = left, right
+        self._batches = 0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        (self.held if self._batches % 2 else self.fit).add(a.double(), b.double())
+        self._batches += 1
+
+    @property
+    def all(self) -> SecondMoments:
+        """Both halves."""
+        return self.fit.plus(self.held)
+
+    def swapped(self) -> Moments:
+        """The moments with a and b exchanged."""
+        return self._changed(lambda s: (s.b, s.a, s.bb, s.ab.mT, s.aa))
+
+    def with_ones(self) -> Moments:
+        """The moments of [a 1] with [b 1]."""
+        return self._changed(
+            lambda s: (
+                torch.cat([s.a, s.a.new_tensor([s.count])]),
+                torch.cat([s.b, s.b.new_tensor([s.count])]),
+                _bordered(s.aa, s.a, s.a, s.count),
+                _bordered(s.ab, s.a, s.b, s.count),
+                _bordered(s.bb, s.b, s.b, s.count),
+            )
+        )
+
+    def through(self, weight: Tensor) -> Moments:
+        """The moments of a with b W, W (Q, R). Needs all of b^T b."""
+        return self._changed(lambda s: (s.a, s.b @ weight, s.aa, s.ab @ weight, weight.mT @ s.bb @ weight))
+
+    def part(self, rows: slice, columns: slice) -> Moments:
+        """The moments of some columns of a with some of b."""
+        made = Moments(left=self.left, right=self.right)
+        made.fit, made.held = self.fit.part(rows, columns), self.held.part(rows, columns)
+        return made
+
+    def _changed(self, change: Callable[[SecondMoments], tuple[Tensor, ...]]) -> Moments:
+        made = Moments(left=self.left, right=self.right)
+        for own, other in ((self.fit, made.fit), (self.held, made.held)):
+            other.count = own.count
+            if own.count:
+                other.a, other.b, other.aa, other.ab, other.bb = change(own)
+        return made
+
+
+class SecondMoments:
+    """n, sums of a and b, a^T a, a^T b and b^T b of n pairs of rows."""
+
+    def __init__(self, left: bool = True, right: bool = True) -> None:
+        self.left, self.right = left, right
+        self.count = 0
+        self.a = self.b = self.aa = self.ab = self.bb = torch.zeros(())
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in n pairs of rows."""
+        self.count += len(a)
+        self.a, self.b = self.a + a.sum(0), self.b + b.sum(0)
+        self.aa, self.ab, self.bb = self.aa + _gram(a, self.left), self.ab + a.mT @ b, self.bb + _gram(b, self.right)
+
+    def plus(self, other: SecondMoments) -> SecondMoments:
+        """The sums over both sets of rows."""
+        both = SecondMoments(self.left, self.right)
+        both.count = self.count + other.count
+        both.a, both.b = self.a + other.a, self.b + other.b
+        both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
+        return both
+
+    def part(self, rows: slice, columns: slice) -> SecondMoments:
+        """The sums of some columns of a and some of b."""
+        made = SecondMoments(self.left, self.right)
+        made.count = self.count
+        if self.count:
+            made.a, made.b = self.a[rows], self.b[columns]
+            made.aa, made.ab, made.bb = self.aa[rows, rows], self.ab[rows, columns], self.bb[columns, columns]
+        return made
+
+    def correlation(self) -> Tensor:
+        """Pearson's r of every column of a with every column of b, (P, Q); 0 where a column does not vary."""
+        n = max(self.count, 1)
+        covariance = self.ab - torch.outer(self.a, self.b) / n
+        spread = [
+            (gram.diagonal() - total.square() / n).clamp(min=0).sqrt()
+            for gram, total in ((self.aa, self.a), (self.bb, self.b))
+        ]
+        scale = torch.outer(*spread)
+        return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
+
+
+def _gram(rows: Tensor, full: bool) -> Tensor:
+    return rows.mT @ rows if full else rows.square().sum(0).diag()
+
+
+def _bordered(products: Tensor, a: Tensor, b: Tensor, count: int) -> Tensor:
+    """[a 1]^T [b 1] from a^T b and the sums of both."""
+    return torch.cat([torch.cat([products, a[:, None]], 1), torch.cat([b, b.new_tensor([count])])[None]])
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """b ~ a W: W (P, Q) by all rows, the chosen penalty, W by the rows not held out, and what that one explains.
+
+    ``explained``: the share of b's variation that it explains on the rows held out, under 0 where their mean would
+    do better; None where none are held out.
+    """
+
+    weight: Tensor
+    penalty: float
+    by_half: Tensor
+    explained: float | None
+
+
+def ridge(moments: Moments, prior: Prior | None = None, judged: Moments | None = None) -> Regression:
+    """Regress b on a: all rows, at the largest penalty that explains the held-out rows as well as any.
+
+    As well: its unexplained share is at most `SLACK` above the least. A smaller penalty would explain no more of these
+    rows, but give large weights to directions in which they hardly vary, and other rows (special tokens) may.
+    The penalty draws towards ``prior``, or towards nothing. ``judged``: the moments to choose the penalty by, where
+    the rows themselves come of a fit that has seen those held out.
+    """
+    half, everything = prior or (None, None)
+    tried = judged or moments
+    held, total = tried.held, float(tried.held.bb.trace()) if tried.held.count else 0.0
+    if not total:
+        by_half = _solve(tried.fit, PENALTIES[1], half)
+        return Regression(_solve(moments.all, PENALTIES[1], everything), PENALTIES[1], by_half, None)
+    scored = [(_explained(_solve(tried.fit, c, half), held, total), c) for c in PENALTIES]
+    least = min(1 - explained for explained, _ in scored)
+    explained, penalty = max(
+        (pair for pair in scored if 1 - pair[0] <= (1 + SLACK) * least + ROUNDING), key=lambda pair: pair[1]
+    )
+    varied = total - float(held.b.square().sum()) / held.count
+    explained = 1 - (1 - explained) * total / varied if varied > 0 else 0.0
+    return Regression(_solve(moments.all, penalty, everything), penalty, _solve(tried.fit, penalty, half), explained)
+
+
+def _solve(sums: SecondMoments, penalty: float, prior: Tensor | None) -> Tensor:
+    gram = sums.aa
+    ridge = penalty * float(gram.diagonal().mean()) or 1.0
+    target = sums.ab if prior is None else sums.ab + ridge * prior
+    weight: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), target)
+    return weight
+
+
+def _explained(weight: Tensor, held: SecondMoments, total: float) -> float:
+    fitted = (weight * (held.aa @ weight)).sum() - 2 * (weight * held.ab).sum()
+    return float(-fitted) / total
+
+
+def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
+    """Rows and columns of the one-to-one pairing whose sum is largest; of equal ones, that which moves least."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
+
+    if not bool(score.isfinite().all()):
+        raise NotFinite("pairing: expected finite likenesses, got NaN or infinity; use hosts without outsized weights")
+    score = score.double() + TIE * float(score.abs().max()) * torch.eye(*score.shape, dtype=torch.float64)
+    rows, columns = linear_sum_assignment(-score.numpy())
+    return rows.tolist(), columns.tolist()
+
+
+def matched(score: Tensor) -> list[int]:
+    """For each column the row it is matched with, so that the sum is largest; rows are used once before any is again.
+
+    Where there are more columns than rows, the columns left over take the row they score best with.
+    """
+    rows, columns = _best_pairs(score)
+    found = dict(zip(columns, rows, strict=True))
+    best = score.argmax(0).tolist()
+    return [found.get(column, best[column]) for column in range(score.shape[1])]
+
+
+def assignment(score: Tensor) -> Reordering:
+    """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
+    rows, columns = _best_pairs(score)
+    order = torch.full((score.shape[1],), -1)
+    order[columns] = torch.tensor(rows)
+    return Reordering(order)

@@ -1,0 +1,126 @@
+"""What is known of the map between two hosts' spaces before any row is read: from the places they have in a layer.
+
+    heads      queries, keys, values and what goes into W_o: one rotation a head, the heads matched
+    units      what goes out of the FFN's first maps and into its last: an assignment, by correlation
+    stream     all else is the residual stream, or has its basis: the identity
+
+Only where both hosts have the same width, and as many heads. A fused matrix (GPT-2's queries, keys and values) has
+parts: what they put out has a map each, since a query is never a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.porting.alignment.heads import Heads, rotated
+from peftport.porting.alignment.maps import Dense, Moments, Prior, SecondMoments, assignment
+from peftport.porting.alignment.rotations import Expect, Rotation, rotation, scaled, unmoved
+from peftport.porting.alignment.spaces import UNITS
+from peftport.porting.pairs import Pair
+
+Side = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a space that has a map of its own: where it lies in both hosts, and what is expected of the map."""
+
+    ours: slice
+    theirs: slice
+    expect: Expect
+
+    @property
+    def swapped(self) -> Part:
+        """Of the map from the receiver's space to the origin's."""
+        return Part(self.theirs, self.ours, self.expect)
+
+
+def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
+    """The parts of what goes into a pair of slots or comes out of them; most have one."""
+    site = pair.receiver.site
+    mixed = site in ("attn_o", "cross_o") if side == "in" else _letters(site) != ""
+    if not mixed:
+        units = site == "ffn_out" if side == "in" else site in UNITS
+        return [Part(slice(None), slice(None), _assigned if units else unmoved)]
+    ours, theirs = (
+        _head_parts(host, name, side) for host, name in ((origin, pair.origin), (receiver, pair.receiver.name))
+    )
+    return [
+        Part(one, other, partial(_rotated, heads=(first, second)))
+        for (one, first), (other, second) in zip(ours, theirs, strict=True)
+    ]
+
+
+def _letters(site: str) -> str:
+    """Which of queries, keys and values a site puts out."""
+    kind, _, letters = site.partition("_")
+    return letters if kind in ("attn", "cross") and letters in ("q", "k", "v", "qkv") else ""
+
+
+def _head_parts(host: Host, name: str, side: Side) -> list[tuple[slice, int]]:
+    """Where a slot's parts lie, and how many heads each has; a fused matrix has queries, then keys, then values."""
+    layer, _, site = name.rpartition(".")
+    slot, block = host.slots[name], host.slots[f"{layer}.{site.partition('_')[0]}"]
+    width = block.out_width // block.heads
+    widths = [slot.in_width if side == "in" else slot.out_width]
+    if side == "out" and _letters(site) == "qkv":
+        widths = [slot.out_width - 2 * block.out_width, block.out_width, block.out_width]
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return [(slice(start, start + own), own // width) for start, own in zip(starts, widths, strict=True)]
+
+
+def _assigned(sums: SecondMoments) -> Tensor | None:
+    if not _square(sums):
+        return None
+    return assignment(sums.correlation()).write(torch.eye(len(sums.ab), dtype=torch.float64))
+
+
+def _rotated(sums: SecondMoments, heads: Heads) -> Tensor | None:
+    return rotated(sums, heads).there if _square(sums) and heads[0] == heads[1] else None
+
+
+def _square(sums: SecondMoments) -> bool:
+    return bool(sums.count) and sums.ab.shape[0] == sums.ab.shape[1]
+
+
+def rotation_of(moments: Moments, of: Sequence[Part]) -> Dense:
+    """The best orthogonal map, part by part."""
+    found = [rotation(moments.part(part.ours, part.theirs), part.expect) for part in of]
+    if len(found) == 1:
+        return found[0].dense
+    there = torch.zeros_like(moments.all.ab)
+    for part, own in zip(of, found, strict=True):
+        there[part.ours, part.theirs] = own.there
+    return Dense(there, there.mT, _notes(found))
+
+
+def multiple_of(moments: Moments, of: Sequence[Part]) -> Prior:
+    """The best multiples of these maps: what a regression is drawn towards where the rows say little."""
+    half, everything = (torch.zeros_like(moments.all.ab) for _ in range(2))
+    for part in of:
+        own = moments.part(part.ours, part.theirs)
+        half[part.ours, part.theirs], everything[part.ours, part.theirs] = scaled(rotation(own, part.expect), own)
+    return half, everything
+
+
+def expected(sums: SecondMoments, of: Sequence[Part]) -> Tensor | None:
+    """What is expected of the whole map by these rows."""
+    whole = torch.zeros_like(sums.ab)
+    for part in of:
+        own = part.expect(sums.part(part.ours, part.theirs))
+        if own is None:
+            return None
+        whole[part.ours, part.theirs] = own
+    return whole
+
+
+def _notes(found: Sequence[Rotation]) -> str:
+    notes = list(dict.fromkeys(own.note for own in found))
+    return "; ".join(notes)

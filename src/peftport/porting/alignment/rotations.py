@@ -1,0 +1,129 @@
+"""Orthogonal maps fitted on pairs of rows, complete where the rows say nothing, with a figure from rows held out.
+
+    T maximises  tr(T^T (X_s^T X_t + c m P))              Schoenemann 1966; arXiv 2602.12952 has c = 0
+    polar(C) = U_1 V_1^T + U_0 polar(U_0^T P V_0) V_0^T    C = U_1 S_1 V_1^T, U_0 and V_0 span the rest
+
+Rows often span fewer dimensions than the space has: a map that puts out more than the residual stream holds, few texts,
+a layer norm that takes the mean away. Any orthogonal map between the rest serves the first line as well as another; the
+one taken here is the nearest to P, the map that is expected before a row is read (porting.expected): the identity
+between streams of one width, a rotation a head, an assignment of FFN units. Without a P the rest is left out, since
+nothing speaks for one map of it or another. c pulls towards P with m, the mean energy of a dimension, and is the
+largest that costs nothing on rows held out: so hosts that are nearly one have maps that are nearly the identity,
+although the directions that rows hardly show are mostly noise.
+
+    alignment = tr(T^T C) / (||X_s|| ||X_t||)              on rows held out, about their mean, T fitted on the others
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peftport.porting.alignment.maps import Dense, Moments, SecondMoments
+
+SEEN = 1e-10  # of the largest singular value of X_s^T X_t: what is under it is rounding
+PULLS = (0.0, 1e-4, 1.0)
+SLACK = 0.02  # of the least loss of alignment: so much more is no reason for a weaker pull
+ROUNDING = 1e-13  # of alignments computed in float64
+
+Expect = Callable[[SecondMoments], Tensor | None]  # P (D_s, D_t) by some rows, or None where nothing is expected
+
+
+def polar(cross: Tensor, expected: Tensor | None = None) -> Tensor:
+    """The orthogonal map nearest to X_s^T X_t (D_s, D_t), completed by what is expected, else by nothing."""
+    if expected is None:
+        u, s, vt = torch.linalg.svd(cross, full_matrices=False)
+        rank = int((s > SEEN * s[:1]).sum())
+        nearest: Tensor = u[:, :rank] @ vt[:rank]
+        return nearest
+    u, s, vt = torch.linalg.svd(cross)
+    rank = int((s > SEEN * s[:1]).sum())
+    found: Tensor = u[:, :rank] @ vt[:rank]
+    if rank < min(cross.shape):
+        found = found + u[:, rank:] @ polar(u[:, rank:].mT @ expected @ vt[rank:].mT) @ vt[rank:]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """The map by all rows, the one by the rows that are not held out, and the latter's alignment on those held out."""
+
+    there: Tensor
+    by_half: Tensor
+    alignment: float | None
+
+    @property
+    def note(self) -> str:
+        """For a slot's record."""
+        return measured("alignment", self.alignment)
+
+    @property
+    def dense(self) -> Dense:
+        """As a map: back is there's transpose."""
+        return Dense(self.there, self.there.mT, self.note)
+
+
+def measured(what: str, figure: float | None) -> str:
+    """A figure from rows held out, or that there were none."""
+    return f"{what} not measured: no second text to hold out" if figure is None else f"{what} {figure:.2f}"
+
+
+def unmoved(sums: SecondMoments) -> Tensor | None:
+    """The identity is expected where widths are equal: of spaces that have the residual stream's basis."""
+    square = sums.count and sums.ab.shape[0] == sums.ab.shape[1]
+    return torch.eye(len(sums.ab), dtype=torch.float64) if square else None
+
+
+def rotation(moments: Moments, expect: Expect) -> Rotation:
+    """The best orthogonal map by the rows taken in and by what is expected."""
+    half, everything = expect(moments.fit), expect(moments.all)
+    if everything is None or half is None:
+        by_half = polar(moments.fit.ab) if moments.fit.count else polar(moments.all.ab)
+        return Rotation(polar(moments.all.ab), by_half, alignment(by_half, moments.held))
+    tried = [(pull, _pulled(moments.fit, pull, half)) for pull in PULLS]
+    lost = [_lost(map_, moments.held) for _, map_ in tried]
+    most = (1 + SLACK) * min(lost) + ROUNDING
+    pull, by_half = [pair for pair, loss in zip(tried, lost, strict=True) if loss <= most][-1]
+    return Rotation(_pulled(moments.all, pull, everything), by_half, alignment(by_half, moments.held))
+
+
+def scaled(found: Rotation, moments: Moments) -> tuple[Tensor, Tensor]:
+    """The best multiples of the maps (by half the rows, by all): what regressions are drawn towards."""
+    return _multiple(found.by_half, moments.fit), _multiple(found.there, moments.all)
+
+
+def alignment(map_: Tensor, held: SecondMoments) -> float | None:
+    """How much of what varies a map of rows lines up, of rows held out: 1 all, 0 none; None if there are none."""
+    if held.count < 2:
+        return None
+    cross = (map_ * (held.ab - torch.outer(held.a, held.b) / held.count)).sum()
+    spread = [_about_mean(gram, total, held.count) for gram, total in ((held.aa, held.a), (held.bb, held.b))]
+    size = (spread[0] * spread[1]) ** 0.5
+    return float(cross) / size if size > 0 else 0.0
+
+
+def _about_mean(gram: Tensor, total: Tensor, count: int) -> float:
+    return max(float(gram.diagonal().sum() - total.square().sum() / count), 0.0)
+
+
+def _pulled(sums: SecondMoments, pull: float, expected: Tensor) -> Tensor:
+    energy = _energy(sums) / min(expected.shape)
+    return polar(sums.ab + pull * energy * expected if energy else torch.zeros_like(expected), expected)
+
+
+def _lost(map_: Tensor, held: SecondMoments) -> float:
+    energy = _energy(held) if held.count else 0.0
+    return 1 - float((map_ * held.ab).sum()) / energy if energy else 1.0
+
+
+def _energy(sums: SecondMoments) -> float:
+    return float((sums.aa.diagonal().sum() * sums.bb.diagonal().sum()).clamp(min=0).sqrt()) if sums.count else 0.0
+
+
+def _multiple(map_: Tensor, sums: SecondMoments) -> Tensor:
+    """map_ times the factor with the least ||X_s map_ factor - X_t||; the map itself where no row is active."""
+    size = float(sums.aa.diagonal().sum()) if sums.count else 0.0
+    return map_ * (float((map_ * sums.ab).sum()) / size) if size > 0 else map_

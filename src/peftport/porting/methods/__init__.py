@@ -1,0 +1,1 @@
+"""The methods of porting, one file each. They are listed in `peftport.porting`."""

@@ -1,0 +1,23 @@
+"""copy: the matrices as they are, bit for bit. What the paper calls porting (Sabry & Belz 2024, arXiv 2401.14228)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.base import PortedMatrices, Porter, PortInputs
+
+
+class Copy(Porter):
+    """Unchanged matrices on a host with the same slots and widths."""
+
+    name = "copy"
+    title = "matrices unchanged"
+    source = "Sabry & Belz 2024, arXiv 2401.14228; PortLLM, arXiv 2410.10870"
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+        """The same tensors."""
+        return PortedMatrices(
+            {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
+        )

@@ -1,0 +1,97 @@
+"""crosslora: carry an update between the truncated singular bases of both hosts' matrices (arXiv 2508.05232).
+
+    W = U diag(s) V^T to rank k        dW' = U_t C_u^T (U_s^T dW V_s) C_v V_t^T
+
+The paper's: truncated SVD of both matrices, Frobenius-optimal linear maps between the bases, projection of the update.
+Its exact shift is not public; ours:
+
+    equal widths     C = the orthogonal matrix with the least ||V_s C - V_t||_F, that is U V^T of svd(V_s^T V_t);
+                     what lies outside both bases is kept as it is, so a port to the same host is the identity
+    other widths     the bases have no common coordinates: the i-th vectors are taken for one another, with the sign by
+                     which the sum of the cubes of V's entries is positive (U's follows)
+
+k is 256 at most. Wide matrices are decomposed by a randomised method whose error bound is in the slot's note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.alignment.bases import BasePair, Bases, key_and_value_sites
+from peftport.porting.alignment.low_rank import Leading
+from peftport.porting.alignment.maps import Map, Thin, identity
+from peftport.porting.alignment.transport import Aligner, AligningPorter
+from peftport.porting.base import Fits, PortInputs
+from peftport.porting.pairs import Pair
+
+LARGEST_K = 256
+
+
+class CrossLora(AligningPorter):
+    """Maps between singular bases."""
+
+    name = "crosslora"
+    title = "maps between both hosts' truncated singular bases"
+    source = "Cross-LoRA, arXiv 2508.05232 (its exact shift is not public)"
+    needs = "weights"
+    fits = Fits(width="any", depth="any")
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+    ) -> Aligner:
+        """Nothing is read before a slot is asked for."""
+        assert given.origin is not None  # checked: needs weights
+        return SingularBases(Bases(given.origin, receiver, LARGEST_K, rng), pairs)
+
+
+class SingularBases(Aligner):
+    """Thin maps from singular vectors."""
+
+    def __init__(self, bases: Bases, pairs: Mapping[str, Pair]) -> None:
+        """Bind."""
+        self.bases, self.pairs = bases, pairs
+
+    def into(self, pair: Pair) -> Map:
+        """Between what goes in; at sums, as out."""
+        found = self.bases.at(pair)
+        return _map(found, "u" if pair.receiver.kind != "linear" else "v")
+
+    def out(self, pair: Pair) -> Map:
+        """Between what comes out."""
+        return _map(self.bases.at(pair), "u")
+
+    def hidden(self) -> Map:
+        """Between the residual streams, by the last FFN."""
+        ours, theirs = self.bases.origin.host, self.bases.receiver.host
+        if ours.width == theirs.width:
+            return identity(ours.width)
+        last = [[n for n, s in host.slots.items() if s.site == "ffn_out"][-1] for host in (ours, theirs)]
+        return _map(self.bases.at(Pair(theirs.slots[last[1]], last[0])), "u")
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """By the maps that make keys and values."""
+        keys, values = key_and_value_sites(pair)
+        return _map(self.bases.at(pair, keys), "u"), _map(self.bases.at(pair, values), "u")
+
+
+def _map(found: BasePair, side: str) -> Thin:
+    ours, theirs = (getattr(one, side) for one in (found.origin, found.receiver))
+    k = ours.shape[1]
+    if len(ours) == len(theirs):
+        u, _, vt = torch.linalg.svd(ours.mT @ theirs)
+        core = u @ vt
+        fit = float((ours.mT @ theirs).square().sum()) / k
+        return Thin(ours, core, theirs, rest=True, note=f"{k} directions, overlap {fit:.2f}{found.error}")
+    signs = _signs(found.origin) * _signs(found.receiver)
+    return Thin(ours, torch.diag(signs), theirs, rest=False, note=f"{k} directions by order{found.error}")
+
+
+def _signs(found: Leading) -> Tensor:
+    """One sign a pair of singular vectors, (k,): which of (u, v) and (-u, -v) is meant."""
+    return torch.where(found.v.pow(3).sum(0) < 0, -1.0, 1.0).to(found.v.dtype)

@@ -1,0 +1,81 @@
+"""resize: crop or zero-pad every dimension, interpolate over depth. A baseline to beat: it knows nothing of the hosts.
+
+    M_j = (1 - w) M_i + w M_{i+1},  i + w = j (L_s - 1) / (L_t - 1)          then cut, or zeros appended
+
+Ours; in effect what the ual-adapter package 0.1.0 does. Same depth and widths: the matrices bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.modules.module import HEAD, Module
+from peftport.porting.alignment.transport import check_pairs, no_op
+from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
+from peftport.porting.pairs import Pair, depths, pair_slots, same_shapes, unused
+from peftport.techniques import technique_named
+from peftport.techniques.base import SHARED, Parameters
+
+
+class Resize(Porter):
+    """Matrices cut or padded to the receiver's shapes."""
+
+    name = "resize"
+    title = "widths cropped or zero-padded, depths interpolated"
+    source = "ours, a baseline; as ual-adapter 0.1.0 in effect"
+    fits = Fits(width="any", depth="any")
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+        """Interpolate, cut, pad: slot by slot."""
+        technique = technique_named(module.spec.kind)
+        pairs = pair_slots(module, receiver.slots, receiver.kind)
+        check_pairs(module, receiver, pairs, self.name)
+        made: Parameters = {}
+        slots: dict[str, str] = {}
+        layers = depths(receiver.slots)
+        for name, pair in pairs.items():
+            slot = receiver.slots[name]
+            if pair is None:
+                made[name], slots[name] = no_op(module.spec, slot, rng), "left out: no counterpart in the origin"
+                continue
+            own, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
+            shapes = technique.shapes(module.spec, slot)
+            made[name] = {matrix: _cut(own[matrix], shape) for matrix, shape in shapes.items()}
+            slots[name] = f"copied{note}" if same_shapes(module, pair) else f"resized{note}"
+        if SHARED in module.matrices:
+            made[SHARED] = dict(module.matrices[SHARED])
+        if module.head is not None:
+            labels = len(module.head["weight"])
+            made[HEAD] = {**module.head, "weight": _cut(module.head["weight"], (labels, receiver.width))}
+        return PortedMatrices(made, {**slots, **({} if len(pairs) >= len(module.matrices) else unused(module, pairs))})
+
+
+def _interpolated(module: Module, pair: Pair, receiver_layers: int) -> tuple[dict[str, Tensor], str]:
+    """The origin's matrices at the place of a receiver's layer, and which layers they are from."""
+    origin_stack, _, site = pair.origin.rsplit(".", 2)
+    index = int(pair.receiver.name.rsplit(".", 2)[1])
+    last = depths(module.matrices)[origin_stack] - 1
+    place = index * last / (receiver_layers - 1) if receiver_layers > 1 else float(last)
+    low = min(math.floor(place), last)
+    share = place - low
+    below = module.matrices[f"{origin_stack}.{low}.{site}"]
+    if share < 1e-9 or low == last:
+        return below, "" if f"{origin_stack}.{low}.{site}" == pair.receiver.name else f" from layer {low}"
+    above = module.matrices[f"{origin_stack}.{low + 1}.{site}"]
+    mixed = {name: torch.lerp(m, above[name], share) for name, m in below.items()}
+    return mixed, f" from layers {low} and {low + 1}, {share:.2f} between"
+
+
+def _cut(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Cropped at the end of every dimension, or zeros appended."""
+    if tuple(matrix.shape) == tuple(shape):
+        return matrix
+    room = matrix.new_zeros(shape)
+    kept = tuple(slice(0, min(have, want)) for have, want in zip(matrix.shape, shape, strict=True))
+    room[kept] = matrix[kept]
+    return room

@@ -1,0 +1,145 @@
+"""skip: receiver layer j takes origin layer round(j L_s / L_t); where widths differ, units are picked by correlation.
+
+    receiver unit j takes origin unit i(j):  max sum_j r(i(j), j),  i one to one        (Hungarian method)
+
+arXiv 2403.18804: layers by skipping, units by correlated activations and linear assignment. Ours: how texts are aligned
+(porting.words), heads matched before units within them, and that a unit without a partner starts at zero. Where the
+receiver's slots have the origin's shapes nothing is needed but the module, whose matrices are taken as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from peftport.hosts.host import Host
+from peftport.modules.module import HEAD, Module
+from peftport.porting.alignment.heads import Heads, by_head, heads_of, match_heads
+from peftport.porting.alignment.maps import Dense, Map, Moments, Reordering, SecondMoments, assignment
+from peftport.porting.alignment.rotations import measured
+from peftport.porting.alignment.spaces import Spaces, collect_spaces
+from peftport.porting.alignment.transport import Aligner, AligningPorter, check_pairs
+from peftport.porting.base import Fits, Need, PortedMatrices, PortInputs
+from peftport.porting.pairs import Pair, by_position, same_shapes, unused
+from peftport.techniques.base import SHARED
+
+
+class Skip(AligningPorter):
+    """Layers by position, units by correlation."""
+
+    name = "skip"
+    title = "layers by position; units picked by correlation where widths differ"
+    source = "arXiv 2403.18804"
+    needs = "texts"
+    fits = Fits(width="any", depth="any")
+
+    def layer(self, stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
+        """round(j L_s / L_t)."""
+        return by_position(stack, j, origin_layers, receiver_layers)
+
+    def needs_for(self, module: Module, receiver: Host) -> Need:
+        """Texts only where a matrix changes its shape."""
+        return "nothing" if self._same_shapes(module, receiver) else "texts"
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+        """Take the layers' matrices as they are, or through the maps of all aligning methods."""
+        if given.as_technique or not self._same_shapes(module, receiver):
+            return super().carry(module, receiver, rng, given)
+        pairs = self.pairs(module, receiver, given)
+        check_pairs(module, receiver, pairs, self.name)
+        found = {name: pair for name, pair in pairs.items() if pair}
+        made = {name: dict(module.matrices[pair.origin]) for name, pair in found.items()}
+        extra = {name: dict(own) for name, own in module.matrices.items() if name in (SHARED, HEAD)}
+        notes = {name: f"copied{pair.note}" for name, pair in found.items()}
+        return PortedMatrices(made | extra, {**notes, **unused(module, pairs)})
+
+    def _same_shapes(self, module: Module, receiver: Host) -> bool:
+        return all(pair and same_shapes(module, pair) for pair in self.pairs(module, receiver, PortInputs()).values())
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+    ) -> Aligner:
+        """One pass over the texts."""
+        if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
+            return Unchanged(receiver)
+        return Picked(given.origin, collect_spaces(given.origin, receiver, pairs, module.spec.kind, given))
+
+
+class Unchanged(Aligner):
+    """Every space as it is."""
+
+    def __init__(self, receiver: Host) -> None:
+        """Bind."""
+        self.receiver = receiver
+
+    def into(self, pair: Pair) -> Map:
+        """As they are."""
+        return Reordering(torch.arange(pair.receiver.in_width))
+
+    def out(self, pair: Pair) -> Map:
+        """As they are."""
+        return Reordering(torch.arange(pair.receiver.out_width))
+
+    def hidden(self) -> Map:
+        """As they are."""
+        return Reordering(torch.arange(self.receiver.width))
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """As they are."""
+        return self.out(pair), self.out(pair)
+
+
+class Picked(Aligner):
+    """Assignments by correlation."""
+
+    def __init__(self, origin: Host, spaces: Spaces) -> None:
+        """Bind."""
+        self.origin, self.spaces = origin, spaces
+
+    def into(self, pair: Pair) -> Map:
+        """Of inputs."""
+        return by_correlation(self.spaces.into[pair.receiver.name])
+
+    def out(self, pair: Pair) -> Map:
+        """Of outputs."""
+        return by_correlation(self.spaces.out[pair.receiver.name])
+
+    def hidden(self) -> Map:
+        """Of last hidden states."""
+        return by_correlation(self.spaces.hidden)
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """Head by head."""
+        moments, heads = (
+            self.spaces.heads[pair.receiver.name],
+            heads_of(self.origin.slots[pair.origin], pair.receiver),
+        )
+        order = match_heads((moments.keys.all, moments.values.all), heads)
+        return _within_heads(moments.keys, order, heads), _within_heads(moments.values, order, heads)
+
+
+def by_correlation(moments: Moments) -> Reordering:
+    """The assignment with the largest sum of correlations; in the note, the mean that one from half the rows has.
+
+    On the other half: units taken for one another because they correlate by chance do not do so there.
+    """
+    order = assignment(moments.all.correlation()).order
+    if moments.held.count <= 1:
+        return Reordering(order, measured("mean correlation", None))
+    half = assignment(moments.fit.correlation()).order
+    taken = half >= 0
+    held = moments.held.correlation()[half[taken], taken.nonzero().flatten()]
+    return Reordering(order, measured("mean correlation", float(held.mean())))
+
+
+def _within_heads(moments: Moments, order: list[int], heads: Heads) -> Dense:
+    correlation = moments.all.correlation()
+
+    def units(sums: SecondMoments, rows: slice, columns: slice) -> Dense:
+        picked = assignment(correlation[rows, columns])
+        there = picked.write(torch.eye(rows.stop - rows.start, dtype=torch.float64))
+        return Dense(there, there.mT)
+
+    return by_head(moments.all, order, heads, units)

@@ -1,0 +1,128 @@
+"""subspace: keep the part of an update that lies in the receiver's own leading subspaces, slot by slot.
+
+    P = U U^T, R = V V^T of the k leading singular vectors of W        par(dW) = P_s dW R_s,  perp(dW) = dW - par(dW)
+    dW' = P_t par(dW) R_t  +  perp(dW) - P_t perp(dW) R_t
+
+The first term is LoRA-X's (arXiv 2501.16559), the second is in ProLoRA's spirit (arXiv 2506.04244), which carries the
+part outside the origin's subspaces to the part outside the receiver's. Ours: mixed blocks (inside on one side only)
+count as outside, so a port to the same host is the identity; k is half the matrix's smaller side, 256 at most; overlap
+is measured above chance; and an update of higher rank is cut back to the module's rank by SVD.
+
+    overlap  o = ||U_s^T U_t||_F^2 / k,    above chance  (o - k/D) / (1 - k/D),    the smaller of both sides
+
+Slots below a threshold are left out, as in both papers (theirs is another measure). Adapters and Compacters go by the
+output side alone, prefixes by those of keys and values; a prefix cannot be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.alignment.bases import Bases, key_and_value_sites
+from peftport.porting.alignment.low_rank import Leading
+from peftport.porting.alignment.maps import Map, Thin, identity
+from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own
+from peftport.porting.base import Fits, PortInputs
+from peftport.porting.pairs import Pair
+
+LARGEST_K = 256
+THRESHOLD = 0.1  # of overlap above chance; not tuned on anything
+
+
+class Subspace(AligningPorter):
+    """Projection on the receiver's leading subspaces, and what lies outside on what lies outside."""
+
+    name = "subspace"
+    title = "projection on the receiver's leading singular subspaces"
+    source = "LoRA-X, arXiv 2501.16559; ProLoRA, arXiv 2506.04244"
+    needs = "weights"
+    fits = Fits(width="same", depth="any")
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+    ) -> Aligner:
+        """Nothing is read before a slot is asked for."""
+        assert given.origin is not None  # checked: needs weights
+        return Projections(Bases(given.origin, receiver, LARGEST_K, rng), receiver)
+
+
+class Projections(Aligner):
+    """Projectors from singular vectors."""
+
+    def __init__(self, bases: Bases, receiver: Host) -> None:
+        """Bind."""
+        self.bases, self.receiver = bases, receiver
+
+    def lora(self, pair: Pair, own: Own) -> CarriedSlot:
+        """The four terms of dW' as thin factors, side by side; the rank is cut back by the caller."""
+        found = self.bases.at(pair)
+        ours, theirs = half(found.origin), half(found.receiver)
+        overlap = min(above_chance(ours.u, theirs.u), above_chance(ours.v, theirs.v))
+        if overlap < THRESHOLD:
+            return CarriedSlot({"A": own["A"], "B": own["B"] * 0}, _left_out(overlap))
+        b, a = own["B"], own["A"].mT
+        b_in, a_in = _project(ours.u, b), _project(ours.v, a)
+        left = [b, -b_in, -_project(theirs.u, b), 2 * _project(theirs.u, b_in)]
+        right = [a, a_in, _project(theirs.v, a), _project(theirs.v, a_in)]
+        made = {"A": torch.cat(right, dim=1).mT, "B": torch.cat(left, dim=1)}
+        return CarriedSlot(made, f"overlap {overlap:.2f}{found.error}")
+
+    def adapter(self, pair: Pair, own: Own) -> CarriedSlot:
+        """The output side's projectors, or nothing where they have little in common."""
+        found = self.bases.at(pair)
+        overlap = above_chance(half(found.origin).u, half(found.receiver).u)
+        if overlap < THRESHOLD:
+            return CarriedSlot({**own, "up": own["up"] * 0, "up_bias": own["up_bias"] * 0}, _left_out(overlap))
+        return super().adapter(pair, own)
+
+    def into(self, pair: Pair) -> Map:
+        """As out: only adapters at sums ask, and a sum has one space."""
+        return self.out(pair)
+
+    def out(self, pair: Pair) -> Map:
+        """Of the linear map's outputs."""
+        found = self.bases.at(pair)
+        return _projector(half(found.origin).u, half(found.receiver).u)
+
+    def hidden(self) -> Map:
+        """As it is: widths are equal."""
+        return identity(self.receiver.width)
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """Of the maps that make keys and values."""
+        keys, values = (self.bases.at(pair, site) for site in key_and_value_sites(pair))
+        return (
+            _projector(half(keys.origin).u, half(keys.receiver).u),
+            _projector(half(values.origin).u, half(values.receiver).u),
+        )
+
+
+def half(found: Leading) -> Leading:
+    """At most half of the singular vectors: with all of them every subspace is the whole space."""
+    k = max(1, min(len(found.s), min(len(found.u), len(found.v)) // 2))
+    return Leading(found.u[:, :k], found.s[:k], found.v[:, :k], found.bound)
+
+
+def above_chance(ours: Tensor, theirs: Tensor) -> float:
+    """Overlap of two subspaces (D, k): 1 equal, 0 what random ones have."""
+    width, k = ours.shape
+    overlap = float((ours.mT @ theirs).square().sum()) / k
+    return (overlap - k / width) / (1 - k / width) if k < width else 1.0
+
+
+def _projector(ours: Tensor, theirs: Tensor) -> Thin:
+    return Thin(ours, ours.mT @ theirs, theirs, rest=True, note=f"overlap {above_chance(ours, theirs):.2f}")
+
+
+def _project(basis: Tensor, columns: Tensor) -> Tensor:
+    return basis @ (basis.mT @ columns)
+
+
+def _left_out(overlap: float) -> str:
+    return f"left out: overlap {overlap:.2f} above chance, under {THRESHOLD}"

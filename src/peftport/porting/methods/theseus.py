@@ -1,0 +1,94 @@
+"""theseus: carry an update through orthogonal maps fitted on both hosts' activations (arXiv 2602.12952).
+
+    T = U V^T,  U S V^T = svd(X_s^T X_t)        dW' = T_out^T dW T_in
+
+The paper's: Procrustes maps from second moments, not centred, at the inputs and outputs of every linear map, so widths
+may differ. Ours: rows are words that both hosts read, whatever their tokenizers; layers are paired where depths differ;
+adapters go through the maps of the residual stream; prefixes through one rotation a head. There a head's keys are also
+scaled so that q k^T keeps its size, its values by the ratio of the hosts' own: both are 1 between bases of one host.
+Rows often span less than the space, and leave the map open there: it is completed by what the space is known for
+(porting.parts, porting.rotations), so a port to the same host is the identity whatever its shapes. A fused matrix's
+queries, keys and values have a map each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.alignment.heads import (
+    HeadMap,
+    by_head,
+    gain,
+    head_alignment,
+    head_rotation,
+    heads_of,
+    match_heads,
+)
+from peftport.porting.alignment.maps import Dense, Map, Moments, SecondMoments
+from peftport.porting.alignment.parts import parts, rotation_of
+from peftport.porting.alignment.rotations import rotation, unmoved
+from peftport.porting.alignment.spaces import Spaces, collect_spaces
+from peftport.porting.alignment.transport import Aligner, AligningPorter
+from peftport.porting.base import Fits, PortInputs
+from peftport.porting.pairs import Pair
+
+
+class Theseus(AligningPorter):
+    """Orthogonal maps between both hosts' activations."""
+
+    name = "theseus"
+    title = "orthogonal maps between both hosts' activations"
+    source = "arXiv 2602.12952; adapters, prefixes and Compacters: ours"
+    needs = "texts"
+    fits = Fits(width="any", depth="any")
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+    ) -> Aligner:
+        """One pass over the texts."""
+        assert given.origin is not None  # checked: needs texts
+        return Rotations(given.origin, receiver, collect_spaces(given.origin, receiver, pairs, module.spec.kind, given))
+
+
+class Rotations(Aligner):
+    """Procrustes maps from moments."""
+
+    def __init__(self, origin: Host, receiver: Host, spaces: Spaces) -> None:
+        """Bind."""
+        self.origin, self.receiver, self.spaces = origin, receiver, spaces
+
+    def into(self, pair: Pair) -> Map:
+        """Of inputs."""
+        return rotation_of(self.spaces.into[pair.receiver.name], parts(self.origin, self.receiver, pair, "in"))
+
+    def out(self, pair: Pair) -> Map:
+        """Of outputs."""
+        return rotation_of(self.spaces.out[pair.receiver.name], parts(self.origin, self.receiver, pair, "out"))
+
+    def hidden(self) -> Map:
+        """Of last hidden states."""
+        return rotation(self.spaces.hidden, unmoved).dense
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """Head by head."""
+        moments = self.spaces.heads[pair.receiver.name]
+        heads = heads_of(self.origin.slots[pair.origin], pair.receiver)
+        order = match_heads((moments.keys.all, moments.values.all), heads)
+        ours, theirs = moments.scalings
+        queries = moments.queries.all
+
+        def key(sums: SecondMoments, rows: slice, columns: slice) -> Dense:
+            return head_rotation(sums, rows, columns).scaled(ours / theirs / gain(queries, rows, columns))
+
+        def value(sums: SecondMoments, rows: slice, columns: slice) -> Dense:
+            return head_rotation(sums, rows, columns).scaled(gain(sums, rows, columns))
+
+        def fitted(own: Moments, fit: HeadMap) -> Dense:
+            found = by_head(own.all, order, heads, fit)
+            return Dense(found.there, found.back, f"{found.note}, {head_alignment(own, heads)}")
+
+        return fitted(moments.keys, key), fitted(moments.values, value)

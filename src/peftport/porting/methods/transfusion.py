@@ -1,0 +1,206 @@
+"""transfusion: match attention heads and units by the weights alone, then carry the update through the permutations.
+
+    heads      min over permutations of  sum over W_q, W_k, W_v, W_o of  || sigma(W^i) - sigma(W'^j) ||
+    units      within a head:  max sum of  <W_q[a], W_q'[b]> + <W_k[a], W_k'[b]>,  and of W_v's rows, W_o's columns
+    FFN        max sum of  <W_in[a], W_in'[b]> + <W_gate[a], W_gate'[b]> + <W_out[:, a], W_out'[:, b]>
+
+arXiv 2505.22697: heads by the distance of their singular values, which no change of basis within a head moves, then
+units within heads; each an assignment solved by the Hungarian method. Ours: with grouped queries the key heads are
+matched, then the queries within a group; with rotary positions queries and keys keep their order within a head, which
+has meaning there; the residual stream keeps its basis, so adapters go over as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.hosts.weights import HostWeights
+from peftport.modules.module import Module
+from peftport.porting.alignment.maps import Map, Reordering, assignment, identity, matched
+from peftport.porting.alignment.transport import Aligner, AligningPorter
+from peftport.porting.base import Fits, PortInputs
+from peftport.porting.pairs import Pair
+
+ROTARY = ("llama",)  # families whose queries and keys are rotated by position
+
+
+class TransFusion(AligningPorter):
+    """Permutations of heads, of units within heads, and of FFN units."""
+
+    name = "transfusion"
+    title = "heads and units matched by weights, the update permuted"
+    source = "TransFusion, arXiv 2505.22697"
+    needs = "weights"
+    fits = Fits(width="same", depth="same")
+
+    def align(
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+    ) -> Aligner:
+        """Nothing is read before a slot is asked for."""
+        assert given.origin is not None  # checked: needs weights
+        return Permutations(given.origin, receiver)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockOrder:
+    """One attention block's orders, flat over heads: of queries, of keys, of values, and of what goes into W_o."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mixed: Tensor
+
+
+class Permutations(Aligner):
+    """Orders found block by block."""
+
+    def __init__(self, origin: Host, receiver: Host) -> None:
+        """Bind."""
+        self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
+        self._blocks: dict[str, BlockOrder] = {}
+        self._units: dict[str, Tensor] = {}
+
+    def into(self, pair: Pair) -> Map:
+        """What goes into W_o and into the FFN's last map is permuted; the rest is the residual stream."""
+        layer, _, site = pair.receiver.name.rpartition(".")
+        if site.endswith("_o"):
+            return _order(self._block(layer, site.removesuffix("_o")).mixed)
+        return _order(self._ffn(layer)) if site == "ffn_out" else identity(pair.receiver.in_width)
+
+    def out(self, pair: Pair) -> Map:
+        """Queries, keys, values and FFN units are permuted; the rest is the residual stream."""
+        layer, _, site = pair.receiver.name.rpartition(".")
+        if site in ("ffn_in", "ffn_gate"):
+            return _order(self._ffn(layer))
+        kind, _, letter = site.partition("_")
+        if kind in ("attn", "cross") and letter in ("q", "k", "v"):
+            block = self._block(layer, kind)
+            return _order({"q": block.queries, "k": block.keys, "v": block.values}[letter])
+        if letter == "qkv":
+            block, width = self._block(layer, kind), pair.receiver.out_width // 3
+            return _order(torch.cat([block.queries, block.keys + width, block.values + 2 * width]))
+        return identity(pair.receiver.out_width)
+
+    def hidden(self) -> Map:
+        """As it is."""
+        return identity(self.receiver.host.width)
+
+    def keys_values(self, pair: Pair) -> tuple[Map, Map]:
+        """The orders of keys and values."""
+        layer, _, kind = pair.receiver.name.rpartition(".")
+        block = self._block(layer, kind)
+        return _order(block.keys), _order(block.values)
+
+    def _block(self, layer: str, kind: str) -> BlockOrder:
+        name = f"{layer}.{kind}"
+        if name not in self._blocks:
+            self._blocks[name] = self._match(layer, kind)
+        return self._blocks[name]
+
+    def _match(self, layer: str, kind: str) -> BlockOrder:
+        """Heads by their singular values, units by their weights."""
+        slot = self.receiver.host.slots[f"{layer}.{kind}"]
+        ours, theirs = (_Heads.of(host, layer, kind, slot.heads) for host in (self.origin, self.receiver))
+        heads = matched(-_distance(ours.spectra(), theirs.spectra()))
+        queries = self._query_heads(ours, theirs, heads)
+        rotary = self.receiver.host.layout.family in ROTARY
+        qk, vo = [], []
+        for j, i in enumerate(heads):
+            keep = torch.arange(ours.width)
+            qk.append(keep if rotary else assignment(ours.qk(i, queries[j]) @ theirs.qk(j).mT).order)
+            vo.append(assignment(ours.vo(i, queries[j]) @ theirs.vo(j).mT).order)
+        group, width = ours.group, ours.width
+        mixed = [q * width + vo[j] for j, own in enumerate(queries) for q in own]
+        asked = [q * width + qk[j] for j, own in enumerate(queries) for q in own]
+        assert len(mixed) == len(heads) * group
+        return BlockOrder(
+            torch.cat(asked),
+            torch.cat([i * width + own for i, own in zip(heads, qk, strict=True)]),
+            torch.cat([i * width + own for i, own in zip(heads, vo, strict=True)]),
+            torch.cat(mixed),
+        )
+
+    def _query_heads(self, ours: _Heads, theirs: _Heads, heads: list[int]) -> list[list[int]]:
+        """For each receiver key head the origin's query heads in the order its own take them."""
+        found = []
+        for j, i in enumerate(heads):
+            distance = _distance(ours.query_spectra(i), theirs.query_spectra(j))
+            found.append([i * ours.group + g for g in matched(-distance)])
+        return found
+
+    def _ffn(self, layer: str) -> Tensor:
+        if layer not in self._units:
+            score = torch.zeros(())
+            for site in ("ffn_in", "ffn_gate", "ffn_out"):
+                name = f"{layer}.{site}"
+                if name in self.origin.host.slots:
+                    one, other = (host.matrix(host.host.slots[name]).double() for host in (self.origin, self.receiver))
+                    score = score + (one.mT @ other if site == "ffn_out" else one @ other.mT)
+            self._units[layer] = assignment(score).order
+        return self._units[layer]
+
+
+@dataclass(frozen=True, eq=False)
+class _Heads:
+    """One block's matrices by key head: q (H, G, d, D), k and v (H, d, D), o (H, G, D, d)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+
+    @classmethod
+    def of(cls, host: HostWeights, layer: str, kind: str, heads: int) -> _Heads:
+        q, k, v, o = (host.matrix(host.host.slots[f"{layer}.{kind}_{letter}"]).double() for letter in "qkvo")
+        width = len(k) // heads
+        group = len(q) // len(k)
+        by_head = o.mT.reshape(heads, group, width, -1).mT
+        return cls(
+            q.reshape(heads, group, width, -1), k.reshape(heads, width, -1), v.reshape(heads, width, -1), by_head
+        )
+
+    @property
+    def width(self) -> int:
+        return self.k.shape[1]
+
+    @property
+    def group(self) -> int:
+        return self.q.shape[1]
+
+    def spectra(self) -> Tensor:
+        """(H, 4, d): singular values of each head's k and v, and the mean ones of its group's q and o."""
+        q, o = (torch.linalg.svdvals(m).mean(1) for m in (self.q, self.o))
+        return torch.stack([q, torch.linalg.svdvals(self.k), torch.linalg.svdvals(self.v), o], dim=1)
+
+    def query_spectra(self, head: int) -> Tensor:
+        """(G, 2, d): singular values of q and o of every query head in one group."""
+        return torch.stack([torch.linalg.svdvals(self.q[head]), torch.linalg.svdvals(self.o[head])], dim=1)
+
+    def qk(self, head: int, queries: list[int] | None = None) -> Tensor:
+        """(d, (G + 1) D): what a unit of queries and keys is known by; queries in a given order."""
+        return torch.cat([*self._picked(self.q, head, queries), self.k[head]], dim=1)
+
+    def vo(self, head: int, queries: list[int] | None = None) -> Tensor:
+        """(d, (G + 1) D): what a unit of values is known by."""
+        return torch.cat([*[m.mT for m in self._picked(self.o, head, queries)], self.v[head]], dim=1)
+
+    def _picked(self, each: Tensor, head: int, queries: list[int] | None) -> list[Tensor]:
+        order = range(self.group) if queries is None else [q - head * self.group for q in queries]
+        return [each[head, g] for g in order]
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Sums of distances of singular values, (H_s, H_t), from (H, matrices, d)."""
+    distance: Tensor = (ours[:, None] - theirs[None]).norm(dim=-1).sum(-1)
+    return distance
+
+
+def _order(order: Tensor) -> Reordering:
+    moved = int((order != torch.arange(len(order))).sum())
+    return Reordering(order, f"{moved} of {len(order)} units moved" if moved else "nothing moved")

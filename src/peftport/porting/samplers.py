@@ -1,0 +1,130 @@
+"""Samplers: the arm that tests whether a module's parameters matter, or only their distribution.
+
+The paper compares ported modules with "parameters sampled from the same distribution" (arXiv 2401.14228) and does not
+say how; each reading of it is a sampler here, by name. M is a matrix of the module, M' the sampled one.
+
+    gaussian      M'_ij ~ N(mean(M), std(M)^2)
+    permutation   M' = the entries of M, shuffled
+    spectrum      M' = U' S V'^T with the singular values S of M and random orthogonal U', V'
+    norm_matched  M' gaussian, then scaled so that each slot's whole update (LoRA: B A) keeps its Frobenius norm
+
+Vectors (biases) have no spectrum: `spectrum` keeps their norm and draws their direction.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.modules.module import HEAD, Module, stack
+from peftport.porting.base import PortedMatrices, Porter, PortInputs
+from peftport.techniques import technique_named
+from peftport.techniques.base import SHARED, Parameters
+
+Array = npt.NDArray[np.float64]
+
+
+class Sampler(Porter):
+    """Draws every matrix anew, in the order of names: a module samples alike before and after it is saved."""
+
+    source = "Sabry & Belz 2024, arXiv 2401.14228 (that it is done; how is ours)"
+
+    @abstractmethod
+    def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
+        """A matrix of the same shape."""
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+        """Sample every matrix, the shared ones and the head of a linear readout too."""
+        matrices = {
+            slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
+            for slot, own in sorted(module.matrices.items())
+        }
+        return PortedMatrices(matrices, dict.fromkeys(matrices, f"sampled ({self.name})"))
+
+
+class Gaussian(Sampler):
+    """Normal numbers with each matrix's mean and standard deviation."""
+
+    name = "gaussian"
+    title = "normal with each matrix's mean and standard deviation"
+
+    def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
+        """From N(mean, std^2), entry by entry."""
+        return rng.normal(matrix.mean(), matrix.std(), matrix.shape)
+
+
+class Permutation(Sampler):
+    """Each matrix's own entries in another order."""
+
+    name = "permutation"
+    title = "each matrix's own entries, shuffled"
+
+    def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
+        """All entries shuffled."""
+        return rng.permutation(matrix.ravel()).reshape(matrix.shape)
+
+
+class Spectrum(Sampler):
+    """Each matrix's singular values between random orthogonal factors."""
+
+    name = "spectrum"
+    title = "each matrix's singular values, random orthogonal factors"
+
+    def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
+        """The last two dimensions are the matrix; further ones are a batch of matrices."""
+        if matrix.ndim == 1:
+            direction = rng.normal(size=matrix.shape)
+            return direction * (np.linalg.norm(matrix) / np.linalg.norm(direction))
+        values = np.linalg.svd(matrix, compute_uv=False)  # (..., R)
+        *batch, rows, columns = matrix.shape
+        left = _orthonormal((*batch, rows, values.shape[-1]), rng)
+        right = _orthonormal((*batch, columns, values.shape[-1]), rng)
+        return np.asarray((left * values[..., None, :]) @ np.swapaxes(right, -1, -2))
+
+
+class NormMatched(Gaussian):
+    """Gaussian, with the Frobenius norm of each slot's whole update kept."""
+
+    name = "norm_matched"
+    title = "a random update of the same Frobenius norm"
+
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+        """Sample, then scale each slot's outer matrices, in which its update is linear."""
+        sampled = super().carry(module, receiver, rng, given)
+        technique = technique_named(module.spec.kind)
+        for name, slot in technique.slots(module.spec, receiver.slots).items():
+            before, after = (
+                _update_norm(module, module.matrices, name, receiver),
+                _update_norm(module, sampled.matrices, name, receiver),
+            )
+            if after > 0:
+                for matrix in technique.output_matrices:
+                    sampled.matrices[slot.name][matrix] *= before / after
+        return sampled
+
+
+def _update_norm(module: Module, matrices: Parameters, slot: str, receiver: Host) -> float:
+    technique = technique_named(module.spec.kind)
+    stacked = stack([{name: own for name, own in matrices.items() if name != HEAD}], torch.float64)
+    update = technique.effective(module.spec, receiver.slots[slot], stacked[slot], stacked.get(SHARED, {}))
+    return float(update.norm())
+
+
+def _orthonormal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Random orthonormal columns, uniform (QR of a gaussian with the signs of R's diagonal undone)."""
+    q, r = np.linalg.qr(rng.normal(size=shape))
+    signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
+    return np.asarray(q * signs[..., None, :])
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _tensor(array: Array, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(like.dtype)

@@ -1,0 +1,75 @@
+"""A study from its plan to its end, in its own folder: what the command line and Python both do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftport.core.errors import BadRequest
+from peftport.core.progress import Progress
+from peftport.store.artifacts import Artifacts
+from peftport.store.ledger import Ledger, only_driver
+from peftport.study import executors
+from peftport.study.about import record_machine
+from peftport.study.check_hosts import check_hosts
+from peftport.study.plan import Plan
+from peftport.study.resuming import check_inputs
+from peftport.study.run import Limits, Summary, run_study
+from peftport.study.tracked import Tracked, tracking
+from peftport.tracking import make_trackers
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a study is run with: the executor's name, stacks at once (None: cores / threads), threads, trackers."""
+
+    executor: str = "processes"
+    workers: int | None = None
+    threads: int = 1
+    track: Sequence[str] = ()
+
+
+def execute(
+    plan: Plan,
+    place: Path,
+    means: RunOptions,
+    *,
+    limits: Limits,
+    retry_failed: bool = False,
+    accept_versions: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
+) -> tuple[Summary, Tracked]:
+    """Run what is not done yet; everything that can be refused is refused before anything is written.
+
+    ``accept_versions``: go on with other libraries than the jobs on record ran with; both are on record then.
+    ``warn`` hears of a tracker that fails.
+
+    Raises:
+        BadRequest: ``place`` is a file, a host cannot be had, another process runs this study, or Ray or a tracker is
+            not installed; or a host, a task or a library is not what the jobs on record ran on.
+
+    """
+    trackers = make_trackers(means.track)
+    if place.exists() and not place.is_dir():
+        raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
+    if means.executor == "processes":  # the machines of a cluster find hosts themselves
+        check_hosts(plan)
+    artifacts = Artifacts(place / "artifacts")
+    executor = executors.make_executor(means.executor, means.workers, means.threads, plan.study.loading)
+    with only_driver(place):
+        ledger = Ledger(place)
+        try:
+            ledger.check()
+            check_inputs(plan, ledger, accept_versions=accept_versions, here=means.executor == "processes")
+            ledger.set_fact("study", plan.study.model_dump(mode="json"))
+            record_machine(ledger)
+            with tracking(trackers, plan, ledger, warn) as tracked:
+                found = run_study(
+                    plan, ledger, artifacts, executor, limits=limits, retry_failed=retry_failed, progress=progress,
+                    recorded=tracked.recorded,
+                )  # fmt: skip
+        finally:
+            ledger.close()
+    return found, tracked

@@ -1,0 +1,205 @@
+"""One host, one task, one readout, tokenised and ready: what training, testing and comparing all stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from peftport.core.errors import SlotMismatch
+from peftport.core.progress import Progress, Silent
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
+from peftport.hosts.loading import Loading
+from peftport.hosts.slots import layout_for
+from peftport.hosts.sources import find_host, read_config
+from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
+from peftport.objectives import bind_readout, readout_class
+from peftport.objectives.base import Readout, Row
+from peftport.tasks.task import Split, Task
+from peftport.techniques import technique_named
+from peftport.techniques.base import Parameters, TechniqueSpec
+from peftport.training.evaluation import Scores, score_entries
+from peftport.training.loop import Checkpoint, Entry, TrainSettings, same_structure, train_entries
+from peftport.training.memory import SHARE, entry_memory, free_bytes, largest_stack
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A split as a host reads it: token rows and labels."""
+
+    rows: list[Row]
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where one entry of a training starts: its parameters and the seed of its data order."""
+
+    parameters: Parameters
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class BoundTask:
+    """A host with a task on it."""
+
+    host: Host
+    task: Task
+    readout: Readout
+    settings: TrainSettings
+    test_items: int | None = None
+
+    @cached_property
+    def train_split(self) -> Coded:
+        """The training split, tokenised once."""
+        return self._code(self.task.train)
+
+    @cached_property
+    def test_split(self) -> Coded:
+        """The test items (the first ``test_items`` of the test split), tokenised once."""
+        return self._code(self.task.test if self.test_items is None else self.task.test.head(self.test_items))
+
+    @cached_property
+    def valid_split(self) -> Coded:
+        """The validation split, tokenised once."""
+        return self._code(self.task.valid)
+
+    def _code(self, split: Split) -> Coded:
+        return Coded(self.readout.encode(split.texts), split.labels)
+
+    @property
+    def record(self) -> TaskRecord:
+        """The task as a module remembers it."""
+        spec = self.task.spec
+        return TaskRecord(name=spec.name, labels=spec.labels, digest=self.task.digest, readout=self.readout.name)
+
+    def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
+        """Fresh trainable parameters, the readout's own included (a zero head)."""
+        technique = technique_named(spec.kind)
+        start = technique.start(spec, technique.slots(spec, self.host.slots), seed)
+        shapes = self.readout.head_shapes()
+        return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
+
+    def startable(self, module: Module) -> Parameters:
+        """A module's matrices as a start here: with a fresh head if this readout has one and the module has none.
+
+        Raises:
+            SlotMismatch: the module's head is for another number of labels.
+
+        """
+        shapes = self.readout.head_shapes()
+        body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+        if not shapes:
+            return body
+        head = module.head or {name: torch.zeros(shape) for name, shape in shapes.items()}
+        got = {name: tuple(t.shape) for name, t in head.items()}
+        if got != shapes:
+            raise SlotMismatch(
+                f"{HEAD}: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs {shapes}; "
+                "train another"
+            )
+        return {**body, HEAD: head}
+
+    def train(
+        self,
+        spec: TechniqueSpec,
+        starts: Sequence[Start],
+        budgets: Sequence[int],
+        learning_rate: float,
+        progress: Progress | None = None,
+        title: str = "training",
+        budget_bytes: int | None = None,
+    ) -> list[dict[int, Checkpoint]]:
+        """Train every start, those of one structure stacked. Returns each one's checkpoints by budget.
+
+        ``budget_bytes``: memory for one stack; what does not fit trains in further stacks. None: one stack.
+        """
+        advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
+        found: dict[int, dict[int, Checkpoint]] = {}
+        for group in _alike(starts):
+            coded = self.train_split
+            entries = [
+                Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group
+            ]
+            size = self._stack_size(spec, entries, budget_bytes)
+            for begin in range(0, len(group), size):
+                some = entries[begin : begin + size]
+                kept = train_entries(self.host, self.readout, spec, some, budgets, self.settings, advance)
+                found.update(zip(group[begin : begin + size], kept, strict=True))
+        return [found[i] for i in range(len(starts))]
+
+    def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
+        """How many of these entries train at once. One alone is not measured: it needs what it needs."""
+        if len(entries) == 1 or budget_bytes is None:
+            return len(entries)
+        need = entry_memory(self.host, self.readout, spec, entries[0], self.settings)
+        return min(len(entries), largest_stack(need, budget_bytes))
+
+    def spare_bytes(self) -> int:
+        """Memory that a stack may take here: a share of what is free."""
+        return int(SHARE * free_bytes(self.host.device))
+
+    def test(
+        self,
+        spec: TechniqueSpec | None,
+        modules: Sequence[Parameters],
+        progress: Progress | None = None,
+        title: str = "testing",
+    ) -> list[Scores]:
+        """Test modules of one spec, or the bare host, on the test items."""
+        coded = self.test_split
+        advance = (progress or Silent()).stage(title, max(1, len(modules)))
+        return score_entries(self.host, self.readout, spec, modules, coded.rows, coded.labels, advance)
+
+    def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
+        """A checkpoint as a module with its record."""
+        record = TrainingRecord(
+            seed=seed,
+            steps=checkpoint.step,
+            batch_size=self.settings.batch_size,
+            learning_rate=learning_rate,
+            weight_decay=self.settings.weight_decay,
+            max_grad_norm=self.settings.max_grad_norm,
+            max_tokens=self.settings.max_tokens,
+            final_loss=checkpoint.loss,
+        )
+        return Module(spec, self.host.fingerprint, checkpoint.matrices, self.record, record)
+
+
+def bind_task(
+    host: str,
+    task: Task,
+    readout: str | None = None,
+    settings: TrainSettings | None = None,
+    test_items: int | None = None,
+    loading: Loading | None = None,
+) -> BoundTask:
+    """Load a host with the weights its readout needs and bind the task to it; ``loading``: where, in what numbers.
+
+    Raises:
+        UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
+
+    """
+    settings = settings or TrainSettings()
+    source = find_host(host)
+    kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+    loaded = load_host(host, readout_class(readout, kind).view, loading)
+    return BoundTask(loaded, task, bind_readout(readout, loaded, task.spec, settings.max_tokens), settings, test_items)
+
+
+def _alike(starts: Sequence[Start]) -> list[list[int]]:
+    """Indices of starts in groups of equal structure."""
+    groups: list[list[int]] = []
+    for index, start in enumerate(starts):
+        for group in groups:
+            if same_structure(starts[group[0]].parameters, start.parameters):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups

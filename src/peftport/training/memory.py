@@ -1,0 +1,90 @@
+"""How many entries train at once: what one needs, measured, into the memory that is free.
+
+    K = floor(budget / (activations kept for the backward pass + 4 x parameters))
+
+The 4: an entry's parameters, their gradient and Adam's two moments. Activations are those of one entry's longest batch,
+counted, not guessed: one forward pass in which everything that autograd keeps is added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.objectives.base import Readout
+from peftport.techniques.base import TechniqueSpec
+from peftport.training.loop import Entry, TrainSettings, entry_loss
+
+SHARE = 0.5  # of the memory that is free; the rest is for what lives shorter than a step
+UNKNOWN_FREE_BYTES = 4 * 2**30  # where the system does not say
+
+
+@dataclass(frozen=True)
+class EntryMemory:
+    """What one entry of a stack needs."""
+
+    activation_bytes: int
+    parameter_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Activations, parameters, their gradient and two moments."""
+        return self.activation_bytes + 4 * self.parameter_bytes
+
+
+def largest_stack(entry: EntryMemory, budget_bytes: int) -> int:
+    """The most entries that fit in the budget, at least one."""
+    return max(1, budget_bytes // max(1, entry.total_bytes))
+
+
+def entry_memory(
+    host: Host, readout: Readout, spec: TechniqueSpec, entry: Entry, settings: TrainSettings
+) -> EntryMemory:
+    """Measure one entry at its longest batch: the forward pass of one step, without a backward pass."""
+    lengths = np.array([len(row) for row in entry.rows])
+    longest = np.argsort(-lengths, kind="stable")[: min(settings.batch_size, len(lengths))]
+    weights = {p.untyped_storage().data_ptr() for p in (*host.model.parameters(), *host.model.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        entry_loss(host, readout, spec, entry, longest)
+    numbers = sum(tensor.numel() for own in entry.start.values() for tensor in own.values())
+    return EntryMemory(sum(kept.values()), numbers * host.wide_dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: of the accelerator, or of this machine and the container it runs in."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [found for found in (_of_machine(), _of_container()) if found is not None]
+    return min(free) if free else UNKNOWN_FREE_BYTES
+
+
+def _of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
+    if not file.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line)
+    return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+
+
+def _of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the control group still allows, page cache counted as free."""
+    limit, used, stat = (folder / name for name in ("memory.max", "memory.current", "memory.stat"))
+    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+        return None
+    cached = 0
+    if stat.is_file():
+        found = dict(line.split() for line in stat.read_text(encoding="utf-8").splitlines())
+        cached = int(found.get("inactive_file", 0))
+    return max(0, int(limit.read_text()) - int(used.read_text()) + cached)

@@ -1,8 +1,0 @@
-"""From measures to an answer: the choice, the sentence a person needs, and what following it would cost in score."""
-
-from __future__ import annotations
-
-from peftport.verdict.regret import regret_report
-from peftport.verdict.verdicts import verdicts
-
-__all__ = ["regret_report", "verdicts"]

@@ -1,0 +1,91 @@
+"""Everything that can be said of a port before it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from peftport.analysis.prediction import recorded
+from peftport.core.progress import Progress, Silent
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.base import PortInputs
+from peftport.workflows.checking.choice import MethodChoice, choose_method
+from peftport.workflows.checking.host_comparison import FoundOrigin, HostComparison, compare_hosts
+from peftport.workflows.checking.likeness import LayerCheck, layer_checks
+from peftport.workflows.checking.methods import AvailableInputs, MethodCheck, method_checks
+from peftport.workflows.checking.slots import SlotChecks, slot_checks
+
+NO_TEXTS = "not measured: give --texts FILE|TASK, and both hosts are loaded to read them"
+
+
+@dataclass(frozen=True, eq=False)
+class PortCheck:
+    """What was found. ``layers_note``: why the likeness of layers was not measured, if it was not."""
+
+    technique: str
+    kinship: HostComparison
+    slots: SlotChecks
+    layers: tuple[LayerCheck, ...]
+    layers_note: str | None
+    methods: tuple[MethodCheck, ...]
+    choice: MethodChoice
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        kin = self.kinship
+        tokens = None if kin.tokens is None else {**asdict(kin.tokens), "share": kin.tokens.share}
+        return {
+            "technique": self.technique,
+            "origin": kin.origin.model_dump(),
+            "receiver": kin.receiver.model_dump(),
+            "same_host": kin.same_host,
+            "same": kin.same,
+            "origin_at_hand": kin.at_hand,
+            "origin_note": kin.note or None,
+            "weight_distance": kin.distance,
+            "tokens": tokens,
+            **asdict(self.slots),
+            "layers": [asdict(layer) for layer in self.layers],
+            "layers_note": self.layers_note,
+            "methods": [{**asdict(one), "able": one.able} for one in self.methods],
+            "choice": asdict(self.choice),
+        }
+
+
+def check_port(
+    module: Module,
+    origin: FoundOrigin,
+    receiver: Host,
+    *,
+    texts: Sequence[str] = (),
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> PortCheck:
+    """Compare the hosts, slot by slot and layer by layer, and choose a method.
+
+    Args:
+        module: what would be ported.
+        origin: its host, loaded where texts are given.
+        receiver: loaded where texts are given.
+        texts: unlabelled; none: activations are not compared.
+        rng: for randomised singular vectors of wide matrices.
+        progress: told how far it is.
+
+    """
+    progress = progress or Silent()
+    kin = compare_hosts(module, origin, receiver)
+    slots = slot_checks(module, origin.host, receiver, progress, rng)
+    layers: tuple[LayerCheck, ...] = ()
+    note: str | None = NO_TEXTS
+    if texts and origin.host is not None:
+        layers = layer_checks(origin.host, receiver, PortInputs(origin.host, texts, progress=progress))
+        note = None if layers else "the hosts have no stack of layers of one kind"
+    elif texts:
+        note = f"not measured: {origin.note}"
+    methods = method_checks(module, kin, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
+    choice = choose_method(methods, same_host=kin.same_host)
+    return PortCheck(module.spec.kind, kin, slots, layers, note, methods, choice)

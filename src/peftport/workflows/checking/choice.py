@@ -1,0 +1,120 @@
+"""Which method to use, and why: from what is on record, and where nothing is, from what methods declare.
+
+    1  one host                                             copy
+    2  a method's gain over the bare receiver is on record (between these hosts, or foretold from others), above zero
+                                                            the first such; a later one if its interval lies above
+    3  gains on record, none settled above zero, every estimate under `FLOOR`            retrain
+    4  gains on record, none settled above zero             the best estimate: not enough evidence
+    5  nothing on record                                    the first that can of `UNMEASURED`: not enough evidence
+    6  no porter can                                        distill with a task; else retrain
+
+"First" in 2 is the order of `peftport methods`: by what they ask for. `UNMEASURED` rests on no measured benefit but on
+declared needs and tested properties: `copy` where it fits; with texts `regress`, which undoes every change of basis
+that others undo and unfolded gains besides; `skip` where layers differ in number alone, since matrices go over as they
+are; with weights `crosslora`, declared for every technique, width and depth; with nothing, `resize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peftport.analysis.prediction.predict import FLOOR
+from peftport.analysis.stats import Interval
+from peftport.analysis.verdict.choice import COPY, Word, word_of
+from peftport.workflows.checking.methods import MethodCheck
+from peftport.workflows.distill import NAME as DISTILL
+
+UNMEASURED = (COPY, "regress", "theseus", "skip", "crosslora", "resize")
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """``method`` None: none; train another module. ``measured``: whether records carry it."""
+
+    method: str | None
+    word: Word
+    why: str
+    measured: bool
+
+
+def choose_method(methods: Sequence[MethodCheck], *, same_host: bool) -> MethodChoice:
+    """Choose among the methods that can, with what is given."""
+    able = {one.name: one for one in methods if one.able}
+    if same_host and COPY in able:
+        return MethodChoice(COPY, "copy", "the receiver is the origin, so every number stays right", True)
+    porters = [one for one in able.values() if one.name != DISTILL]
+    known = {one.name: gain for one in able.values() if (gain := one.gain) is not None}
+    if known:
+        return _by_record(known, able, methods)
+    if not porters:
+        return _without_porters(methods, DISTILL in able)
+    name = next((name for name in UNMEASURED if name in able and _serves(able[name])), porters[0].name)
+    return MethodChoice(name, "not enough evidence", _unmeasured(able[name], methods), False)
+
+
+def _by_record(
+    known: dict[str, Interval], able: dict[str, MethodCheck], methods: Sequence[MethodCheck]
+) -> MethodChoice:
+    winners = [name for name, gain in known.items() if gain.low > 0]
+    if winners:
+        chosen = winners[0]
+        for name in winners[1:]:
+            if known[name].low > known[chosen].high:
+                chosen = name
+        return MethodChoice(chosen, word_of(chosen), f"{_gained(able[chosen])}, settled above zero", True)
+    best = max(known, key=lambda name: known[name].estimate)
+    if known[best].estimate < FLOOR:
+        why = f"no method on record ({', '.join(known)}) gained {FLOOR:.2f} or more; the most: {_gained(able[best])}"
+        return MethodChoice(None, "retrain", why + _left([one for one in methods if one.name not in known]), True)
+    return MethodChoice(best, "not enough evidence", f"{_gained(able[best])}, the most on record, not settled", True)
+
+
+def _left(methods: Sequence[MethodCheck]) -> str:
+    """What training again has beside it where labels are missing: distilling, if a task's texts are given or not."""
+    one = next((one for one in methods if one.name == DISTILL and one.refusal is None), None)
+    if one is None:
+        return ""
+    gained = _gained(one) if one.gain is not None else "its gain is not measured"
+    return f". Without labels, --method {DISTILL} trains on texts alone (--task TASK): {gained}"
+
+
+def _gained(one: MethodCheck) -> str:
+    """The gain on record, and where it was recorded."""
+    gain = one.gain
+    assert gain is not None, "asked for methods on record only"
+    where = f"between these hosts (study {one.here[0].study})" if one.here else "between hosts as far apart"
+    return (
+        f"ports by {one.name} {where} changed accuracy over the bare receiver by {gain.estimate:+.3f} "
+        f"[{gain.low:+.3f}, {gain.high:+.3f}]"
+    )
+
+
+def _without_porters(methods: Sequence[MethodCheck], distil: bool) -> MethodChoice:
+    first = next((one for one in methods if one.name != DISTILL), None)
+    said = next((why for one in methods if (why := one.refusal or one.lacking)), "")
+    blocked = f"no method carries this module (first, {first.name}: {said})" if first else "no method is known"
+    if distil:
+        return MethodChoice(
+            DISTILL, "refresh", f"{blocked}; distilling serves any pair; its gain is not measured", False
+        )
+    why = f"{blocked}; train a module on the receiver, or give --task for --method {DISTILL}"
+    return MethodChoice(None, "retrain", why, False)
+
+
+def _serves(one: MethodCheck) -> bool:
+    """`skip` is taken unmeasured only where matrices go over as they are."""
+    return one.name != "skip" or one.needs == "nothing"
+
+
+def _unmeasured(one: MethodCheck, methods: Sequence[MethodCheck]) -> str:
+    reasons = {
+        COPY: "it fits as it is and asks for nothing",
+        "skip": "layers differ in number only, and their matrices go over as they are",
+        "regress": "copy does not fit, texts are given, and of what texts allow it undoes the most changes of basis",
+        "theseus": "copy does not fit, texts are given, and it undoes rotations of the basis",
+        "crosslora": "copy does not fit, both hosts' weights are at hand, and it serves any width and depth",
+        "resize": "it is the only one that asks for nothing here; it knows nothing of the hosts",
+    }
+    why = reasons.get(one.name, "it is the first that can")
+    return f"{why}; its gain is not measured: {one.predicted.unknown}"

@@ -1,0 +1,112 @@
+"""Which hosts these are, and what they are to one another: fingerprints, vocabularies, distance of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftport.core.errors import HostRefused, UnknownName
+from peftport.hosts.distance import weight_distance
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
+from peftport.hosts.opening import open_host
+from peftport.modules.module import Module
+from peftport.modules.origin import check_origin
+from peftport.porting.alignment.words import shared_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class FoundOrigin:
+    """The module's host, if it is at hand; else why it is not."""
+
+    host: Host | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How many of the receiver's tokens the origin knows too, by spelling. ``equal``: the ids are the same as well."""
+
+    shared: int
+    origin: int
+    receiver: int
+    equal: bool
+
+    @property
+    def share(self) -> float:
+        """Of the receiver's tokens, those that the origin knows."""
+        return self.shared / max(1, self.receiver)
+
+
+@dataclass(frozen=True)
+class HostComparison:
+    """What origin and receiver are to one another.
+
+    Attributes:
+        origin: as the module records it.
+        receiver: as it is.
+        at_hand: whether the origin itself was found and has the recorded fingerprint; ``note``: why not.
+        distance: ||W_t - W_s|| / ||W_s|| over all tensors; None where shapes differ or the origin is not at hand.
+        tokens: None where the origin is not at hand.
+
+    """
+
+    origin: Fingerprint
+    receiver: Fingerprint
+    at_hand: bool
+    note: str
+    distance: float | None
+    tokens: Tokens | None
+
+    @property
+    def same_host(self) -> bool:
+        """One host under two names, perhaps."""
+        return self.origin.same_host(self.receiver)
+
+    @property
+    def same(self) -> dict[str, bool]:
+        """By part of the fingerprint: whether both have it alike."""
+        parts = ("family", "model_type", "layers", "width", "architecture", "weights")
+        apart = self.origin.differences(self.receiver)
+        return {part: getattr(self.origin, part) == getattr(self.receiver, part) for part in parts} | {
+            "settings": not any(part.startswith("settings") for part in apart),
+            "tokenizer": "tokenizer" not in apart,
+        }
+
+
+def find_origin(module: Module, ref: str | None, *, loaded: bool) -> FoundOrigin:
+    """Open (or load) the origin that is named, or else the one that the module records, if it is here.
+
+    Raises:
+        BadRequest: the named one is no host, or not the module's own.
+
+    """
+    get = load_host if loaded else open_host
+    if ref is not None:
+        host = get(ref)
+        check_origin(module, host, ref)
+        return FoundOrigin(host)
+    name = module.host.name
+    try:
+        host = get(name)
+    except (UnknownName, HostRefused):
+        return FoundOrigin(
+            None, f"the module records the host {name}, which is not found here; name it with --from HOST"
+        )
+    if not module.host.same_host(host.fingerprint):
+        apart = module.host.told_from(host.fingerprint)
+        return FoundOrigin(
+            None, f"the host {name} here is another than the module records ({apart}); name its own with --from HOST"
+        )
+    return FoundOrigin(host)
+
+
+def compare_hosts(module: Module, origin: FoundOrigin, receiver: Host) -> HostComparison:
+    """Compare; the weights are read from both folders, tensor by tensor."""
+    distance, tokens = None, None
+    if origin.host is not None:
+        if origin.host.folder is not None and receiver.folder is not None:
+            distance = weight_distance(origin.host.folder, receiver.folder)
+        ours, theirs = origin.host.tokenizer.get_vocab(), receiver.tokenizer.get_vocab()
+        tokens = Tokens(len(shared_tokens(origin.host, receiver)), len(ours), len(theirs), ours == theirs)
+    return HostComparison(module.host, receiver.fingerprint, origin.host is not None, origin.note, distance, tokens)

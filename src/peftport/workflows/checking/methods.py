@@ -1,0 +1,139 @@
+"""Every method on one module and two hosts: whether it can, what it still needs, and what is on record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from peftport.analysis.prediction import Asked, Predicted, RecordedPort, predict
+from peftport.analysis.prediction.recorded import MARK
+from peftport.analysis.stats import Interval
+from peftport.core.errors import BadRequest
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting import PORTERS
+from peftport.porting.alignment.transport import check_pairs
+from peftport.porting.base import Need, Porter
+from peftport.porting.pairs import pair_slots
+from peftport.workflows import distill
+from peftport.workflows.checking.host_comparison import HostComparison
+
+SAME_HOST = "the receiver is the origin: nothing to foretell"
+REMEDIES: dict[Need, str] = {
+    "weights": "the origin (--from HOST)",
+    "texts": "unlabelled texts (--texts FILE|TASK)",
+    "labels": "labels (--task TASK)",
+    "training": "texts and training (--task TASK)",
+}
+
+
+@dataclass(frozen=True)
+class AvailableInputs:
+    """What a port may use: unlabelled texts, a task. The origin, where it is at hand, is known from the kinship."""
+
+    texts: bool = False
+    task: bool = False
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """A port between these very hosts that a study recorded, of another module perhaps: its gain over the bare host."""
+
+    study: str
+    task: str
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class MethodCheck:
+    """One method.
+
+    Attributes:
+        needs: what this port needs.
+        refusal: why it cannot carry the module; None: it can.
+        lacking: what it needs that is not given; None: nothing.
+        here: recorded ports between these two hosts by this method, most seeds and items first.
+        predicted: from other pairs of hosts.
+
+    """
+
+    name: str
+    needs: Need
+    refusal: str | None
+    lacking: str | None
+    here: tuple[OnRecord, ...]
+    predicted: Predicted
+
+    @property
+    def able(self) -> bool:
+        """It can, with what is given."""
+        return self.refusal is None and self.lacking is None
+
+    @property
+    def gain(self) -> Interval | None:
+        """What is known of its gain over the bare receiver: recorded here, or else foretold."""
+        return self.here[0].gain if self.here else self.predicted.gain
+
+
+def method_checks(
+    module: Module, kin: HostComparison, receiver: Host, offered: AvailableInputs, ports: Sequence[RecordedPort]
+) -> tuple[MethodCheck, ...]:
+    """All porters in their order, and distilling, which trains."""
+    found = []
+    for porter in PORTERS.values():
+        refusal = _refusal(porter, module, receiver)
+        needs = porter.needs if refusal else porter.needs_for(module, receiver)
+        found.append(_checked(porter.name, needs, refusal, module, kin, offered, ports))
+    found.append(_checked(distill.NAME, "training", None, module, kin, offered, ports))
+    return tuple(found)
+
+
+def _checked(
+    name: str,
+    needs: Need,
+    refusal: str | None,
+    module: Module,
+    kin: HostComparison,
+    offered: AvailableInputs,
+    ports: Sequence[RecordedPort],
+) -> MethodCheck:
+    marks = (kin.origin.weights[:MARK], kin.receiver.weights[:MARK])
+    technique = module.spec.kind
+    here = [p for p in ports if (p.marks, p.technique, p.method) == (marks, technique, name)]
+    asked = Asked(
+        technique, name, kin.origin.family, kin.receiver.family, bool(kin.tokens and kin.tokens.equal), kin.distance,
+        frozenset(marks),
+    )  # fmt: skip
+    if kin.same_host:
+        predicted = Predicted(unknown=SAME_HOST)
+    elif not kin.at_hand:
+        predicted = Predicted(unknown="the origin is not at hand, so how far apart the weights are is not known")
+    else:
+        predicted = predict(ports, asked)
+    return MethodCheck(name, needs, refusal, _lacking(needs, kin, offered), _recorded(here), predicted)
+
+
+def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
+    ordered = sorted(ports, key=lambda p: -p.seeds * p.items)
+    return tuple(OnRecord(p.study, p.task, p.gain_interval) for p in ordered)
+
+
+def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
+    """By what it declares, and by the slots that it would have to leave out."""
+    said = porter.refusal(module, receiver)
+    if said is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
+        return said
+    try:
+        check_pairs(module, receiver, pair_slots(module, receiver.slots, receiver.kind), porter.name)
+    except BadRequest as error:
+        return str(error)
+    return None
+
+
+def _lacking(needs: Need, kin: HostComparison, offered: AvailableInputs) -> str | None:
+    with_origin: tuple[Need, ...] = ("weights", "texts", "training")
+    given: dict[Need, bool] = {"texts": offered.texts, "labels": offered.task, "training": offered.task}
+    missing = [REMEDIES["weights"]] if needs in with_origin and not kin.at_hand else []
+    if not given.get(needs, True):
+        missing.append(REMEDIES[needs])
+    return " and ".join(missing) or None

@@ -1,0 +1,89 @@
+"""Slot by slot: what the receiver's slot would take, whether it fits, and how alike the hosts' weights are there.
+
+overlap   as method `subspace` measures it: of the leading singular subspaces, above chance; 1 equal, 0 as random
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from peftport.core.progress import Progress
+from peftport.hosts.host import Host
+from peftport.modules.module import Module
+from peftport.porting.alignment.bases import Bases, key_and_value_sites, linear_slot
+from peftport.porting.methods.subspace import LARGEST_K, above_chance, half
+from peftport.porting.pairs import Pair, pair_slots, same_shapes, unused
+
+State = Literal["fits", "resizes", "no counterpart"]
+
+
+@dataclass(frozen=True)
+class SlotCheck:
+    """A slot of the receiver. ``takes``: the origin's slot; ``overlap`` None: not measured, or widths differ."""
+
+    slot: str
+    takes: str | None
+    state: State
+    overlap: float | None = None
+
+
+@dataclass(frozen=True)
+class SlotChecks:
+    """All slots of the receiver that the technique attaches to, and those of the module that nothing takes."""
+
+    slots: tuple[SlotCheck, ...]
+    unused: tuple[str, ...]
+
+    def count(self, state: State) -> int:
+        """How many slots are in that state."""
+        return sum(one.state == state for one in self.slots)
+
+
+def slot_checks(
+    module: Module, origin: Host | None, receiver: Host, progress: Progress, rng: np.random.Generator
+) -> SlotChecks:
+    """Pair the slots as the porters do; overlaps where the origin is at hand, reading a matrix at a time.
+
+    Raises:
+        SlotMismatch: the receiver has none of the technique's sites.
+
+    """
+    pairs = pair_slots(module, receiver.slots, receiver.kind)
+    bases = Bases(origin, receiver, LARGEST_K, rng) if origin is not None else None
+    advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(pairs))
+    found = []
+    for name, pair in pairs.items():
+        if pair is None:
+            found.append(SlotCheck(name, None, "no counterpart"))
+        else:
+            state: State = "fits" if same_shapes(module, pair) else "resizes"
+            found.append(SlotCheck(name, pair.origin, state, _overlap(module.spec.kind, pair, bases)))
+        advance(1)
+    return SlotChecks(tuple(found), _unused(module, pairs))
+
+
+def _unused(module: Module, pairs: Mapping[str, Pair | None]) -> tuple[str, ...]:
+    return tuple(name.removeprefix("origin ") for name in unused(module, pairs))
+
+
+def _overlap(technique: str, pair: Pair, bases: Bases | None) -> float | None:
+    """The smaller of both sides for LoRA, of keys and values for prefixes; the output side for adapters."""
+    if bases is None:
+        return None
+    sites = key_and_value_sites(pair) if pair.receiver.kind == "attention" else ("",)
+    values = []
+    for site in sites:
+        ours = linear_slot(bases.origin.host, pair.origin, site)
+        theirs = linear_slot(bases.receiver.host, pair.receiver.name, site)
+        if (ours.in_width, ours.out_width) != (theirs.in_width, theirs.out_width):
+            return None
+        found = bases.at(pair, site)
+        one, other = half(found.origin), half(found.receiver)
+        values.append(above_chance(one.u, other.u))
+        if technique == "lora":
+            values.append(above_chance(one.v, other.v))
+    return min(values)

@@ -1,0 +1,212 @@
+"""The comparison: one module on a receiver, against sampled and scratch, at every budget and seed.
+
+All arms of one seed see the same batches and the same test items; their trainings are stacked on one host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peftport.analysis.stats import Interval, paired_difference
+from peftport.core.arms import ARMS, BARE, Arm, arm_names
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import rng_for
+from peftport.core.progress import Progress, Silent
+from peftport.modules.module import Module
+from peftport.porting import AUTO, porter_named, sampler_named
+from peftport.porting.base import PortInputs
+from peftport.techniques import technique_named
+from peftport.techniques.base import Parameters
+from peftport.training.bound_task import BoundTask, Start
+from peftport.training.evaluation import Scores
+from peftport.training.loop import Checkpoint
+from peftport.workflows.checking import MethodChoice
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
+
+    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
+    """
+
+    budgets: tuple[int, ...] = (0, 10, 40)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    arms: tuple[Arm, ...] = ARMS
+    method: str = "copy"
+    sampler: str = "gaussian"
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        arm_names(self.arms)
+        if self.method != AUTO:
+            porter_named(self.method)
+        sampler_named(self.sampler)
+        if not self.budgets or min(self.budgets) < 0 or len(set(self.budgets)) < len(self.budgets):
+            raise BadRequest(f"--budgets: expected different numbers of steps from 0 up, got {self.budgets}")
+        if not self.seeds or not self.arms:
+            raise BadRequest("compare: expected at least one seed and one arm, got none")
+        for name, values in (("seeds", self.seeds), ("arms", self.arms)):
+            if len(set(values)) < len(values):
+                raise BadRequest(f"--{name}: expected each once, got {', '.join(map(str, values))}; drop the copies")
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One run: one arm at one budget with one seed. ``seconds``: its share of training and testing."""
+
+    technique: str
+    origin: str
+    receiver: str
+    arm: str
+    budget: int
+    seed: int
+    accuracy: float
+    auroc: float | None
+    accuracy_at_median: float | None
+    n_items: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Every run of one comparison, the bare host's test, and per-example correctness for pairing."""
+
+    technique: str
+    origin: str
+    receiver: str
+    task: str
+    plan: ComparisonPlan
+    learning_rate: float
+    bare: Scores
+    rows: list[ComparisonRow]
+    scores: dict[tuple[str, int, int], Scores] = field(repr=False)  # by (arm, budget, seed)
+    choice: MethodChoice | None = None  # how `auto` chose the method
+
+    def mean_correct(self, arm: str, budget: int) -> npt.NDArray[np.float64]:
+        """Correctness of each item, mean over seeds, (N,)."""
+        if arm == BARE:
+            return self.bare.correct.astype(np.float64)
+        correct = [self.scores[arm, budget, seed].correct for seed in self.plan.seeds]
+        return np.asarray(np.mean(correct, axis=0), dtype=np.float64)
+
+    def difference(self, one: str, other: str, budget: int, level: float = 0.95) -> Interval:
+        """Paired difference of two arms in accuracy, over test items (seeds averaged)."""
+        rng = rng_for(0, "bootstrap", self.technique, one, other, budget)
+        return paired_difference(self.mean_correct(one, budget), self.mean_correct(other, budget), level=level, rng=rng)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the per-example scores."""
+        return {
+            "technique": self.technique,
+            "origin": self.origin,
+            "receiver": self.receiver,
+            "task": self.task,
+            "plan": asdict(self.plan),
+            "learning_rate": self.learning_rate,
+            "choice": asdict(self.choice) if self.choice else None,
+            "bare_accuracy": self.bare.accuracy,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def run_comparison(
+    module: Module,
+    bench: BoundTask,
+    plan: ComparisonPlan,
+    progress: Progress | None = None,
+    given: PortInputs | None = None,
+) -> Comparison:
+    """Port a module to the bench's host and run every arm at every budget and seed.
+
+    Raises:
+        SlotMismatch: the method cannot carry the module to this host.
+        TrainingFailed: a training diverged.
+
+    """
+    progress = progress or Silent()
+    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
+    keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
+    starts = _starts(module, bench, plan, given)
+    begun = time.perf_counter()
+    label = f"{module.spec.kind} on {bench.host.name}"
+    trained = bench.train(
+        module.spec,
+        [starts[key] for key in keys],
+        plan.budgets,
+        rate,
+        progress,
+        f"training {label}",
+        budget_bytes=bench.spare_bytes(),
+    )
+    train_seconds = (time.perf_counter() - begun) / max(1, len(keys) * max(plan.budgets))
+    begun = time.perf_counter()
+    scores = _test(bench, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
+    test_seconds = (time.perf_counter() - begun) / len(scores)
+    [bare] = bench.test(None, [])
+    rows = [
+        ComparisonRow(
+            technique=module.spec.kind,
+            origin=module.host.name,
+            receiver=bench.host.name,
+            arm=arm,
+            budget=budget,
+            seed=seed,
+            accuracy=s.accuracy,
+            auroc=s.auroc,
+            accuracy_at_median=s.accuracy_at_median,
+            n_items=len(s.labels),
+            seconds=round(train_seconds * budget + test_seconds, 3),
+        )
+        for (arm, budget, seed), s in scores.items()
+    ]
+    return Comparison(
+        module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores
+    )
+
+
+def _starts(
+    module: Module, bench: BoundTask, plan: ComparisonPlan, given: PortInputs | None
+) -> dict[tuple[Arm, int], Start]:
+    """The start of every (arm, seed). Each arm draws from its own role of the seed."""
+    ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"), given)
+    start = bench.startable(ported)
+    sampler = sampler_named(plan.sampler)
+    starts: dict[tuple[Arm, int], Start] = {}
+    for seed in plan.seeds:
+        for arm in plan.arms:
+            if arm == "sampled":
+                drawn = sampler.port(ported, bench.host, rng_for(seed, "sampling"))
+                starts[arm, seed] = Start(bench.startable(drawn), seed)
+            else:
+                starts[arm, seed] = Start(start if arm == "ported" else bench.fresh(module.spec, seed), seed)
+    return starts
+
+
+def _test(
+    bench: BoundTask,
+    module: Module,
+    plan: ComparisonPlan,
+    trained: dict[tuple[Arm, int], dict[int, Checkpoint]],
+    progress: Progress,
+    title: str,
+) -> dict[tuple[str, int, int], Scores]:
+    """Test every (arm, budget, seed); the ported module before training is one module whatever the seed."""
+    first = plan.seeds[0]
+    jobs: dict[tuple[str, int, int], Parameters] = {}
+    for arm in plan.arms:
+        for budget in sorted(plan.budgets):
+            for seed in plan.seeds:
+                if not (arm == "ported" and budget == 0 and seed != first):
+                    jobs[arm, budget, seed] = trained[arm, seed][budget].matrices
+    tested = dict(zip(jobs, bench.test(module.spec, list(jobs.values()), progress, title), strict=True))
+    keys: Sequence[tuple[Arm, int, int]] = [
+        (arm, budget, seed) for arm in plan.arms for budget in sorted(plan.budgets) for seed in plan.seeds
+    ]
+    return {key: tested.get(key, tested.get((key[0], key[1], first))) for key in keys}  # type: ignore[misc]

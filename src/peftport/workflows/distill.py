@@ -1,0 +1,90 @@
+"""distill: the old module on its origin labels texts, and a new module on the receiver learns to say the same.
+
+    loss = - sum_c p_c log q_c        p: the module's probabilities on its origin, q: the new module's on the receiver
+
+Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which make up or filter the texts; here they are given, and no
+label is looked at. It serves any pair of hosts and any technique, even another than the module's, since nothing is
+carried but what the module says. It trains, so it stands above training and is no porter: the one loop does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from peftport.core.errors import BadRequest
+from peftport.core.progress import Progress, Silent
+from peftport.modules.module import Module, PortRecord
+from peftport.techniques import technique_named
+from peftport.techniques.base import TechniqueSpec
+from peftport.training.bound_task import BoundTask
+from peftport.training.evaluation import score_entries
+from peftport.training.loop import Entry, train_entries
+
+NAME = "distill"
+TITLE = "a new module trained to say what the old one says"
+SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How to distill: ``spec`` None makes a module of the old one's technique and settings."""
+
+    steps: int = 120
+    seed: int = 0
+    learning_rate: float | None = None
+    spec: TechniqueSpec | None = None
+
+
+def distill(
+    module: Module,
+    home: BoundTask,
+    away: BoundTask,
+    texts: Sequence[str],
+    how: DistillOptions | None = None,
+    progress: Progress | None = None,
+) -> Module:
+    """A module for ``away``'s host that says of texts what ``module`` says of them on ``home``'s.
+
+    Raises:
+        BadRequest: no texts, or benches whose tasks have other labels.
+        TrainingFailed: the training diverged.
+
+    """
+    how, progress = how or DistillOptions(), progress or Silent()
+    if not texts:
+        raise BadRequest("distill: needs unlabelled texts, none given; name some with --texts FILE")
+    if home.task.spec.labels != away.task.spec.labels:
+        raise BadRequest(
+            f"distill: expected one set of labels, got {home.task.spec.labels} at home, {away.task.spec.labels} away"
+        )
+    spec = how.spec or module.spec
+    rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
+    targets = teacher_probabilities(module, home, texts, progress)
+    entry = Entry(away.fresh(spec, how.seed), away.readout.encode(texts), targets, how.seed, rate)
+    advance = progress.stage(f"distilling into {spec.kind} on {away.host.name}", how.steps)
+    [kept] = train_entries(away.host, away.readout, spec, [entry], [how.steps], away.settings, advance)
+    made = away.module(spec, kept[how.steps], how.seed, rate)
+    record = PortRecord(
+        method=NAME,
+        origin=module.host,
+        receiver=away.host.fingerprint,
+        settings={"steps": how.steps, "texts": len(texts), "seed": how.seed},
+        slots=dict.fromkeys(made.matrices, "trained on what the module said"),
+    )
+    return replace(made, task=module.task or made.task, ports=(*module.ports, record))
+
+
+def teacher_probabilities(
+    module: Module, home: BoundTask, texts: Sequence[str], progress: Progress
+) -> npt.NDArray[np.float32]:
+    """Probabilities that the module gives the labels of each text, (N, C)."""
+    rows = home.readout.encode(texts)
+    advance = progress.stage(f"asking the module on {home.host.name}", 1)
+    nothing = np.zeros(len(rows), dtype=np.int64)
+    [scores] = score_entries(home.host, home.readout, module.spec, [home.startable(module)], rows, nothing, advance)
+    return np.asarray(softmax(scores.scores, axis=1), dtype=np.float32)

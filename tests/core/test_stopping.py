@@ -1,0 +1,82 @@
+"""Signals end a block once: repeated, in steps that must be whole, in imports, in finalisers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from peftport.core.stopping import NUMBERS, asked, stopped_once, undisturbed
+
+
+def test_one_interruption_however_many_signals() -> None:
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    told = 0
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            told += 1
+            for number in NUMBERS * 3:  # while it unwinds
+                signal.raise_signal(number)
+            raise
+    assert told == 1
+    assert {number: signal.getsignal(number) for number in NUMBERS} == before
+    with pytest.raises(KeyboardInterrupt), stopped_once():  # and again, in another block
+        signal.raise_signal(signal.SIGHUP)
+    assert not asked()
+
+
+def test_a_step_that_must_be_whole_is_whole() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        with undisturbed():
+            with undisturbed():
+                signal.raise_signal(signal.SIGINT)
+                steps.append("inner")
+            steps.append("outer")
+        steps.append("never")
+    assert steps == ["inner", "outer"]
+
+
+def test_an_import_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interruption comes when the module is there."""
+    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsum(range(1000))\nwhole = True\n"
+    (tmp_path / "torn_or_whole.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        import torn_or_whole  # type: ignore[import-not-found]
+
+        time.sleep(10)
+    assert sys.modules.pop("torn_or_whole").whole
+    assert torn_or_whole.whole
+
+
+class Finalised:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+
+
+def test_an_interruption_that_python_drops_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        Finalised()
+        gc.collect()
+        time.sleep(10)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_was_ignored_stays_ignored() -> None:
+    """``nohup``: the terminal's end is not the work's."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_once():
+            signal.raise_signal(signal.SIGHUP)
+            assert not asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)

