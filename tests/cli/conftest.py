@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peftport.tasks import load_task
-from peftport.techniques import make_spec
-from peftport.workflows.actions import train_module
+from peftport.workflows.requests import TrainRequest
+from peftport.workflows.train import train_module
 from pico_folders import HOSTS, Result, Run, cut_off, in_process, process_environment, save_hosts, save_reviews
 
 SETTINGS = {
@@ -108,11 +108,10 @@ def modules(tmp_path_factory: pytest.TempPathFactory, hosts: dict[str, Path], re
     home, task = tmp_path_factory.mktemp("modules"), load_task(str(reviews))
     for name in (*SETTINGS, "linear", "peft"):
         technique = name if name in SETTINGS else "lora"
-        spec = make_spec(technique, SETTINGS[technique])
-        train_module(
-            str(hosts["bert"]), task, spec, out=home / name, steps=2, readout="linear" if name == "linear" else None,
-            file_format="peft" if name == "peft" else "native",
-        )  # fmt: skip
+        train_module(TrainRequest(
+            hosts["bert"], task, technique, out=home / name, set=SETTINGS[technique], steps=2,
+            readout="linear" if name == "linear" else None, format="peft" if name == "peft" else "native",
+        ))  # fmt: skip
     return {path.name: path for path in home.iterdir()}
 
 

@@ -5,18 +5,34 @@ After an intended change, write the pages anew: ``python tests/cli/test_help.py`
 
 from __future__ import annotations
 
+import inspect
 import os
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer.main
 
+from peftport.api import calls
 from peftport.cli import app
+from peftport.core.request import SAME, in_python, option_name, options
+from peftport.workflows import requests
+from peftport.workflows.requests import TaskRequest
 
 PAGES = Path(__file__).parent / "help"
+MADE: dict[str, tuple[Any, Any]] = {
+    "demo": (requests.DemoRequest, calls.demo),
+    "train": (requests.TrainRequest, calls.train),
+    "evaluate": (requests.EvaluateRequest, calls.evaluate),
+    "check": (requests.CheckRequest, calls.check),
+    "port": (requests.PortRequest, calls.port),
+    "compare": (requests.CompareRequest, calls.compare),
+    "hosts update": (requests.HostUpdateRequest, calls.update_host),
+}
 
 
 def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -56,6 +72,39 @@ def test_help_pages_are_as_they_were() -> None:
     assert {path.name for path in PAGES.iterdir()} == {path.name for path in found}
     for path, page in found.items():
         assert page == path.read_text(encoding="utf-8"), f"{path.name}: write the pages anew if this is intended"
+
+
+@pytest.mark.parametrize("words", MADE)
+def test_python_says_what_the_help_page_says(words: str) -> None:
+    """The same summary, and for every field the same text, the same default and the same name."""
+    request, function = MADE[words]
+    command: Any = typer.main.get_command(app)
+    for word in words.split():
+        command = command.commands[word]
+    said = {parameter.name: parameter for parameter in command.params}
+    told = " ".join(pydoc.render_doc(function, renderer=pydoc.plaintext).split())
+    keywords = inspect.signature(function).parameters
+    assert list(keywords) == list(options(request))
+    assert in_python(" ".join(command.help.split("Example:")[0].split())) in told
+    for name, field in options(request).items():
+        assert f" {name}: {in_python(field.help)}" in told
+        assert (name in said) == (not field.only_python)
+        if name not in said:
+            continue
+        page = said.pop(name)
+        assert page.help.replace("\\[", "[") == field.help
+        if page.param_type_name == "option":
+            assert option_name(name) in page.opts
+        default = keywords[name].default
+        if field.default is SAME and default not in (inspect.Parameter.empty, None, ()):
+            assert str(page.default) == (",".join(map(str, default)) if isinstance(default, tuple) else str(default))
+    assert not said.keys() - set(options(TaskRequest)) - {"json_", "help"}
+
+
+def test_an_option_in_a_text_is_a_keyword_in_python() -> None:
+    assert in_python("items of --task carry, by --trust-origin or --from.") == (
+        "items of `task` carry, by `trust_origin` or `from_`."
+    )
 
 
 if __name__ == "__main__":

@@ -241,8 +241,13 @@ def test_packed_weights_of_no_folder_are_not_read_as_numbers() -> None:
 
 
 def test_the_command_line_reads_loading() -> None:
-    from peftport.cli.options import loading as read
+    from peftport.cli.options import values_of
     from peftport.core.errors import BadRequest
+    from peftport.hosts.loading import loading_of
+    from peftport.workflows.requests import TrainRequest
+
+    def read(texts: list[str] | None) -> Loading | None:
+        return loading_of(values_of(TrainRequest, {"load": texts}).get("load"))
 
     assert read(None) is None
     assert read(["device=auto", "dtype=bfloat16", "bits=4", "spread=true", "checkpointing=true"]) == Loading(

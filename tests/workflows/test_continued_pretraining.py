@@ -15,6 +15,7 @@ from peftport.core.hashing import rng_for
 from peftport.hosts.load import load_host
 from peftport.hosts.offline.catalogue import offline_host_folder
 from peftport.workflows.continued_pretraining import HostUpdate, UpdateRecord, corrupt_spans, mask_tokens, update_host
+from peftport.workflows.requests import HostUpdateRequest
 from pico import WORDS, pico_model, word_tokenizer
 
 KINDS = {
@@ -45,7 +46,7 @@ def saved(model_type: str, folder: Path, view: str | None = None, dtype: torch.d
 
 def update(folder: Path, text: Path, out: Path, **changes: object) -> list[HostUpdate]:
     options: dict[str, object] = dict(steps=4, learning_rate=1e-3, batch_size=4, head_warm_up_steps=3)
-    return update_host(str(folder), text, out=out, **{**options, **changes})  # type: ignore[arg-type]
+    return update_host(HostUpdateRequest(folder, text, out=out, **{**options, **changes}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("model_type", KINDS)
@@ -261,6 +262,7 @@ def test_a_loss_that_is_no_longer_finite_is_an_error(tmp_path: Path, text: Path)
 def test_a_sentence_encoder_gets_an_update(tmp_path: Path, text: Path) -> None:
     folder = offline_host_folder("all-MiniLM-L6-v2")
     assert folder is not None
-    [result] = update_host(str(folder), text, steps=3, out=tmp_path / "out", head_warm_up_steps=5)
+    asked = HostUpdateRequest(folder, text, steps=3, out=tmp_path / "out", head_warm_up_steps=5)
+    [result] = update_host(asked)
     assert 0 < result.record.distance.weights < 0.01
     assert load_host(str(result.folder)).slots == load_host(str(folder)).slots

@@ -1,58 +1,70 @@
-"""What the Python interface returns: small objects that say themselves in a line, in a table, and in a notebook."""
+"""What commands return: objects that say themselves in a line, a table, a JSON document and a notebook.
+
+The command line prints these very objects. Each holds the request that it answers and what the workflow found.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from peftport.api.result import Result, addressed, chosen, measures, text_of, write_page, written_to
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
-from peftport.report.checked import check_sentences
-from peftport.report.compared import comparison_findings, demo_findings
-from peftport.report.html import render
-from peftport.report.tables import comparison_sentence
-from peftport.store.artifacts import write_text
+from peftport.report.checked import check_sentences, check_tables, trial_table
+from peftport.report.tables import Table, comparison_sentence, comparison_table
 from peftport.training.evaluation import Scores
-from peftport.workflows.checking import MethodChoice
-from peftport.workflows.checking import PortCheck as Check
+from peftport.workflows.checking import MethodChoice, PortCheck
 from peftport.workflows.compare_tables import verdict_of
 from peftport.workflows.comparison import Comparison
+from peftport.workflows.continued_pretraining import HostUpdate
 from peftport.workflows.demo import Demo
+from peftport.workflows.evaluate import EvaluatedHost
+from peftport.workflows.job_inputs import path_of
 from peftport.workflows.method_selection import MethodSelection
-
-
-class Result(ABC):
-    """A result: ``str()`` is one line, ``to_polars()`` its rows, a notebook shows both."""
-
-    @abstractmethod
-    def __str__(self) -> str:
-        """What came out, in one line."""
-
-    @abstractmethod
-    def to_polars(self) -> pl.DataFrame:
-        """The result as a table."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
+from peftport.workflows.port import PortedModule
+from peftport.workflows.requests import (
+    CheckRequest,
+    CompareRequest,
+    DemoRequest,
+    EvaluateRequest,
+    HostUpdateRequest,
+    PortRequest,
+    TrainRequest,
+)
+from peftport.workflows.train import TrainedModule
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluated(Result):
     """A host's test on a task, alone (``module`` None) or with a module."""
 
-    host: str
-    task: str
-    module: Path | None
-    scores: Scores
+    request: EvaluateRequest
+    found: EvaluatedHost
+
+    @property
+    def host(self) -> str:
+        """The host as it was named."""
+        return str(self.request.host)
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.found.task
+
+    @property
+    def module(self) -> Path | None:
+        """The module's folder."""
+        return path_of(self.request.module)
+
+    @property
+    def scores(self) -> Scores:
+        """The scores of every test item."""
+        return self.found.scores
 
     @property
     def accuracy(self) -> float:
@@ -60,28 +72,56 @@ class Evaluated(Result):
         return self.scores.accuracy
 
     def __str__(self) -> str:
-        carrying = f" with {self.module}" if self.module else ""
-        return (
-            f"{self.host} on {self.task}{carrying}: accuracy {self.accuracy:.3f} ({len(self.scores.labels)} test items)"
+        s = self.scores
+        more = (
+            f", AUROC {s.auroc:.3f}, accuracy at the median threshold {s.accuracy_at_median:.3f}"
+            if s.auroc is not None
+            else ""
         )
+        module = f" with {self.module}" if self.module else ""
+        return f"{self.host} on {self.task}{module}: accuracy {s.accuracy:.3f}{more} ({len(s.labels)} test items)"
 
     def to_polars(self) -> pl.DataFrame:
         """One row: host, task, module, accuracy, auroc, accuracy_at_median, n_items."""
-        return pl.DataFrame([
-            {"host": self.host, "task": self.task, "module": str(self.module) if self.module else None}
-            | measures(self.scores)
-        ])  # fmt: skip
+        return pl.DataFrame([self.as_json()])
+
+    def as_json(self) -> dict[str, Any]:
+        """Host, task, module and measures."""
+        module = str(self.module) if self.module else None
+        return {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trained(Result):
     """A module just trained, its folder if it was written, and the host's test without and with it."""
 
-    task: str
-    out: Path | None
-    module: Module
-    bare: Scores
-    scores: Scores
+    request: TrainRequest
+    found: TrainedModule
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self.found.task
+
+    @property
+    def out(self) -> Path | None:
+        """The module's folder."""
+        return path_of(self.request.out)
+
+    @property
+    def module(self) -> Module:
+        """The module."""
+        return self.found.module
+
+    @property
+    def bare(self) -> Scores:
+        """The test of the host alone."""
+        return self.found.bare
+
+    @property
+    def scores(self) -> Scores:
+        """The test of the host with the module."""
+        return self.found.scores
 
     @property
     def accuracy(self) -> float:
@@ -89,9 +129,11 @@ class Trained(Result):
         return self.scores.accuracy
 
     def __str__(self) -> str:
+        module = self.module
         return (
-            f"{self.module.spec.kind} on {self.module.host.name}, {self.module.parameters:,} parameters: accuracy on "
-            f"{self.task} {self.accuracy:.3f}, host alone {self.bare.accuracy:.3f} ({len(self.bare.labels)} test items)"
+            f"{addressed(self.out)}{module.spec.kind} on {module.host.name}, {module.parameters:,} parameters, "
+            f"{self.request.steps} steps; accuracy on {self.task} {self.accuracy:.3f}, "
+            f"host alone {self.bare.accuracy:.3f} ({len(self.bare.labels)} test items)"
         )
 
     def to_polars(self) -> pl.DataFrame:
@@ -99,19 +141,48 @@ class Trained(Result):
         tests = (("bare host", self.bare), (self.module.spec.kind, self.scores))
         return pl.DataFrame([{"what": name} | measures(scores) for name, scores in tests])
 
+    def as_json(self) -> dict[str, Any]:
+        """What was trained, how, and the measures without and with it."""
+        module, request = self.module, self.request
+        return {
+            "out": text_of(self.out), "technique": module.spec.model_dump(mode="json"),
+            "host": module.host.model_dump(),
+            "parameters": module.parameters, "steps": request.steps, "seed": request.seed, "task": self.task,
+            "bare": measures(self.bare), "with_module": measures(self.scores),
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ported(Result):
-    """A module on its new host, its folder if it was written, and the format it was written in.
+    """A module on its new host, its folder if it was written, and the format it was written in."""
 
-    ``choice``: how ``auto`` chose the method; ``trial``: how several methods did, where several were tried.
-    """
+    request: PortRequest
+    found: PortedModule
 
-    out: Path | None
-    module: Module
-    format: Format
-    choice: MethodChoice | None = None
-    trial: MethodSelection | None = None
+    @property
+    def out(self) -> Path | None:
+        """The ported module's folder."""
+        return path_of(self.request.out)
+
+    @property
+    def module(self) -> Module:
+        """The module on its new host."""
+        return self.found.module
+
+    @property
+    def format(self) -> Format:
+        """The format in which it was written, or would be."""
+        return self.found.file_format
+
+    @property
+    def choice(self) -> MethodChoice | None:
+        """How ``auto`` chose the method, where it did."""
+        return self.found.choice
+
+    @property
+    def trial(self) -> MethodSelection | None:
+        """How several methods did, where several were tried."""
+        return self.found.selection
 
     @property
     def record(self) -> PortRecord:
@@ -119,10 +190,11 @@ class Ported(Result):
         return self.module.ports[-1]
 
     def __str__(self) -> str:
-        done = self.record
+        done, notes = self.record, list(self.record.slots.values())
+        did = ", ".join(f"{notes.count(note)} slots {note}" for note in dict.fromkeys(notes))
         return (
-            f"{self.module.spec.kind} from {done.origin.name} on {done.receiver.name} by {done.method}: "
-            f"{len(done.slots)} slots"
+            f"{addressed(self.out)}{self.module.spec.kind} from {done.origin.name} on {done.receiver.name} "
+            f"by {done.method} ({self.format}): {did}"
         )
 
     def to_polars(self) -> pl.DataFrame:
@@ -130,12 +202,35 @@ class Ported(Result):
         slots = self.record.slots
         return pl.DataFrame({"slot": list(slots), "did": list(slots.values())})
 
+    def as_json(self) -> dict[str, Any]:
+        """The record of the port, and how its method was chosen."""
+        document = {"out": text_of(self.out), "format": self.format, "technique": self.module.spec.kind}
+        document |= self.record.model_dump()
+        if self.trial is not None:
+            return document | {"trial": self.trial.as_json()}
+        return document | {"choice": asdict(self.choice) if self.choice else None}
+
+    def tables(self) -> list[Table]:
+        """How several methods did."""
+        return [trial_table(self.trial)] if self.trial is not None else []
+
+    def lines(self) -> list[str]:
+        """What was ported; of several methods, which was kept and why."""
+        if self.trial is None:
+            return [str(self)]
+        return [f"{self.trial.sentence}.", *written_to(self.out)]
+
+    def remarks(self) -> list[str]:
+        """How ``auto`` chose."""
+        return chosen(self.choice)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checked(Result):
     """What can be said of a port before it is made."""
 
-    found: Check
+    request: CheckRequest
+    found: PortCheck
 
     @property
     def choice(self) -> MethodChoice:
@@ -143,7 +238,7 @@ class Checked(Result):
         return self.found.choice
 
     def __str__(self) -> str:
-        return " ".join(check_sentences(self.found))
+        return " ".join(self.lines())
 
     def to_polars(self) -> pl.DataFrame:
         """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
@@ -162,11 +257,24 @@ class Checked(Result):
         """One row a slot of the receiver: what it takes, whether that fits, overlap of the hosts' weights there."""
         return pl.DataFrame([asdict(one) for one in self.found.slots.slots], infer_schema_length=None)
 
+    def as_json(self) -> dict[str, Any]:
+        """All that was found, and what it comes to."""
+        return {"module": str(self.request.module), **self.found.as_json(), "summary": str(self)}
+
+    def tables(self) -> list[Table]:
+        """Hosts, slots, layers where they were compared, and methods."""
+        return check_tables(self.found)
+
+    def lines(self) -> list[str]:
+        """What the tables come to, and what to do."""
+        return check_sentences(self.found)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Compared(Result):
     """The arms on a receiver at every budget and seed, and the verdict."""
 
+    request: CompareRequest
     comparison: Comparison
 
     @cached_property
@@ -174,29 +282,52 @@ class Compared(Result):
         """Copy, align, refresh, retrain or not enough evidence, with its sentence; None without a ported arm."""
         return verdict_of(self.comparison)
 
+    @cached_property
+    def summary(self) -> str:
+        """Ported against sampled at the smallest budget, in one sentence."""
+        return comparison_sentence([self.comparison])
+
     def difference(self, one: str, other: str, budget: int) -> dict[str, float]:
         """Paired difference of two arms in accuracy, with its 95 % interval over test items."""
         found = self.comparison.difference(one, other, budget)
         return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
     def __str__(self) -> str:
-        return str(self.verdict["sentence"]) if self.verdict else comparison_sentence([self.comparison])
+        return str(self.verdict["sentence"]) if self.verdict else self.summary
 
     def to_polars(self) -> pl.DataFrame:
         """One row a run."""
         return pl.DataFrame([asdict(row) for row in self.comparison.rows])
 
+    def as_json(self) -> dict[str, Any]:
+        """Every run, the plan, the summary and the verdict."""
+        return {**self.comparison.as_json(), "summary": self.summary, "verdict": self.verdict}
+
+    def tables(self) -> list[Table]:
+        """Mean accuracy by arm and budget."""
+        return [comparison_table([self.comparison])]
+
+    def lines(self) -> list[str]:
+        """The summary, and the verdict where there is one."""
+        verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
+        return [self.summary, *verdict, *written_to(path_of(self.request.out))]
+
+    def remarks(self) -> list[str]:
+        """How ``auto`` chose."""
+        return chosen(self.comparison.choice)
+
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""
-        one = self.comparison
-        about = f"{one.technique} from {one.origin} on {one.receiver}, {one.task}."
-        return _written(out, render(comparison_findings([one], study="comparison", about=about, command="")))
+        from peftport.report.compared import comparison_page  # here: figures are slow to import
+
+        return write_page(out, comparison_page(self.comparison, self.request.command))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Demonstrated(Result):
     """What the demonstration found: a comparison for each technique."""
 
+    request: DemoRequest
     demo: Demo
 
     def __str__(self) -> str:
@@ -206,21 +337,57 @@ class Demonstrated(Result):
         """One row a run, all techniques."""
         return pl.DataFrame([asdict(row) for one in self.demo.comparisons for row in one.rows])
 
+    def as_json(self) -> dict[str, Any]:
+        """Every run of every technique, and what they were measured with."""
+        return self.demo.as_json()
+
+    def tables(self) -> list[Table]:
+        """Mean accuracy by technique, arm and budget."""
+        return [comparison_table(self.demo.comparisons)]
+
+    def lines(self) -> list[str]:
+        """The sentence, and where the files are."""
+        if self.request.out is None:
+            return [str(self)]
+        out = Path(self.request.out)
+        files = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
+        return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
+
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""
-        return _written(out, render(demo_findings(self.demo)))
+        from peftport.report.compared import demo_findings
+        from peftport.report.html import render
+
+        return write_page(out, render(demo_findings(self.demo)))
 
 
-def measures(scores: Scores) -> dict[str, Any]:
-    """The measures of one test, as a row of a table has them."""
-    return {
-        "accuracy": scores.accuracy,
-        "auroc": scores.auroc,
-        "accuracy_at_median": scores.accuracy_at_median,
-        "n_items": len(scores.labels),
-    }
+@dataclass(frozen=True, eq=False, repr=False)
+class UpdatedHost(Result):
+    """A host whose pretraining was continued: its checkpoints, each a host in a folder of its own."""
 
+    request: HostUpdateRequest
+    checkpoints: list[HostUpdate]
 
-def _written(out: str | Path, page: str) -> Path:
-    write_text(Path(out), page)
-    return Path(out)
+    def __str__(self) -> str:
+        return "; ".join(self.lines())
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a checkpoint: its folder, steps, loss and distances."""
+        return pl.DataFrame([
+            {"folder": str(one.folder), "steps": one.record.steps, "loss": one.record.loss}
+            | {"weights": one.record.distance.weights, "function": one.record.distance.function}
+            for one in self.checkpoints
+        ])  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """The folder, and the record of every checkpoint."""
+        found = [{"folder": str(one.folder), **one.record.model_dump(mode="json")} for one in self.checkpoints]
+        return {"out": str(self.request.out), "checkpoints": found}
+
+    def lines(self) -> list[str]:
+        """How far each checkpoint is from the host."""
+        return [
+            f"{one.folder}: weights {one.record.distance.weights:.3%}, function {one.record.distance.function:.5f} "
+            f"from {self.request.host}; loss {one.record.loss:.3f}"
+            for one in self.checkpoints
+        ]

@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from peftport.api.results import Result
+from peftport.api.result import Result
 from peftport.core.errors import BadRequest
 from peftport.core.progress import Progress
-from peftport.report.findings import Findings
-from peftport.report.html import render
-from peftport.report.studied import study_findings
 from peftport.store.artifacts import Artifacts, write_text
 from peftport.store.ledger import Ledger, open_ledger
 from peftport.study.about import About, about
@@ -29,6 +27,9 @@ from peftport.study.grid import read_study
 from peftport.study.plan import Plan, Sharing, chosen_factors
 from peftport.study.repair import Repairs, repair
 from peftport.study.run import Limits, Summary
+
+if TYPE_CHECKING:
+    from peftport.report.findings import Findings
 
 STATES = ("done", "failed", "blocked", "left")
 
@@ -49,6 +50,10 @@ class Planned(Result):
     def to_polars(self) -> pl.DataFrame:
         """One row of counts."""
         return pl.DataFrame([{"study": self.study, **asdict(self.sharing)}])
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts."""
+        return {"study": self.study, **asdict(self.sharing)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,6 +80,10 @@ class Ran(Result):
         counts = {key: value for key, value in asdict(self.summary).items() if key != "recomputed"}
         return pl.DataFrame([{"study": self.study, **counts}])
 
+    def as_json(self) -> dict[str, Any]:
+        """The counts, which jobs were done again, and what trackers took."""
+        return {"study": self.study, **asdict(self.summary), "tracked": self.tracked}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Status(Result):
@@ -90,6 +99,10 @@ class Status(Result):
     def to_polars(self) -> pl.DataFrame:
         """One row a state."""
         return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
+
+    def as_json(self) -> dict[str, Any]:
+        """Jobs by state, and the first line of each failure."""
+        return {"study": self.study, **self.counts, "failures": list(self.failures)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,6 +135,10 @@ class Exports(Result):
     def to_polars(self) -> pl.DataFrame:
         """The runs."""
         return self.runs
+
+    def as_json(self) -> dict[str, Any]:
+        """How many runs there are, by state too."""
+        return {"study": self.study, "runs": self.runs.height, "states": dict(Counter(self.runs["state"].to_list()))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,11 +255,15 @@ class Study:
 
     def findings(self) -> Findings:
         """Measures, verdicts and headlines, as the report shows them; each table is a polars frame."""
+        from peftport.report.studied import study_findings  # here: figures are slow to import
+
         exported, told = self._read()
         return study_findings(exported.runs, exported.correct, told)
 
     def report(self, out: str | Path) -> Path:
         """Write the report: one self-contained page."""
+        from peftport.report.html import render
+
         write_text(Path(out), render(self.findings()))
         return Path(out)
 

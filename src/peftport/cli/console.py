@@ -6,15 +6,32 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from peftport.api.result import Result
     from peftport.core.progress import Progress
     from peftport.report.tables import Table
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")]
+JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
+AsJson = Annotated[bool, JSON_OPTION]
+AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+
+
+def show(result: Result, as_json: bool) -> None:
+    """A result: its document, or its tables and lines."""
+    for line in result.remarks():
+        remark(line)
+    if as_json:
+        print_json(result.as_json())
+        return
+    for table in result.tables():
+        print_table(table)
+    for line in result.lines():
+        say(line)
 
 
 def print_json(value: Any) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, bars, print_json, print_table, quiet_libraries, remark, say
+from peftport.cli.console import AsJson, print_json, print_table, quiet_libraries, remark, say
 from peftport.core.errors import BadRequest
+from peftport.workflows.requests import HostUpdateRequest
 
 app = typer.Typer(help="Hosts: offline ones, what any host looks like, and updates of a host.", no_args_is_help=True)
 
@@ -108,45 +108,4 @@ def install(
         print_json({"installed": [str(folder) for folder in folders]})
 
 
-@app.command()
-def update(
-    host: o.HostArgument,
-    text: Annotated[Path, typer.Option("--text", help="Unlabelled UTF-8 text, one text a line.")],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Pretraining steps.")],
-    out: Annotated[Path, typer.Option("--out", help="The new folder; each checkpoint is a host in it, step-N.")],
-    save_at: Annotated[str | None, typer.Option("--save-at", help="Further steps to keep: 10,50.")] = None,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", help="The host's; a fresh head has its own.")
-    ] = 1e-5,
-    batch_size: o.BatchSize = 16,
-    max_tokens: o.MaxTokens = 128,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of masks and data order.")] = 0,
-    json_: AsJson = False,
-) -> None:
-    """Continue a host's pretraining on unlabelled text: a base model update at a measured distance.
-
-    Example: peftport hosts update all-MiniLM-L6-v2 --text reviews.txt --steps 200 --out updates/minilm
-    """
-    from peftport.workflows.continued_pretraining import update_host
-
-    quiet_libraries()
-    with bars() as progress:
-        advance = progress.stage(f"updating {host}", steps)
-        found = update_host(
-            host, text, steps=steps, out=out, save_at=o.numbers(save_at, "--save-at") if save_at else (),
-            batch_size=batch_size, max_tokens=max_tokens, seed=seed, advance=advance, learning_rate=learning_rate,
-        )  # fmt: skip
-    if json_:
-        print_json(
-            {
-                "out": str(out),
-                "checkpoints": [{"folder": str(one.folder), **one.record.model_dump(mode="json")} for one in found],
-            }
-        )
-        return
-    for one in found:
-        far = one.record.distance
-        say(
-            f"{one.folder}: weights {far.weights:.3%}, function {far.function:.5f} from {host}; "
-            f"loss {one.record.loss:.3f}"
-        )
+app.command("update")(o.command("update_host", HostUpdateRequest))

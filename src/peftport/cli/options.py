@@ -1,157 +1,144 @@
-"""Options that several commands share, and how their text is read."""
+"""Commands made from requests: an option for each field, read, handed to the Python function, and its result printed.
+
+A command whose task is the user's own data also takes the options that describe a task (`TaskRequest`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature, getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from peftport.cli.console import AS_JSON, bars, show
 from peftport.core.errors import BadRequest
+from peftport.core.request import REQUIRED, SAME, Option, Request, WrongValue, option_name, options
+from peftport.workflows.requests import HOST, TaskRequest
 
 if TYPE_CHECKING:
-    from peftport.hosts.loading import Loading
-    from peftport.modules.folders import Format
+    from peftport.api.result import Result
     from peftport.tasks.task import Task
-    from peftport.training.loop import TrainSettings
 
-HOST_HELP = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
-TASK_HELP = "A built-in task (peftport tasks list), a .csv, .jsonl or .parquet file, or a hub data set id."
-
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=HOST_HELP)]
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
-Text = Annotated[str | None, typer.Option("--text", help="Column of the texts, for your own data.")]
-Label = Annotated[str | None, typer.Option("--label", help="Column of the labels, for your own data.")]
-Group = Annotated[str | None, typer.Option("--group", help="Column of groups that no split may tear apart.")]
-Labels = Annotated[str | None, typer.Option("--labels", help="The labels that may occur, in order: negative,positive.")]
-Words = Annotated[str | None, typer.Option("--words", help="Label words, in the order of the labels: bad,good.")]
-Description = Annotated[
-    list[str] | None,
-    typer.Option("--description", help="What a label means, once a label, in their order; the prototype readout's."),
-]
-Prompt = Annotated[str | None, typer.Option("--prompt", help="An encoder-decoder's prompt, with {text} in it.")]
-ReadoutName = Annotated[
-    str | None, typer.Option("--readout", help="label_tokens, prototype or linear; default by the host's kind.")
-]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Texts are cut to this many tokens.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Texts a training step.")]
-LearningRate = Annotated[
-    float | None, typer.Option("--learning-rate", help="Default: the technique's own (peftport techniques).")
-]
-TestItems = Annotated[int | None, typer.Option("--test-items", min=1, help="Test on the first N test items only.")]
-Load = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--load",
-        metavar="KEY=VALUE",
-        help="How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
-        "bits=8|4, checkpointing=true (less memory, more time).",
-    ),
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the technique, such as rank=4.")
-]
-
-ModuleArgument = Annotated[Path, typer.Argument(metavar="MODULE", help="A module folder: native, PEFT or adapters.")]
-To = Annotated[str, typer.Option("--to", metavar="HOST", help="The receiver. " + HOST_HELP)]
-From = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="HOST", help="The origin: needed for a PEFT or adapters folder, checked where recorded."
-    ),
-]
-TrustOrigin = Annotated[
-    str | None,
-    typer.Option("--trust-origin", metavar="HOST", help="The origin, whatever fingerprint the module records."),
-]
-FormatName = Annotated[
-    str | None, typer.Option("--format", help="native, peft (LoRA only) or adapters (every technique but LoRA).")
-]
-Texts = Annotated[
-    str | None,
-    typer.Option("--texts", metavar="FILE|TASK", help="Unlabelled texts, for methods that need them: .txt, or a task."),
-]
+Texts = dict[str, Any]  # what typer read, by the name of the field
 
 
-def names(text: str | None) -> tuple[str, ...] | None:
-    """``a,b`` as a tuple; None stays None."""
-    return tuple(part.strip() for part in text.split(",")) if text is not None else None
+def for_rich(help: str) -> str:
+    """A help text for rich, to whom a bracket begins a style."""
+    return help.replace("[", "\\[")
 
 
-def numbers(text: str, option: str) -> tuple[int, ...]:
-    """``0,10,40`` as a tuple of integers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadRequest(
-            f"{option}: expected whole numbers with commas between, such as 0,10,40, got {text!r}"
-        ) from error
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=for_rich(HOST))]
+TASK_FIELDS = tuple(name for name in options(TaskRequest) if name not in ("task", "progress"))
 
 
-def settings_dict(pairs: list[str] | None) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs; a value with commas, or one for ``sites``, is a list."""
-    found: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise BadRequest(f"--set: expected KEY=VALUE, such as rank=4, got {pair!r}")
-        if key == "kind":
-            raise BadRequest(
-                f"--set: expected a setting of the technique, got {pair!r}; name the technique by --technique"
-            )
-        found[key] = value.split(",") if "," in value or key == "sites" else value
+def command(call: str, request: type[Request], *, task_options_before: str | None = None) -> Callable[..., None]:
+    """The command of a request: it calls the function ``call`` of `peftport.api.calls` and prints the result.
+
+    ``task_options_before``: the option before which those that describe a task stand; ``json_``: all stand before it.
+    """
+    parameters = parameters_of(request)
+    if task_options_before is not None:
+        place = next((i for i, each in enumerate(parameters) if each.name == task_options_before), len(parameters))
+        parameters[place:place] = [each for each in parameters_of(TaskRequest) if each.name in TASK_FIELDS]
+
+    def run(**texts: Any) -> None:
+        as_json = texts.pop("json_")
+        with bars() as progress:
+            values = values_of(request, texts)
+            if task_options_before is not None and "task" in values:
+                values["task"] = _own_task(values["task"], texts)
+            result: Result = naming_options(_function(call), **values, progress=progress)
+        show(result, as_json)
+
+    return as_command(run, call, request, parameters)
+
+
+def as_command(
+    run: Callable[..., None], name: str, request: type[Request], parameters: list[Parameter]
+) -> Callable[..., None]:
+    """Give a function the name, the help and the options that typer looks for."""
+    run.__name__, run.__doc__, run.__annotations__ = name, getdoc(request), {}
+    run.__signature__ = Signature([*parameters, AS_JSON])  # type: ignore[attr-defined]
+    return run
+
+
+def parameters_of(request: type[Request]) -> list[Parameter]:
+    """The options and arguments of a request, in the order of its fields."""
+    said = options(request)
+    return [
+        _parameter(each.name, str(each.type), each.default, said[each.name])
+        for each in fields(request)
+        if not said[each.name].only_python
+    ]
+
+
+def _parameter(name: str, annotation: str, default: Any, said: Option) -> Parameter:
+    default = default if said.default is SAME else said.default
+    default = ... if default is MISSING or default is REQUIRED else default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or None
+    plain = next((kind for kind in (int, float) if annotation.startswith(kind.__name__)), Path if said.path else str)
+    kind: Any = list[str] if said.repeated else str if said.read is not None else plain
+    more: dict[str, Any] = {"help": for_rich(said.help), "metavar": said.metavar, "min": said.at_least}
+    if said.argument:
+        info = typer.Argument(default, **more)
+    else:
+        info = typer.Option(default, option_name(name), *([said.short] if said.short else []), **more)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None if default is None else kind)
+
+
+def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's values from what typer read, without those that were not given.
+
+    Raises:
+        BadRequest: a text is not what the option expects.
+
+    """
+    found = {}
+    for name, said in options(request).items():
+        value = texts.get(name)
+        if value is None or said.only_python:
+            continue
+        try:
+            found[name] = value if said.read is None else said.read(value)
+        except ValueError as error:
+            raise BadRequest(f"{option_name(name)}: {error}") from error
     return found
 
 
-def read_task(
-    ref: str,
-    text: str | None,
-    label: str | None,
-    group: str | None,
-    labels: str | None,
-    words: str | None,
-    descriptions: list[str] | None,
-    prompt: str | None,
-) -> Task:
+def naming_options(call: Callable[..., Any], **values: Any) -> Any:
+    """Call a function of a request; what it refuses is named as the command line writes it."""
+    try:
+        return call(**values)
+    except WrongValue as error:
+        raise BadRequest(f"{option_name(error.name)}{error.rest}") from error
+
+
+def read_task(request: TaskRequest) -> Task:
     """The task that the options describe."""
     from peftport.tasks import load_task
 
+    def as_tuple(values: Any) -> tuple[str, ...] | None:
+        return tuple(values) if values else None
+
     return load_task(
-        ref,
-        text=text,
-        label=label,
-        group=group,
-        labels=names(labels),
-        words=names(words),
-        descriptions=tuple(descriptions) if descriptions else None,
-        prompt=prompt,
-    )
+        str(request.task), text=request.text, label=request.label, group=request.group,
+        labels=as_tuple(request.labels), words=as_tuple(request.words),
+        descriptions=as_tuple(request.description), prompt=request.prompt,
+    )  # fmt: skip
 
 
-def train_settings(batch_size: int, max_tokens: int, learning_rate: float | None) -> TrainSettings:
-    """Training settings, checked."""
-    from peftport.training.loop import TrainSettings
+def _function(name: str) -> Callable[..., Result]:
+    from peftport.api import calls
 
-    if learning_rate is not None and not 0 < learning_rate < 10:
-        raise BadRequest(f"--learning-rate: expected a number above 0 and under 10, got {learning_rate}")
-    return TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
+    found: Callable[..., Result] = getattr(calls, name)
+    return found
 
 
-def loading(pairs: list[str] | None) -> Loading | None:
-    """``KEY=VALUE`` pairs of --load, checked; none: None."""
-    from peftport.hosts.loading import loading_of
-
-    values: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadRequest(f"--load: expected KEY=VALUE, such as device=auto, got {pair!r}")
-        values[key] = int(value) if value.isdigit() else value
-    return loading_of(values)
-
-
-def file_format(name: str | None) -> Format | None:
-    """The format that --format names; None stays None."""
-    if name not in (None, "native", "peft", "adapters"):
-        raise BadRequest(f"--format: expected native, peft or adapters, got {name!r}")
-    return name  # type: ignore[return-value]
+def _own_task(task: str, texts: Texts) -> Task | str:
+    """The task as it is named, or read as the options describe it where there are any."""
+    described = {name: value for name, value in values_of(TaskRequest, texts).items() if name in TASK_FIELDS}
+    return read_task(TaskRequest(task, **described)) if described else task

@@ -9,6 +9,7 @@ import typer
 
 from peftport.cli import options as o
 from peftport.cli.console import AsJson, print_json, print_table, say
+from peftport.workflows.requests import TaskRequest
 
 app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
 
@@ -30,23 +31,10 @@ def list_tasks(json_: AsJson = False) -> None:
     print_table(Table("tasks", ("name", "labels", "domain", "source"), tuple(rows)))
 
 
-@app.command()
-def show(
-    task: o.TaskArgument,
-    text: o.Text = None,
-    label: o.Label = None,
-    group: o.Group = None,
-    labels: o.Labels = None,
-    words: o.Words = None,
-    description: o.Description = None,
-    prompt: o.Prompt = None,
-    json_: AsJson = False,
-) -> None:
-    """Split a task and say what is in each part, what was dropped and why.
-
-    Example: peftport tasks show reviews.csv --text review --label stars
-    """
-    data = o.read_task(task, text, label, group, labels, words, description, prompt)
+def show(**texts: Any) -> None:
+    """Split a task and print what is in each part."""
+    as_json = texts.pop("json_")
+    data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)))
     parts: dict[str, dict[str, Any]] = {
         name: {
             "items": len(split),
@@ -54,7 +42,7 @@ def show(
         }
         for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test))
     }
-    if json_:
+    if as_json:
         dropped = asdict(data.report)
         print_json(
             {"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest}
@@ -66,3 +54,6 @@ def show(
         say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{label} {n}" for label, n in counts.items()))
     dropped_text = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in asdict(data.report).items() if n)
     say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")
+
+
+app.command("show")(o.as_command(show, "show", TaskRequest, o.parameters_of(TaskRequest)))

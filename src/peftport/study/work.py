@@ -54,6 +54,7 @@ from peftport.training.evaluation import Scores
 from peftport.training.loop import Checkpoint
 from peftport.workflows.continued_pretraining import update_host
 from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.requests import HostUpdateRequest
 
 HOSTS_IN_MEMORY = 3
 
@@ -186,17 +187,12 @@ def _update(request: UpdateRequest) -> JobResult:
     with HeldFolder("update") as home:
         text = Path(home) / "text"
         text.write_text("\n".join(" ".join(each.split()) for each in task.train.texts), encoding="utf-8")
-        [made] = update_host(
-            update.base,
-            text,
-            steps=update.steps,
-            out=Path(home) / "out",
-            learning_rate=update.learning_rate,
-            batch_size=update.batch_size,
-            max_tokens=update.max_tokens,
-            head_warm_up_steps=update.head_warm_up_steps,
+        asked = HostUpdateRequest(
+            update.base, text, steps=update.steps, out=Path(home) / "out", learning_rate=update.learning_rate,
+            batch_size=update.batch_size, max_tokens=update.max_tokens, head_warm_up_steps=update.head_warm_up_steps,
             seed=update.seed,
-        )
+        )  # fmt: skip
+        [made] = update_host(asked)
         tensors: dict[str, Tensor] = {}
         for file in sorted(made.folder.glob("*.safetensors")):
             tensors.update(load_tensors(file.read_bytes()))

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from peftport.core.errors import BadRequest, HostRefused, TaskRefused, TrainingFailed
 from peftport.core.hashing import rng_for
+from peftport.core.progress import Silent
 from peftport.hosts.fingerprint import Fingerprint, weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.load import HARMLESS, load_host
@@ -41,6 +42,7 @@ from peftport.modules.module import Closed
 from peftport.objectives.base import Row, mean_pooled, pad
 from peftport.store.artifacts import check_free, new_folder
 from peftport.training.loop import Advance, batches
+from peftport.workflows.requests import HostUpdateRequest
 
 Objective = Literal["masked_lm", "span_corruption", "next_token"]
 Inputs = dict[str, Tensor]  # what a model reads: input_ids, attention_mask, labels
@@ -99,18 +101,14 @@ class HostUpdate:
     record: UpdateRecord
 
 
-def update_host(
-    ref: str, text: Path, *, steps: int, out: Path, save_at: Sequence[int] = (), learning_rate: float = 1e-5,
-    batch_size: int = 16, max_tokens: int = 128, head_warm_up_steps: int = 100, seed: int = 0,
-    advance: Advance = lambda steps: None,
-) -> list[HostUpdate]:  # fmt: skip
+def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     """Continue a host's pretraining on a text file, one text a line; save it at ``save_at`` and at the end.
 
     Empty lines are ignored; the others get the host's text prefix and are cut to ``max_tokens``, special tokens
     included. The last 5 %, at most 64, are held out. ``learning_rate`` is the host's; a fresh head has its own, 1e-3,
     and is trained alone for ``head_warm_up_steps`` before the ``steps``. ``seed`` decides the order, what is hidden and
     a fresh head: the first b steps of a longer update are the update of b steps. Each checkpoint becomes
-    ``out/step-<n>``, and ``out`` is written whole or not at all. ``advance`` is called with 1 after each of the steps.
+    ``out/step-<n>``, and ``out`` is written whole or not at all.
 
     Raises:
         BadRequest: a number makes no sense.
@@ -120,15 +118,14 @@ def update_host(
         TrainingFailed: a loss or a weight is no longer finite.
 
     """
-    settings = _settings(
-        save_at, steps=steps, seed=seed, learning_rate=learning_rate, batch_size=batch_size, max_tokens=max_tokens,
-        head_warm_up_steps=head_warm_up_steps,
-    )  # fmt: skip
+    settings, steps, save_at = _settings(request), request.steps, request.save_at
+    ref, text, out = str(request.host), Path(request.text), Path(request.out)
     check_free(out)
     lines, sha256 = _read_lines(text)
-    host, head = _load(ref, seed)
+    host, head = _load(ref, settings.seed)
     names = _tensor_names(host)
-    run = _Run(host, head, _encode(host, lines, max_tokens, text), settings)
+    run = _Run(host, head, _encode(host, lines, settings.max_tokens, text), settings)
+    advance = (request.progress or Silent()).stage(f"updating {ref}", steps)
     settings = settings.model_copy(update={"head_warm_up_steps": run.warm_up()})
     updates: list[HostUpdate] = []
     with new_folder(out) as folder:
@@ -145,15 +142,15 @@ def update_host(
     return updates
 
 
-def _settings(save_at: Sequence[int], **numbers: Any) -> UpdateSettings:
+def _settings(request: HostUpdateRequest) -> UpdateSettings:
     try:
-        settings = UpdateSettings(**numbers)
+        settings = UpdateSettings(**{name: getattr(request, name) for name in UpdateSettings.model_fields})
     except ValidationError as error:
         first = error.errors()[0]
-        where, rule = first["loc"][0], first["msg"].removeprefix("Input should be ")
-        raise BadRequest(f"{where}: expected {rule}, got {first['input']}; correct the option") from error
-    if wrong := [step for step in save_at if not 1 <= step <= settings.steps]:
-        raise BadRequest(f"save_at: expected steps from 1 to {settings.steps}, got {wrong[0]}; correct the option")
+        rule = first["msg"].removeprefix("Input should be ")
+        request.refuse(str(first["loc"][0]), f"expected {rule}, got {first['input']}")
+    if wrong := [step for step in request.save_at if not 1 <= step <= settings.steps]:
+        request.refuse("save_at", f"expected steps from 1 to {settings.steps}, got {wrong[0]}")
     return settings
 
 

@@ -16,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
 from peftport.modules.module import Module, PortRecord
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
-from peftport.training.bound_task import BoundTask
+from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import score_entries
 from peftport.training.loop import Entry, train_entries
+from peftport.workflows.job_inputs import own_readout, train_settings
+from peftport.workflows.port_inputs import MOST_TEXTS, read_texts
+from peftport.workflows.requests import PortRequest
 
 NAME = "distill"
 TITLE = "a new module trained to say what the old one says"
@@ -77,6 +80,27 @@ def distill(
         slots=dict.fromkeys(made.matrices, "trained on what the module said"),
     )
     return replace(made, task=module.task or made.task, ports=(*module.ports, record))
+
+
+def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module:
+    """Distill as a port asks for it: on its texts, or on the training texts of the task where none are given.
+
+    Raises:
+        ModuleRefused: the origin is not the module's own.
+
+    """
+    settings = train_settings(request.max_tokens)
+    home = bind_task(
+        request.origin or module.host.name, away.task, own_readout(module, request.readout), settings
+    )  # fmt: skip
+    if not module.host.same_host(home.host.fingerprint):
+        raise ModuleRefused(
+            f"distill: expected a module of {home.host.name}, got one of {module.host.name} with another fingerprint "
+            f"({module.host.told_from(home.host.fingerprint)}); "
+            "name its host with --from"
+        )
+    texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.texts[:MOST_TEXTS]
+    return distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
 
 
 def teacher_probabilities(

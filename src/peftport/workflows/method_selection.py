@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,18 @@ from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
-from peftport.modules.folders import Format, check_holds, format_of, write_module
+from peftport.modules.folders import Format, check_holds
 from peftport.modules.module import HEAD, Module
 from peftport.porting import AUTO, PORTERS
 from peftport.porting.base import PortCache
-from peftport.store.artifacts import check_free
+from peftport.tasks import Task
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import Scores, score_entries
-from peftport.workflows.actions import PortOptions, check_same_labels, distill_to, open_module, own_readout
 from peftport.workflows.distill import NAME as DISTILL
+from peftport.workflows.distill import distill_for
+from peftport.workflows.job_inputs import check_same_labels, name_of, own_readout, train_settings
 from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.requests import PortRequest
 
 LEVEL = 0.95
 Floats = npt.NDArray[np.float64]
@@ -148,53 +149,37 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(methods)
 
 
-def port_by_selection(
-    folder: Path,
-    to: str,
-    methods: Sequence[str],
-    means: PortOptions,
-    *,
-    origin: str | None = None,
-    trusted_origin: str | None = None,
-    out: Path | None = None,
-    file_format: Format | None = None,
-    test_items: int | None = None,
-    progress: Progress | None = None,
-) -> MethodSelection:
-    """Port by each method, keep the one that the validation items of ``means.task`` carry, write it to ``out``.
+def select_method(
+    request: PortRequest, module: Module, task: Task | None, file_format: Format
+) -> tuple[MethodSelection, Host]:
+    """Port by each method and keep the one that the validation items of the task carry; also return the receiver.
 
-    ``test_items``: the first so many of the validation items and of the test items; None: all.
+    ``test_items`` of the request: the first so many of the validation items and of the test items; None: all.
 
     Raises:
         BadRequest: no task, an unknown method, or none that can carry this module.
         TrainingFailed: `distill` diverged.
 
     """
-    if out is not None:
-        check_free(out)
-    names = check_methods(methods)
-    if means.task is None:
+    names, progress = request.methods, request.progress or Silent()
+    if task is None:
         raise BadRequest(f"--method {','.join(names)}: needs a task to tell methods apart; name it with --task TASK")
-    if not len(means.task.valid):
-        raise TaskRefused(f"{means.task.spec.name}: expected validation items to choose by, got none; add some")
-    chosen_format = file_format or format_of(folder)
-    named, module = trusted_origin or origin, open_module(folder, origin, trusted_origin)
-    check_same_labels(module, means.task)
-    bench = bind_task(to, means.task, own_readout(module, means), means.settings, test_items)
-    check_holds(chosen_format, module.spec, bench.host, HEAD in module.matrices)
-    progress = progress or Silent()
-    refusals, ported = _port_all(names, module, bench, named, means, progress)
+    if not len(task.valid):
+        raise TaskRefused(f"{task.spec.name}: expected validation items to choose by, got none; add some")
+    check_same_labels(module, task)
+    readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
+    bound = bind_task(str(request.to), task, readout, settings, request.test_items)
+    check_holds(file_format, module.spec, bound.host, HEAD in module.matrices)
+    refusals, ported = _port_all(request, module, bound, progress)
     if not ported:
         reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
         raise BadRequest(f"--method {','.join(names)}: expected one that can carry this module, got none ({reasons})")
-    correct = {name: _validated(bench, made, progress, name) for name, made in ported.items()}
-    ranking = rank(names, refusals, correct, _validated(bench, None, progress, BARE))
+    correct = {name: _validated(bound, made, progress, name) for name, made in ported.items()}
+    ranking = rank(names, refusals, correct, _validated(bound, None, progress, BARE))
     kept = ported[ranking.chosen]
-    [test] = bench.test(kept.spec, [bench.startable(kept)], progress, f"testing {ranking.chosen}")
-    [bare_test] = bench.test(None, [])
-    if out is not None:
-        write_module(kept, bench.host, out, chosen_format)
-    return MethodSelection(kept, chosen_format, ranking, test, bare_test)
+    [test] = bound.test(kept.spec, [bound.startable(kept)], progress, f"testing {ranking.chosen}")
+    [bare_test] = bound.test(None, [])
+    return MethodSelection(kept, file_format, ranking, test, bare_test), bound.host
 
 
 def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str, Floats], bare: Floats) -> Ranking:
@@ -215,22 +200,22 @@ def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str
 
 
 def _port_all(
-    names: Sequence[str], module: Module, bench: BoundTask, origin: str | None, means: PortOptions, progress: Progress
+    request: PortRequest, module: Module, bound: BoundTask, progress: Progress
 ) -> tuple[dict[str, str], dict[str, Module]]:
     """Why methods cannot, and what the others made. The origin is read once for all."""
     refusals: dict[str, str] = {}
     ported: dict[str, Module] = {}
-    host, shared = _origin(names, module, origin), PortCache()
-    for name in names:
+    origin, cache = _origin(request.methods, module, request.origin), PortCache()
+    for name in request.methods:
         try:
             if name == DISTILL:
-                ported[name] = distill_to(bench, module, origin, means, progress)
+                ported[name] = distill_for(request, module, bound)
             else:
                 given = open_port_inputs(
-                    PORTERS[name], module, bench.host, origin=host, texts=means.texts, bench=bench,
-                    as_technique=means.as_technique, progress=progress, shared=shared,
+                    PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
+                    as_technique=request.as_, progress=progress, shared=cache,
                 )  # fmt: skip
-                ported[name] = PORTERS[name].port(module, bench.host, rng_for(means.seed, "porting"), given)
+                ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), given)
         except BadRequest as error:
             refusals[name] = str(error)
     return refusals, ported
@@ -247,11 +232,11 @@ def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str
         return ref
 
 
-def _validated(bench: BoundTask, module: Module | None, progress: Progress, name: str) -> Floats:
+def _validated(bound: BoundTask, module: Module | None, progress: Progress, name: str) -> Floats:
     """Correctness of each validation item with the module, or without any, (N,)."""
-    rows, labels = bench.valid_split.rows[: bench.test_items], bench.valid_split.labels[: bench.test_items]
+    rows, labels = bound.valid_split.rows[: bound.test_items], bound.valid_split.labels[: bound.test_items]
     spec = module.spec if module is not None else None
-    matrices = [bench.startable(module)] if module is not None else []
+    matrices = [bound.startable(module)] if module is not None else []
     advance = progress.stage(f"validating {name}", 1)
-    [scores] = score_entries(bench.host, bench.readout, spec, matrices, rows, labels, advance)
+    [scores] = score_entries(bound.host, bound.readout, spec, matrices, rows, labels, advance)
     return scores.correct.astype(np.float64)

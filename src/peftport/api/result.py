@@ -1,0 +1,85 @@
+"""What every result can do, whichever command it is of, and the words that several results share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from peftport.report.tables import Table
+from peftport.store.artifacts import write_text
+from peftport.training.evaluation import Scores
+from peftport.workflows.checking import MethodChoice
+
+
+class Result(ABC):
+    """A result: ``str()`` is one line, ``to_polars()`` its rows, a notebook shows both; the command line prints it."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """What came out, in one line."""
+
+    @abstractmethod
+    def to_polars(self) -> pl.DataFrame:
+        """The result as a table."""
+
+    @abstractmethod
+    def as_json(self) -> dict[str, Any]:
+        """The document that ``--json`` prints."""
+
+    def tables(self) -> list[Table]:
+        """The tables that the command line prints first."""
+        return []
+
+    def lines(self) -> list[str]:
+        """The lines that the command line prints after the tables."""
+        return [str(self)]
+
+    def remarks(self) -> list[str]:
+        """What the command line says on stderr: how ``auto`` chose."""
+        return []
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
+
+
+def measures(scores: Scores) -> dict[str, Any]:
+    """The measures of one test, as a row of a table has them."""
+    return {
+        "accuracy": scores.accuracy,
+        "auroc": scores.auroc,
+        "accuracy_at_median": scores.accuracy_at_median,
+        "n_items": len(scores.labels),
+    }
+
+
+def chosen(choice: MethodChoice | None) -> list[str]:
+    """How ``auto`` chose the method, where it did."""
+    return [f"auto: {choice.method} ({choice.word}): {choice.why}"] if choice is not None else []
+
+
+def addressed(out: Path | None) -> str:
+    """The folder that a line is about, before the line."""
+    return "" if out is None else f"{out}: "
+
+
+def text_of(out: Path | None) -> str | None:
+    """A path as JSON has it."""
+    return None if out is None else str(out)
+
+
+def written_to(out: Path | None) -> list[str]:
+    """Where something was written, if it was."""
+    return [] if out is None else [f"written: {out}"]
+
+
+def write_page(out: str | Path, page: str) -> Path:
+    """Write a page, and say where it is."""
+    write_text(Path(out), page)
+    return Path(out)

@@ -1,0 +1,201 @@
+"""What a command takes: a frozen dataclass whose fields carry their help text, what they allow and how they are read.
+
+A request is the only definition of its command. The Python function takes its fields as keywords (`takes`), the command
+line makes an option of each, and both show the same texts and refuse the same values.
+
+    @dataclass(frozen=True, eq=False)
+    class EvaluateRequest(Request):
+        '''Test a host on a task.'''
+
+        host: Place = field(metadata=option("A local folder or a name.", argument=True, metavar="HOST"))
+        _: KW_ONLY
+        max_tokens: int = field(default=128, metadata=option("Texts are cut to this many tokens.", at_least=1))
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from textwrap import TextWrapper
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from peftport.core.errors import BadRequest
+from peftport.core.progress import Progress
+
+Place = str | Path  # a local path, or a name that stands for something
+REQUIRED, SAME = object(), object()
+P = ParamSpec("P")
+Q = TypeVar("Q", bound="Request")
+R = TypeVar("R")
+
+
+class WrongValue(BadRequest):
+    """A field that does not allow its value. Each face names the field as its user wrote it."""
+
+    def __init__(self, name: str, problem: str, given: object = None) -> None:
+        """``given`` is shown beside the name: ``--out FILE: expected a folder``."""
+        self.name, self.rest = name, f"{'' if given is None else f' {given}'}: {problem}"
+        super().__init__(f"{name}{self.rest}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field is to its user.
+
+    Attributes:
+        help: what it means, in a sentence.
+        metavar: what stands for the value on the help page.
+        argument: whether it has no name on the command line.
+        short: a second, short option.
+        path: whether the command line completes it as a path.
+        at_least: the smallest number.
+        between: two numbers that the value lies between, neither included.
+        choices: the words that are allowed.
+        read: makes a value of the command line's text, or of the list of texts where the option may be repeated.
+        repeated: whether the option may be given more than once.
+        default: on the command line, where it is another than in Python; `REQUIRED`: there is none.
+        only_python: whether the command line leaves it out.
+
+    """
+
+    help: str
+    metavar: str | None = None
+    argument: bool = False
+    short: str | None = None
+    path: bool = False
+    at_least: int | None = None
+    between: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    read: Callable[[Any], Any] | None = None
+    repeated: bool = False
+    default: Any = SAME
+    only_python: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value that is not None; None where nothing is."""
+        if self.choices and value not in self.choices:
+            return f"expected {one_of(self.choices)}, got {value!r}"
+        if self.at_least is None and self.between is None:
+            return None
+        if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+            return f"expected a number, got {value!r}"
+        if self.at_least is not None and not value >= self.at_least:
+            return f"expected at least {self.at_least}, got {value}"
+        if self.between is not None and not self.between[0] < value < self.between[1]:
+            return f"expected a number above {self.between[0]:g} and under {self.between[1]:g}, got {value}"
+        return None
+
+
+def option(help: str, **more: Any) -> dict[str, Option]:
+    """The metadata of a request's field; the keywords are those of `Option`."""
+    return {"option": Option(help, **more)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """What one command is asked to do.
+
+    Raises:
+        WrongValue: a field does not allow its value.
+
+    """
+
+    progress: Progress | None = field(
+        default=None, repr=False, metadata=option("Told how far the work is.", only_python=True)
+    )
+
+    def __post_init__(self) -> None:
+        for name, said in options(type(self)).items():
+            value = getattr(self, name)
+            if value is not None and (problem := said.problem(value)):
+                self.refuse(name, problem)
+
+    def refuse(self, name: str, problem: str, given: object = None) -> NoReturn:
+        """Raise `WrongValue` for one of the fields."""
+        raise WrongValue(name, problem, given)
+
+
+def options(request: type[Request]) -> dict[str, Option]:
+    """The fields of a request by name, `progress` last."""
+    found: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(request)}
+    return {name: said for name, said in found.items() if name != "progress"} | {"progress": found["progress"]}
+
+
+def option_name(field_name: str) -> str:
+    """How the command line spells a field: ``from_`` is ``--from``."""
+    return f"--{field_name.strip('_').replace('_', '-')}"
+
+
+def keyword(option_text: str) -> str:
+    """How Python spells an option: ``--from`` is ``from_``."""
+    name = option_text.removeprefix("--").replace("-", "_")
+    return f"{name}_" if name in ("from", "as") else name
+
+
+def in_python(text: str) -> str:
+    """A help text that names its options as Python's keywords; whole commands stay as they are typed."""
+    return re.sub(r"(?<!\S)--[a-z][a-z-]*[a-z]", lambda found: f"`{keyword(found[0])}`", text)
+
+
+def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]]:
+    """Turn a function of a request into one of the request's fields, with their types, defaults and help texts."""
+
+    def face(run: Callable[[Q], R]) -> Callable[P, R]:
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return run(request(*args, **kwargs))
+
+        signature = inspect.signature(request)
+        last = sorted(signature.parameters.values(), key=lambda each: each.name == "progress")
+        call.__name__, call.__qualname__, call.__module__ = run.__name__, run.__qualname__, run.__module__
+        call.__doc__ = f"{_described(request)}\n\n{inspect.getdoc(run) or ''}".rstrip()
+        result = inspect.signature(run).return_annotation
+        call.__signature__ = signature.replace(parameters=last, return_annotation=result)  # type: ignore[attr-defined]
+        return call
+
+    return face
+
+
+def _described(request: Any) -> str:
+    """A request's docstring, with a line for each of its fields."""
+    paragraphs = (inspect.getdoc(request) or "").split("\n\n")
+    told = "\n\n".join(text if text.startswith("Example:") else in_python(text) for text in paragraphs)
+    wrapper = TextWrapper(110, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
+    lines = [wrapper.fill(f"{name}: {in_python(said.help)}") for name, said in options(request).items()]
+    return f"{told}\n\nArgs:\n" + "\n".join(lines)
+
+
+def one_of(words: Sequence[str]) -> str:
+    """``native, peft or adapters``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``a,b`` as a tuple."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``0,10,40`` as a tuple of integers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"expected whole numbers with commas between, such as 0,10,40, got {text!r}") from error
+
+
+def pairs(example: str) -> Callable[[Sequence[str]], dict[str, str]]:
+    """A reader of ``KEY=VALUE`` texts."""
+
+    def read(texts: Sequence[str]) -> dict[str, str]:
+        found = {}
+        for text in texts:
+            key, equals, value = text.partition("=")
+            if not equals or not key:
+                raise ValueError(f"expected KEY=VALUE, such as {example}, got {text!r}")
+            found[key] = value
+        return found
+
+    return read

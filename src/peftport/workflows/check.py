@@ -1,0 +1,56 @@
+"""check: what can be said of a port before it is made, and the method that `auto` takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftport.analysis.prediction import recorded
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import rng_for
+from peftport.hosts.load import load_host
+from peftport.hosts.opening import open_host
+from peftport.modules.module import Module
+from peftport.workflows.checking import AvailableInputs, MethodChoice, PortCheck, check_port, find_origin, method_checks
+from peftport.workflows.checking.choice import choose_method
+from peftport.workflows.checking.host_comparison import compare_hosts
+from peftport.workflows.distill import NAME as DISTILL
+from peftport.workflows.job_inputs import name_of, open_module
+from peftport.workflows.port_inputs import read_texts
+from peftport.workflows.requests import CheckRequest
+
+
+def check_module(request: CheckRequest) -> PortCheck:
+    """What fits, how alike the hosts are, what to expect, and which method to use. Nothing is written.
+
+    Hosts are loaded only where ``texts`` are given, to compare activations on them.
+
+    Raises:
+        ModuleRefused: the folder is broken, or records another origin than the one given.
+        SlotMismatch: the receiver has no slot of the module's kind.
+
+    """
+    origin = name_of(request.from_)
+    module = open_module(Path(request.module), origin)
+    texts = read_texts(str(request.texts)) if request.texts is not None else ()
+    receiver = load_host(str(request.to)) if texts else open_host(str(request.to))
+    found = find_origin(module, origin, loaded=bool(texts))
+    return check_port(module, found, receiver, texts=texts, rng=rng_for(0, "checking"), progress=request.progress)
+
+
+def choose_for(
+    module: Module, origin: str | None, to: str, available: AvailableInputs, *, porters_only: bool = False
+) -> MethodChoice:
+    """The method that `check_module` would choose, without looking at weights slot by slot.
+
+    Raises:
+        BadRequest: it would choose none.
+
+    """
+    receiver = open_host(to)
+    hosts = compare_hosts(module, find_origin(module, origin, loaded=False), receiver)
+    methods = method_checks(module, hosts, receiver, available, recorded().ports)
+    kept = [one for one in methods if not (porters_only and one.name == DISTILL)]
+    choice = choose_method(kept, same_host=hosts.same_host)
+    if choice.method is None:
+        raise BadRequest(f"--method auto: {choice.word}: {choice.why}; or name a method (peftport methods)")
+    return choice

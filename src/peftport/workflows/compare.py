@@ -1,0 +1,59 @@
+"""compare: a module is ported to a host and compared there with sampled ones and with training from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from peftport.core.arms import arm_names
+from peftport.hosts.loading import loading_of
+from peftport.porting import AUTO, porter_named
+from peftport.training.bound_task import bind_task
+from peftport.workflows.check import choose_for
+from peftport.workflows.checking import AvailableInputs
+from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison
+from peftport.workflows.job_inputs import (
+    check_same_labels,
+    name_of,
+    open_module,
+    own_readout,
+    resolve_task,
+    train_settings,
+)
+from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.requests import CompareRequest
+
+
+def compare_module(request: CompareRequest) -> Comparison:
+    """Port a module to a host and compare it with sampled and scratch on a task.
+
+    Methods that need texts read those of ``texts``, or the task's own without their labels.
+
+    Raises:
+        BadRequest: a plan that makes no sense, an unknown name, or ``auto`` and no porter is worth it or can.
+        SlotMismatch: the method cannot carry the module to this host.
+        TrainingFailed: a training diverged.
+
+    """
+    plan, loading = _plan(request), loading_of(request.load)
+    task, to = resolve_task(request.task), str(request.to)
+    module = open_module(Path(request.module), name_of(request.from_), name_of(request.trust_origin))
+    check_same_labels(module, task)
+    origin, choice = name_of(request.trust_origin or request.from_), None
+    if plan.method == AUTO:
+        choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
+        plan = replace(plan, method=choice.method or AUTO)
+    settings = train_settings(request.max_tokens, request.batch_size)
+    bound = bind_task(to, task, own_readout(module, request.readout), settings, request.test_items, loading)
+    given = open_port_inputs(
+        porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
+        progress=request.progress,
+    )  # fmt: skip
+    return replace(run_comparison(module, bound, plan, request.progress, given), choice=choice)
+
+
+def _plan(request: CompareRequest) -> ComparisonPlan:
+    return ComparisonPlan(
+        tuple(request.budgets), tuple(range(request.seeds)), arm_names(request.arms), request.method, request.sampler,
+        request.learning_rate,
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""evaluate: a host is tested on a task, alone or with a module of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftport.core.errors import SlotMismatch
+from peftport.hosts.loading import loading_of
+from peftport.modules.folders import format_of, read_module
+from peftport.modules.module import Module, check_fits
+from peftport.training.bound_task import BoundTask, bind_task
+from peftport.training.evaluation import Scores
+from peftport.workflows.job_inputs import check_same_labels, own_readout, path_of, resolve_task, train_settings
+from peftport.workflows.requests import EvaluateRequest
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedHost:
+    """A host's scores on the test items of a task."""
+
+    task: str
+    scores: Scores
+
+
+def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
+    """Test a host alone, or with a module that was trained on (or ported to) this host.
+
+    Raises:
+        SlotMismatch: the module's host is another one.
+
+    """
+    folder, progress = path_of(request.module), request.progress
+    loading, task = loading_of(request.load), resolve_task(request.task)
+    native = read_module(folder) if folder is not None and format_of(folder) == "native" else None
+    bound = bind_task(
+        str(request.host), task, own_readout(native, request.readout), train_settings(request.max_tokens),
+        request.test_items, loading,
+    )  # fmt: skip
+    if folder is None:
+        [scores] = bound.test(None, [], progress, "testing the bare host")
+    else:
+        module = native or read_module(folder, bound.host)
+        _check_its_own(module, folder, bound, str(request.host))
+        [scores] = bound.test(module.spec, [bound.startable(module)], progress, "testing the module")
+    return EvaluatedHost(task.spec.name, scores)
+
+
+def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:
+    """Refuse a module of other labels, of another host, or of other shapes."""
+    check_same_labels(module, bound.task)
+    if not module.host.same_host(bound.host.fingerprint):
+        raise SlotMismatch(
+            f"{folder}: this module is for host {module.host.name}, got {bound.host.name}, whose fingerprint differs "
+            f"({module.host.told_from(bound.host.fingerprint)}); "
+            f"port it first: peftport port {folder} --to {host} --out DIR"
+        )
+    check_fits(module, bound.host, "evaluate")

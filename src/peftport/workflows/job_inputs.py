@@ -1,0 +1,78 @@
+"""What the requests of several jobs name, opened: the module with its origin checked, the task, training settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.request import Place
+from peftport.hosts.opening import open_host
+from peftport.modules.folders import read_module
+from peftport.modules.module import Module
+from peftport.modules.origin import check_origin, trust_origin
+from peftport.tasks import Task, load_task
+from peftport.training.loop import TrainSettings
+
+
+def resolve_task(task: Place | Task) -> Task:
+    """The task itself, or the one that is named."""
+    return task if isinstance(task, Task) else load_task(str(task))
+
+
+def train_settings(max_tokens: int, batch_size: int = 16) -> TrainSettings:
+    """The settings of training and testing that requests can change."""
+    return TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
+
+
+def path_of(place: Place | None) -> Path | None:
+    """A place as a path; None stays None."""
+    return None if place is None else Path(place)
+
+
+def name_of(place: Place | None) -> str | None:
+    """A place as a name; None stays None."""
+    return None if place is None else str(place)
+
+
+def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:
+    """Read a module folder, checking that it is from ``origin``, or taking it for one of ``trusted_origin``.
+
+    Raises:
+        BadRequest: both are given.
+        ModuleRefused: the module records another host than ``origin``.
+        SlotMismatch: the module cannot be one of ``trusted_origin``.
+
+    """
+    if origin is not None and trusted_origin is not None:
+        raise BadRequest(
+            f"--from {origin} --trust-origin {trusted_origin}: expected one origin, got two; --from checks the "
+            "recorded fingerprint, --trust-origin overrides it"
+        )
+    named = trusted_origin or origin
+    if named is None:
+        return read_module(folder)
+    host = open_host(named)
+    module = read_module(folder, host)
+    if trusted_origin is not None:
+        return trust_origin(module, host)
+    check_origin(module, host, str(folder))
+    return module
+
+
+def own_readout(module: Module | None, readout: str | None) -> str | None:
+    """The readout that is asked for, or else the one that the module was trained with."""
+    return readout or (module.task.readout if module is not None and module.task else None)
+
+
+def check_same_labels(module: Module, task: Task) -> None:
+    """Refuse a task with other labels than the module was trained for.
+
+    Raises:
+        TaskRefused: the labels differ, or their order does.
+
+    """
+    if module.task is not None and module.task.labels != task.spec.labels:
+        raise TaskRefused(
+            f"{task.spec.name}: this module was trained for the labels {module.task.labels}, got {task.spec.labels}; "
+            "give a task with the same labels in the same order (--labels)"
+        )

@@ -1,0 +1,129 @@
+"""port: a module goes from its host to another, by one method, or by the best of several on validation items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from peftport.core.errors import BadRequest
+from peftport.core.hashing import rng_for
+from peftport.hosts.host import Host
+from peftport.hosts.load import load_host
+from peftport.hosts.opening import open_host
+from peftport.modules.folders import Format, format_of, write_module
+from peftport.modules.module import Module
+from peftport.porting import AUTO, porter_named
+from peftport.store.artifacts import check_free
+from peftport.tasks import Task
+from peftport.training.bound_task import BoundTask, bind_task
+from peftport.workflows.check import choose_for
+from peftport.workflows.checking import AvailableInputs, MethodChoice
+from peftport.workflows.distill import NAME as DISTILL
+from peftport.workflows.distill import distill_for
+from peftport.workflows.job_inputs import (
+    check_same_labels,
+    name_of,
+    open_module,
+    own_readout,
+    path_of,
+    resolve_task,
+    train_settings,
+)
+from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
+from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.requests import PortRequest
+
+
+@dataclass(frozen=True, eq=False)
+class PortedModule:
+    """A module on its new host, and the format that it was written in.
+
+    Attributes:
+        choice: how ``auto`` chose the method, where it did.
+        selection: how the methods did, where several were tried.
+
+    """
+
+    module: Module
+    file_format: Format
+    choice: MethodChoice | None = None
+    selection: MethodSelection | None = None
+
+
+class _Landed(NamedTuple):
+    module: Module
+    receiver: Host
+
+
+def port_module(request: PortRequest) -> PortedModule:
+    """Port a module folder to another host; written to ``out`` in the format it came in unless told otherwise.
+
+    ``auto`` takes what `check_module` would choose with what is given. Of several methods, the one that the validation
+    items of the task carry is kept. Hosts are loaded only for methods that look at activations or losses.
+
+    Raises:
+        ModuleRefused: the folder is broken, or records another origin than the one given.
+        SlotMismatch: the module does not fit the receiver by this method.
+        BadRequest: ``auto``, and no method is worth it or can; several methods, and no task or none that can.
+
+    """
+    task = resolve_task(request.task) if request.task is not None else None
+    out, methods, folder = path_of(request.out), request.methods, Path(request.module)
+    if out is not None:
+        check_free(out)
+    if len(methods) > 1:
+        check_methods(methods)
+    elif methods[0] not in (AUTO, DISTILL):
+        porter_named(methods[0])
+    file_format = request.format or format_of(folder)
+    module = open_module(folder, name_of(request.from_), name_of(request.trust_origin))
+    if len(methods) > 1:
+        selection, receiver = select_method(request, module, task, file_format)
+        ported = PortedModule(selection.module, file_format, selection=selection)
+    else:
+        ported, receiver = _port_by_one(request, module, task, file_format)
+    if out is not None:
+        write_module(ported.module, receiver, out, file_format)
+    return ported
+
+
+def _port_by_one(
+    request: PortRequest, module: Module, task: Task | None, file_format: Format
+) -> tuple[PortedModule, Host]:
+    [method], choice = request.methods, None
+    if method == AUTO:
+        available = AvailableInputs(request.texts is not None or task is not None, task is not None)
+        choice = choose_for(module, request.origin, str(request.to), available)
+        method = choice.method or DISTILL
+    landed = _distilled(request, module, task) if method == DISTILL else _carried(method, request, module, task)
+    return PortedModule(landed.module, file_format, choice), landed.receiver
+
+
+def _carried(method: str, request: PortRequest, module: Module, task: Task | None) -> _Landed:
+    """Port by a porter; the task's own texts stand in where it needs some and none are named."""
+    porter = porter_named(method)
+    with_task = porter.needs == "labels" or (porter.needs == "texts" and request.texts is None)
+    bound = _bind(request, module, task) if task is not None and with_task else None
+    if bound is not None:
+        receiver = bound.host
+    else:
+        receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
+    given = open_port_inputs(
+        porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bench=bound,
+        as_technique=request.as_, progress=request.progress,
+    )  # fmt: skip
+    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), given), receiver)
+
+
+def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:
+    if task is None:
+        raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
+    check_same_labels(module, task)
+    bound = _bind(request, module, task)
+    return _Landed(distill_for(request, module, bound), bound.host)
+
+
+def _bind(request: PortRequest, module: Module, task: Task) -> BoundTask:
+    """The task on the receiver, read as the module reads it."""
+    return bind_task(str(request.to), task, own_readout(module, request.readout), train_settings(request.max_tokens))

@@ -1,0 +1,306 @@
+"""What the commands take: for each a request, the one definition that Python and the command line share.
+
+The order of the fields is the order on the help page. Nothing here imports a model library, so that ``--help`` stays
+quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftport.core.arms import ARMS
+from peftport.core.request import REQUIRED, Place, Request, names, numbers, option, pairs
+
+if TYPE_CHECKING:
+    from peftport.modules.folders import Format
+    from peftport.tasks.task import Task
+    from peftport.workflows.demo import DemoSettings
+
+
+def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
+    found = pairs("rank=4")(texts)
+    if "kind" in found:
+        got = f"kind={found['kind']}"
+        raise ValueError(f"expected a setting of the technique, got {got!r}; name the technique by --technique")
+    return {key: value.split(",") if "," in value or key == "sites" else value for key, value in found.items()}
+
+
+def _loading(texts: Sequence[str]) -> dict[str, Any]:
+    return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
+
+
+HOST = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
+TASK = "A built-in task (peftport tasks list), a .csv, .jsonl or .parquet file, or a hub data set id."
+HOST_ARGUMENT = option(HOST, argument=True, metavar="HOST")
+TASK_ARGUMENT = option(TASK, argument=True, metavar="TASK")
+MODULE_ARGUMENT = option(
+    "A module folder: native, PEFT or adapters.", argument=True, metavar="MODULE", path=True
+)  # fmt: skip
+TO = option(f"The receiver. {HOST}", metavar="HOST")
+FROM = option("The origin: needed for a PEFT or adapters folder, checked where recorded.", metavar="HOST")
+TRUST_ORIGIN = option("The origin, whatever fingerprint the module records.", metavar="HOST")
+TEXTS = option("Unlabelled texts, for methods that need them: .txt, or a task.", metavar="FILE|TASK")
+FORMAT = option(
+    "native, peft (LoRA only) or adapters (every technique but LoRA).", choices=("native", "peft", "adapters")
+)
+READOUT = option("label_tokens, prototype or linear; default by the host's kind.")
+MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
+BATCH_SIZE = option("Texts a training step.", at_least=1)
+LEARNING_RATE = option("Default: the technique's own (peftport techniques).", between=(0, 10))
+TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
+LOAD = option(
+    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
+    "bits=8|4, checkpointing=true (less memory, more time).",
+    metavar="KEY=VALUE", repeated=True, read=_loading,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRequest(Request):
+    """Split a task and say what is in each part, what was dropped and why.
+
+    Example: peftport tasks show reviews.csv --text review --label stars
+    """
+
+    task: Place = field(metadata=TASK_ARGUMENT)
+    _: KW_ONLY
+    text: str | None = field(default=None, metadata=option("Column of the texts, for your own data."))
+    label: str | None = field(default=None, metadata=option("Column of the labels, for your own data."))
+    group: str | None = field(default=None, metadata=option("Column of groups that no split may tear apart."))
+    labels: Sequence[str] | None = field(
+        default=None, metadata=option("The labels that may occur, in order: negative,positive.", read=names)
+    )
+    words: Sequence[str] | None = field(
+        default=None, metadata=option("Label words, in the order of the labels: bad,good.", read=names)
+    )
+    description: Sequence[str] | None = field(
+        default=None,
+        metadata=option(
+            "What a label means, once a label, in their order; the prototype readout's.", repeated=True, read=tuple
+        ),
+    )
+    prompt: str | None = field(default=None, metadata=option("An encoder-decoder's prompt, with {text} in it."))
+
+
+@dataclass(frozen=True, eq=False)
+class DemoRequest(Request):
+    """Four techniques, three arms, two real hosts, real reviews: the whole story in a few minutes.
+
+    Example: peftport demo --out demo
+    """
+
+    settings: DemoSettings | None = field(
+        default=None, metadata=option("How much it does; the default takes about four minutes.", only_python=True)
+    )
+    _: KW_ONLY
+    out: Place | None = field(
+        default=None,
+        metadata=option(
+            "Where report.html, table.md and results.json go; files there are replaced.", path=True,
+            default=Path("demo"),
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
+            self.refuse("out", "expected a folder, got a file; choose another", self.out)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainRequest(Request):
+    """Train a module on a host and test it.
+
+    Example: peftport train all-MiniLM-L6-v2 rotten_tomatoes --technique lora --out modules/lora
+    """
+
+    host: Place = field(metadata=HOST_ARGUMENT)
+    task: Place | Task = field(metadata=TASK_ARGUMENT)
+    technique: str = field(
+        default="lora", metadata=option("lora, adapter, compacter or prefix.", short="-t", default=REQUIRED)
+    )
+    _: KW_ONLY
+    out: Place | None = field(default=None, metadata=option("The new module's folder.", path=True, default=REQUIRED))
+    set: Mapping[str, Any] | None = field(
+        default=None,
+        metadata=option(
+            "A setting of the technique, such as rank=4.", metavar="KEY=VALUE", repeated=True, read=_technique_settings
+        ),
+    )
+    steps: int = field(default=120, metadata=option("Training steps.", at_least=1))
+    seed: int = field(default=0, metadata=option("Seed of initialisation and data order.", at_least=0))
+    learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
+    batch_size: int = field(default=16, metadata=BATCH_SIZE)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
+    load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
+    readout: str | None = field(default=None, metadata=READOUT)
+    test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+    format: Format = field(default="native", metadata=FORMAT)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateRequest(Request):
+    """Test a host, alone or with a module, on a task's test items.
+
+    Example: peftport evaluate sre rotten_tomatoes --module modules/lora-on-sre
+    """
+
+    host: Place = field(metadata=HOST_ARGUMENT)
+    task: Place | Task = field(metadata=TASK_ARGUMENT)
+    _: KW_ONLY
+    module: Place | None = field(
+        default=None, metadata=option("A module of this host; without it the host alone is tested.", path=True)
+    )
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
+    load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
+    readout: str | None = field(default=None, metadata=READOUT)
+    test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckRequest(Request):
+    """What fits, what does not, how alike the hosts are, what to expect of a port, and which method to use.
+
+    Weights are read from disk. With --texts both hosts are loaded and the activations of their layers compared.
+
+    Example: peftport check modules/lora --to sre
+    """
+
+    module: Place = field(metadata=MODULE_ARGUMENT)
+    to: Place = field(metadata=TO)
+    _: KW_ONLY
+    from_: Place | None = field(default=None, metadata=FROM)
+    texts: Place | None = field(default=None, metadata=TEXTS)
+
+
+@dataclass(frozen=True, eq=False)
+class PortRequest(Request):
+    """Port a module to another host, file to file; the format stays what it was unless --format says otherwise.
+
+    Example: peftport port modules/lora --to sre --out modules/lora-on-sre
+    """
+
+    module: Place = field(metadata=MODULE_ARGUMENT)
+    to: Place = field(metadata=TO)
+    _: KW_ONLY
+    out: Place | None = field(default=None, metadata=option("The ported module's folder.", path=True, default=REQUIRED))
+    from_: Place | None = field(default=None, metadata=FROM)
+    trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
+    method: str | Sequence[str] = field(
+        default="copy",
+        metadata=option(
+            "How (peftport methods). auto: as check chooses. Several, the simplest first, such as copy,theseus: "
+            "the one that the validation items of --task carry."
+        ),
+    )
+    format: Format | None = field(default=None, metadata=FORMAT)
+    seed: int = field(default=0, metadata=option("Seed of methods that draw numbers.", at_least=0))
+    texts: Place | None = field(default=None, metadata=TEXTS)
+    task: Place | Task | None = field(
+        default=None,
+        metadata=option(
+            "Labelled items, for methods that need labels, and to choose between several.", metavar="TASK"
+        ),
+    )  # fmt: skip
+    as_: Literal["adapter"] | None = field(
+        default=None, metadata=option("adapter: carry a Compacter as an adapter, exactly.", choices=("adapter",))
+    )
+    steps: int = field(default=120, metadata=option("Training steps of distill; no other trains.", at_least=1))
+    readout: str | None = field(default=None, metadata=READOUT)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
+    test_items: int | None = field(
+        default=None,
+        metadata=option("With several methods: the first N validation and N test items only.", at_least=1),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.methods:
+            self.refuse("method", "expected at least one method, got none")
+
+    @property
+    def origin(self) -> str | None:
+        """The origin that is named, whether it is to be checked or trusted."""
+        named = self.trust_origin or self.from_
+        return None if named is None else str(named)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that are asked for, whichever way they are written."""
+        return names(self.method) if isinstance(self.method, str) else tuple(self.method)
+
+
+@dataclass(frozen=True, eq=False)
+class CompareRequest(Request):
+    """Compare the ported module with sampled parameters and with training from scratch, on your data.
+
+    Example: peftport compare modules/lora --to sre --task rotten_tomatoes --budgets 0,10,40
+    """
+
+    module: Place = field(metadata=MODULE_ARGUMENT)
+    to: Place = field(metadata=TO)
+    task: Place | Task = field(metadata=option(TASK, metavar="TASK"))
+    _: KW_ONLY
+    from_: Place | None = field(default=None, metadata=FROM)
+    trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
+    budgets: Sequence[int] = field(
+        default=(0, 10, 40), metadata=option("Steps of further training before each test.", read=numbers)
+    )
+    seeds: int = field(default=3, metadata=option("How many seeds: 0, 1, ...", at_least=1))
+    arms: Sequence[str] = field(default=ARMS, metadata=option("Which arms.", read=names))
+    method: str = field(default="copy", metadata=option("How to port (peftport methods); auto: as check chooses."))
+    sampler: str = field(
+        default="gaussian", metadata=option("gaussian, permutation, spectrum or norm_matched.")
+    )  # fmt: skip
+    texts: Place | None = field(default=None, metadata=TEXTS)
+    learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
+    batch_size: int = field(default=16, metadata=BATCH_SIZE)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
+    load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
+    readout: str | None = field(default=None, metadata=READOUT)
+    test_items: int | None = field(default=500, metadata=TEST_ITEMS)
+    out: Place | None = field(
+        default=None, metadata=option("Also write a page (HTML); replaced if it exists.", path=True)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and Path(self.out).is_dir():
+            instead = Path(self.out) / "report.html"
+            self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
+
+    @property
+    def command(self) -> str:
+        """The command that repeats it, as its page shows it."""
+        task = self.task if isinstance(self.task, str | Path) else self.task.spec.name
+        budgets = ",".join(map(str, self.budgets))
+        return (
+            f"peftport compare {self.module} --to {self.to} --task {task} --budgets {budgets} --seeds {self.seeds} "
+            f"--method {self.method}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class HostUpdateRequest(Request):
+    """Continue a host's pretraining on unlabelled text: a base model update at a measured distance.
+
+    Example: peftport hosts update all-MiniLM-L6-v2 --text reviews.txt --steps 200 --out updates/minilm
+    """
+
+    host: Place = field(metadata=HOST_ARGUMENT)
+    text: Place = field(metadata=option("Unlabelled UTF-8 text, one text a line.", path=True))
+    _: KW_ONLY
+    steps: int = field(metadata=option("Pretraining steps.", at_least=1))
+    out: Place = field(metadata=option("The new folder; each checkpoint is a host in it, step-N.", path=True))
+    save_at: Sequence[int] = field(default=(), metadata=option("Further steps to keep: 10,50.", read=numbers))
+    learning_rate: float = field(default=1e-5, metadata=option("The host's; a fresh head has its own."))
+    batch_size: int = field(default=16, metadata=BATCH_SIZE)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
+    seed: int = field(default=0, metadata=option("Seed of masks and data order.", at_least=0))
+    head_warm_up_steps: int = field(
+        default=100, metadata=option("Steps that train a fresh head alone, before the others.", only_python=True)
+    )

@@ -1,0 +1,54 @@
+"""train: a module is trained on a host, tested there, and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftport.core.errors import ModuleRefused
+from peftport.hosts.loading import loading_of
+from peftport.modules.folders import check_holds, write_module
+from peftport.modules.module import Module
+from peftport.store.artifacts import check_free
+from peftport.techniques import make_spec, technique_named
+from peftport.training.bound_task import Start, bind_task
+from peftport.training.evaluation import Scores
+from peftport.workflows.job_inputs import path_of, resolve_task, train_settings
+from peftport.workflows.requests import TrainRequest
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModule:
+    """A module just trained, and the host's test on the task without it (``bare``) and with it (``scores``)."""
+
+    task: str
+    module: Module
+    bare: Scores
+    scores: Scores
+
+
+def train_module(request: TrainRequest) -> TrainedModule:
+    """Train a module on a host, test it, and write it to ``out`` if that is given.
+
+    Raises:
+        BadRequest: an unknown name, a setting out of range, an output folder in use, a format that cannot hold it.
+        TrainingFailed: the loss diverged.
+
+    """
+    out, spec = path_of(request.out), make_spec(request.technique, dict(request.set or {}))
+    loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
+    task = resolve_task(request.task)
+    if out is not None:
+        check_free(out)
+    if request.format == "peft" and spec.kind != "lora":
+        raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
+    bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading)
+    check_holds(request.format, spec, bound.host, head=bool(bound.readout.head_shapes()))
+    rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound.host.kind]
+    start, progress = Start(bound.fresh(spec, request.seed), request.seed), request.progress
+    [checkpoints] = bound.train(spec, [start], [request.steps], rate, progress, f"training {spec.kind}")
+    module = bound.module(spec, checkpoints[request.steps], request.seed, rate)
+    [bare] = bound.test(None, [], progress, "testing the bare host")
+    [scores] = bound.test(spec, [module.matrices], progress, "testing the module")
+    if out is not None:
+        write_module(module, bound.host, out, request.format)
+    return TrainedModule(task.spec.name, module, bare, scores)
