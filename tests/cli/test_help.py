@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from peftport.api import calls
+from peftport.api import Study, calls
 from peftport.cli import app
 from peftport.core.request import SAME, in_python, option_name, options
+from peftport.study.commands import RunRequest, StudyRequest
 from peftport.workflows import requests
 from peftport.workflows.requests import TaskRequest
 
@@ -32,6 +33,7 @@ MADE: dict[str, tuple[Any, Any]] = {
     "port": (requests.PortRequest, calls.port),
     "compare": (requests.CompareRequest, calls.compare),
     "hosts update": (requests.HostUpdateRequest, calls.update_host),
+    "study run": (RunRequest, Study.run),
 }
 
 
@@ -84,7 +86,7 @@ def test_python_says_what_the_help_page_says(words: str) -> None:
     said = {parameter.name: parameter for parameter in command.params}
     told = " ".join(pydoc.render_doc(function, renderer=pydoc.plaintext).split())
     keywords = inspect.signature(function).parameters
-    assert list(keywords) == list(options(request))
+    assert [name for name in keywords if name != "self"] == list(options(request))
     assert in_python(" ".join(command.help.split("Example:")[0].split())) in told
     for name, field in options(request).items():
         assert f" {name}: {in_python(field.help)}" in told
@@ -94,11 +96,11 @@ def test_python_says_what_the_help_page_says(words: str) -> None:
         page = said.pop(name)
         assert page.help.replace("\\[", "[") == field.help
         if page.param_type_name == "option":
-            assert option_name(name) in page.opts
+            assert option_name(name, field) in page.opts
         default = keywords[name].default
-        if field.default is SAME and default not in (inspect.Parameter.empty, None, ()):
+        if field.default is SAME and default not in (inspect.Parameter.empty, None, (), False):
             assert str(page.default) == (",".join(map(str, default)) if isinstance(default, tuple) else str(default))
-    assert not said.keys() - set(options(TaskRequest)) - {"json_", "help"}
+    assert not said.keys() - set(options(TaskRequest)) - set(options(StudyRequest)) - {"json_", "help"}
 
 
 def test_an_option_in_a_text_is_a_keyword_in_python() -> None:

@@ -6,7 +6,7 @@ Workers are processes that import the calling script: call ``run`` under ``if __
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,10 +17,12 @@ import polars as pl
 
 from peftport.api.result import Result
 from peftport.core.errors import BadRequest
-from peftport.core.progress import Progress
+from peftport.core.progress import duration
+from peftport.core.request import method_takes, takes
 from peftport.store.artifacts import Artifacts, write_text
 from peftport.store.ledger import Ledger, open_ledger
 from peftport.study.about import About, about
+from peftport.study.commands import RunRequest, StudyRequest
 from peftport.study.execute import RunOptions, execute
 from peftport.study.export import FORMATS, Exported, export, write_about, write_export
 from peftport.study.grid import read_study
@@ -64,6 +66,7 @@ class Ran(Result):
     """
 
     study: str
+    dir: Path
     summary: Summary
     tracked: dict[str, dict[str, int]]
     troubles: tuple[str, ...]
@@ -72,8 +75,15 @@ class Ran(Result):
         s = self.summary
         return (
             f"{self.study}: {s.done} jobs done, {s.failed} failed, {s.blocked} blocked, {s.before} were on record, "
-            f"{s.left} left"
+            f"{s.left} left ({duration(s.seconds)})"
         )
+
+    def lines(self) -> list[str]:
+        """The counts, what had to be done again, and what trackers took."""
+        again = len(self.summary.recomputed)
+        lost = [f"{again} jobs were done again: their artifacts were missing or corrupt"] if again else []
+        sent = [f"{t}: {n['sent']} runs sent, {n['already_there']} were there already" for t, n in self.tracked.items()]
+        return [str(self), *lost, *sent]
 
     def to_polars(self) -> pl.DataFrame:
         """One row of counts."""
@@ -82,7 +92,7 @@ class Ran(Result):
 
     def as_json(self) -> dict[str, Any]:
         """The counts, which jobs were done again, and what trackers took."""
-        return {"study": self.study, **asdict(self.summary), "tracked": self.tracked}
+        return {"study": self.study, "dir": str(self.dir), **asdict(self.summary), "tracked": self.tracked}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,32 +159,21 @@ class Study:
     dir: Path
     planned: Plan
 
-    @classmethod
-    def from_file(
-        cls,
-        file: str | Path,
-        *,
-        dir: str | Path | None = None,
-        set: Mapping[str, object] | None = None,
-        only: Sequence[str] = (),
-    ) -> Study:
-        """Read a study file.
-
-        Args:
-            file: the TOML file.
-            dir: where the ledger and the artifacts are; None: ``runs/NAME``.
-            set: values to replace, by dotted key: ``{"testing.items": 50}``.
-            only: only these runs and what they need: ``["arm=ported"]``.
+    @staticmethod
+    @takes(StudyRequest)
+    def from_file(request: StudyRequest) -> Study:
+        """Return the study, of which nothing is run yet.
 
         Raises:
             BadRequest: no such file, an unknown key, a value that makes no sense, or no run left.
 
         """
-        changes = {key: _toml(value) for key, value in (set or {}).items()}
-        plan = Plan(read_study(Path(file), changes), chosen_factors(only))
+        changes = {key: _toml(value) for key, value in (request.set or {}).items()}
+        plan, folder = Plan(read_study(Path(request.file), changes), chosen_factors(request.only)), request.dir
         if not plan.jobs:
-            raise BadRequest(f"only {' '.join(only)}: expected values that the study has, no run is left; check them")
-        return cls(Path(file), Path(dir) if dir is not None else Path("runs") / plan.study.name, plan)
+            problem = "expected values that the study has, no run is left; check them"
+            request.refuse("only", problem, " ".join(request.only))
+        return Study(Path(request.file), Path(folder) if folder is not None else Path("runs") / plan.study.name, plan)
 
     @property
     def name(self) -> str:
@@ -189,43 +188,22 @@ class Study:
         """Count runs, jobs and training steps. Nothing is run."""
         return Planned(self.name, self.planned.sharing)
 
-    def run(
-        self,
-        *,
-        executor: str = "processes",
-        workers: int | None = None,
-        threads: int = 1,
-        max_jobs: int | None = None,
-        stop_after_seconds: float | None = None,
-        retry_failed: bool = False,
-        accept_versions: bool = False,
-        track: Sequence[str] = (),
-        progress: Progress | None = None,
-    ) -> Ran:
-        """Run what is not done yet. Jobs that fail are counted, not raised.
-
-        Args:
-            executor: ``processes`` or ``ray``.
-            workers: stacks worked on at once; None: one a GPU, else cores / threads.
-            threads: threads a worker.
-            max_jobs: stop after about so many jobs.
-            stop_after_seconds: begin nothing after that long.
-            retry_failed: try again what failed before.
-            accept_versions: go on with other libraries than the jobs on record ran with; both are on record then.
-            track: show finished runs in these too: ``mlflow``, ``wandb``, ``trackio``, ``tensorboard``.
-            progress: told how far it is.
+    @method_takes(RunRequest)
+    def run(self, request: RunRequest) -> Ran:
+        """Return the counts. Jobs that fail are counted, not raised.
 
         Raises:
             BadRequest: a host cannot be had, another process runs this study, Ray or a tracker is not installed, or a
                 host, a task or a library is not what the jobs on record ran on.
 
         """
+        options = RunOptions(request.executor, request.workers, request.threads, tuple(request.track))
         found, tracked = execute(
-            self.planned, self.dir, RunOptions(executor, workers, threads, tuple(track)),
-            limits=Limits(max_jobs, stop_after_seconds), retry_failed=retry_failed, accept_versions=accept_versions,
-            progress=progress,
+            self.planned, self.dir, options, limits=Limits(request.max_jobs, request.stop_after_seconds),
+            retry_failed=request.retry_failed, accept_versions=request.accept_versions,
+            warn=request.warn or _nobody, progress=request.progress,
         )  # fmt: skip
-        return Ran(self.name, found, tracked.counts, tracked.troubles)
+        return Ran(self.name, self.dir, found, tracked.counts, tracked.troubles)
 
     def status(self) -> Status:
         """How far the study is, and what failed."""
@@ -282,6 +260,10 @@ class Study:
 
     def _repr_html_(self) -> str:
         return self.plan()._repr_html_()
+
+
+def _nobody(text: str) -> None:
+    """Hear of a tracker that fails, and say nothing: ``Ran.troubles`` has it."""
 
 
 def _toml(value: object) -> str:

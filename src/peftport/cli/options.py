@@ -77,17 +77,22 @@ def parameters_of(request: type[Request]) -> list[Parameter]:
 
 def _parameter(name: str, annotation: str, default: Any, said: Option) -> Parameter:
     default = default if said.default is SAME else said.default
-    default = ... if default is MISSING or default is REQUIRED else default
     if isinstance(default, tuple):
         default = ",".join(map(str, default)) or None
-    plain = next((kind for kind in (int, float) if annotation.startswith(kind.__name__)), Path if said.path else str)
+    kinds = (bool, int, float)
+    plain = next((kind for kind in kinds if annotation.startswith(kind.__name__)), Path if said.path else str)
     kind: Any = list[str] if said.repeated else str if said.read is not None else plain
+    given: Any = kind | None if default is None else kind
+    default = Parameter.empty if default is MISSING or default is REQUIRED else default
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[given, info(name, said)])
+
+
+def info(name: str, said: Option) -> Any:
+    """What typer is to know of a field, for use in `Annotated`."""
     more: dict[str, Any] = {"help": for_rich(said.help), "metavar": said.metavar, "min": said.at_least}
     if said.argument:
-        info = typer.Argument(default, **more)
-    else:
-        info = typer.Option(default, option_name(name), *([said.short] if said.short else []), **more)
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None if default is None else kind)
+        return typer.Argument(**more)
+    return typer.Option(option_name(name, said), *([said.short] if said.short else []), **more)
 
 
 def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +110,7 @@ def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any
         try:
             found[name] = value if said.read is None else said.read(value)
         except ValueError as error:
-            raise BadRequest(f"{option_name(name)}: {error}") from error
+            raise BadRequest(f"{option_name(name, said)}: {error}") from error
     return found
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from peftport.cli.console import AsJson, print_json, print_table, say
-from peftport.cli.study import Changes, Folder, Only, StudyFile, duration, place_of, read_plan, tables_of
+from peftport.cli.study import Changes, Folder, Only, StudyFile, place_of, read_plan, tables_of
 from peftport.core.errors import BadRequest
+from peftport.core.progress import duration
 
 if TYPE_CHECKING:
     from peftport.report.export import ImageFormat

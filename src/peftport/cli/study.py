@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from contextlib import closing
 from dataclasses import asdict
@@ -12,64 +11,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peftport.cli.console import AsJson, bars, print_json, print_table, remark, say
+from peftport.cli import options as o
+from peftport.cli.console import AsJson, bars, print_json, print_table, remark, say, show
 from peftport.core.errors import BadRequest, PeftportError
+from peftport.core.progress import duration
+from peftport.core.request import options
+from peftport.study.commands import RunRequest, StudyRequest
 
 if TYPE_CHECKING:
     from peftport.study.about import About
     from peftport.study.export import Exported
-    from peftport.study.grid import StudySpec
     from peftport.study.plan import Plan
-    from peftport.study.run import Summary
-    from peftport.study.tracked import Tracked
 
 app = typer.Typer(
     no_args_is_help=True,
     help="A declared grid of train/test runs: planned as shared jobs, run once, resumed always.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")]
-Folder = Annotated[
-    Path | None, typer.Option("--dir", help="Where the study's ledger and artifacts are; default runs/NAME.")
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the study file: --set testing.items=50."),
-]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="FACTOR=VALUE,...", help="Only these runs, and what they need: --only arm=ported."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Stacks worked on at once; default: one a GPU, else cores / threads."),
-]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a worker.")]
-ExecutorName = Annotated[
-    str, typer.Option("--executor", help="processes (this machine) or ray (a cluster, or this machine).")
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option("--track", metavar="NAME", help="Show finished runs in mlflow, wandb, trackio or tensorboard too."),
-]
-DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
-
-
-def _read(path: Path, changes: list[str] | None) -> StudySpec:
-    from peftport.study.grid import read_study
-
-    pairs = [change.partition("=") for change in changes or []]
-    wrong = [key for key, equals, _ in pairs if not equals]
-    if wrong:
-        raise BadRequest(f"--set {wrong[0]}: expected KEY=VALUE, such as testing.items=50")
-    return read_study(path, {key.strip(): value.strip() for key, _, value in pairs})
+_STUDY, _RUN = options(StudyRequest), options(RunRequest)
+StudyFile = Annotated[Path, o.info("file", _STUDY["file"])]
+Folder = Annotated[Path | None, o.info("dir", _STUDY["dir"])]
+Changes = Annotated[list[str] | None, o.info("set", _STUDY["set"])]
+Only = Annotated[list[str] | None, o.info("only", _STUDY["only"])]
+Workers = Annotated[int | None, o.info("workers", _RUN["workers"])]
+Threads = Annotated[int, o.info("threads", _RUN["threads"])]
+ExecutorName = Annotated[str, o.info("executor", _RUN["executor"])]
 
 
 def read_plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan:
     """The plan of a study file with ``--set`` and ``--only`` applied."""
+    from peftport.study.grid import read_study
     from peftport.study.plan import Plan, chosen_factors
 
-    plan = Plan(_read(path, changes), chosen_factors(only or []))
+    replaced = o.values_of(StudyRequest, {"set": changes}).get("set", {})
+    plan = Plan(read_study(path, replaced), chosen_factors(only or []))
     if not plan.jobs:
         raise BadRequest(
             f"--only {' '.join(only or [])}: expected values that the study has, no run is left; check them"
@@ -137,62 +112,25 @@ def plan_study(
             say(f"not counted, since they are not on this machine: {', '.join(cost['unknown'])}")
 
 
-@app.command("run")
-def run(
-    study: StudyFile,
-    folder: Folder = None,
-    changes: Changes = None,
-    only: Only = None,
-    executor: ExecutorName = "processes",
-    workers: Workers = None,
-    threads: Threads = 1,
-    max_jobs: Annotated[int | None, typer.Option("--max-jobs", min=1, help="Stop after about so many jobs.")] = None,
-    stop_after: Annotated[
-        str | None, typer.Option("--stop-after", metavar="TIME", help="Begin nothing after that long: 90s, 45m, 2h.")
-    ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
-    accept_versions: Annotated[
-        bool, typer.Option("--accept-versions", help="Go on with other libraries than the jobs on record ran with.")
-    ] = False,
-    track: Track = None,
-    json_: AsJson = False,
-) -> None:
-    """Run what is not done yet. Ctrl-C stops it cleanly; the same command goes on. Exit code 1: some job failed.
+def run(**texts: Any) -> None:
+    """Run a study and say what was done."""
+    from peftport.api import Study
 
-    Example: peftport study run studies/quick.toml
-    """
-    from peftport.study.execute import RunOptions, execute
-    from peftport.study.run import Limits
-
-    plan = read_plan(study, changes, only)
-    limits, place = Limits(max_jobs, _seconds(stop_after)), place_of(plan, folder)
-    means = RunOptions(executor, workers, threads, tuple(track or ()))
+    as_json, found = texts.pop("json_"), o.values_of(RunRequest, texts)
+    planned = o.naming_options(Study.from_file, **o.values_of(StudyRequest, texts))
     with bars() as progress:
-        found, tracked = execute(
-            plan, place, means, limits=limits, retry_failed=retry_failed, accept_versions=accept_versions, warn=remark,
-            progress=progress,
-        )  # fmt: skip
-    if json_:
-        print_json({"study": plan.study.name, "dir": str(place), **asdict(found), "tracked": tracked.counts})
-    else:
-        _say_what_was_done(plan.study.name, found, tracked)
-    if found.failed or found.blocked or found.failed_before:
-        earlier = f", {found.failed_before} were so before" if found.failed_before else ""
+        ran = o.naming_options(planned.run, **found, warn=remark, progress=progress)
+    show(ran, as_json)
+    s = ran.summary
+    if s.failed or s.blocked or s.failed_before:
+        earlier = f", {s.failed_before} were so before" if s.failed_before else ""
         raise PeftportError(
-            f"{found.failed} jobs failed, {found.blocked} could not begin{earlier}; see peftport study status {study}, "
+            f"{s.failed} jobs failed, {s.blocked} could not begin{earlier}; see peftport study status {planned.file}, "
             "then run again with --retry-failed"
         )
 
 
-def _say_what_was_done(name: str, found: Summary, tracked: Tracked) -> None:
-    say(
-        f"{name}: {found.done} jobs done, {found.failed} failed, {found.blocked} blocked, "
-        f"{found.before} were on record, {found.left} left ({duration(found.seconds)})"
-    )
-    if found.recomputed:
-        say(f"{len(found.recomputed)} jobs were done again: their artifacts were missing or corrupt")
-    for tracker, count in tracked.counts.items():
-        say(f"{tracker}: {count['sent']} runs sent, {count['already_there']} were there already")
+app.command("run")(o.as_command(run, "run", RunRequest, [*o.parameters_of(StudyRequest), *o.parameters_of(RunRequest)]))
 
 
 @app.command("status")
@@ -329,19 +267,3 @@ def repair_study(study: StudyFile, folder: Folder = None, changes: Changes = Non
         print_json({"study": plan.study.name, **asdict(found)})
     else:
         say(f"{plan.study.name}: {found}")
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    match = DURATION.match(text.strip())
-    if not match:
-        raise BadRequest(f"--stop-after: expected a time such as 90s, 45m or 2h, got {text!r}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

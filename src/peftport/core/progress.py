@@ -19,3 +19,10 @@ class Silent:
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         """Nothing is shown."""
         return lambda units: None
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import TextWrapper
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from peftport.core.errors import BadRequest
 from peftport.core.progress import Progress
@@ -30,6 +30,7 @@ REQUIRED, SAME = object(), object()
 P = ParamSpec("P")
 Q = TypeVar("Q", bound="Request")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class WrongValue(BadRequest):
@@ -49,6 +50,7 @@ class Option:
         help: what it means, in a sentence.
         metavar: what stands for the value on the help page.
         argument: whether it has no name on the command line.
+        name: the option, where it is not the field's own name.
         short: a second, short option.
         path: whether the command line completes it as a path.
         at_least: the smallest number.
@@ -64,6 +66,7 @@ class Option:
     help: str
     metavar: str | None = None
     argument: bool = False
+    name: str | None = None
     short: str | None = None
     path: bool = False
     at_least: int | None = None
@@ -124,9 +127,9 @@ def options(request: type[Request]) -> dict[str, Option]:
     return {name: said for name, said in found.items() if name != "progress"} | {"progress": found["progress"]}
 
 
-def option_name(field_name: str) -> str:
-    """How the command line spells a field: ``from_`` is ``--from``."""
-    return f"--{field_name.strip('_').replace('_', '-')}"
+def option_name(field_name: str, said: Option | None = None) -> str:
+    """How the command line spells a field: ``from_`` is ``--from``, unless the option has a name of its own."""
+    return said.name if said and said.name else f"--{field_name.strip('_').replace('_', '-')}"
 
 
 def keyword(option_text: str) -> str:
@@ -147,15 +150,33 @@ def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return run(request(*args, **kwargs))
 
-        signature = inspect.signature(request)
-        last = sorted(signature.parameters.values(), key=lambda each: each.name == "progress")
-        call.__name__, call.__qualname__, call.__module__ = run.__name__, run.__qualname__, run.__module__
-        call.__doc__ = f"{_described(request)}\n\n{inspect.getdoc(run) or ''}".rstrip()
-        result = inspect.signature(run).return_annotation
-        call.__signature__ = signature.replace(parameters=last, return_annotation=result)  # type: ignore[attr-defined]
+        _show(call, run, request)
         return call
 
     return face
+
+
+def method_takes(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Callable[Concatenate[S, P], R]]:
+    """Turn a method that takes a request into one that takes the request's fields."""
+
+    def face(run: Callable[[S, Q], R]) -> Callable[Concatenate[S, P], R]:
+        def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            return run(self, request(*args, **kwargs))
+
+        _show(call, run, request, [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
+        return call
+
+    return face
+
+
+def _show(call: Any, run: Any, request: Any, first: Sequence[inspect.Parameter] = ()) -> None:
+    """Have ``help`` and `inspect.signature` show the fields of a request."""
+    signature = inspect.signature(request)
+    last = sorted(signature.parameters.values(), key=lambda each: each.name == "progress")
+    call.__name__, call.__qualname__, call.__module__ = run.__name__, run.__qualname__, run.__module__
+    call.__doc__ = f"{_described(request)}\n\n{inspect.getdoc(run) or ''}".rstrip()
+    result = inspect.signature(run).return_annotation
+    call.__signature__ = signature.replace(parameters=[*first, *last], return_annotation=result)
 
 
 def _described(request: Any) -> str:
