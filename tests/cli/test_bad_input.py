@@ -262,11 +262,11 @@ def test_output_without_a_name(refused: Refused, writers: Callable[..., Any]) ->
         (("--steps", "0"), ("--steps", "Try: peftport hosts update --help")),
         (("--steps=-1",), ("--steps", "got '-1'")),
         (("--save-at", "one"), ("--save-at: expected whole numbers", "got 'one'")),
-        (("--save-at", "9"), ("save_at: expected steps from 1 to 2, got 9",)),
-        (("--save-at", "0"), ("save_at: expected steps from 1 to 2, got 0",)),
-        (("--learning-rate", "0"), ("learning_rate: expected greater than 0",)),
-        (("--learning-rate", "nan"), ("learning_rate: expected",)),
-        (("--max-tokens", "3"), ("max_tokens",)),
+        (("--save-at", "9"), ("--save-at: expected steps from 1 to 2, got 9",)),
+        (("--save-at", "0"), ("--save-at: expected steps from 1 to 2, got 0",)),
+        (("--learning-rate", "0"), ("--learning-rate: expected greater than 0",)),
+        (("--learning-rate", "nan"), ("--learning-rate: expected",)),
+        (("--max-tokens", "3"), ("--max-tokens: expected",)),
     ],
 )
 def test_wrong_options_of_update(

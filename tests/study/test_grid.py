@@ -54,7 +54,7 @@ def test_a_mistake_is_told_by_its_key(mistake: str, tmp_path: Path, peftport: Ru
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("testing.items", ("--set testing.items", "KEY=VALUE")),
+        ("testing.items", ("--set: expected KEY=VALUE", "got 'testing.items'")),
         ("testing.item=3", ("testing.item: ",)),
         ("testing.items=many", ("testing.items: ", "many")),
         ("name.items=3", ("--set name.items", "a value there")),
