@@ -129,6 +129,10 @@ class Repaired(Result):
         """One row of counts."""
         return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
+    def as_json(self) -> dict[str, Any]:
+        """The counts, and under which name the damaged file is kept."""
+        return {"study": self.study, **asdict(self.repairs)}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exports(Result):
