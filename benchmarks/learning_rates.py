@@ -40,7 +40,7 @@ def sweep(host: str) -> list[dict[str, object]]:
     """Train every technique at every rate on one host, test on validation items."""
     bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     valid = bench.valid_split
-    rows, labels = valid.rows[:ITEMS], valid.labels[:ITEMS]
+    rows, labels = valid.rows[:ITEMS], valid.targets[:ITEMS]
     [bare] = score_entries(bench.host, bench.readout, None, [], rows, labels)
     print(f"{host}: bare host {bare.accuracy:.3f}")
     found: list[dict[str, object]] = []

@@ -33,7 +33,7 @@ def measure(host: str, technique: str, entries: int) -> dict[str, Any]:
     bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec, coded = make_spec(technique), bench.train_split
     longest = sorted(range(len(coded.rows)), key=lambda index: -len(coded.rows[index]))[:TEXTS]
-    rows, labels = [coded.rows[index] for index in longest], coded.labels[longest]
+    rows, labels = [coded.rows[index] for index in longest], coded.targets[longest]
     stack = [Entry(bench.fresh(spec, seed), rows, labels, seed, 1e-4) for seed in range(entries)]
     before = peak_bytes()
     need = entry_memory(bench.host, bench.readout, spec, stack[0], bench.settings) if entries == 1 else None

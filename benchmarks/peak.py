@@ -102,7 +102,7 @@ def measure(bench: BoundTask, technique: str, entries: int, repeats: int) -> dic
     """Training steps of K entries, and testing K modules on the test items."""
     spec, coded, items = make_spec(technique), bench.train_split, bench.test_split
     starts = [bench.fresh(spec, seed) for seed in range(entries)]
-    stack = [Entry(start, coded.rows, coded.labels, seed, 1e-4) for seed, start in enumerate(starts)]
+    stack = [Entry(start, coded.rows, coded.targets, seed, 1e-4) for seed, start in enumerate(starts)]
 
     def training() -> None:
         train_entries(bench.host, bench.readout, spec, stack, [2], bench.settings)
@@ -111,7 +111,7 @@ def measure(bench: BoundTask, technique: str, entries: int, repeats: int) -> dic
     modules = [checkpoints[0].matrices for checkpoints in kept]
 
     def testing() -> None:
-        score_entries(bench.host, bench.readout, spec, modules, items.rows, items.labels)
+        score_entries(bench.host, bench.readout, spec, modules, items.rows, items.targets)
 
     found = {"host": bench.host.name, "technique": technique, "entries": entries}
     return {**found, "training_2_steps": share(training, repeats), "testing": share(testing, repeats)}

@@ -17,7 +17,7 @@ from peftport.hosts.load import AUTO, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.modules.module import fresh_module
 from peftport.objectives.base import Row, decoder_inputs, pad
-from peftport.tasks.task import TaskSpec
+from peftport.tasks.kinds.classification import Classification
 from peftport.techniques import make_spec
 from peftport.techniques.base import Parameters, TechniqueSpec
 
@@ -108,7 +108,7 @@ SPECS: dict[str, TechniqueSpec] = {
     "compacter": make_spec("compacter", {"phm_dim": 4, "reduction_factor": 2}),
     "prefix": make_spec("prefix", {"length": 3, "hidden": 6}),
 }
-TOY = TaskSpec(
+TOY = Classification(
     name="toy",
     labels=("negative", "positive"),
     words=("negative", "positive"),

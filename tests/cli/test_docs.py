@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ import torch
 import typer.main
 
 from peftport import cli, porting, techniques
+from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.hashing import rng_for
 from peftport.hosts import slots
 from peftport.hosts.slots import Layout
+from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import stack
+from peftport.objectives import OBJECTIVES
 from peftport.tasks import load_task
+from peftport.tasks.kinds import KINDS
 from peftport.techniques.attach import attached
 from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
@@ -252,6 +258,49 @@ def test_the_recipe_of_a_porter(
     assert peftport("port", modules["lora"], *options).code == 0
     before, after = (load_file(folder / "module.safetensors") for folder in (modules["lora"], tmp_path / "out"))
     assert all(torch.equal(after[key], before[key] / 2) for key in before)
+
+
+@pytest.mark.parametrize("text", ["text", "text,other"])
+@pytest.mark.parametrize("host", ["bert", "t5", "llama"])
+def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
+    host: str, text: str, hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers as targets: read, split, trained (the error falls), predicted, written, ported; no classification."""
+    kind, objective = (executed("docs/extending.md", f"class {name}(")[name] for name in ("Rating", "SquaredError"))
+    monkeypatch.setitem(KINDS, kind.kind, kind)
+    monkeypatch.setitem(OBJECTIVES, objective.name, objective)
+    lines = reviews.read_text(encoding="utf-8").splitlines()[1:]
+    rows = [line.rpartition(",")[0] for line in lines]
+    rated = [f"{own},{other},{own.count('good') - own.count('bad') + 0.5}" for own, other in pairwise([*rows, rows[0]])]
+    (tmp_path / "rated.csv").write_text("\n".join(["text,other,label", *rated]), encoding="utf-8")
+    task = load_task(str(tmp_path / "rated.csv"), text=text, kind="rating")
+    assert task.train.targets.dtype.kind == "f"
+    bench = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
+    spec = SPECS["lora"]
+    [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [1, 30], 1e-2)
+    assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
+    [bare], [found] = bench.predict(None, []), bench.predict(spec, [kept[30].matrices])
+    assert len(found) == len(task.test) and found.values.shape == found.targets.shape
+    assert found.measures()["mean_squared_error"] == pytest.approx(
+        float(((found.values - task.test.targets) ** 2).mean())
+    )
+    assert found.measures() != bare.measures()
+    with pytest.raises(BadRequest, match="expected a classification here, got a task of kind rating"):
+        bench.test(None, [])
+    write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "rating")
+    back = read_module(tmp_path / "rating")
+    assert back.task is not None and back.task.kind == "rating"
+    [again] = bench.predict(spec, [bench.startable(back)])
+    assert torch.equal(torch.from_numpy(again.values), torch.from_numpy(found.values))
+    porting.porter_named("copy").port(back, bench.host, rng_for(0, "porting"))
+    plain = bind_task(str(hosts[host]), load_task(str(reviews)), readout="linear")
+    with pytest.raises(TaskRefused, match="this module was trained for a task of kind rating, got classification"):
+        plain.startable(back)
+    with pytest.raises(BadRequest, match="readout linear: rated is rating of .*, expected squared_error"):
+        bind_task(str(hosts[host]), task, readout="linear")
+    (tmp_path / "words.csv").write_text("\n".join(["text,label", *[f"{row},x" for row in rows]]), encoding="utf-8")
+    with pytest.raises(TaskRefused, match="expected numbers as targets"):
+        load_task(str(tmp_path / "words.csv"), kind="rating")
 
 
 @pytest.mark.parametrize("technique", ["lora", "adapter", "prefix"])

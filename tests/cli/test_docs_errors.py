@@ -55,6 +55,8 @@ def place(
     os.replace(tmp_path / "modules/old/adapter_model.safetensors", tmp_path / "modules/old/adapter_model.bin")
     torch.save({}, tmp_path / "modules/old/adapter_model.bin")
     shutil.copy(reviews, tmp_path / "reviews.csv")
+    rows = [line.replace(" ", " ,", 1) for line in reviews.read_text(encoding="utf-8").splitlines()[1:]]
+    (tmp_path / "pairs.csv").write_text("\n".join(["premise,hypothesis,label", *rows]), encoding="utf-8")
     (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
     (tmp_path / "slip.toml").write_text(STUDY.replace("budgets", "budget"), encoding="utf-8")
     (tmp_path / "runs/damaged").mkdir(parents=True)

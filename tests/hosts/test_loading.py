@@ -17,7 +17,7 @@ from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
 from peftport.hosts.weights import HostWeights
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.training.evaluation import score_entries
 from peftport.training.loop import Checkpoint, Entry, TrainSettings, train_entries
@@ -34,7 +34,7 @@ def a_host(model_type: str, readout: str, dtype: torch.dtype) -> Host:
 
 
 def trained(host: Host, readout: str, technique: str, steps: int = 3, rate: float = 1e-2) -> Checkpoint:
-    bound, spec = bind_readout(readout, host, TOY), SPECS[technique]
+    bound, spec = bind_objective(readout, host, TOY), SPECS[technique]
     rng, made = np.random.default_rng(0), technique_named(spec.kind)
     rows = bound.encode([" ".join(rng.choice(WORDS, rng.integers(2, 9))) for _ in range(16)])
     start = made.start(spec, made.slots(spec, host.slots), 0)
@@ -84,7 +84,7 @@ def test_a_host_in_bfloat16_scores_as_in_float32_nearly(model_type: str, readout
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         host = a_host(model_type, readout, dtype)
-        bound = bind_readout(readout, host, TOY)
+        bound = bind_objective(readout, host, TOY)
         rows = bound.encode(["a good film", "the plot was dull and bad", "it is great"])
         module = random_matrices(host, SPECS["lora"], std=0.1)
         head = {"readout": {"weight": torch.eye(2, 16), "bias": torch.ones(2)}} if readout == "linear" else {}

@@ -10,15 +10,15 @@ import pytest
 
 from peftport.core.errors import TaskRefused
 from peftport.tasks import TASKS, Task, leaks, load_task
-from peftport.tasks.duplicates import Shingles, normalise
+from peftport.tasks.duplicates import Key, Likeness, normalise
 from peftport.tasks.sources import BuiltIn
 
 SPLITS = ("train", "valid", "test")
 OFFLINE = sorted(name for name, built_in in TASKS.items() if built_in.origin != "hub")
 
 
-def keys(task: Task, *names: str) -> list[str]:
-    return [normalise(text) for name in names for text in getattr(task, name).texts]
+def keys(task: Task, *names: str) -> list[Key]:
+    return [(normalise(text),) for name in names for text in getattr(task, name).texts]
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -140,11 +140,11 @@ def real(request: pytest.FixtureRequest) -> Task:
 
 @pytest.mark.real
 def test_real_texts_do_not_leak(real: Task) -> None:
-    shingles = Shingles(keys(real, *SPLITS))
+    likeness = Likeness(keys(real, *SPLITS))
     train, valid = len(real.train), len(real.train) + len(real.valid)
     row = np.arange(valid + len(real.test))
-    assert not shingles.near(row[:train], row[train:]).any()
-    assert not shingles.near(row[train:valid], row[valid:]).any()
+    assert not likeness.near(row[:train], row[train:]).any()
+    assert not likeness.near(row[train:valid], row[valid:]).any()
 
 
 @pytest.mark.real

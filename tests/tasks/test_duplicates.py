@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftport.tasks import duplicates
-from peftport.tasks.duplicates import near_duplicates, normalise
+from peftport.tasks.duplicates import near_examples, normalise
+
+Key = tuple[str, ...]
 
 
 def alike(a: str, b: str) -> bool:
@@ -19,8 +21,14 @@ def alike(a: str, b: str) -> bool:
     return 10 * len(left & right) >= 7 * len(left | right)
 
 
-def brute_force(keys: list[str], against: list[str]) -> list[bool]:
-    return [any(alike(key, other) for other in against) for key in keys]
+def brute_force(keys: list[Key], against: list[Key]) -> list[bool]:
+    return [any(all(map(alike, key, other)) for other in against) for key in keys]
+
+
+def near(keys: list[str], against: list[str]) -> list[bool]:
+    """Near-duplicates among single texts."""
+    found: list[bool] = near_examples([(key,) for key in keys], [(key,) for key in against]).tolist()
+    return found
 
 
 def related_texts(seed: int, n: int) -> list[str]:
@@ -38,20 +46,38 @@ def related_texts(seed: int, n: int) -> list[str]:
     return [" ".join(words) for words in texts]
 
 
-@given(st.integers(0, 2**32), st.integers(0, 40), st.integers(0, 40))
+def related_examples(seed: int, n: int, fields: int) -> list[Key]:
+    """Examples of so many fields; several share a field with another one, whole or nearly."""
+    rng = np.random.default_rng(seed)
+    columns = []
+    for field in range(fields):
+        texts = related_texts(seed + field, max(1, n // 2))
+        columns.append([texts[k] for k in rng.integers(0, len(texts), n)])
+    return list(zip(*columns, strict=True))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 40), st.integers(0, 40), st.integers(1, 2))
 @settings(deadline=None)
-def test_prefix_filtering_loses_no_pair(seed: int, n: int, m: int) -> None:
-    texts = related_texts(seed, n + m)
-    assert near_duplicates(texts[:n], texts[n:]).tolist() == brute_force(texts[:n], texts[n:])
+def test_prefix_filtering_loses_no_pair(seed: int, n: int, m: int, fields: int) -> None:
+    """Pairs are near where both fields are: one alike field is nothing, nor are fields alike to those of two pairs."""
+    keys = related_examples(seed, n + m, fields)
+    assert near_examples(keys[:n], keys[n:]).tolist() == brute_force(keys[:n], keys[n:])
+
+
+def test_pairs_with_one_field_in_common_are_no_duplicates() -> None:
+    one, other = related_texts(3, 60)[40], "completely different words in this one here and now"
+    assert near_examples([(one, other)], [(one, "other words"), ("other words", other)]).tolist() == [False]
+    assert near_examples([(one, other)], [(one, other + " too")]).tolist() == [True]
+    assert near_examples([(one, other)], [(other, one)]).tolist() == [False]
 
 
 def test_blocks_and_renumbering_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = related_texts(1, 200)
-    expected = brute_force(texts[:100], texts[100:])
+    keys = related_examples(1, 200, fields=2)
+    expected = brute_force(keys[:100], keys[100:])
     assert 0 < sum(expected) < 100
     for name, value in (("_ROWS_AT_ONCE", 7), ("_PAIRS_AT_ONCE", 3), ("_LARGEST", 41)):
         monkeypatch.setattr(duplicates, name, value)
-    assert near_duplicates(texts[:100], texts[100:]).tolist() == expected
+    assert near_examples(keys[:100], keys[100:]).tolist() == expected
 
 
 @given(st.text(), st.text())
@@ -82,5 +108,5 @@ def test_what_counts_as_a_copy(a: str, b: str, same: bool) -> None:
 
 def test_texts_without_spaces_are_compared_by_character() -> None:
     text = "这部电影的剧情非常精彩演员的表演也很出色值得一看"
-    assert near_duplicates([normalise(text + "啊")], [normalise(text)]).tolist() == [True]
-    assert near_duplicates([normalise("完全不同的一句话没有任何相似之处")], [normalise(text)]).tolist() == [False]
+    assert near([normalise(text + "啊")], [normalise(text)]) == [True]
+    assert near([normalise("完全不同的一句话没有任何相似之处")], [normalise(text)]) == [False]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from peftport.core.errors import TaskRefused
 from peftport.tasks import Split, Task, leaks
-from peftport.tasks.columns import Wording, own_spec
-from peftport.tasks.duplicates import near_duplicates, normalise
+from peftport.tasks.columns import Wording
+from peftport.tasks.duplicates import near_examples, normalise
+from peftport.tasks.kinds.classification import own_spec
 from peftport.tasks.split import Items, make_task
 
 SPEC = own_spec("made-up", ("no", "yes"), Wording())
@@ -53,9 +54,9 @@ seeds = st.integers(0, 2**32)
 @settings(max_examples=50, deadline=None)
 def test_no_near_duplicate_crosses_splits(seed: int, grouped: bool, declared: bool) -> None:
     task = task_of(random_rows(seed), grouped, declared)
-    keys = {name: [normalise(text) for text in getattr(task, name).texts] for name in SPLITS}
-    assert not near_duplicates(keys["train"], keys["valid"] + keys["test"]).any()
-    assert not near_duplicates(keys["valid"], keys["test"]).any()
+    keys = {name: [(normalise(text),) for text in getattr(task, name).texts] for name in SPLITS}
+    assert not near_examples(keys["train"], keys["valid"] + keys["test"]).any()
+    assert not near_examples(keys["valid"], keys["test"]).any()
     every = [key for part in keys.values() for key in part]
     assert len(set(every)) == len(every)
     assert leaks(task.train, task.test) == 0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftport.modules.module import HEAD
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.training.evaluation import batches_of_tokens, score_entries
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices
 
@@ -37,7 +37,7 @@ def test_every_row_is_in_one_batch_and_no_batch_is_over_the_budget(
 def test_scores_do_not_depend_on_how_many_tokens_go_at_once(model_type: str, readout: str) -> None:
     view: Any = "language_model" if readout == "label_tokens" else "body"
     host = pico_host(model_type, view=view, dtype=torch.float64)
-    bound, spec = bind_readout(readout, host, TOY), SPECS["lora"]
+    bound, spec = bind_objective(readout, host, TOY), SPECS["lora"]
     rng = np.random.default_rng(0)
     rows = bound.encode([" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(30)])
     labels = rng.integers(0, 2, 30)

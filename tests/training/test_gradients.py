@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftport.hosts.host import Host
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.lora import LoraSpec
@@ -55,7 +55,7 @@ def needs_gradient(host: Host, readout: Any, spec: TechniqueSpec) -> dict[str, b
 @pytest.mark.parametrize("model_type", LOWEST)
 def test_nothing_before_the_lowest_slot_needs_a_gradient(model_type: str, technique: str) -> None:
     host = pico_host(model_type, view="language_model" if READOUT[model_type] == "label_tokens" else "body")
-    seen = needs_gradient(host, bind_readout(READOUT[model_type], host, TOY), SPECS[technique])
+    seen = needs_gradient(host, bind_objective(READOUT[model_type], host, TOY), SPECS[technique])
     names = list(seen)
     by_slot = {"compacter": "adapter"}.get(technique, technique)
     lowest = LOWEST[model_type].get(by_slot)
@@ -71,7 +71,7 @@ def test_nothing_before_the_lowest_slot_needs_a_gradient(model_type: str, techni
 def test_a_module_in_the_decoder_leaves_the_encoder_alone() -> None:
     """Cross attention lies in the decoder: no layer of the encoder needs a gradient."""
     host = pico_host("t5")
-    seen = needs_gradient(host, bind_readout("label_tokens", host, TOY), LoraSpec(rank=2, sites=("cross_v",)))
+    seen = needs_gradient(host, bind_objective("label_tokens", host, TOY), LoraSpec(rank=2, sites=("cross_v",)))
     encoder = [name for name in seen if name.startswith("encoder.")]
     assert len(encoder) > 10 and not any(seen[name] for name in encoder)
     assert any(seen[name] for name in seen if name.startswith("decoder.block.1"))
@@ -82,7 +82,7 @@ def test_frozen_weights_get_no_gradient_and_take_no_work(monkeypatch: pytest.Mon
     from torch.utils.flop_counter import FlopCounterMode
 
     host = pico_host("llama", num_hidden_layers=2)
-    readout, spec = bind_readout("label_tokens", host, TOY), LoraSpec(rank=1, sites=("attn_q",))
+    readout, spec = bind_objective("label_tokens", host, TOY), LoraSpec(rank=1, sites=("attn_q",))
     entry = an_entry(host, spec)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         entry_loss(host, readout, spec, entry, np.arange(4))

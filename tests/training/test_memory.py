@@ -12,7 +12,7 @@ import torch
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.tasks.split import Items, make_task
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.training import memory
@@ -32,7 +32,7 @@ def an_entry(host: Host, technique: str, lengths: list[int], seed: int = 0) -> E
 
 
 def memory_of(host: Host, technique: str, lengths: list[int]) -> EntryMemory:
-    readout = bind_readout("prototype", host, TOY)
+    readout = bind_objective("prototype", host, TOY)
     return entry_memory(host, readout, SPECS[technique], an_entry(host, technique, lengths), SETTINGS)
 
 
@@ -95,7 +95,7 @@ def a_bench(technique: str) -> tuple[BoundTask, list[Start]]:
     rng = np.random.default_rng(0)
     made = tuple(" ".join(rng.choice(WORDS, 12)) for _ in range(80))
     task = make_task(TOY, Items(made, rng.integers(0, 2, 80)))
-    bench = BoundTask(host, task, bind_readout("prototype", host, TOY), SETTINGS)
+    bench = BoundTask(host, task, bind_objective("prototype", host, TOY), SETTINGS)
     return bench, [Start(bench.fresh(SPECS[technique], seed), seed) for seed in range(5)]
 
 
@@ -108,14 +108,14 @@ def test_what_does_not_fit_trains_in_further_stacks(technique: str, monkeypatch:
     spec, sizes, train = SPECS[technique], list[int](), bound_task.train
     coded = bench.train_split
     need = entry_memory(
-        bench.host, bench.readout, spec, Entry(starts[0].parameters, coded.rows, coded.labels, 0, 1e-2), SETTINGS
+        bench.host, bench.readout, spec, Entry(starts[0].parameters, coded.rows, coded.targets, 0, 1e-2), SETTINGS
     )
 
     def counted(host: Any, readout: Any, own: Any, entries: Any, *rest: Any) -> Any:
         sizes.append(len(entries))
         return train(host, readout, own, entries, *rest)
 
-    monkeypatch.setattr(bound_task, "train", counted)
+    monkeypatch.setattr(bound_task, "train_entries", counted)
     whole = bench.train(spec, starts, (0, 3), 1e-2)
     parts = bench.train(spec, starts, (0, 3), 1e-2, budget_bytes=2 * need.total_bytes)
     alone = bench.train(spec, starts, (0, 3), 1e-2, budget_bytes=0)

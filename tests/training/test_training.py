@@ -19,10 +19,10 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, TaskRefused, TrainingFailed
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, stack
-from peftport.objectives import READOUTS, bind_readout, readout_class
-from peftport.objectives.base import Readout, Row
+from peftport.objectives import OBJECTIVES, bind_objective, objective_named
+from peftport.objectives.base import Objective, Row
 from peftport.objectives.label_tokens import LabelTokens, label_rows
-from peftport.tasks.task import TaskSpec
+from peftport.tasks.kinds.classification import Classification
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
@@ -52,26 +52,26 @@ def texts(n: int, seed: int) -> tuple[list[str], Any]:
     return made, labels.astype(np.int64)
 
 
-def bound(model_type: str, readout: str, dtype: torch.dtype = torch.float64, task: TaskSpec = TOY) -> Readout:
+def bound(model_type: str, readout: str, dtype: torch.dtype = torch.float64, task: Classification = TOY) -> Objective:
     host = host_of(model_type, view=VIEWS[readout], dtype=dtype)
-    return bind_readout(readout, host, task)
+    return bind_objective(readout, host, task)
 
 
-def fresh(readout: Readout, spec: TechniqueSpec, seed: int) -> Parameters:
+def fresh(readout: Objective, spec: TechniqueSpec, seed: int) -> Parameters:
     technique = technique_named(spec.kind)
     start = technique.start(spec, technique.slots(spec, readout.host.slots), seed)
     shapes = readout.head_shapes()
     return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
 
 
-def entry(readout: Readout, spec: TechniqueSpec, seed: int, rate: float = 1e-2, n: int = 18) -> Entry:
+def entry(readout: Objective, spec: TechniqueSpec, seed: int, rate: float = 1e-2, n: int = 18) -> Entry:
     """Start, texts, labels and data order, all of this seed's own."""
     own, labels = texts(n, seed)
     return Entry(fresh(readout, spec, seed), readout.encode(own), labels, seed, rate)
 
 
 def run(
-    readout: Readout, spec: TechniqueSpec, entries: Sequence[Entry], budgets: Sequence[int]
+    readout: Objective, spec: TechniqueSpec, entries: Sequence[Entry], budgets: Sequence[int]
 ) -> list[dict[int, Checkpoint]]:
     return train_entries(readout.host, readout, spec, entries, budgets, SETTINGS)
 
@@ -136,7 +136,7 @@ def test_labels_of_one_entry_are_its_own() -> None:
     """The same start, texts and order with labels turned over: another training."""
     readout, spec = bound("bert", "prototype"), SPECS["lora"]
     one = entry(readout, spec, 0)
-    turned = Entry(one.start, one.rows, 1 - one.labels, one.seed, one.learning_rate)
+    turned = Entry(one.start, one.rows, 1 - one.targets, one.seed, one.learning_rate)
     kept, other = run(readout, spec, [one, turned], (2,))
     first = next(iter(kept[2].matrices))
     assert not torch.equal(kept[2].matrices[first]["B"], other[2].matrices[first]["B"])
@@ -401,7 +401,7 @@ def said_by(host: Host, row: Row, words: Sequence[int], shift: int) -> float:
 @pytest.mark.parametrize("model_type", ["t5", "bart", "llama", "gpt2"])
 @pytest.mark.parametrize("technique", [None, "lora", "prefix"])
 @torch.no_grad()
-def test_label_tokens_by_separate_forward_passes(model_type: str, task: TaskSpec, technique: str | None) -> None:
+def test_label_tokens_by_separate_forward_passes(model_type: str, task: Classification, technique: str | None) -> None:
     readout: Any = bound(model_type, "label_tokens", task=task)
     host, rows = readout.host, readout.encode(texts(5, 0)[0])
     assert len({len(row) for row in rows}) > 1
@@ -420,7 +420,7 @@ def test_label_tokens_by_separate_forward_passes(model_type: str, task: TaskSpec
 @pytest.mark.parametrize("task", [TOY, LONG], ids=["one-mask", "two-masks"])
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
 @torch.no_grad()
-def test_masked_label_tokens_by_separate_forward_passes(model_type: str, task: TaskSpec) -> None:
+def test_masked_label_tokens_by_separate_forward_passes(model_type: str, task: Classification) -> None:
     readout: Any = bound(model_type, "label_tokens", task=task)
     host, rows = readout.host, readout.encode(texts(5, 0)[0])
     assert len({len(row) for row in rows}) > 1
@@ -473,11 +473,11 @@ def test_masked_words_of_unequal_length_are_refused() -> None:
         label_rows(host_of("bert"), TOY.model_copy(update={"masked_words": ("bad", "good film")}))
 
 
-@pytest.mark.parametrize("readout_name", READOUTS)
+@pytest.mark.parametrize("readout_name", OBJECTIVES)
 @pytest.mark.parametrize("model_type", COMPANIES)
 def test_texts_are_cut_and_prompts_are_not(model_type: str, readout_name: str) -> None:
     host = host_of(model_type, view=VIEWS[readout_name])
-    readout = bind_readout(readout_name, host, TOY, max_tokens=5)
+    readout = bind_objective(readout_name, host, TOY, max_tokens=5)
     long, short = readout.encode(["good bad film plot dull fine the a was", "good bad film plot dull"])
     assert long == short
     assert readout.encode(["good bad film plot fine"])[0] != short
@@ -493,7 +493,7 @@ def test_texts_are_cut_and_prompts_are_not(model_type: str, readout_name: str) -
 def test_a_zero_head_prefers_no_label_and_learns() -> None:
     readout, spec = bound("bert", "linear"), SPECS["adapter"]
     one = entry(readout, spec, 0)
-    [start] = score_entries(readout.host, readout, spec, [one.start], one.rows, one.labels)
+    [start] = score_entries(readout.host, readout, spec, [one.start], one.rows, one.targets)
     assert not start.scores.any()
     [kept] = run(readout, spec, [one], (0, 1, 6))
     assert kept[1].loss == pytest.approx(math.log(2))
@@ -548,13 +548,13 @@ def test_pooled_readouts_put_the_host_s_prefix_before_texts() -> None:
     plain = host_of("bert", view="body", dtype=torch.float64)
     prefixed = replace(plain, text_prefix="this is ")
     for name in ("prototype", "linear"):
-        one, other = bind_readout(name, prefixed, TOY), bind_readout(name, plain, TOY)
+        one, other = bind_objective(name, prefixed, TOY), bind_objective(name, plain, TOY)
         assert one.encode(["a good film"]) == other.encode(["this is a good film"])
-    expected = mean_state(plain, bind_readout("linear", plain, TOY).encode(["this is " + TOY.descriptions[0]])[0])
-    got = bind_readout("prototype", prefixed, TOY).prototypes[0]  # type: ignore[attr-defined]
+    expected = mean_state(plain, bind_objective("linear", plain, TOY).encode(["this is " + TOY.descriptions[0]])[0])
+    got = bind_objective("prototype", prefixed, TOY).prototypes[0]  # type: ignore[attr-defined]
     torch.testing.assert_close(got, expected / expected.norm())
 
 
 def test_unknown_readouts_are_refused() -> None:
     with pytest.raises(BadRequest, match="unknown readout 'prototyp': did you mean 'prototype'"):
-        readout_class("prototyp", "encoder")
+        objective_named("prototyp", "encoder")

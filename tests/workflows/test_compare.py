@@ -20,7 +20,7 @@ from peftport.core.arms import ARMS, BARE
 from peftport.core.errors import BadRequest, SlotMismatch, UnknownName
 from peftport.core.hashing import rng_for
 from peftport.modules.module import HEAD, Module
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.porting import SAMPLERS, porter_named, sampler_named
 from peftport.report.tables import comparison_sentence, comparison_table
 from peftport.tasks.task import Dropped, Split, Task
@@ -51,7 +51,7 @@ def bench_of(model_type: str = "bert", readout: str = "prototype", seed: int = 1
     host = host_of(model_type, seed=seed, view=view, dtype=torch.float64)
     mark = host.fingerprint.model_copy(update={"name": "the-receiver"})
     host = replace(host, name="the-receiver", fingerprint=mark)
-    return BoundTask(host, TASK, bind_readout(readout, host, TOY), TrainSettings(batch_size=4), test_items=20)
+    return BoundTask(host, TASK, bind_objective(readout, host, TOY), TrainSettings(batch_size=4), test_items=20)
 
 
 def module_of(technique: str, model_type: str = "bert", head: bool = False) -> Module:

@@ -19,14 +19,14 @@ from peftport.core.errors import HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
-from peftport.hosts.host import Host
+from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import HEAD, Module, check_fits, stack
-from peftport.objectives import readout_class
+from peftport.objectives import objective_named
 from peftport.techniques.attach import attached, prefix_length
 
 
@@ -106,7 +106,8 @@ def _loaded(ref: str, folder: Path) -> Host:
     task = read_module(folder).task if format_of(folder) == "native" else None
     source = find_host(ref)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
-    return load_host(ref, readout_class(task.readout if task else None, kind).view)
+    default: View = "body" if kind == "encoder" else "language_model"
+    return load_host(ref, objective_named(task.readout, kind).view if task else default)
 
 
 def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:

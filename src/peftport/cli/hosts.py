@@ -52,7 +52,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     """
     from peftport.hosts.load import load_host
     from peftport.hosts.opening import lacks_head
-    from peftport.objectives import READOUTS
+    from peftport.objectives import OBJECTIVES
     from peftport.report.tables import Table
 
     quiet_libraries()
@@ -62,7 +62,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         for s in loaded.slots.values()
     ]
     headless = lacks_head(loaded)
-    fitting = [one for one in READOUTS.values() if loaded.kind in one.kinds]
+    fitting = [one for one in OBJECTIVES.values() if loaded.kind in one.kinds]
     readouts = [one.name for one in fitting if one.view == "body" or not headless]
     mark = loaded.fingerprint
     if json_:

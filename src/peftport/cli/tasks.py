@@ -38,7 +38,7 @@ def show(**texts: Any) -> None:
     parts: dict[str, dict[str, Any]] = {
         name: {
             "items": len(split),
-            "labels": {label: int((split.labels == i).sum()) for i, label in enumerate(data.spec.labels)},
+            "labels": {label: int((split.targets == i).sum()) for i, label in enumerate(data.spec.labels)},
         }
         for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test))
     }
@@ -48,7 +48,8 @@ def show(**texts: Any) -> None:
             {"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest}
         )
         return
-    say(f"{data.spec.name}: labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
+    pairs = f"pairs of {' and '.join(data.spec.fields)}; " if len(data.spec.fields) > 1 else ""
+    say(f"{data.spec.name}: {pairs}labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
     for name, part in parts.items():
         counts: dict[str, int] = part["labels"]
         say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{label} {n}" for label, n in counts.items()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from peftport.core.errors import SlotMismatch, TrainingFailed
@@ -21,12 +22,24 @@ HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
 
 
 class TaskRecord(Closed):
-    """The task a module was trained for: its name, labels and digest, and how labels were read out."""
+    """The task a module was trained for: its name, labels and digest, and how labels were read out.
+
+    ``kind`` and ``fields`` are in files only where they are not those of a classification of single texts, which came
+    before them: its files stay as they were.
+    """
 
     name: str
     labels: tuple[str, ...]
     digest: str
     readout: str
+    kind: str = "classification"
+    fields: tuple[str, ...] = ("text",)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = written(self)
+        unsaid = {"kind": "classification", "fields": ("text",)}
+        return {key: value for key, value in values.items() if key not in unsaid or getattr(self, key) != unsaid[key]}
 
 
 class TrainingRecord(Closed):
@@ -152,8 +165,9 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
         _check_shapes(module, host, name, technique.shapes(module.spec, slot), method)
     _check_shapes(module, host, SHARED, technique.shared_shapes(module.spec), method)
     if module.head is not None:
-        labels = len(module.task.labels if module.task else module.head.get("bias", torch.zeros(1)).reshape(-1))
-        _check_shapes(module, host, HEAD, {"weight": (labels, host.width), "bias": (labels,)}, method)
+        labels = module.task.labels if module.task else ()
+        outputs = len(labels or module.head.get("bias", torch.zeros(1)).reshape(-1))
+        _check_shapes(module, host, HEAD, {"weight": (outputs, host.width), "bias": (outputs,)}, method)
     extra = [name for name in module.matrices if name not in slots and name not in (SHARED, HEAD)]
     if extra:
         raise SlotMismatch(

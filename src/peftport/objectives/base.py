@@ -1,4 +1,7 @@
-"""A readout: how a task's labels are read out of a host. It turns texts into token rows, and rows into label scores.
+"""An objective: how a task is put to a host. It encodes examples as token rows, gives their loss, and predicts.
+
+An objective is bound to one host and one task. Users know it as the readout. Where a host is a BERT-like encoder, two
+fields are the tokenizer's own pair, with token types where the host has them; elsewhere a prompt names both.
 
 Letters: K entries, B rows an entry, N = K B rows of all entries, T tokens, C labels, V vocabulary, D width.
 """
@@ -6,22 +9,51 @@ Letters: K entries, B rows an entry, N = K B rows of all entries, T tokens, C la
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host, View
 from peftport.hosts.slots import HostKind
-from peftport.tasks.task import TaskSpec
+from peftport.tasks.kinds.classification import Classification
+from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
+from peftport.tasks.task import Split
 
-Row: TypeAlias = tuple[int, ...]  # token ids of one text, special tokens included
-Head: TypeAlias = Mapping[str, Tensor] | None  # a linear readout's own matrices, stacked over K
+Row: TypeAlias = tuple[int, ...]  # token ids of one example, special tokens included
+Head: TypeAlias = Mapping[str, Tensor] | None  # an objective's own matrices, stacked over K
 
 
-class Readout(ABC):
-    """One way to read labels, bound to one host and one task."""
+class PairRow(tuple[int, ...]):
+    """A row of two fields on a host that tells them apart: beside each token id its token type, 0 or 1."""
+
+    types: Row
+
+    def __new__(cls, ids: Iterable[int], types: Iterable[int]) -> Self:
+        """Of token ids and as many token types."""
+        row = super().__new__(cls, ids)
+        row.types = tuple(types)
+        return row
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A split as an objective trains and tests on it: a row and a target for each item."""
+
+    rows: list[Row]
+    targets: Targets
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self.rows)
+
+
+class Objective(ABC):
+    """One way to train and test a task, bound to one host and one task. The task's kind admits it by its name."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -29,49 +61,119 @@ class Readout(ABC):
     view: ClassVar[View]
 
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
-        """Bind. Texts are cut to ``max_tokens`` tokens; prompts around them are kept whole."""
+        """Bind to a host and a task. Texts are cut to ``max_tokens`` tokens; prompts around them are kept whole.
+
+        Raises:
+            BadRequest: so few tokens that a field would be left with none.
+
+        """
         self.host, self.task, self.max_tokens = host, task, max_tokens
+        if max_tokens < len(task.fields):
+            raise BadRequest(
+                f"--max-tokens {max_tokens}: expected at least {len(task.fields)}, a token for each of "
+                f"{' and '.join(task.fields)}; give more"
+            )
 
     @abstractmethod
-    def wording(self, text: str) -> str:
-        """The text as the host reads it, prompt included."""
+    def wording(self, example: Example) -> Example:
+        """The example as the host reads it, prompt included: a text, or two that the tokenizer encodes as a pair."""
+
+    @abstractmethod
+    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
+        """The loss of each row, (N,). targets (N, ...). ``shift``: positions before the text."""
+
+    @abstractmethod
+    def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
+        """The predicted values, (N, ...): what the predictions of the task's kind are made of."""
+
+    def head_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the objective's own trainable matrices; most have none."""
+        return {}
+
+    def encode_split(self, split: Split) -> Encoded:
+        """The rows and targets that a split is trained and tested on."""
+        return Encoded(self.encode(split.examples), split.targets)
+
+    def encode(self, examples: Sequence[Example]) -> list[Row]:
+        """Token rows of examples: cut, worded, tokenised."""
+        if not examples:
+            return []
+        worded = [self.wording(cut) for cut in self._cut(examples)]
+        if isinstance(worded[0], str):
+            return [tuple(ids) for ids in self.host.tokenizer(worded, verbose=False)["input_ids"]]
+        first, second = (list(texts) for texts in zip(*worded, strict=True))
+        found = self.host.tokenizer(first, second, verbose=False)
+        if "token_type_ids" not in found or getattr(self.host.config, "type_vocab_size", 0) < 2:
+            return [tuple(ids) for ids in found["input_ids"]]
+        return [PairRow(*own) for own in zip(found["input_ids"], found["token_type_ids"], strict=True)]
+
+    def prompted(self, example: Example) -> str:
+        """The task's prompt for a host that generates."""
+        encoder_decoder = self.host.kind == "encoder_decoder"
+        return self.task.prompt_for(example) if encoder_decoder else self.task.causal_prompt_for(example)
+
+    def _cut(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with the ends of their longest fields cut off until no more than ``max_tokens`` are left."""
+        fields = [list(texts) for texts in zip(*map(texts_of, examples), strict=True)]
+        spans = [
+            self.host.tokenizer(t, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+                "offset_mapping"
+            ]
+            for t in fields
+        ]
+        cut: list[list[str]] = [[] for _ in fields]
+        for row in range(len(examples)):
+            own = [span[row] for span in spans]
+            for field, limit in enumerate(longest_first([len(span) for span in own], self.max_tokens)):
+                text, span = fields[field][row], own[field]
+                cut[field].append(text[: span[limit - 1][1]] if len(span) > limit else text)
+        return list(cut[0]) if len(cut) == 1 else list(zip(*cut, strict=True))
+
+
+class LabelScorer(Objective):
+    """An objective that scores every label of a classification; its loss is the cross-entropy of the scores."""
+
+    task: Classification
 
     @abstractmethod
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """Score every label for every row, (N, C), higher is likelier. ``shift``: positions before the text."""
 
-    def loss(self, rows: Sequence[Row], labels: Tensor, head: Head, shift: int) -> Tensor:
-        """Cross-entropy of each row, (N,). labels (N,)."""
-        return torch.nn.functional.cross_entropy(self.scores(rows, head, shift), labels, reduction="none")
+    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
+        """Cross-entropy of each row, (N,). targets: the right classes (N,), or their probabilities (N, C)."""
+        return torch.nn.functional.cross_entropy(self.scores(rows, head, shift), targets, reduction="none")
 
-    def head_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the readout's own trainable matrices; most have none."""
-        return {}
+    def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
+        """The scores, (N, C)."""
+        scores: npt.NDArray[Any] = self.scores(rows, head, shift).float().cpu().numpy()
+        return scores
 
-    def encode(self, texts: Sequence[str]) -> list[Row]:
-        """Token rows of texts: cut, worded, tokenised."""
-        if not texts:
-            return []
-        worded = [self.wording(cut) for cut in self._cut(list(texts))]
-        return [tuple(ids) for ids in self.host.tokenizer(worded, verbose=False)["input_ids"]]
 
-    def _cut(self, texts: list[str]) -> list[str]:
-        found = self.host.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = found["offset_mapping"]
-        limit = self.max_tokens
-        return [t[: span[limit - 1][1]] if len(span) > limit else t for t, span in zip(texts, spans, strict=True)]
+def longest_first(lengths: Sequence[int], limit: int) -> list[int]:
+    """How many tokens of each field are kept, ``limit`` in all: the longest give first, as tokenizers cut pairs."""
+    kept, left = [0] * len(lengths), limit
+    order = sorted(range(len(lengths)), key=lambda field: lengths[field])
+    for others, field in zip(range(len(order), 0, -1), order, strict=True):
+        kept[field] = min(lengths[field], left // others)
+        left -= kept[field]
+    return kept
 
 
 def pad(rows: Sequence[Row], pad_id: int | None, device: torch.device, *, left: bool = False) -> dict[str, Tensor]:
-    """input_ids and attention_mask, each (N, T), padded to the longest row."""
+    """input_ids and attention_mask, each (N, T), padded to the longest row; of pairs token_type_ids, too."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad_id or 0)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    types = torch.zeros((len(rows), longest), dtype=torch.long)
     for index, row in enumerate(rows):
         where = slice(longest - len(row), longest) if left else slice(0, len(row))
         ids[index, where] = torch.tensor(row)
         mask[index, where] = 1
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        if isinstance(row, PairRow):
+            types[index, where] = torch.tensor(row.types)
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    pairs = any(isinstance(row, PairRow) for row in rows)
+    return inputs | {"token_type_ids": types.to(device)} if pairs else inputs
 
 
 def decoder_inputs(host: Host, rows: Sequence[Row], shift: int) -> dict[str, Any]:

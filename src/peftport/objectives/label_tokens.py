@@ -19,11 +19,12 @@ from torch import Tensor
 
 from peftport.core.errors import TaskRefused
 from peftport.hosts.host import Host
-from peftport.objectives.base import Head, Readout, Row, decoder_inputs, pad
-from peftport.tasks.task import TaskSpec
+from peftport.objectives.base import Head, LabelScorer, Row, decoder_inputs, pad
+from peftport.tasks.kinds.classification import Classification
+from peftport.tasks.spec import Example, TaskSpec, texts_of
 
 
-class LabelTokens(Readout):
+class LabelTokens(LabelScorer):
     """Log-probabilities of the label words."""
 
     name = "label_tokens"
@@ -34,22 +35,21 @@ class LabelTokens(Readout):
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
         """Find the tokens of every label's words in this host's vocabulary."""
         super().__init__(host, task, max_tokens)
-        self.labels = label_rows(host, task)
+        self.labels = label_rows(host, self.task)
         longest = max(len(row) for row in self.labels)
         padded = [row + (0,) * (longest - len(row)) for row in self.labels]
         self.tokens = torch.tensor(padded, device=host.device)  # (C, S)
         counts = torch.tensor([len(row) for row in self.labels], device=host.device)
         self.counted = torch.arange(longest, device=host.device) < counts[:, None]  # (C, S)
 
-    def wording(self, text: str) -> str:
+    def wording(self, example: Example) -> Example:
         """The task's prompt for this kind of host."""
-        if self.host.kind == "encoder_decoder":
-            return self.task.prompt_for(text)
-        if self.host.kind == "decoder":
-            return self.task.causal_prompt_for(text)
+        if self.host.kind != "encoder":
+            return self.prompted(example)
         mask = self.host.tokenizer.mask_token
         # A mask that the text itself holds would be taken for one of the label's.
-        return self.task.masked_prompt_for(text.replace(mask, " "), mask * len(self.labels[0]))
+        texts = tuple(text.replace(mask, " ") for text in texts_of(example))
+        return self.task.masked_prompt_for(texts if len(texts) > 1 else texts[0], mask * len(self.labels[0]))
 
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """Sequence log-probabilities, (N, C)."""
@@ -58,11 +58,11 @@ class LabelTokens(Readout):
         logits = logits.view(len(rows), -1, *logits.shape[1:]).expand(-1, len(self.labels), -1, -1)  # (N, C, S, V)
         return self._sequence_log_probability(logits, self.tokens, self.counted)
 
-    def loss(self, rows: Sequence[Row], labels: Tensor, head: Head, shift: int) -> Tensor:
+    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Negative log-probability of the right label's words, (N,)."""
-        said = [self.labels[int(label)] for label in labels]
+        said = [self.labels[int(label)] for label in targets]
         logits = self._logits(rows, said if self._branches() else None, shift)  # (N, S, V)
-        return -self._sequence_log_probability(logits, self.tokens[labels], self.counted[labels])
+        return -self._sequence_log_probability(logits, self.tokens[targets], self.counted[targets])
 
     def _branches(self) -> bool:
         """Whether later tokens of a label depend on its earlier ones, so that every label needs its own input."""
@@ -106,7 +106,7 @@ class LabelTokens(Readout):
         return logits[at].view(len(rows), self.tokens.shape[1], -1)  # type: ignore[no-any-return]
 
 
-def label_rows(host: Host, task: TaskSpec) -> tuple[Row, ...]:
+def label_rows(host: Host, task: Classification) -> tuple[Row, ...]:
     """Tokens of every label's words as they follow the prompt.
 
     Raises:
@@ -135,12 +135,12 @@ def label_rows(host: Host, task: TaskSpec) -> tuple[Row, ...]:
     return tuple((*row, end) for row in rows) if nested and end is not None else rows
 
 
-def _word_tokens(host: Host, task: TaskSpec, word: str) -> Row:
+def _word_tokens(host: Host, task: Classification, word: str) -> Row:
     def tokens(text: str) -> Row:
         return tuple(host.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     if host.kind != "decoder":
         return tokens(word)
-    prompt = task.causal_prompt_for("x").rstrip()
+    prompt = task.causal_prompt_for("x" if len(task.fields) == 1 else ("x",) * len(task.fields)).rstrip()
     before, after = tokens(prompt), tokens(f"{prompt} {word}")
     return after[len(before) :] if after[: len(before)] == before else tokens(" " + word)

@@ -10,20 +10,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from peftport.objectives.base import Head, Readout, Row, mean_pooled
+from peftport.objectives.base import Head, LabelScorer, Row, mean_pooled
+from peftport.tasks.spec import Example
 
 
-class Linear(Readout):
-    """A trained linear classifier of the pooled text."""
+class Linear(LabelScorer):
+    """A trained linear classifier of the pooled text, or of a pair of texts read together."""
 
     name = "linear"
     title = "a trainable head on the mean hidden state"
     kinds = ("encoder", "encoder_decoder", "decoder")
     view = "body"
 
-    def wording(self, text: str) -> str:
-        """The text alone, behind the prefix that the host was trained with, if any."""
-        return self.host.text_prefix + text
+    def wording(self, example: Example) -> Example:
+        """The text or pair alone, behind the prefix that the host was trained with; a pair on a decoder in a prompt."""
+        if isinstance(example, str):
+            return self.host.text_prefix + example
+        if self.host.kind != "encoder":
+            return self.prompted(example)
+        return (self.host.text_prefix + example[0], *example[1:])
 
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight (C, D) and bias (C)."""

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftport.hosts.host import Host
-from peftport.objectives.base import Head, Readout, Row, mean_pooled
-from peftport.tasks.task import TaskSpec
+from peftport.objectives.base import Head, LabelScorer, Row, mean_pooled
+from peftport.tasks.spec import Example, TaskSpec, plain_text
 
 TEMPERATURE = 0.05
 
 
-class Prototype(Readout):
+class Prototype(LabelScorer):
     """Cosine to label descriptions; nothing of its own to train."""
 
     name = "prototype"
@@ -32,11 +32,11 @@ class Prototype(Readout):
         """Embed the descriptions with the bare host, once."""
         super().__init__(host, task, max_tokens)
         with torch.no_grad():
-            self.prototypes = F.normalize(mean_pooled(host, self.encode(task.descriptions), 0), dim=-1)  # (C, D)
+            self.prototypes = F.normalize(mean_pooled(host, self.encode(self.task.descriptions), 0), dim=-1)  # (C, D)
 
-    def wording(self, text: str) -> str:
+    def wording(self, example: Example) -> Example:
         """The text alone, behind the prefix that the host was trained with, if any."""
-        return self.host.text_prefix + text
+        return self.host.text_prefix + plain_text(example)
 
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """Cosines over the temperature, (N, C)."""

@@ -54,10 +54,10 @@ class TaskPair(Closed):
 
 
 class Data(Closed):
-    """A task of the user's own: a file, a folder or a hub id, and how it is read."""
+    """A task of the user's own: a file, a folder or a hub id, and how it is read; two columns of ``text`` are pairs."""
 
     source: Name
-    text: str | None = None
+    text: str | tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
     labels: tuple[str, ...] | None = None

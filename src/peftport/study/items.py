@@ -22,12 +22,7 @@ CLOSE = 1e-9
 
 def measured(scores: Scores) -> dict[str, Any]:
     """What a test says, all of it read off per-item scores."""
-    return {
-        "accuracy": scores.accuracy,
-        "auroc": scores.auroc,
-        "accuracy_at_median": scores.accuracy_at_median,
-        "n_items": len(scores.labels),
-    }
+    return {**scores.measures(), "n_items": len(scores)}
 
 
 class Items:

@@ -2,145 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from pydantic import ValidationError
-
 from peftport.core.errors import TaskRefused
+from peftport.tasks.spec import ONE_TEXT, Example, Targets
 from peftport.tasks.split import Items
-from peftport.tasks.task import TaskSpec
+from peftport.tasks.task import Dropped
 
-MAX_LABELS = 100
 SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """The columns a user names; None leaves the default, or for ``group`` none. Two of ``text`` are a pair's."""
+
+    text: tuple[str, ...] | None = None
+    label: str | None = None
+    group: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the texts are called in prompts: ``text`` where there is one column, else as their columns."""
+        return ONE_TEXT if self.text is None or len(self.text) == 1 else self.text
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Values as read, None where a value is missing. ``where`` names the source in messages; rows count from 1."""
+    """Values as read, None where a value is missing. ``where`` names the source in messages; rows count from 1.
+
+    ``fields``: a column of texts for each field. ``classes``: the names of the classes, where the source has an order
+    of them. ``dropped``: what the reader of the source has left out.
+    """
 
     where: str
-    texts: Sequence[object]
-    labels: Sequence[object]
+    fields: Mapping[str, Sequence[object]]
+    targets: Sequence[object]
     groups: Sequence[object] | None = None
     splits: Sequence[object] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledItems:
-    """The label names, in order, and the items that carry them."""
-
-    names: tuple[str, ...]
-    items: Items
+    classes: tuple[str, ...] | None = None
+    dropped: Dropped = Dropped()
 
 
 @dataclass(frozen=True)
 class Wording:
     """What a user may say about labels and prompts; None leaves the default."""
 
+    labels: tuple[str, ...] | None = None
     words: tuple[str, ...] | None = None
     descriptions: tuple[str, ...] | None = None
     prompt: str | None = None
 
+    def changes(self) -> dict[str, object]:
+        """What is said of words and prompts, as fields of a spec; words stand for those of a mask too."""
+        named = {"words": self.words, "masked_words": self.words, "descriptions": self.descriptions}
+        return {name: value for name, value in {**named, "prompt": self.prompt}.items() if value}
 
-def check_columns(columns: Columns, declared: tuple[str, ...] | None) -> LabelledItems:
-    """Turn columns into items; label names are the declared ones, or else those found, in sorted order.
 
-    Raises TaskRefused naming the row for an empty text, a missing label or group, a label that is not declared or an
-    unknown split; also for fewer than 2 labels or more than MAX_LABELS.
+def field_names(text: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The columns that ``premise,hypothesis`` or a sequence of names stands for; None stays None.
+
+    Raises:
+        TaskRefused: more than two, the same twice, or a name that cannot stand in a prompt.
+
     """
-    where = columns.where
-    if not columns.texts:
-        raise TaskRefused(f"{where}: no items, expected labelled texts; check that this is the right data")
-    texts = tuple(_text(where, row, value) for row, value in enumerate(columns.texts, 1))
-    found = [_name(where, row, "label", value) for row, value in enumerate(columns.labels, 1)]
-    names = declared or _sorted_names(set(found))
-    if declared is None and not 2 <= len(names) <= MAX_LABELS:
-        shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    if text is None:
+        return None
+    names = tuple(text.split(",")) if isinstance(text, str) else tuple(text)
+    names = tuple(name.strip() for name in names) if len(names) > 1 else names
+    shown = ",".join(names)
+    if len(names) > 2:
         raise TaskRefused(
-            f"{where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
-            "name the right column with --label"
+            f"--text {shown}: {len(names)} columns, expected one, or two for pairs of texts; name two at most"
         )
-    index = {name: i for i, name in enumerate(names)}
-    for row, name in enumerate(found, 1):
-        if name not in index:
-            expected = ", ".join(names)
-            raise TaskRefused(
-                f"{where}, row {row}: label {name!r}, expected one of {expected}; correct the row or declare it"
-            )
-    groups, splits = columns.groups, columns.splits
-    labels = np.array([index[name] for name in found], dtype=np.int64)
-    items = Items(
-        texts,
-        labels,
-        groups=None if groups is None else tuple(_name(where, row, "group", v) for row, v in enumerate(groups, 1)),
-        splits=None if splits is None else tuple(_split(where, row, v) for row, v in enumerate(splits, 1)),
-    )
-    return LabelledItems(names, items)
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise TaskRefused(
+            f"--text {shown}: expected a column, or two different ones with a comma between; correct the names"
+        )
+    if len(names) == 2 and ("mask" in names or any("{" in name or "}" in name for name in names)):
+        raise TaskRefused(
+            f"--text {shown}: expected names that can stand in a prompt as {{name}}, not mask or with braces; "
+            "rename the column"
+        )
+    return names
 
 
-def own_spec(name: str, labels: tuple[str, ...], wording: Wording) -> TaskSpec:
-    """The spec of a user's data set: label names as label words, plain prompts, unless worded otherwise.
+def items_of(columns: Columns, targets: Targets) -> Items:
+    """The items of columns whose targets have been read.
 
-    Raises TaskRefused where the wording does not fit the labels.
+    Raises:
+        TaskRefused: the row of a text, group or split that is missing or unknown, or no rows at all.
+
     """
-    words = wording.words or labels
-    choice = f"{', '.join(words[:-1])} or {words[-1]}"
-    try:
-        return TaskSpec(
-            name=name,
-            labels=labels,
-            words=words,
-            descriptions=wording.descriptions or tuple(f"This text is {word}." for word in words),
-            prompt=wording.prompt or f"Classify as {choice}: {{text}}",
-            causal_prompt="Text: {text}\nLabel:",
-            masked_prompt="{text} This is {mask}.",
-            masked_words=words,
-            domain=name,
-        )
-    except ValidationError as error:
-        raise refused(name, error) from error
+    where, groups, splits = columns.where, columns.groups, columns.splits
+    return Items(
+        examples_of(columns),
+        targets,
+        groups=None if groups is None else tuple(name_of(where, row, "group", v) for row, v in enumerate(groups, 1)),
+        splits=None if splits is None else tuple(_split(where, row, v) for row, v in enumerate(splits, 1)),
+        dropped=columns.dropped,
+    )
 
 
-def reworded(spec: TaskSpec, wording: Wording) -> TaskSpec:
-    """A built-in's spec with the user's wording in place of its own. Raises TaskRefused where that does not fit."""
-    changes: dict[str, object] = {}
-    if wording.words:
-        changes |= {"words": wording.words, "masked_words": wording.words}
-    if wording.descriptions:
-        changes["descriptions"] = wording.descriptions
-    if wording.prompt:
-        changes["prompt"] = wording.prompt
-    try:
-        return TaskSpec.model_validate(spec.model_dump() | changes)
-    except ValidationError as error:
-        raise refused(spec.name, error) from error
+def examples_of(columns: Columns) -> tuple[Example, ...]:
+    """The texts of all rows: one each, or as many as there are fields. Raises TaskRefused as `items_of` does."""
+    if not all(len(values) for values in columns.fields.values()):
+        raise TaskRefused(f"{columns.where}: no items, expected labelled texts; check that this is the right data")
+    texts = [
+        tuple(_text(columns.where, row, field, value) for row, value in enumerate(values, 1))
+        for field, values in columns.fields.items()
+    ]
+    return texts[0] if len(texts) == 1 else tuple(zip(*texts, strict=True))
 
 
-def refused(name: str, error: ValidationError) -> TaskRefused:
-    """The first complaint of a validation, as one line."""
-    return TaskRefused(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; correct the option")
+def is_empty(text: object) -> bool:
+    """Whether a value is no text at all."""
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
-def _text(where: str, row: int, value: object) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        raise TaskRefused(f"{where}, row {row}: the text is empty, expected some; fill it in or delete the row")
+def _text(where: str, row: int, field: str, value: object) -> str:
+    if is_empty(value):
+        raise TaskRefused(f"{where}, row {row}: the {field} is empty, expected some; fill it in or delete the row")
     if not isinstance(value, str):
         got = type(value).__name__
-        raise TaskRefused(f"{where}, row {row}: the text is of type {got}, expected text; name the column with --text")
+        raise TaskRefused(
+            f"{where}, row {row}: the {field} is of type {got}, expected text; name the column with --text"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise TaskRefused(
-            f"{where}, row {row}: character {error.start + 1} of the text is half a surrogate pair, expected Unicode; "
-            "correct the row"
+            f"{where}, row {row}: character {error.start + 1} of the {field} is half a surrogate pair, "
+            "expected Unicode; correct the row"
         ) from error
     return value
 
 
-def _name(where: str, row: int, what: str, value: object) -> str:
-    """A label's or group's name: an integer by its digits, a truth value as in JSON, a string less outer space."""
+def name_of(where: str, row: int, what: str, value: object) -> str:
+    """A label's or group's name: an integer by its digits, a truth value as in JSON, a string less outer space.
+
+    Raises:
+        TaskRefused: there is none, or it is of another type; ``what`` it is, the row and the option are named.
+
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -165,11 +169,3 @@ def _split(where: str, row: int, value: object) -> str:
             "to have the items split for you"
         )
     return name
-
-
-def _sorted_names(found: set[str]) -> tuple[str, ...]:
-    """Label names in order: by number where all are integers, else alphabetically."""
-    names = sorted(found)
-    if all(name.removeprefix("-").isdecimal() for name in names):
-        names.sort(key=int)
-    return tuple(names)

@@ -1,4 +1,4 @@
-"""Which texts say the same: a normal form for exact copies, shingle sets for near ones.
+"""Which examples say the same: a normal form of texts for exact copies, shingle sets for near ones.
 
     J(a, b) = |a & b| / |a | b| >= 7/10
 
@@ -36,6 +36,7 @@ _ONE_WORD_A_CHARACTER = ((0x0E00, 0x0EFF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Key: TypeAlias = tuple[str, ...]  # an example's texts in normal form, a field each
 
 
 class _Folding(dict[int, str]):
@@ -92,18 +93,22 @@ class _Sets:
         ones = np.ones(int(within.sum()), dtype=np.int32)
         return cls(whole, sparse.csr_array((ones, columns[within], kept), shape=(n, width)), sizes)
 
-    def near(self, rows: Ints, against: Ints, shortest_at_most: int | None = None) -> Bools:
-        """Which of ``rows`` have J >= t with one of ``against``; pairs of two longer sets may be left out."""
-        found = np.zeros(len(self.sizes), dtype=np.bool_)
+    def near(self, rows: Ints, against: Ints, shortest_at_most: int | None = None) -> Iterator[tuple[Ints, Ints]]:
+        """Pairs (P,), (P,) of ``rows`` and ``against`` with J >= t; those of two longer sets may be left out."""
         columns = self.rarest[against].T.tocsr()  # (F, M)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             block = rows[start : start + _ROWS_AT_ONCE]
             left, right = (self.rarest[block] @ columns).nonzero()
             for a, b in self._plausible(block[left], against[right], shortest_at_most):
-                shared = self.whole[a].multiply(self.whole[b]).sum(axis=1)  # (P,)
-                union = self.sizes[a] + self.sizes[b] - shared
-                found[a[OUT_OF * shared >= SHARED * union]] = True
-        return found[rows]
+                alike = self.alike(a, b)
+                yield a[alike], b[alike]
+
+    def alike(self, a: Ints, b: Ints) -> Bools:
+        """Which of the pairs (P,), (P,) have J >= t; two empty sets are not alike."""
+        shared = np.asarray(self.whole[a].multiply(self.whole[b]).sum(axis=1))  # (P,)
+        union = self.sizes[a] + self.sizes[b] - shared
+        found: Bools = (OUT_OF * shared >= SHARED * union) & (shared > 0)
+        return found
 
     def _plausible(self, a: Ints, b: Ints, shortest_at_most: int | None) -> Iterator[tuple[Ints, Ints]]:
         """Candidate pairs (P,), (P,) whose sizes permit J >= t, a bounded number at a time."""
@@ -159,12 +164,39 @@ class Shingles:
         self._words = _Sets.of(owners[few], tokens[few], len(keys))
         self._shingles = _Sets.of(*_ngrams(tokens[many], owners[many], SHINGLE_WORDS), len(keys))
 
+    def near(self, rows: Ints, against: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """Pairs (P,), (P,) of the texts ``rows`` and the texts ``against`` that are near-duplicates."""
+        yield from self._words.near(rows, against, SHORT_WORDS - 1)
+        yield from self._shingles.near(rows, against)
+
+    def alike(self, a: Ints, b: Ints) -> Bools:
+        """Which of the pairs of texts (P,), (P,) are near-duplicates."""
+        short = np.minimum(self._words.sizes[a], self._words.sizes[b]) < SHORT_WORDS
+        return (short & self._words.alike(a, b)) | self._shingles.alike(a, b)
+
+
+class Likeness:
+    """Which of N examples say the same: all their fields do, each compared with the same field of the other."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        """Collect the word and shingle sets of every field."""
+        fields = list(zip(*keys, strict=True)) or [()]
+        # Candidates come from the field that tells the most apart: a premise may be that of many hypotheses.
+        order = sorted(range(len(fields)), key=lambda field: -len(set(fields[field])))
+        self._first, *self._others = [Shingles(fields[field]) for field in order]
+
     def near(self, rows: Ints, against: Ints) -> Bools:
-        """Which of the texts ``rows`` (indices) are near-duplicates of one of the texts ``against``; (len(rows),)."""
-        return self._words.near(rows, against, SHORT_WORDS - 1) | self._shingles.near(rows, against)
+        """Which of the examples ``rows`` (indices) are near-duplicates of one of ``against``; (len(rows),)."""
+        found = np.zeros(int(max(rows.max(initial=-1), against.max(initial=-1))) + 1, dtype=np.bool_)
+        for a, b in self._first.near(rows, against):
+            for other in self._others:
+                alike = other.alike(a, b)
+                a, b = a[alike], b[alike]
+            found[a] = True
+        return found[rows]
 
 
-def near_duplicates(keys: Sequence[str], against: Sequence[str]) -> Bools:
-    """Which of N normalised texts are near-duplicates of any of the other normalised texts; (N,)."""
-    both = Shingles([*keys, *against])
+def near_examples(keys: Sequence[Key], against: Sequence[Key]) -> Bools:
+    """Which of N examples are near-duplicates of any of the other examples, all given in normal form; (N,)."""
+    both = Likeness([*keys, *against])
     return both.near(np.arange(len(keys)), np.arange(len(keys), len(keys) + len(against)))

@@ -7,32 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from peftport.core.errors import TaskRefused
-from peftport.tasks.columns import Columns, LabelledItems, check_columns
+from peftport.tasks.columns import Columns, Names
+from peftport.tasks.spec import ONE_TEXT
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 Table: TypeAlias = dict[str, Sequence[object]]
 
 
-@dataclass(frozen=True)
-class Names:
-    """The columns a user names; None leaves the default, or for ``group`` none."""
+def read_file(path: Path, names: Names) -> Columns:
+    """Read a file of one of SUFFIXES; columns default to ``text`` and ``label``.
 
-    text: str | None = None
-    label: str | None = None
-    group: str | None = None
-
-
-def read_file(path: Path, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
-    """Read and check a file of one of SUFFIXES; columns default to ``text`` and ``label``.
-
-    Raises TaskRefused for a file that is absent, of another kind, damaged or not UTF-8, for a column it lacks, and for
-    the rows that ``check_columns`` refuses.
+    Raises TaskRefused for a file that is absent, of another kind, damaged or not UTF-8, and for a column it lacks.
     """
     if not path.is_file():
         raise TaskRefused(f"{path}: no such file, expected a {', '.join(SUFFIXES)} file; check the path")
@@ -40,19 +30,23 @@ def read_file(path: Path, names: Names, declared: tuple[str, ...] | None = None)
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise TaskRefused(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}; convert the file")
-    wanted = {"text": names.text or "text", "label": names.label or "label"}
-    wanted |= {"group": names.group} if names.group else {}
+    texts, label = names.text or ONE_TEXT, names.label or "label"
     table = reader(path)
-    for option, name in wanted.items():
-        if name not in table:
+    wanted = [("text", name) for name in texts] + [("label", label)]
+    for option, name in [*wanted, ("group", names.group)]:
+        if name is not None and name not in table:
             raise TaskRefused(
                 f"{path}: no column {name!r}, expected one of those present ({', '.join(table)}); "
                 f"name it with --{option}"
             )
-    groups = table[wanted["group"]] if "group" in wanted else None
-    splits = table.get("split") if "split" not in wanted.values() else None
-    columns = Columns(str(path), table[wanted["text"]], table[wanted["label"]], groups, splits)
-    return check_columns(columns, declared)
+    named = {*texts, label, names.group}
+    return Columns(
+        str(path),
+        {field: table[name] for field, name in zip(names.fields, texts, strict=True)},
+        table[label],
+        groups=table[names.group] if names.group else None,
+        splits=table.get("split") if "split" not in named else None,
+    )
 
 
 def _utf8(path: Path) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftport.core.errors import TaskRefused
-from peftport.tasks.columns import SPLIT_NAMES, Columns, LabelledItems, check_columns
-from peftport.tasks.files import Names
+from peftport.tasks.columns import SPLIT_NAMES, Columns, Names, is_empty
 from peftport.tasks.task import Dropped
 
 if TYPE_CHECKING:
@@ -26,9 +25,9 @@ TEXT_NAMES = ("text", "sentence")  # tried in this order where the user names no
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The labelled rows of one or more splits, and what was left out."""
+    """The labelled rows of one or more splits, and what was left out. ``texts``: a list for each field."""
 
-    texts: list[object]
+    texts: list[list[object]]
     labels: list[object]
     groups: list[object]
     splits: list[object]
@@ -36,23 +35,23 @@ class _Rows:
     empty_texts: int = 0
 
 
-def read_hub(reference: str, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
+def read_hub(reference: str, names: Names) -> Columns:
     """Read a data set of the hub.
 
-    Raises TaskRefused if it cannot be reached or read, lacks a column, or has rows that ``check_columns`` refuses.
+    Raises TaskRefused if it cannot be reached or read, or lacks a column.
     """
     match = HUB_REFERENCE.fullmatch(reference)
     if match is None:
         raise TaskRefused(f"{reference}: not a hub id, expected org/name[:config][@revision]; correct it")
-    return _labelled(reference, _load(match["id"], match["config"], match["revision"]), names, declared)
+    return _labelled(reference, _load(match["id"], match["config"], match["revision"]), names)
 
 
-def read_folder(folder: Path, names: Names, declared: tuple[str, ...] | None = None) -> LabelledItems:
+def read_folder(folder: Path, names: Names) -> Columns:
     """Read a local folder of Parquet, CSV or JSON files named by split, or one that ``save_to_disk`` wrote.
 
     Raises TaskRefused as ``read_hub`` does.
     """
-    return _labelled(str(folder), _load(str(folder), None, None), names, declared)
+    return _labelled(str(folder), _load(str(folder), None, None), names)
 
 
 def _load(path: str, config: str | None, revision: str | None) -> datasets.DatasetDict:
@@ -77,10 +76,8 @@ def _refused(path: str, error: Exception, remedy: str) -> TaskRefused:
     return TaskRefused(f"{path}: cannot be read ({first.rstrip('.')}), expected a data set of text files; {remedy}")
 
 
-def _labelled(
-    where: str, loaded: datasets.DatasetDict, names: Names, declared: tuple[str, ...] | None
-) -> LabelledItems:
-    """Check the rows of the labelled splits; class names, where the data set has them, in its own order."""
+def _labelled(where: str, loaded: datasets.DatasetDict, names: Names) -> Columns:
+    """The rows of the labelled splits; class names, where the data set has them, in its own order."""
     known = {split: SPLIT_NAMES[split] for split in loaded if split in SPLIT_NAMES}
     if len(loaded) == 1:
         known = dict.fromkeys(loaded, "train")
@@ -89,22 +86,26 @@ def _labelled(
     label = names.label or "label"
     labelled = {split: place for split, place in known.items() if label in loaded[split].column_names} or known
     first = loaded[next(iter(labelled))]
-    text = names.text or next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0])
+    text = names.text or (next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0]),)
     names = replace(names, text=text, label=label)
     for split in labelled:
         _check_names(f"{where} [{split}]", names, loaded[split].column_names)
     merged = _merged([_rows(loaded[split], names, place) for split, place in labelled.items()])
-    classes = getattr(first.features[names.label], "names", None)
-    order = declared or (tuple(name for name in classes if name in set(merged.labels)) if classes else None)
-    columns = Columns(f"{where} (labelled rows of {', '.join(labelled)})", merged.texts, merged.labels)
-    columns = replace(columns, groups=merged.groups if names.group else None, splits=merged.splits)
-    checked = check_columns(columns, order)
-    dropped = Dropped(unlabelled=merged.unlabelled, empty_texts=merged.empty_texts)
-    return replace(checked, items=replace(checked.items, dropped=dropped))
+    classes = getattr(first.features[label], "names", None)
+    return Columns(
+        f"{where} (labelled rows of {', '.join(labelled)})",
+        dict(zip(names.fields, merged.texts, strict=True)),
+        merged.labels,
+        groups=merged.groups if names.group else None,
+        splits=merged.splits,
+        classes=tuple(name for name in classes if name in set(merged.labels)) if classes else None,
+        dropped=Dropped(unlabelled=merged.unlabelled, empty_texts=merged.empty_texts),
+    )
 
 
 def _check_names(where: str, names: Names, present: Sequence[str]) -> None:
-    for option, name in (("text", names.text), ("label", names.label), ("group", names.group)):
+    texts = [("text", name) for name in names.text or ()]
+    for option, name in (*texts, ("label", names.label), ("group", names.group)):
         if name is not None and name not in present:
             raise TaskRefused(
                 f"{where}: no column {name!r}, expected one of those present ({', '.join(present)}); "
@@ -113,22 +114,23 @@ def _check_names(where: str, names: Names, present: Sequence[str]) -> None:
 
 
 def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
-    """The rows of one split that have a label and a text; none of a split whose labels are all absent or -1."""
+    """The rows of one split that have a label and all texts; none of a split whose labels are all absent or -1."""
     assert names.text is not None and names.label is not None, "columns are resolved before rows are read"
-    rows = _Rows([], [], [], [])
+    rows = _Rows([[] for _ in names.text], [], [], [])
     feature, labels = split.features[names.label], list(split[names.label])
     if all(label in (None, -1) for label in labels):
         return rows
     classes = getattr(feature, "names", None)
-    texts, unlabelled, empty = list(split[names.text]), 0, 0
-    groups = list(split[names.group]) if names.group else [None] * len(texts)
-    for text, label, group in zip(texts, labels, groups, strict=True):
+    texts, unlabelled, empty = [list(split[name]) for name in names.text], 0, 0
+    groups = list(split[names.group]) if names.group else [None] * len(labels)
+    for own, label, group in zip(zip(*texts, strict=True), labels, groups, strict=True):
         if label is None or (classes and label == -1):
             unlabelled += 1
-        elif text is None or text == "" or (isinstance(text, str) and text.isspace()):
+        elif any(map(is_empty, own)):
             empty += 1
         else:
-            rows.texts.append(text)
+            for column, text in zip(rows.texts, own, strict=True):
+                column.append(text)
             rows.labels.append(classes[label] if classes and isinstance(label, int) else label)
             rows.groups.append(group)
             rows.splits.append(place)
@@ -137,7 +139,9 @@ def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
 
 def _merged(rows: list[_Rows]) -> _Rows:
     return _Rows(
-        texts=[value for part in rows for value in part.texts],
+        texts=[
+            [value for column in columns for value in column] for columns in zip(*(p.texts for p in rows), strict=True)
+        ],
         labels=[value for part in rows for value in part.labels],
         groups=[value for part in rows for value in part.groups],
         splits=[value for part in rows for value in part.splits],

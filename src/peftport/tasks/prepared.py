@@ -79,7 +79,7 @@ def _write(stem: Path, task: Task) -> None:
             "split": [name for name, part in parts for _ in range(len(part))],
             "id": [own for _, part in parts for own in part.ids],
             "text": [text for _, part in parts for text in part.texts],
-            "label": [label for _, part in parts for label in part.labels.tolist()],
+            "label": [label for _, part in parts for label in part.targets.tolist()],
         }
     )
     record = {"digest": task.digest, "dropped": dataclasses.asdict(task.report)}

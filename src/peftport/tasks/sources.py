@@ -20,9 +20,11 @@ import numpy as np
 
 from peftport.core.errors import TaskRefused
 from peftport.tasks import hub
-from peftport.tasks.files import Names
+from peftport.tasks.columns import Names, items_of
+from peftport.tasks.kinds.classification import Classification, read_classes
+from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import Items
-from peftport.tasks.task import Dropped, TaskSpec
+from peftport.tasks.task import Dropped
 
 NEUTRAL = 0.5  # a mean rating nearer to 0 than this is no opinion
 
@@ -60,11 +62,13 @@ class BuiltIn:
         return self.read(self.place(), self.spec)
 
 
-def _sentiment(name: str, domain: str, thing: str, labels: tuple[str, ...] = ("negative", "positive")) -> TaskSpec:
+def _sentiment(
+    name: str, domain: str, thing: str, labels: tuple[str, ...] = ("negative", "positive")
+) -> Classification:
     """The wording of sentiment about one kind of thing."""
     masked = {"negative": "terrible", "neutral": "okay", "positive": "great"}
     choice = "positive or negative" if len(labels) == 2 else "positive, neutral or negative"
-    return TaskSpec(
+    return Classification(
         name=name,
         labels=labels,
         words=labels,
@@ -99,8 +103,8 @@ def _read_ratings(grouped: bool) -> Callable[[str, TaskSpec], Items]:
         rated = [(own, float(rating), html.unescape(text)) for own, rating, text in rows]
         kept = [row for row in rated if abs(row[1]) >= NEUTRAL]
         return Items(
-            texts=tuple(text for _, _, text in kept),
-            labels=np.array([rating > 0 for _, rating, _ in kept], dtype=np.int64),
+            tuple(text for _, _, text in kept),
+            np.array([rating > 0 for _, rating, _ in kept], dtype=np.int64),
             ids=tuple(own for own, _, _ in kept),
             groups=tuple(own.partition("_")[0] for own, _, _ in kept) if grouped else None,
             dropped=Dropped(neutral_ratings=len(rows) - len(kept)),
@@ -120,7 +124,8 @@ def _read_hub(text: str, label: str) -> Callable[[str, TaskSpec], Items]:
     """A reader of a hub data set by its column names."""
 
     def read(place: str, spec: TaskSpec) -> Items:
-        return hub.read_hub(place, Names(text, label), spec.labels).items
+        columns = hub.read_hub(place, Names((text,), label))
+        return items_of(columns, read_classes(columns, spec.labels)[1])
 
     return read
 

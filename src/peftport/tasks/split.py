@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from peftport.core.errors import TaskRefused
-from peftport.tasks.duplicates import Shingles, near_duplicates, normalise
-from peftport.tasks.task import Dropped, Labels, Split, Task, TaskSpec
+from peftport.tasks.duplicates import Key, Likeness, near_examples, normalise
+from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
+from peftport.tasks.task import Dropped, Split, Task
 
 SALT = "peftport split 1"
 TRAIN, VALID = 0.65, 0.10
@@ -30,14 +31,14 @@ MIN_ITEMS = 30
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """N labelled texts as a source gives them, before anything is dropped for its likeness to another.
+    """N examples with targets as a source gives them, before anything is dropped for its likeness to another.
 
     ``ids`` and ``groups`` are optional; items of one group stay in one split. ``splits`` (of SPLITS) is what the source
     itself declares, if it does. ``dropped`` counts what the reader of the source has left out already.
     """
 
-    texts: tuple[str, ...]
-    labels: Labels  # (N,)
+    examples: tuple[Example, ...]
+    targets: Targets  # (N, ...)
     ids: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     splits: tuple[str, ...] | None = None
@@ -47,14 +48,16 @@ class Items:
 def make_task(spec: TaskSpec, items: Items) -> Task:
     """Split ``items`` without leaks and make them a task.
 
-    Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if a label is missing
-    from the training or test split.
+    Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if the kind of task
+    refuses what came out (a label that is missing from the training or test split).
     """
-    if len(items.texts) < MIN_ITEMS:
-        raise TaskRefused(f"{spec.name}: {len(items.texts)} items, expected at least {MIN_ITEMS}; add labelled texts")
-    keys = [normalise(text) for text in items.texts]
+    if len(items.examples) < MIN_ITEMS:
+        raise TaskRefused(
+            f"{spec.name}: {len(items.examples)} items, expected at least {MIN_ITEMS}; add labelled texts"
+        )
+    keys = [key_of(example) for example in items.examples]
     places = _places(spec.name, items, keys)
-    alone, conflicting, duplicates = _without_copies(items, keys, places)
+    alone, conflicting, duplicates = _without_copies(spec, items, keys, places)
     whole = _without_straddlers(items, places, alone)
     kept = _without_near_copies(keys, places, whole)
     splits = {name: _in_hash_order(items, keys, [i for i in kept if places[i] == name]) for name in SPLITS}
@@ -70,8 +73,23 @@ def make_task(spec: TaskSpec, items: Items) -> Task:
 
 
 def leaks(train: Split, test: Split) -> int:
-    """How many items of ``train`` are exact or near duplicates of one of ``test``, which may be of another task."""
-    return int(near_duplicates([normalise(t) for t in train.texts], [normalise(t) for t in test.texts]).sum())
+    """How many items of ``train`` are exact or near duplicates of one of ``test``, which may be of another task.
+
+    In all their fields; a pair and a single text are compared as plain texts.
+    """
+    fields = {len(texts_of(example)) for example in (*train.examples, *test.examples)}
+    one, other = (s.examples if len(fields) == 1 else s.texts for s in (train, test))
+    return int(near_examples([key_of(each) for each in one], [key_of(each) for each in other]).sum())
+
+
+def key_of(example: Example) -> Key:
+    """The example as duplicates are told by: each of its texts in normal form."""
+    return tuple(map(normalise, texts_of(example)))
+
+
+def _name_of(key: Key) -> str:
+    """A key as one string, by which its item is placed and ordered. No normal form has the separator in it."""
+    return "\x1f".join(key)
 
 
 def _unit(role: str, key: str) -> float:
@@ -79,15 +97,17 @@ def _unit(role: str, key: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{SALT}\0{role}\0{key}".encode()).digest()[:8]) / 2**64
 
 
-def _places(name: str, items: Items, keys: Sequence[str]) -> list[str]:
+def _places(task: str, items: Items, keys: Sequence[Key]) -> list[str]:
     """The split of each item: the declared one; where the source declares none, or not all three, by hash."""
-    units = [_unit("group", g) for g in items.groups] if items.groups else [_unit("text", key) for key in keys]
+    units = (
+        [_unit("group", g) for g in items.groups] if items.groups else [_unit("text", _name_of(key)) for key in keys]
+    )
     given = set(items.splits or ())
     if items.splits is None or len(given) == 1:
         return ["train" if u < TRAIN else "valid" if u < TRAIN + VALID else "test" for u in units]
     if "train" not in given:
         got = ", ".join(sorted(given))
-        raise TaskRefused(f"{name}: splits {got}, expected train among them; add it or declare none")
+        raise TaskRefused(f"{task}: splits {got}, expected train among them; add it or declare none")
     if len(given) == len(SPLITS):
         return list(items.splits)
     # Of train and one more, that one is the test, and train gives some of its own items for validation.
@@ -96,22 +116,24 @@ def _places(name: str, items: Items, keys: Sequence[str]) -> list[str]:
     return [place if own == "train" else "test" for own, place in zip(items.splits, from_train, strict=True)]
 
 
-def _without_copies(items: Items, keys: Sequence[str], places: Sequence[str]) -> tuple[list[int], int, int]:
-    """Indices of one item for each text, and how many were dropped for conflicting labels and as further copies.
+def _without_copies(
+    spec: TaskSpec, items: Items, keys: Sequence[Key], places: Sequence[str]
+) -> tuple[list[int], int, int]:
+    """Indices of one item for each example, and how many were dropped for conflicting targets and as further copies.
 
     The copy in the latest split stays: a test set does not shrink because the training texts repeat it.
     """
-    copies: defaultdict[str, list[int]] = defaultdict(list)
+    copies: defaultdict[Key, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
         copies[key].append(i)
 
-    def preference(i: int) -> tuple[int, str, str, str]:
+    def preference(i: int) -> tuple[int, Example, str, str]:
         group, own = items.groups[i] if items.groups else "", items.ids[i] if items.ids else ""
-        return -SPLITS.index(places[i]), items.texts[i], group, own
+        return -SPLITS.index(places[i]), items.examples[i], group, own
 
     kept, conflicting = [], 0
     for rows in copies.values():
-        if len({int(items.labels[i]) for i in rows}) > 1:
+        if len(rows) > 1 and spec.contradict(items.targets[rows]):
             conflicting += len(rows)
         else:
             kept.append(min(rows, key=preference))
@@ -128,29 +150,25 @@ def _without_straddlers(items: Items, places: Sequence[str], rows: list[int]) ->
     return [i for i in rows if SPLITS.index(places[i]) == latest[items.groups[i]]]
 
 
-def _without_near_copies(keys: Sequence[str], places: Sequence[str], rows: list[int]) -> list[int]:
+def _without_near_copies(keys: Sequence[Key], places: Sequence[str], rows: list[int]) -> list[int]:
     """The rows less those of valid near one of test, then those of train near one of test or of what stays of valid."""
-    shingles = Shingles([keys[i] for i in rows])
+    likeness = Likeness([keys[i] for i in rows])
     of = {name: np.array([n for n, i in enumerate(rows) if places[i] == name], dtype=np.int64) for name in SPLITS}
-    valid = of["valid"][~shingles.near(of["valid"], of["test"])]
-    train = of["train"][~shingles.near(of["train"], np.concatenate([of["test"], valid]))]
+    valid = of["valid"][~likeness.near(of["valid"], of["test"])]
+    train = of["train"][~likeness.near(of["train"], np.concatenate([of["test"], valid]))]
     return [rows[n] for n in np.sort(np.concatenate([train, valid, of["test"]]))]
 
 
-def _in_hash_order(items: Items, keys: Sequence[str], rows: Sequence[int]) -> Split:
+def _in_hash_order(items: Items, keys: Sequence[Key], rows: Sequence[int]) -> Split:
     """The items of one split, ordered by the hash of their texts; an item without an id gets one from its text."""
-    order = sorted(rows, key=lambda i: (_unit("order", keys[i]), keys[i]))
-    ids = items.ids or {i: hashlib.sha256(keys[i].encode()).hexdigest()[:16] for i in order}
-    return Split(tuple(ids[i] for i in order), tuple(items.texts[i] for i in order), items.labels[order])
+    order = sorted(rows, key=lambda i: (_unit("order", _name_of(keys[i])), keys[i]))
+    ids = items.ids or {i: hashlib.sha256(_name_of(keys[i]).encode()).hexdigest()[:16] for i in order}
+    return Split(tuple(ids[i] for i in order), tuple(items.examples[i] for i in order), items.targets[order])
 
 
 def _check(spec: TaskSpec, splits: dict[str, Split]) -> None:
-    """Refuse a task with an empty split, or a label that cannot be learnt or tested."""
+    """Refuse a task with an empty split, or with targets that cannot be learnt or tested."""
     for name, split in splits.items():
         if not len(split):
             raise TaskRefused(f"{spec.name}: no item is left for {name}, expected some; add items, or declare splits")
-    for name in ("train", "test"):
-        for label in sorted(set(range(len(spec.labels))) - set(splits[name].labels.tolist())):
-            raise TaskRefused(
-                f"{spec.name}: label {spec.labels[label]!r} has no item in {name}, expected at least 1; add items of it"
-            )
+    spec.check({name: split.targets for name, split in splits.items()})

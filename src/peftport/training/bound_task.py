@@ -1,4 +1,4 @@
-"""One host, one task, one readout, tokenised and ready: what training, testing and comparing all stand on."""
+"""One host, one task, one objective, tokenised and ready: what training, testing and comparing all stand on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from peftport.core.errors import SlotMismatch
+from peftport.core.errors import BadRequest, SlotMismatch, TaskRefused
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
@@ -18,22 +16,16 @@ from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
-from peftport.objectives import bind_readout, readout_class
-from peftport.objectives.base import Readout, Row
-from peftport.tasks.task import Split, Task
+from peftport.objectives import bind_objective, objective_for
+from peftport.objectives.base import Encoded, Objective
+from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions, TaskSpec
+from peftport.tasks.task import Task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters, TechniqueSpec
-from peftport.training.evaluation import Scores, score_entries
+from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Checkpoint, Entry, TrainSettings, same_structure, train_entries
 from peftport.training.memory import SHARE, entry_memory, free_bytes, largest_stack
-
-
-@dataclass(frozen=True, eq=False)
-class Coded:
-    """A split as a host reads it: token rows and labels."""
-
-    rows: list[Row]
-    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,52 +38,59 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class BoundTask:
-    """A host with a task on it."""
+    """A host with a task on it. ``readout``: the objective, by the name that users know."""
 
     host: Host
     task: Task
-    readout: Readout
+    readout: Objective
     settings: TrainSettings
     test_items: int | None = None
 
     @cached_property
-    def train_split(self) -> Coded:
+    def train_split(self) -> Encoded:
         """The training split, tokenised once."""
-        return self._code(self.task.train)
+        return self.readout.encode_split(self.task.train)
 
     @cached_property
-    def test_split(self) -> Coded:
+    def test_split(self) -> Encoded:
         """The test items (the first ``test_items`` of the test split), tokenised once."""
-        return self._code(self.task.test if self.test_items is None else self.task.test.head(self.test_items))
+        test = self.task.test if self.test_items is None else self.task.test.head(self.test_items)
+        return self.readout.encode_split(test)
 
     @cached_property
-    def valid_split(self) -> Coded:
+    def valid_split(self) -> Encoded:
         """The validation split, tokenised once."""
-        return self._code(self.task.valid)
-
-    def _code(self, split: Split) -> Coded:
-        return Coded(self.readout.encode(split.texts), split.labels)
+        return self.readout.encode_split(self.task.valid)
 
     @property
     def record(self) -> TaskRecord:
         """The task as a module remembers it."""
         spec = self.task.spec
-        return TaskRecord(name=spec.name, labels=spec.labels, digest=self.task.digest, readout=self.readout.name)
+        return TaskRecord(
+            name=spec.name,
+            labels=spec.labels,
+            digest=self.task.digest,
+            readout=self.readout.name,
+            kind=spec.kind,
+            fields=spec.fields,
+        )
 
     def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
-        """Fresh trainable parameters, the readout's own included (a zero head)."""
+        """Fresh trainable parameters, the objective's own included (a zero head)."""
         technique = technique_named(spec.kind)
         start = technique.start(spec, technique.slots(spec, self.host.slots), seed)
         shapes = self.readout.head_shapes()
         return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
 
     def startable(self, module: Module) -> Parameters:
-        """A module's matrices as a start here: with a fresh head if this readout has one and the module has none.
+        """A module's matrices as a start here: with a fresh head if this objective has one and the module has none.
 
         Raises:
             SlotMismatch: the module's head is for another number of labels.
+            TaskRefused: the module is of another kind of task, or of single texts where these are pairs.
 
         """
+        check_task(module, self.task.spec)
         shapes = self.readout.head_shapes()
         body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
         if not shapes:
@@ -122,9 +121,9 @@ class BoundTask:
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
         found: dict[int, dict[int, Checkpoint]] = {}
         for group in _alike(starts):
-            coded = self.train_split
+            encoded = self.train_split
             entries = [
-                Entry(starts[i].parameters, coded.rows, coded.labels, starts[i].seed, learning_rate) for i in group
+                Entry(starts[i].parameters, encoded.rows, encoded.targets, starts[i].seed, learning_rate) for i in group
             ]
             size = self._stack_size(spec, entries, budget_bytes)
             for begin in range(0, len(group), size):
@@ -151,10 +150,31 @@ class BoundTask:
         progress: Progress | None = None,
         title: str = "testing",
     ) -> list[Scores]:
-        """Test modules of one spec, or the bare host, on the test items."""
-        coded = self.test_split
+        """Test modules of one spec, or the bare host, on the test items of a classification.
+
+        Raises:
+            BadRequest: the task is of another kind, whose predictions are no scores of classes.
+
+        """
+        found = self.predict(spec, modules, progress, title)
+        scores = [own for own in found if isinstance(own, Scores)]
+        if len(scores) < len(found):
+            kind = self.task.spec.kind
+            raise BadRequest(f"{self.task.spec.name}: expected a classification here, got a task of kind {kind}")
+        return scores
+
+    def predict(
+        self,
+        spec: TechniqueSpec | None,
+        modules: Sequence[Parameters],
+        progress: Progress | None = None,
+        title: str = "testing",
+    ) -> list[Predictions]:
+        """What modules of one spec, or the bare host, predict for the test items of a task of any kind."""
+        encoded = self.test_split
         advance = (progress or Silent()).stage(title, max(1, len(modules)))
-        return score_entries(self.host, self.readout, spec, modules, coded.rows, coded.labels, advance)
+        values = predict_entries(self.host, self.readout, spec, modules, encoded.rows, advance)
+        return [self.task.spec.predictions(own, encoded.targets) for own in values]
 
     def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
         """A checkpoint as a module with its record."""
@@ -179,17 +199,43 @@ def bind_task(
     test_items: int | None = None,
     loading: Loading | None = None,
 ) -> BoundTask:
-    """Load a host with the weights its readout needs and bind the task to it; ``loading``: where, in what numbers.
+    """Load a host with the weights its objective needs and bind the task to it; ``loading``: where, in what numbers.
 
     Raises:
-        UnknownName, HostRefused: the host; BadRequest: the readout does not read such hosts.
+        UnknownName, HostRefused: the host; BadRequest: the readout serves no such hosts or tasks.
 
     """
     settings = settings or TrainSettings()
     source = find_host(host)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
-    loaded = load_host(host, readout_class(readout, kind).view, loading)
-    return BoundTask(loaded, task, bind_readout(readout, loaded, task.spec, settings.max_tokens), settings, test_items)
+    loaded = load_host(host, objective_for(readout, kind, task.spec).view, loading)
+    return BoundTask(
+        loaded, task, bind_objective(readout, loaded, task.spec, settings.max_tokens), settings, test_items
+    )
+
+
+def check_task(module: Module, spec: TaskSpec) -> None:
+    """Refuse a task of another kind than the module was trained for, or with another number of fields.
+
+    Raises:
+        TaskRefused: as said.
+
+    """
+    trained = module.task
+    if trained is None:
+        return
+    if trained.kind != spec.kind:
+        raise TaskRefused(
+            f"{spec.name}: this module was trained for a task of kind {trained.kind}, got {spec.kind}; give a task of "
+            "that kind"
+        )
+    if len(trained.fields) != len(spec.fields):
+        had, got = (
+            f"pairs of texts ({', '.join(fields)})" if len(fields) > 1 else "single texts"
+            for fields in (trained.fields, spec.fields)
+        )
+        columns = "two columns with --text a,b" if len(trained.fields) > 1 else "one column with --text"
+        raise TaskRefused(f"{spec.name}: this module was trained on {had}, got {got}; name {columns}")
 
 
 def _alike(starts: Sequence[Start]) -> list[list[int]]:

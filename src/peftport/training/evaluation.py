@@ -2,26 +2,26 @@
 
 Texts go in sorted by length, in batches of about equally many tokens: many short ones or few long ones.
 
-Per-example scores are kept: accuracy, AUROC and accuracy at a label-free threshold are read off them. Scores that are
-not finite are none: the test fails and says where in the host they began.
+What is predicted for each item is kept; metrics are read off it. Predictions that are not finite are none: the test
+fails and says where in the host they began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from polars import Series
 
 from peftport.core.errors import NotFinite
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, in_host_dtype, stack
-from peftport.objectives.base import Readout, Row
+from peftport.objectives.base import Objective, Row
+from peftport.tasks.kinds.classification import Scores as Scores
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
 
@@ -31,57 +31,33 @@ TOKENS_AT_ONCE, TOKENS_AT_ONCE_ELSEWHERE = 1024, 16384
 MODULES_AT_ONCE = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What one module said of N items.
+def predict_entries(
+    host: Host,
+    objective: Objective,
+    spec: TechniqueSpec | None,
+    modules: Sequence[Parameters],
+    rows: Sequence[Row],
+    advance: Callable[[int], None] = lambda modules: None,
+    tokens_at_once: int | None = None,
+) -> list[npt.NDArray[Any]]:
+    """Predict the same N rows with each of K modules of one spec, (N, ...) a module; ``spec`` None: the bare host once.
 
-    Attributes:
-        scores: (N, C), higher is likelier.
-        labels: (N,), the right ones.
-
+    Values come back in the order of ``rows``. ``tokens_at_once`` bounds what the host reads at once, padding included
+    (None: by the device); it changes no value but by rounding.
     """
-
-    scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-
-    @property
-    def correct(self) -> npt.NDArray[np.bool_]:
-        """Which items were right, (N,)."""
-        right: npt.NDArray[np.bool_] = self.scores.argmax(1) == self.labels
-        return right
-
-    @property
-    def accuracy(self) -> float:
-        """Share of items that were right."""
-        return float(self.correct.mean())
-
-    @property
-    def margin(self) -> npt.NDArray[np.float32]:
-        """Score of the second label over the first, (N,), for tasks of two labels."""
-        return self.scores[:, 1] - self.scores[:, 0]
-
-    @property
-    def auroc(self) -> float | None:
-        """Area under the ROC curve (Mann-Whitney U, ties halved); None unless there are two labels, both present."""
-        positives = int((self.labels == 1).sum())
-        negatives = len(self.labels) - positives
-        if self.scores.shape[1] != 2 or not positives or not negatives:
-            return None
-        ranks = Series(self.margin).rank("average").to_numpy()
-        u = ranks[self.labels == 1].sum() - positives * (positives + 1) / 2
-        return float(u / (positives * negatives))
-
-    @property
-    def accuracy_at_median(self) -> float | None:
-        """Accuracy with the threshold at the median margin, which needs no label; None unless there are two labels."""
-        if self.scores.shape[1] != 2:
-            return None
-        return float(((self.margin > np.median(self.margin)) == (self.labels == 1)).mean())
+    count = len(modules) if spec is not None else 1
+    tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
+    found: list[npt.NDArray[Any]] = []
+    for begin in range(0, count, MODULES_AT_ONCE):
+        group = list(modules[begin : begin + MODULES_AT_ONCE])
+        found += _predict_group(host, objective, spec, group, rows, tokens)
+        advance(max(1, len(group)))
+    return found
 
 
 def score_entries(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     spec: TechniqueSpec | None,
     modules: Sequence[Parameters],
     rows: Sequence[Row],
@@ -89,24 +65,9 @@ def score_entries(
     advance: Callable[[int], None] = lambda modules: None,
     tokens_at_once: int | None = None,
 ) -> list[Scores]:
-    """Test K modules of one spec on the same N rows. ``spec`` None tests the bare host once.
-
-    Scores come back in the order of ``rows``. ``tokens_at_once`` bounds what the host reads at once, padding included
-    (None: by the device); it changes no score but by rounding.
-
-    Raises:
-        NotFinite: a score is NaN or infinite.
-
-    """
-    count = len(modules) if spec is not None else 1
-    tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
-    found: list[Scores] = []
-    for begin in range(0, count, MODULES_AT_ONCE):
-        group = list(modules[begin : begin + MODULES_AT_ONCE])
-        scores = _scores(host, readout, spec, group, rows, tokens)
-        found += [Scores(own, labels) for own in scores]
-        advance(max(1, len(group)))
-    return found
+    """Test K modules on N rows of a classification, whose right classes are ``labels`` (N,), as `predict_entries`."""
+    values = predict_entries(host, objective, spec, modules, rows, advance, tokens_at_once)
+    return [Scores(own, labels) for own in values]
 
 
 def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -124,31 +85,45 @@ def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterato
 
 
 @torch.no_grad()
-def _scores(
+def _predict_group(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     spec: TechniqueSpec | None,
     modules: list[Parameters],
     rows: Sequence[Row],
     tokens: int,
-) -> npt.NDArray[np.float32]:
-    """Scores of one group of modules, (K, N, C)."""
+) -> list[npt.NDArray[Any]]:
     matrices = in_host_dtype(host, stack(modules, host.wide_dtype) if spec is not None else {})
     entries = max(1, len(modules))
-    scores = np.zeros((entries, len(rows), len(readout.task.labels)), dtype=np.float32)
+    picks = list(batches_of_tokens(rows, entries, tokens))
+    parts: list[npt.NDArray[Any]] = []
     with attached(host, spec, matrices):
-        for pick in batches_of_tokens(rows, entries, tokens):
+        for pick in picks:
             batch = [rows[i] for i in pick] * entries
-            out = readout.scores(batch, matrices.get(HEAD), prefix_length(spec, host))
-            scores[:, pick] = out.view(entries, len(pick), -1).float().cpu().numpy()
-        places = np.argwhere(~np.isfinite(scores))  # (some, 3): of K, N, C
-        if len(places):
-            entry, item = int(places[0, 0]), int(places[0, 1])
-            items = len(np.unique(places[places[:, 0] == entry, 1]))
-            what = f"module {entry} of {entries} on {host.name}" if entries > 1 else f"{host.name}"
-            again = partial(readout.scores, [rows[item]] * entries, matrices.get(HEAD), prefix_length(spec, host))
-            raise NotFinite(
-                f"{what}: expected finite scores, got NaN or infinity for {items} of {len(rows)} "
-                f"items, {where_not_finite(host, again)}; no accuracy is read from these, use another host or module"
-            )
-    return scores
+            out = objective.predict(batch, matrices.get(HEAD), prefix_length(spec, host))  # (K B, ...)
+            parts.append(out.reshape(entries, len(pick), *out.shape[1:]))
+        back = np.argsort(np.concatenate(picks), kind="stable")
+        values = np.concatenate(parts, axis=1)[:, back]  # (K, N, ...)
+        _check_finite(host, objective, spec, matrices, rows, values)
+    return list(values)
+
+
+def _check_finite(
+    host: Host,
+    objective: Objective,
+    spec: TechniqueSpec | None,
+    matrices: Parameters,
+    rows: Sequence[Row],
+    values: npt.NDArray[Any],
+) -> None:
+    """Refuse predictions (K, N, ...) that are NaN or infinite, and say where in the host they begin."""
+    wrong = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(2)  # (K, N)
+    if not wrong.any():
+        return
+    entry, item = (int(place) for place in np.argwhere(wrong)[0])
+    what = f"module {entry} of {len(values)} on {host.name}" if len(values) > 1 else f"{host.name}"
+    again = partial(objective.predict, [rows[item]] * len(values), matrices.get(HEAD), prefix_length(spec, host))
+    raise NotFinite(
+        f"{what}: expected finite scores, got NaN or infinity for {int(wrong[entry].sum())} of {len(rows)} "
+        f"items, {where_not_finite(host, again)}; no accuracy is read from these, use another host or module"
+    )

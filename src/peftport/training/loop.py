@@ -26,7 +26,8 @@ from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
-from peftport.objectives.base import Readout, Row
+from peftport.objectives.base import Objective, Row
+from peftport.tasks.spec import Targets
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, StackedMatrices, TechniqueSpec
@@ -51,7 +52,7 @@ class Entry:
 
     start: Parameters
     rows: Sequence[Row]
-    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]  # (number of rows,), or probabilities (number of rows, C)
+    targets: Targets  # (number of rows, ...); of classification the classes, or their probabilities (number of rows, C)
     seed: int
     learning_rate: float
 
@@ -67,7 +68,7 @@ class Checkpoint:
 
 def train_entries(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     spec: TechniqueSpec,
     entries: Sequence[Entry],
     budgets: Sequence[int],
@@ -78,7 +79,7 @@ def train_entries(
 
     Args:
         host: the frozen host.
-        readout: how labels are read, bound to this host.
+        objective: what is trained for, bound to this host.
         spec: the technique of all entries; their parameters must have equal shapes.
         entries: the K entries.
         budgets: steps at which matrices are kept; 0 is the start. The largest is how long training goes on.
@@ -113,25 +114,27 @@ def train_entries(
     for begin, end in pairwise([0, 0, *sorted(set(budgets) - {0})]):
         for _ in range(begin, end):
             picks = [next(order) for order in orders]
-            losses.append(_step(host, readout, spec, entries, in_host_dtype(host, matrices()), picks, shift))
+            losses.append(_step(host, objective, spec, entries, in_host_dtype(host, matrices()), picks, shift))
             for vector in vectors:
                 torch.nn.utils.clip_grad_norm_([vector], settings.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()
             advance(len(entries))
         if end in budgets:
-            _check_losses(host, readout, spec, entries, losses[begin:], begin, settings)
+            _check_losses(host, objective, spec, entries, losses[begin:], begin, settings)
             _keep(kept, end, matrices(), losses[begin:])
     return kept
 
 
-def entry_loss(host: Host, readout: Readout, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]) -> Tensor:
+def entry_loss(
+    host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]
+) -> Tensor:
     """The loss of one entry's start on the rows ``pick``, (B,), with its graph: a forward pass as training does it."""
     technique = technique_named(spec.kind)
     stacked = unflatten(flatten(entry.start, host.wide_dtype, host.device)[None], entry.start)
     matrices = in_host_dtype(host, technique.materialise(spec, technique.slots(spec, host.slots), stacked))
     with attached(host, spec, matrices):
-        return _losses(host, readout, [entry], matrices, [pick], prefix_length(spec, host))
+        return _losses(host, objective, [entry], matrices, [pick], prefix_length(spec, host))
 
 
 def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
@@ -145,7 +148,7 @@ def _check_equal_batches(entries: Sequence[Entry], batch_size: int) -> None:
 
 def _step(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     spec: TechniqueSpec,
     entries: Sequence[Entry],
     matrices: StackedMatrices,
@@ -154,7 +157,7 @@ def _step(
 ) -> Tensor:
     """Forward and backward for one batch of every entry. Returns the entries' mean losses, (K,)."""
     with attached(host, spec, matrices):  # the backward pass too: checkpointed layers run again in it
-        loss = _losses(host, readout, entries, matrices, picks, shift)
+        loss = _losses(host, objective, entries, matrices, picks, shift)
         by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
         by_entry.sum().backward()  # type: ignore[no-untyped-call]
     return by_entry.detach()
@@ -162,7 +165,7 @@ def _step(
 
 def _losses(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     entries: Sequence[Entry],
     matrices: StackedMatrices,
     picks: list[npt.NDArray[np.int64]],
@@ -170,13 +173,13 @@ def _losses(
 ) -> Tensor:
     """Every entry's rows one after the other, read at once. Returns the loss of each row, (K B,)."""
     rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
-    labels = np.concatenate([entry.labels[pick] for entry, pick in zip(entries, picks, strict=True)])
-    return readout.loss(rows, torch.from_numpy(labels).to(host.device), matrices.get(HEAD), shift)
+    targets = np.concatenate([entry.targets[pick] for entry, pick in zip(entries, picks, strict=True)])
+    return objective.loss(rows, torch.from_numpy(targets).to(host.device), matrices.get(HEAD), shift)
 
 
 def _check_losses(
     host: Host,
-    readout: Readout,
+    objective: Objective,
     spec: TechniqueSpec,
     entries: Sequence[Entry],
     losses: list[Tensor],
@@ -190,7 +193,7 @@ def _check_losses(
     step, index = begin + int(wrong[0, 0]) + 1, int(wrong[0, 1])
     entry = entries[index]
     *_, pick = islice(batches(entry.rows, settings.batch_size, entry.seed), step)
-    run = partial(entry_loss, host, readout, spec, entry, pick)
+    run = partial(entry_loss, host, objective, spec, entry, pick)
     with torch.no_grad():
         began = bool(run().isfinite().all())
     if began:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.host import Host
-from peftport.objectives.base import Readout
+from peftport.objectives.base import Objective
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.loop import Entry, TrainSettings, entry_loss
 
@@ -43,7 +43,7 @@ def largest_stack(entry: EntryMemory, budget_bytes: int) -> int:
 
 
 def entry_memory(
-    host: Host, readout: Readout, spec: TechniqueSpec, entry: Entry, settings: TrainSettings
+    host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, settings: TrainSettings
 ) -> EntryMemory:
     """Measure one entry at its longest batch: the forward pass of one step, without a backward pass."""
     lengths = np.array([len(row) for row in entry.rows])
@@ -58,7 +58,7 @@ def entry_memory(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        entry_loss(host, readout, spec, entry, longest)
+        entry_loss(host, objective, spec, entry, longest)
     numbers = sum(tensor.numel() for own in entry.start.values() for tensor in own.values())
     return EntryMemory(sum(kept.values()), numbers * host.wide_dtype.itemsize)
 

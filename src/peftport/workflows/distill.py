@@ -19,6 +19,7 @@ from scipy.special import softmax
 from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
 from peftport.modules.module import Module, PortRecord
+from peftport.tasks.spec import Example, texts_of
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
@@ -47,7 +48,7 @@ def distill(
     module: Module,
     home: BoundTask,
     away: BoundTask,
-    texts: Sequence[str],
+    texts: Sequence[Example],
     how: DistillOptions | None = None,
     progress: Progress | None = None,
 ) -> Module:
@@ -64,6 +65,12 @@ def distill(
     if home.task.spec.labels != away.task.spec.labels:
         raise BadRequest(
             f"distill: expected one set of labels, got {home.task.spec.labels} at home, {away.task.spec.labels} away"
+        )
+    fields = away.task.spec.fields
+    if any(len(texts_of(each)) != len(fields) for each in texts):
+        raise BadRequest(
+            f"distill: {away.task.spec.name} is of {'pairs' if len(fields) > 1 else 'single texts'} "
+            f"({', '.join(fields)}), expected unlabelled texts of that kind; leave out --texts to take the task's own"
         )
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
@@ -99,12 +106,12 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module
             f"({module.host.told_from(home.host.fingerprint)}); "
             "name its host with --from"
         )
-    texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.texts[:MOST_TEXTS]
+    texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
     return distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
 
 
 def teacher_probabilities(
-    module: Module, home: BoundTask, texts: Sequence[str], progress: Progress
+    module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress
 ) -> npt.NDArray[np.float32]:
     """Probabilities that the module gives the labels of each text, (N, C)."""
     rows = home.readout.encode(texts)

@@ -33,6 +33,8 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     folder, progress = path_of(request.module), request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)
     native = read_module(folder) if folder is not None and format_of(folder) == "native" else None
+    if native is not None:
+        check_same_labels(native, task)
     bound = bind_task(
         str(request.host), task, own_readout(native, request.readout), train_settings(request.max_tokens),
         request.test_items, loading,

@@ -11,6 +11,7 @@ from peftport.modules.folders import read_module
 from peftport.modules.module import Module
 from peftport.modules.origin import check_origin, trust_origin
 from peftport.tasks import Task, load_task
+from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
 
 
@@ -65,12 +66,13 @@ def own_readout(module: Module | None, readout: str | None) -> str | None:
 
 
 def check_same_labels(module: Module, task: Task) -> None:
-    """Refuse a task with other labels than the module was trained for.
+    """Refuse a task of another kind, or with other fields or labels, than the module was trained for.
 
     Raises:
-        TaskRefused: the labels differ, or their order does.
+        TaskRefused: the kind, the fields or the labels differ, or the order of the labels does.
 
     """
+    check_task(module, task.spec)
     if module.task is not None and module.task.labels != task.spec.labels:
         raise TaskRefused(
             f"{task.spec.name}: this module was trained for the labels {module.task.labels}, got {task.spec.labels}; "

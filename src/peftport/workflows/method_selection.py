@@ -234,7 +234,7 @@ def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str
 
 def _validated(bound: BoundTask, module: Module | None, progress: Progress, name: str) -> Floats:
     """Correctness of each validation item with the module, or without any, (N,)."""
-    rows, labels = bound.valid_split.rows[: bound.test_items], bound.valid_split.labels[: bound.test_items]
+    rows, labels = bound.valid_split.rows[: bound.test_items], bound.valid_split.targets[: bound.test_items]
     spec = module.spec if module is not None else None
     matrices = [bound.startable(module)] if module is not None else []
     advance = progress.stage(f"validating {name}", 1)

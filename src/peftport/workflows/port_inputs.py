@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from peftport.modules.module import Module
 from peftport.porting.base import PortCache, Porter, PortInputs
 from peftport.tasks.load import load_task
 from peftport.techniques.attach import prefix_length
-from peftport.training.bound_task import BoundTask
+from peftport.training.bound_task import BoundTask, check_task
 
 MOST_TEXTS, MOST_LABELLED = 500, 32
 
@@ -35,13 +36,14 @@ class TaskLosses:
 
     def losses(self) -> Iterator[Tensor]:
         """Each item's cross-entropy with whatever is attached; a linear readout reads with the module's own head."""
-        coded, host = self.bench.train_split, self.bench.host
+        check_task(self.module, self.bench.task.spec)
+        encoded, host = self.bench.train_split, self.bench.host
         head = self.module.head if self.bench.readout.head_shapes() else None
         stacked = {name: t.to(host.device, host.dtype).unsqueeze(0) for name, t in head.items()} if head else None
         shift = prefix_length(self.module.spec, host)
-        for row, label in list(zip(coded.rows, coded.labels, strict=True))[: self.items]:
-            labels = torch.tensor([int(label)], device=host.device)
-            yield self.bench.readout.loss([row], labels, stacked, shift)[0]
+        for row, target in list(zip(encoded.rows, encoded.targets, strict=True))[: self.items]:
+            targets = torch.as_tensor(np.asarray(target)[None], device=host.device)
+            yield self.bench.readout.loss([row], targets, stacked, shift)[0]
 
 
 def open_port_inputs(
@@ -77,7 +79,7 @@ def open_port_inputs(
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
-    """Texts from a .txt file, one a line, or the training texts of a task; labels are not looked at.
+    """Texts from a .txt file, one a line, or the training texts of a task, those of a pair joined; no labels.
 
     Raises:
         BadRequest: the file is not there or not UTF-8, or there is no such task.

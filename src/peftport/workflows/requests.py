@@ -63,12 +63,17 @@ LOAD = option(
 class TaskRequest(Request):
     """Split a task and say what is in each part, what was dropped and why.
 
+    Two columns of texts are pairs: --text premise,hypothesis.
+
     Example: peftport tasks show reviews.csv --text review --label stars
     """
 
     task: Place = field(metadata=TASK_ARGUMENT)
     _: KW_ONLY
-    text: str | None = field(default=None, metadata=option("Column of the texts, for your own data."))
+    text: str | Sequence[str] | None = field(
+        default=None,
+        metadata=option("Column of the texts, for your own data; two with a comma between are pairs of texts."),
+    )
     label: str | None = field(default=None, metadata=option("Column of the labels, for your own data."))
     group: str | None = field(default=None, metadata=option("Column of groups that no split may tear apart."))
     labels: Sequence[str] | None = field(
@@ -83,7 +88,13 @@ class TaskRequest(Request):
             "What a label means, once a label, in their order; the prototype readout's.", repeated=True, read=tuple
         ),
     )
-    prompt: str | None = field(default=None, metadata=option("An encoder-decoder's prompt, with {text} in it."))
+    prompt: str | None = field(
+        default=None,
+        metadata=option(
+            "An encoder-decoder's prompt, with {text} in it; of pairs a decoder's too, with both columns in it, such "
+            "as {premise} and {hypothesis}."
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)

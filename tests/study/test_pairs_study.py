@@ -1,0 +1,49 @@
+"""A study of pairs of texts: run, exported with items, and reported; how columns are named is part of a job's name."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pico import WORDS
+from pico_folders import Run
+from pico_study import TINY, plan_of
+
+PAIRS = 'source = "pairs.csv"\ntext = ["premise", "hypothesis"]'
+
+
+@pytest.fixture
+def pairs(tiny: Path) -> Path:
+    """The tiny study on pairs of random words, beside its hosts."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (*(" ".join(rng.choice(WORDS, size=8)) for _ in range(2)), ("negative", "positive")[i % 2]) for i in range(120)
+    ]
+    with Path("pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("premise", "hypothesis", "label"), *rows])
+    path = Path("pairs.toml")
+    path.write_text(TINY.replace('source = "reviews.csv"', PAIRS).replace('"tiny"', '"pairs"'), encoding="utf-8")
+    return path
+
+
+def test_a_study_of_pairs_is_run_and_reported(pairs: Path, peftport: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    ran = peftport("study", "run", pairs, "--dir", folder, "--workers", 1)
+    assert ran.code == 0, ran
+    found = peftport("study", "report", pairs, "--dir", folder, "--json").json
+    assert len(found["verdicts"]) == 4 and found["headlines"]
+    assert peftport("study", "export", pairs, "--dir", folder, "--out", tmp_path / "out").code == 0
+    assert peftport("study", "verify", pairs, "--results", tmp_path / "out", "--sample", 2).code == 0
+
+
+def test_jobs_are_named_by_the_columns(pairs: Path) -> None:
+    """Another second column is another task: none of the jobs on it are the same, but how far hosts are apart is."""
+    changed = Path("changed.toml")
+    changed.write_text(pairs.read_text(encoding="utf-8").replace('"hypothesis"]', '"label"]'), encoding="utf-8")
+    one, other = (
+        {job.id for job in plan_of(path).jobs.values() if job.kind != "distance"} for path in (pairs, changed)
+    )
+    assert one and one.isdisjoint(other)
