@@ -283,7 +283,7 @@ def test_the_largest_error_of_a_method_and_technique_is_kept_with_its_shape() ->
     cell = found["cells"]["theseus lora"]
     assert cell == {"triples": 3, "refused": 1, "over": 1, "largest": 2e-4, "where": "gpt2 {} {}"}
     assert table(found).splitlines()[2] == "| `theseus` | 2e-04 of 2 |  |  |  |"
-    assert table(found).endswith("3 triples, 1 refused, 1 over 1e-04, 0 s")
+    assert table(found).endswith("3 distinct triples, 1 refused, 1 over 1e-04, 0 s")
 
 
 def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
