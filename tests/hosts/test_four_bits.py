@@ -22,7 +22,7 @@ from peftport.hosts.load import load_host
 from peftport.hosts.loading import DTYPES, Loading
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.techniques import technique_named
 from peftport.training.evaluation import score_entries
 from peftport.training.loop import Entry, TrainSettings, train_entries
@@ -118,7 +118,7 @@ def packed_layers(model: nn.Module) -> dict[str, Any]:
 
 def outcome(host: Host, readout: str) -> list[Tensor]:
     """Scores of a module, what it is trained to after that, and scores again."""
-    bound, spec = bind_readout(readout, host, TOY), SPECS["lora"]
+    bound, spec = bind_objective(readout, host, TOY), SPECS["lora"]
     rng = np.random.default_rng(0)
     rows = bound.encode([" ".join(rng.choice(WORDS, rng.integers(2, 9))) for _ in range(8)])
     start = technique_named(spec.kind).start(spec, technique_named(spec.kind).slots(spec, host.slots), 0)

@@ -22,7 +22,7 @@ from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, Module
-from peftport.objectives import bind_readout
+from peftport.objectives import bind_objective
 from peftport.porting import PORTERS
 from peftport.porting.base import PortedMatrices, PortInputs
 from peftport.training.evaluation import score_entries
@@ -105,7 +105,7 @@ CASES = [
 @pytest.mark.parametrize(("model_type", "readout"), CASES)
 def test_scores_that_are_not_finite_fail_and_say_where_they_began(model_type: str, readout: str) -> None:
     host = broken(model_type, "language_model" if readout == "label_tokens" else "body")
-    bound = bind_readout(readout, host, TOY)
+    bound = bind_objective(readout, host, TOY)
     rows, labels = bound.encode(TEXTS), np.zeros(len(TEXTS), dtype=np.int64)
     modules = [random_matrices(host, SPECS["lora"], seed, std=0.01) for seed in (0, 1)]
     if readout == "linear":
@@ -122,7 +122,7 @@ def test_scores_that_are_not_finite_fail_and_say_where_they_began(model_type: st
 
 def test_a_module_with_outsized_numbers_has_no_accuracy() -> None:
     host = pico_host("bert", view="body")
-    bound = bind_readout("prototype", host, TOY)
+    bound = bind_objective("prototype", host, TOY)
     good, bad = (random_matrices(host, SPECS["lora"], seed) for seed in (0, 1))
     slot = next(name for name in bad if ".1." in name)
     bad[slot] = {name: torch.full_like(t, 1e30) for name, t in bad[slot].items()}
@@ -144,7 +144,7 @@ def test_looking_for_the_place_leaves_nothing_behind() -> None:
 
 
 def training(host: Host, rate: float) -> Callable[[], object]:
-    bound, spec = bind_readout("prototype", host, TOY), SPECS["lora"]
+    bound, spec = bind_objective("prototype", host, TOY), SPECS["lora"]
     labels = np.array([1, 0, 1, 0] * 4)
     entry = Entry(random_matrices(host, spec, std=0.01), bound.encode(TEXTS), labels, 0, rate)
     return lambda: train_entries(host, bound, spec, [entry], (12,), TrainSettings(batch_size=4))
