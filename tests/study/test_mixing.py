@@ -18,7 +18,7 @@ from peftport.study import executors, inputs
 from peftport.study.inputs import difference, host_in
 from peftport.study.messages import JobResult, Request
 from pico import pico_model
-from pico_folders import JobResult as Told
+from pico_folders import Result as Told
 from pico_folders import Run, save_reviews
 from pico_study import Here, contents, plan_of, records, run_in
 from study.conftest import forget
