@@ -29,7 +29,7 @@ from peftport.hosts.fingerprint import Fingerprint
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study.executors import Outcome
-from peftport.study.messages import Answer, JobResult, Request, TrainRequest
+from peftport.study.messages import Answer, JobResult, Request, TrainJobsRequest
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
 
@@ -84,7 +84,7 @@ def answer(stack: int, request: Request) -> JobResult:
     facts = {"host": HOST, "task": "d" * 64}
     inputs = {"host receiver": HOST, "host origin": HOST, "task": "d" * 64, "versions": VERSIONS}
     test = {"accuracy": 0.75, "auroc": 0.8, "accuracy_at_median": 0.74, "n_items": 1000, "loss": 0.5}
-    if not isinstance(request, TrainRequest):
+    if not isinstance(request, TrainJobsRequest):
         metrics = {"weights": 0.5} if request.kind == "distance" else {**facts, "tests": {"0": test}}
         return JobResult((Answer(request.job, metrics, None, 1.0, inputs),), None)
     metrics = facts | {

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,3 +169,16 @@ def test_help_starts_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout
     assert done.stderr.splitlines()[-1] == "heavy: []"
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """One name has one meaning, wherever a reader meets it."""
+    names = Counter(node.name for _, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert sorted(name for name, count in names.items() if count > 1) == []
+
+
+def test_nothing_lies_loose_at_the_top_and_every_folder_says_what_it_is_for() -> None:
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py"}
+    for folder in {file.parent for file in FILES}:
+        told = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+        assert told and len(told.split()) > 5, f"{folder}: say in its __init__.py what lives there"

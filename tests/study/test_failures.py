@@ -21,7 +21,7 @@ from peftport.store import artifacts as store
 from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
 from peftport.study.jobs import PortedStart, TrainJob
-from peftport.study.messages import Request, TrainRequest, told
+from peftport.study.messages import Request, TrainJobsRequest, told
 from peftport.study.plan import Plan
 from peftport.study.run import Limits
 from peftport.study.work import _open_bench, open_task
@@ -141,7 +141,7 @@ class Failing(Here):
         self.error, self.times, self.asked = error, times, 0
 
     def work(self, request: Request, blobs: Mapping[str, Path]) -> Any:
-        if isinstance(request, TrainRequest) and self.asked < self.times:
+        if isinstance(request, TrainJobsRequest) and self.asked < self.times:
             self.asked += 1
             raise self.error
         return super().work(request, blobs)

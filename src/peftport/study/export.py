@@ -35,7 +35,7 @@ from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About
 from peftport.study.grid import Run
-from peftport.study.items import CLOSE, Items
+from peftport.study.items import CLOSE, StoredItems
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -67,7 +67,7 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
         for name in RUNS:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=RUNS)
-    found = list(_correct(runs, rows, Items(artifacts), ledger.folder)) if items else []
+    found = list(_correct(runs, rows, StoredItems(artifacts), ledger.folder)) if items else []
     return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"))
 
 
@@ -124,7 +124,7 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, JobRow]) -> dict[str, An
 
 
 def _correct(
-    runs: pl.DataFrame, rows: Mapping[str, JobRow], items: Items, folder: Path
+    runs: pl.DataFrame, rows: Mapping[str, JobRow], items: StoredItems, folder: Path
 ) -> Iterator[tuple[str, list[bool]]]:
     held: set[str] = set()
     for name, job, budget, state in runs.select("run", "job", "budget", "state").iter_rows():

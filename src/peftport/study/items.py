@@ -25,7 +25,7 @@ def measured(scores: Scores) -> dict[str, Any]:
     return {**scores.measures(), "n_items": len(scores)}
 
 
-class Items:
+class StoredItems:
     """Per-item results of a study's jobs, from its artifacts."""
 
     def __init__(self, artifacts: Artifacts) -> None:

@@ -62,7 +62,7 @@ class EntryRequest(Closed):
     origin: OriginModule | None
 
 
-class TrainRequest(Closed):
+class TrainJobsRequest(Closed):
     """Chains to train in one stack."""
 
     kind: Literal["chain"] = "chain"
@@ -102,7 +102,7 @@ class DistanceRequest(Closed):
     receiver: HostAt
 
 
-Request = TrainRequest | BareRequest | UpdateRequest | DistanceRequest
+Request = TrainJobsRequest | BareRequest | UpdateRequest | DistanceRequest
 Blobs = Mapping[str, bytes | Path]  # artifacts by sha256: their bytes, or a file on this machine
 
 

@@ -18,7 +18,7 @@ from peftport.core.errors import BadRequest, PeftportError
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import ARTIFACTS, FILE, JobRow, Ledger, only_driver
 from peftport.store.salvage import Salvaged, salvage
-from peftport.study.items import Items
+from peftport.study.items import StoredItems
 from peftport.study.packing import described
 from peftport.study.plan import Plan
 
@@ -74,7 +74,7 @@ def repair(plan: Plan, place: Path) -> Repairs:
             return Repairs(count, 0, 0, 0, None)
         old = _copy(place, Path(home))
         found = salvage(old) if old else Salvaged()
-        items = Items(artifacts)
+        items = StoredItems(artifacts)
         read = sorted(found.rows.values(), key=lambda row: row.artifact or "")  # every artifact is opened once
         kept = {row.id: row for row in read if _holds(row, items, found)}
         restored, inputs = _restored(artifacts, items, kept)
@@ -89,7 +89,7 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
     """How many jobs a ledger has in which nothing is wrong; None: something is."""
     if not (place / FILE).is_file():
         return None
-    items = Items(artifacts)
+    items = StoredItems(artifacts)
     try:
         with closing(Ledger(place)) as ledger:
             ledger.check()
@@ -102,7 +102,7 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
         return None
 
 
-def _holds(row: JobRow, items: Items, found: Salvaged) -> bool:
+def _holds(row: JobRow, items: StoredItems, found: Salvaged) -> bool:
     """Whether a row that could be read is what was recorded, as far as can be known."""
     try:
         if items.fault(row):
@@ -113,7 +113,7 @@ def _holds(row: JobRow, items: Items, found: Salvaged) -> bool:
 
 
 def _restored(
-    artifacts: Artifacts, items: Items, kept: Mapping[str, JobRow]
+    artifacts: Artifacts, items: StoredItems, kept: Mapping[str, JobRow]
 ) -> tuple[dict[str, JobRow], dict[str, dict[str, Any]]]:
     """Rows of jobs that are not kept, from the artifacts that tell of them; and the inputs that they refer to."""
     rows, inputs = dict[str, JobRow](), dict[str, dict[str, Any]]()

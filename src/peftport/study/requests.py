@@ -18,7 +18,7 @@ from peftport.study.messages import (
     OriginModule,
     Place,
     Request,
-    TrainRequest,
+    TrainJobsRequest,
     UpdateRequest,
 )
 
@@ -58,7 +58,7 @@ class Requests:
         first = jobs[0]
         place, used = self._place(first.host, first.task)
         entries = [EntryRequest(job=job.id, seed=job.seed, origin=self._origin(job)) for job in jobs]
-        request = TrainRequest(
+        request = TrainJobsRequest(
             place=place,
             technique=first.technique.spec,
             learning_rate=self._study.training.learning_rates.get(first.technique.name),

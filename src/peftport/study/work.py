@@ -41,7 +41,7 @@ from peftport.study.messages import (
     MadeHost,
     Place,
     Request,
-    TrainRequest,
+    TrainJobsRequest,
     UpdateRequest,
     told,
 )
@@ -66,7 +66,7 @@ def perform(request: Request, blobs: Blobs) -> JobResult:
         PeftportError: the stack as a whole cannot be done; a failure of one entry is an answer, not an exception.
 
     """
-    if isinstance(request, TrainRequest):
+    if isinstance(request, TrainJobsRequest):
         return _chains(request, blobs)
     if isinstance(request, BareRequest):
         return _bare(request, blobs)
@@ -90,7 +90,7 @@ def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
 
-def _chains(request: TrainRequest, blobs: Blobs) -> JobResult:
+def _chains(request: TrainJobsRequest, blobs: Blobs) -> JobResult:
     bench = _bench(request.place, blobs)
     shared = PortCache()
     starts = {entry.job: _start(entry, request, bench, blobs, shared) for entry in request.entries}
@@ -104,7 +104,7 @@ def _chains(request: TrainRequest, blobs: Blobs) -> JobResult:
     return JobResult(answers, pack(tensors, request.kind, answers) if tensors else None)
 
 
-def _with_inputs(answers: list[Answer], request: TrainRequest, bench: BoundTask) -> tuple[Answer, ...]:
+def _with_inputs(answers: list[Answer], request: TrainJobsRequest, bench: BoundTask) -> tuple[Answer, ...]:
     """What each chain ran on: its own host and task, and the host that its module comes from."""
     own, sets = _inputs(request.place, bench), dict[str, Inputs]()
     names = {entry.job: _name(entry.origin.at) if entry.origin else "" for entry in request.entries}
@@ -131,7 +131,7 @@ class _Found:
     tensors: dict[str, Tensor]
 
 
-def _alone(job: str, starts: dict[str, Start], request: TrainRequest, bench: BoundTask) -> _Found:
+def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bench: BoundTask) -> _Found:
     begun = time.perf_counter()
     try:
         return _train_and_test([job], starts, request, bench)
@@ -139,7 +139,7 @@ def _alone(job: str, starts: dict[str, Start], request: TrainRequest, bench: Bou
         return _Found([Answer(job, None, told(error), time.perf_counter() - begun)], {})
 
 
-def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainRequest, bench: BoundTask) -> _Found:
+def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainJobsRequest, bench: BoundTask) -> _Found:
     """Train entries in one stack, test every checkpoint, all modules of one budget together."""
     begun = time.perf_counter()
     spec = request.technique
@@ -163,7 +163,7 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainReq
     return found
 
 
-def _start(entry: EntryRequest, request: TrainRequest, bench: BoundTask, blobs: Blobs, shared: PortCache) -> Start:
+def _start(entry: EntryRequest, request: TrainJobsRequest, bench: BoundTask, blobs: Blobs, shared: PortCache) -> Start:
     origin = entry.origin
     if origin is None:
         return Start(bench.fresh(request.technique, entry.seed), entry.seed)

@@ -19,11 +19,11 @@ MARK = 16  # hex digits of a host's weights that stand for it, as a study's own 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Closed(BaseModel):
+class _ClosedRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class RecordedPort(_Closed):
+class RecordedPort(_ClosedRecord):
     """A module of one technique ported by one method and tested before any training, mean over seeds.
 
     Attributes:
@@ -79,7 +79,7 @@ class RecordedPort(_Closed):
         return frozenset(self.marks)
 
 
-class Recorded(_Closed):
+class Recorded(_ClosedRecord):
     """The whole table and the command that made it."""
 
     version: Literal[1] = 1

@@ -21,11 +21,11 @@ SOURCE_FILE = "SOURCE.json"
 TOOL = "peftport hosts install"
 
 
-class _Closed(BaseModel):
+class _ClosedEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Offline(_Closed):
+class _Offline(_ClosedEntry):
     """What every table of offline.toml says."""
 
     family: str
@@ -54,7 +54,7 @@ class FolderHost(Packaged):
     folder: str
 
 
-class OnnxGraph(_Closed):
+class OnnxGraph(_ClosedEntry):
     """One ONNX file; parameters named `strip...` there are `put...` in transformers, all others are dropped."""
 
     file: str
@@ -62,7 +62,7 @@ class OnnxGraph(_Closed):
     put: str = ""
 
 
-class TokenizerFile(_Closed):
+class TokenizerFile(_ClosedEntry):
     """A tokenizer.json in the package, and what transformers must be told about it."""
 
     file: str
@@ -75,7 +75,7 @@ class TokenizerFile(_Closed):
     model_max_length: PositiveInt
 
 
-class TokenizerOfHost(_Closed):
+class TokenizerOfHost(_ClosedEntry):
     """The tokenizer of another offline host."""
 
     host: str
@@ -146,7 +146,7 @@ OfflineHost = Annotated[PackagedHost | DerivedHost, Field(discriminator="convert
 OfflineText = Annotated[FilesText | TarMembersText, Field(discriminator="converter")]
 
 
-class OfflineCatalogue(_Closed):
+class OfflineCatalogue(_ClosedEntry):
     """Everything offline.toml lists, in its order."""
 
     hosts: dict[str, OfflineHost]
