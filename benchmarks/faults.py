@@ -165,10 +165,12 @@ def _command(case: Case, streams: list[Path], arguments: list[str]) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
         from multiprocessing import get_context
 
+        from peftport import evaluation
         from peftport.__main__ import main
         from peftport.study import executors
 
         executors.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
+        evaluation.Series = _Ranked  # type: ignore[assignment,misc]
         sys.argv = ["peftport", *arguments]
         main()
     except SystemExit as ended:
@@ -179,6 +181,22 @@ def _command(case: Case, streams: list[Path], arguments: list[str]) -> None:
         with suppress(Exception):
             sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
+
+
+class _Ranked:
+    """Ranks as `polars.Series` gives them, without polars' threads: a driver that used those cannot fork workers."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def rank(self, ties: str) -> Any:
+        from scipy.stats import rankdata
+
+        self.values = rankdata(self.values, method=ties)
+        return self
+
+    def to_numpy(self) -> Any:
+        return self.values
 
 
 def _session(leader: int) -> list[int]:
@@ -614,7 +632,7 @@ def _warm() -> None:
     """Import what commands need, once for all children. Nothing that starts threads may be used here."""
     for name in ("conduct", "work", "export", "about", "verify"):
         importlib.import_module(f"peftport.study.{name}")
-    for name in ("cli", "actions", "workbench", "report.studied", "porting", "tasks.load"):
+    for name in ("cli", "evaluation", "actions", "workbench", "report.studied", "porting", "tasks.load"):
         importlib.import_module(f"peftport.{name}")
     importlib.import_module("transformers.models.bert.modeling_bert")
     import torch

@@ -285,6 +285,9 @@ class Ledger:
             self._base.execute("BEGIN IMMEDIATE")
             yield
             self._base.execute("COMMIT")
+        except sqlite3.IntegrityError:  # a row that is none: our own mistake, and no damage to the file
+            self._roll_back()
+            raise
         except sqlite3.Error as error:
             self._roll_back()
             raise self._refusal(error) from error
