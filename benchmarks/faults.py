@@ -165,12 +165,12 @@ def _command(case: Case, streams: list[Path], arguments: list[str]) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
         from multiprocessing import get_context
 
-        from peftport import evaluation
         from peftport.__main__ import main
         from peftport.study import executors
+        from peftport.tasks.kinds import classification
 
         executors.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
-        evaluation.Series = _Ranked  # type: ignore[assignment,misc]
+        classification.Series = _Ranked  # type: ignore[assignment,misc]
         sys.argv = ["peftport", *arguments]
         main()
     except SystemExit as ended:
@@ -630,9 +630,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _warm() -> None:
     """Import what commands need, once for all children. Nothing that starts threads may be used here."""
-    for name in ("conduct", "work", "export", "about", "verify"):
+    for name in ("execute", "work", "export", "about", "verify"):
         importlib.import_module(f"peftport.study.{name}")
-    for name in ("cli", "evaluation", "actions", "workbench", "report.studied", "porting", "tasks.load"):
+    for name in ("cli", "training.evaluation", "api", "training.bound_task", "report.studied", "porting", "tasks.load"):
         importlib.import_module(f"peftport.{name}")
     importlib.import_module("transformers.models.bert.modeling_bert")
     import torch

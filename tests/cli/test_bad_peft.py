@@ -66,7 +66,7 @@ PEFT_FIRST = "base_model.model.encoder.layer.0.attention.self.query.lora_A.weigh
         (lambda t: t.pop(PEFT_FIRST), ("layers.0.attn_q", "expected lora_A and lora_B")),
         (lambda t: t.update({PEFT_FIRST: torch.zeros(2, 17)}), ("layers.0.attn_q", "(2, 17)", "(2, 16)")),
         (lambda t: t.update({PEFT_FIRST: torch.full((2, 16), torch.nan)}), (PEFT_FIRST, "expected finite numbers")),
-        (lambda t: t.update({"base_model.model.bias": torch.zeros(2)}), ("base_model.model.bias", "refused")),
+        (lambda t: t.update({"base_model.model.bias": torch.zeros(2)}), ("base_model.model.bias", "would be lost")),
         (
             lambda t: t.update({PEFT_FIRST.replace("query", "nothing"): torch.zeros(2, 16)}),
             ("has no slot at", "nothing"),

@@ -281,7 +281,7 @@ def outputs(model: torch.nn.Module) -> Any:
 
 
 def ours(folder: Path, module: Path) -> Any:
-    host = load_host(str(folder))
+    host = load_host(str(folder), "language_model" if folder.name.startswith("llama") else "body")
     read = read_module(module, host)
     assert any(bool(own["B"].any()) for own in read.matrices.values())
     with attached(host, read.spec, stack([read.matrices])):
