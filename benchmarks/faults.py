@@ -13,6 +13,7 @@ folder. Full and read-only disks need the right to mount; without it those kinds
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import json
 import math
@@ -46,7 +47,7 @@ tasks = ["reviews"]
 budgets = [0, 2]
 seeds = [0, 1, 2]
 [data.reviews]
-source = "reviews.csv"
+source = "reviews.jsonl"
 [training]
 origin_steps = 3
 batch_size = 4
@@ -167,10 +168,8 @@ def _command(case: Case, streams: list[Path], arguments: list[str]) -> None:
 
         from peftport.__main__ import main
         from peftport.study import executors
-        from peftport.tasks.kinds import classification
 
         executors.get_context = lambda _: get_context("fork")  # type: ignore[assignment]
-        classification.Series = _Ranked  # type: ignore[assignment,misc]
         sys.argv = ["peftport", *arguments]
         main()
     except SystemExit as ended:
@@ -181,22 +180,6 @@ def _command(case: Case, streams: list[Path], arguments: list[str]) -> None:
         with suppress(Exception):
             sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
-
-
-class _Ranked:
-    """Ranks as `polars.Series` gives them, without polars' threads: a driver that used those cannot fork workers."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = values
-
-    def rank(self, ties: str) -> Any:
-        from scipy.stats import rankdata
-
-        self.values = rankdata(self.values, method=ties)
-        return self
-
-    def to_numpy(self) -> Any:
-        return self.values
 
 
 def _session(leader: int) -> list[int]:
@@ -367,7 +350,7 @@ def flip_module(case: Case) -> str:
     """A byte of a module's file altered: evaluated, it gives the same numbers or is refused."""
     path = case.home / "module" / case.rng.choice(("module.safetensors", "module.json"))
     how = _harm(path, case.rng, gone=False)
-    ended = case.call("evaluate", "bert", "reviews.csv", "--module", "module", "--max-tokens", 32, "--json")
+    ended = case.call("evaluate", "bert", "reviews.jsonl", "--module", "module", "--max-tokens", 32, "--json")
     if ended.code:
         _refused(ended, (2,), "module")
     elif json.loads(ended.out) != case.oracle["evaluated"]:
@@ -388,7 +371,7 @@ KINDS: dict[str, Callable[[Case], str]] = {
     "host weights": _flip_input("bert-updated/model.safetensors"),
     "host config": _flip_input("bert-updated/config.json"),
     "tokenizer": _flip_input("bert-updated/tokenizer.json"),
-    "task file": _flip_input("reviews.csv"),
+    "task file": _flip_input("reviews.jsonl"),
     "module file": flip_module,
 }
 OWN_END = (full_disk, read_only, flip_module)
@@ -559,12 +542,17 @@ def prepare(home: Path) -> dict[str, Any]:
 
     home.mkdir()
     save_hosts(home, ("bert", "bert-updated"))
-    save_reviews(home / "reviews.csv")
+    with save_reviews(home / "reviews.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            json.dumps(row) for row in csv.DictReader(file)
+        ]  # as JSON lines: polars, which reads CSV, starts threads that no fork survives
+    (home / "reviews.csv").unlink()
+    (home / "reviews.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (home / "tiny.toml").write_text(STUDY, encoding="utf-8")
     case = Case(home.parent, random.Random(0), {})
-    train = ("train", "bert", "reviews.csv", "-t", "lora", "--steps", 2, "--max-tokens", 32, "--out", "module")
+    train = ("train", "bert", "reviews.jsonl", "-t", "lora", "--steps", 2, "--max-tokens", 32, "--out", "module")
     _expect(case.call(*train), 0)
-    evaluated = case.call("evaluate", "bert", "reviews.csv", "--module", "module", "--max-tokens", 32, "--json")
+    evaluated = case.call("evaluate", "bert", "reviews.jsonl", "--module", "module", "--max-tokens", 32, "--json")
     began = time.monotonic()
     _expect(case.run(), 0)
     seconds = time.monotonic() - began
