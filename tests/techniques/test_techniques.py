@@ -24,7 +24,7 @@ from pico import SMALL, SPECS, inputs_of, pico_host, pico_model, random_matrices
 
 ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1), (8, 21, 10, 5, 1))
 OTHER_ROWS = ((5, 12, 13, 24, 6, 1), (22, 7, 9, 1), (16, 15, 8, 6, 1))  # of the same lengths
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2", "opt")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2", "opt", "phi")
 everywhere = pytest.mark.parametrize("model_type", SMALL)
 by_technique = pytest.mark.parametrize("technique", TECHNIQUES)
 
