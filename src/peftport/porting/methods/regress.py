@@ -12,7 +12,7 @@ port to the same host is the identity.
               h_t, then of delta_t on f(down' h_t + b'), drawn towards the origin's up matrix, which makes up for what
               the first one could not tell
     Compacter the adapter it stands for, fitted so, then the nearest Compacter
-    (IA)3     l' = the slope of delta_t on x_t, coordinate by coordinate, for a technique that scales outputs
+    scaling   l' = the slope of delta_t on x_t, coordinate by coordinate (of outputs, as (IA)3 scales them)
     prefix    a key is what queries see of it: k' = scaling_s / scaling_t M k with M the regression of a head's
               queries q_s on q_t, so that q_t k' is the best guess of q_s k; values through the regression of the
               receiver's values on the origin's. Heads are matched as in porting.heads.
