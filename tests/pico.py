@@ -64,6 +64,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gemma": {**DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
     "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
     "opt": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16),
+    "phi": {**ENCODER, "partial_rotary_factor": 0.5},
 }
 
 

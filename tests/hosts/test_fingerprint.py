@@ -49,6 +49,10 @@ SHAPING: dict[str, tuple[dict[str, Any], ...]] = {
         {"scale_attn_by_inverse_layer_idx": True},
     ),
     "opt": ({"activation_function": "gelu"}, HEADS),
+    "phi": (
+        {"layer_norm_eps": 0.02}, {"hidden_act": "relu"}, {**HEADS, "num_key_value_heads": 4},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 99.0, "partial_rotary_factor": 0.5}},
+    ),
 }  # fmt: skip
 # Changes of names, paths, versions, dropout, what is for training, generating or classifying: in every family.
 HARMLESS: tuple[dict[str, Any], ...] = (

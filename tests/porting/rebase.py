@@ -144,7 +144,7 @@ def _change_attention(
 
 
 def rotary(host: Host) -> bool:
-    return host.layout.family == "llama"
+    return host.layout.rotary
 
 
 def plane_rotation(width: int, g: torch.Generator) -> Tensor:

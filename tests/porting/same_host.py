@@ -65,7 +65,7 @@ def draw_shape(choose: Choose) -> Shape:
 def draw_case(choose: Choose, shape: Shape) -> Case:
     """A technique with drawn slots and size, and a method that carries it."""
     technique = choose(("lora", "adapter", "compacter", "prefix"))
-    method = choose([name for name in METHODS if technique in PORTERS[name].fits.techniques])
+    method = choose([name for name in METHODS if technique in PORTERS[name].techniques])
     settings = json.dumps(SETTINGS[technique](choose, shape), sort_keys=True)
     as_adapter = technique == "compacter" and bool(choose((False, True)))
     return Case(shape, technique, settings, method, as_adapter)
@@ -108,6 +108,14 @@ def _opt(choose: Choose) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _phi(choose: Choose) -> dict[str, Any]:
+    width, heads = _heads(choose)  # even head widths, half of which are rotated
+    return dict(
+        hidden_size=width, num_attention_heads=heads, intermediate_size=choose((5, 12, 32, 70)),
+        num_hidden_layers=choose((1, 2)), partial_rotary_factor=choose((0.5, 1.0)), qk_layernorm=choose((False, True)),
+    )  # fmt: skip
+
+
 def _llama(choose: Choose) -> dict[str, Any]:
     groups, kv = choose((1, 2, 3)), choose((1, 2, 4))
     return dict(
@@ -142,8 +150,8 @@ def _bart(choose: Choose) -> dict[str, Any]:
 
 FAMILIES: dict[str, Callable[[Choose], dict[str, Any]]] = {
     "bert": _bert, "roberta": _bert, "xlm-roberta": _bert, "electra": _electra, "distilbert": _distilbert,
-    "gpt2": _gpt2, "opt": _opt, "llama": _llama, "mistral": _llama, "qwen2": _qwen2, "qwen3": _llama, "gemma": _llama,
-    "t5": _t5, "mt5": _t5, "bart": _bart,
+    "gpt2": _gpt2, "opt": _opt, "phi": _phi, "llama": _llama, "mistral": _llama, "qwen2": _qwen2,
+    "qwen3": _llama, "gemma": _llama, "t5": _t5, "mt5": _t5, "bart": _bart,
 }  # fmt: skip
 
 

@@ -47,6 +47,11 @@ HARD: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "one key head for all": ("gemma", dict(LLAMA, num_key_value_heads=1, head_dim=8), ("attn_q", "attn_k", "attn_o")),
     "keys apart from the width": ("t5", dict(d_kv=20), ("attn_q", "attn_v", "cross_k", "cross_o", "ffn_gate")),
     "units that no text turns on": ("opt", dict(ffn_dim=70), ("attn_q", "ffn_in", "ffn_out")),
+    "attention beside the FFN": (
+        "phi",
+        dict(num_attention_heads=4, qk_layernorm=True),
+        ("attn_q", "attn_o", "ffn_out"),
+    ),
     "a bottleneck for units": ("bert", dict(intermediate_size=5), ("attn_q", "ffn_in", "ffn_out")),
 }
 

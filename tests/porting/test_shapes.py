@@ -57,7 +57,7 @@ def a_module(technique: str, host: Host) -> Module:
 @pytest.mark.parametrize("method", ANY)
 def test_whatever_the_shapes_what_comes_out_fits_and_runs(method: str, technique: str, shape: str) -> None:
     """Every slot of the receiver is on record, and so is every slot of the origin that nothing takes."""
-    if technique not in PORTERS[method].fits.techniques:
+    if technique not in PORTERS[method].techniques:
         return
     origin, receiver = pair(shape)
     module = a_module(technique, origin)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from peftport.core.errors import SlotMismatch
 from peftport.hosts import prefixes
 from peftport.hosts.host import Host
 from peftport.hosts.weights import HostWeights
@@ -20,11 +21,12 @@ from peftport.techniques import TECHNIQUES, make_spec, technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
 from peftport.techniques.compacter import expand
+from peftport.techniques.roles import Inner, Writes
 from pico import SMALL, SPECS, inputs_of, pico_host, pico_model, random_matrices
 
 ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1), (8, 21, 10, 5, 1))
 OTHER_ROWS = ((5, 12, 13, 24, 6, 1), (22, 7, 9, 1), (16, 15, 8, 6, 1))  # of the same lengths
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2", "opt")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2", "opt", "phi")
 everywhere = pytest.mark.parametrize("model_type", SMALL)
 by_technique = pytest.mark.parametrize("technique", TECHNIQUES)
 
@@ -95,6 +97,43 @@ def test_fresh_matrices_have_the_promised_shapes(model_type: str, technique: str
         assert {n: tuple(t.shape) for n, t in plain.items()} == expected[name]
         assert all(t.dtype == torch.float32 and t.isfinite().all() for t in plain.values())
     assert {slot.site for slot in slots.values()} <= set(made.sites(spec))
+
+
+# --- what matrices have to do with their host ------------------------------------------------------------------------
+
+
+@everywhere
+@by_technique
+def test_roles_name_every_matrix_and_a_space_of_its_width(model_type: str, technique: str) -> None:
+    host, spec, made = host_of(model_type), SPECS[technique], TECHNIQUES[technique]
+    stacked = stack([random_matrices(host, spec)])
+    for name, slot in made.slots(spec, host.slots).items():
+        full = made.expanded(spec, stacked[name], stacked.get(SHARED, {}))
+        assert full.keys() == made.roles.keys()
+        for matrix, role in made.roles.items():
+            shape = full[matrix].shape[1:]  # without K
+            if isinstance(role, Inner):
+                assert shape[0] != 0 and len(shape) == 1
+            else:
+                axis = 0 if isinstance(role, Writes) and not role.rows else -1
+                assert shape[axis] == (slot.in_width if role.space == "in" else slot.out_width)
+
+
+@everywhere
+@by_technique
+def test_matrices_that_may_be_left_out_change_nothing(model_type: str, technique: str) -> None:
+    """Zero output matrices leave every slot as it is; a prefix of zeros does not, and says so."""
+    host, spec, made, rng = host_of(model_type), SPECS[technique], TECHNIQUES[technique], np.random.default_rng(0)
+    slots = made.slots(spec, host.slots)
+    if not made.can_be_left_out:
+        zeros = {name: {n: torch.zeros(shape) for n, shape in made.shapes(spec, slots[name]).items()} for name in slots}
+        assert gap(logits(host, spec, [zeros]), logits(host, None, [])) > 1e-6
+        with pytest.raises(SlotMismatch, match=f"a {technique} cannot be left out of a slot"):
+            made.no_op(spec, next(iter(slots.values())), rng)
+        return
+    silent = {name: made.no_op(spec, slot, rng) for name, slot in slots.items()}
+    silent |= {SHARED: made.fresh_shared(spec, rng)} if made.shared_shapes(spec) else {}
+    assert torch.equal(logits(host, spec, [silent]), logits(host, None, []))
 
 
 @everywhere

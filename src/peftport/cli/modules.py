@@ -62,7 +62,7 @@ def methods(json_: AsJson = False) -> None:
     rows = [
         {
             "name": p.name, "kind": kind, "title": p.title, "needs": p.needs, "width": p.fits.width,
-            "depth": p.fits.depth, "techniques": ",".join(p.fits.techniques), "source": p.source,
+            "depth": p.fits.depth, "techniques": ",".join(p.techniques), "source": p.source,
         }
         for kind, known in (("porter", PORTERS), ("sampler", SAMPLERS))
         for p in known.values()

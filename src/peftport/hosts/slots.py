@@ -65,12 +65,16 @@ class LayerStack(BaseModel):
 
 
 class Layout(BaseModel):
-    """A host family: its kind and its stacks of layers."""
+    """A host family: its kind and its stacks of layers.
+
+    ``rotary``: queries and keys are rotated by position, so that the order of a head's units has a meaning.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     family: str
     kind: HostKind
     model_types: tuple[str, ...]
+    rotary: bool = False
     stacks: tuple[LayerStack, ...]
 
 

@@ -20,20 +20,19 @@ from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, PortRecord, check_fits
 from peftport.porting.pairs import pair_slots, same_shapes
-from peftport.techniques.base import Parameters, TechniqueSpec
+from peftport.techniques import TECHNIQUES, technique_named
+from peftport.techniques.base import Parameters, Technique, TechniqueSpec
 
 T = TypeVar("T")
 Need = Literal["nothing", "weights", "texts", "labels", "training"]
-ALL_TECHNIQUES = ("lora", "adapter", "compacter", "prefix")
 
 
 @dataclass(frozen=True)
 class Fits:
-    """What origin and receiver may differ in, and which techniques the method carries."""
+    """What origin and receiver may differ in. Which techniques a method carries follows from their roles."""
 
     width: Literal["same", "any"] = "same"
     depth: Literal["same", "any"] = "same"
-    techniques: tuple[str, ...] = ALL_TECHNIQUES
 
 
 class LabelledLosses(Protocol):
@@ -65,7 +64,7 @@ class PortInputs:
         origin: the host the module was trained on.
         texts: unlabelled texts.
         labelled: labelled texts, as losses on the receiver.
-        as_technique: ``adapter`` carries a Compacter exactly, as the adapter that it stands for.
+        as_technique: the technique to which the module's own expands; ``adapter`` carries a Compacter exactly.
         shared: what earlier ports found, where several are made.
 
     """
@@ -73,7 +72,7 @@ class PortInputs:
     origin: Host | None = None
     texts: Sequence[str] = ()
     labelled: LabelledLosses | None = None
-    as_technique: Literal["adapter"] | None = None
+    as_technique: str | None = None
     progress: Progress = field(default_factory=Silent)
     shared: PortCache = field(default_factory=PortCache)
 
@@ -95,6 +94,15 @@ class Porter(ABC):
     source: ClassVar[str]
     needs: ClassVar[Need] = "nothing"
     fits: ClassVar[Fits] = Fits()
+
+    def cannot_carry(self, technique: Technique[Any]) -> str:
+        """Why the method cannot carry a technique, by its roles, in a few words; empty where it can."""
+        return ""
+
+    @property
+    def techniques(self) -> tuple[str, ...]:
+        """The names of the techniques that the method carries."""
+        return tuple(name for name, technique in TECHNIQUES.items() if not self.cannot_carry(technique))
 
     @abstractmethod
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
@@ -148,9 +156,10 @@ class Porter(ABC):
         return None
 
     def _check_fits(self, module: Module, receiver: Host) -> None:
-        if module.spec.kind not in self.fits.techniques:
+        reason = self.cannot_carry(technique_named(module.spec.kind))
+        if reason:
             raise BadRequest(
-                f"{self.name}: expected a module of {', '.join(self.fits.techniques)}, got {module.spec.kind}; "
+                f"{self.name}: expected a module of {', '.join(self.techniques)}, got {module.spec.kind}: {reason}; "
                 f"methods that carry {module.spec.kind}: {', '.join(methods_for(module.spec.kind))}"
             )
         if self.fits.width == "same" and self.fits.depth == "same":
@@ -159,7 +168,7 @@ class Porter(ABC):
             self._check_widths(module, receiver)
 
     def _check_widths(self, module: Module, receiver: Host) -> None:
-        """Of the residual streams, and of every slot that has a counterpart."""
+        """The residual streams must be equally wide, and so must every slot that has a counterpart."""
         others = f"`{self.name}` needs equal widths; methods that do not: "
         others += ", ".join(methods_for(module.spec.kind, width="any"))
         if module.host.width != receiver.width:
@@ -182,8 +191,13 @@ class Porter(ABC):
 
     def _check_given(self, module: Module, receiver: Host, given: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
-        if given.as_technique and module.spec.kind != "compacter":
-            raise BadRequest(f"--as adapter: expected a Compacter, got {module.spec.kind}; leave --as out")
+        wanted = given.as_technique
+        if wanted and technique_named(module.spec.kind).expands_to != wanted:
+            able = " or ".join(f"a {own.title}" for own in TECHNIQUES.values() if own.expands_to == wanted)
+            raise BadRequest(
+                f"--as {wanted}: expected {able or 'a technique that expands to one'}, got {module.spec.kind}; "
+                "leave --as out"
+            )
         if needs in ("weights", "texts") and given.origin is None:
             raise BadRequest(f"{self.name}: needs the origin host's weights, none given; name it with --from HOST")
         if needs == "texts" and not given.texts:
@@ -199,7 +213,7 @@ class Porter(ABC):
 
 
 def _apart(matrices: Parameters) -> Parameters:
-    """The same matrices, none of them in memory that another has: a layer of the origin may be taken by several."""
+    """Copy what shares memory with another matrix: several layers may have taken the same one of the origin."""
     seen: set[int] = set()
     made: Parameters = {}
     for slot, own in matrices.items():
@@ -212,4 +226,4 @@ def methods_for(technique: str, *, width: str | None = None) -> list[str]:
     """Names of the methods that carry a technique (and, if asked, across widths)."""
     from peftport.porting import PORTERS
 
-    return [p.name for p in PORTERS.values() if technique in p.fits.techniques and width in (None, p.fits.width)]
+    return [p.name for p in PORTERS.values() if technique in p.techniques and width in (None, p.fits.width)]

@@ -213,7 +213,7 @@ def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str
     """Ported and sampled arms of one technique, by each method that carries it."""
     kind, found = technique.spec.kind, list[tuple[Arm, str]]()
     if "ported" in study.arms:
-        found += [("ported", name) for name in study.porters if kind in porter_named(name).fits.techniques]
+        found += [("ported", name) for name in study.porters if kind in porter_named(name).techniques]
     if "sampled" in study.arms:
         found += [("sampled", name) for name in study.samplers]
     return found

@@ -1,21 +1,43 @@
-"""The four techniques of the paper, by name. A technique is one file and one line here."""
+"""The techniques by name. A technique is one file and one line here; its spec is read and written by `AnySpec`."""
 
 from __future__ import annotations
 
+from functools import cache, reduce
+from operator import or_
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
 
 from peftport.core.errors import BadRequest, UnknownName
-from peftport.techniques.adapter import Adapter, AdapterSpec
+from peftport.techniques.adapter import Adapter
 from peftport.techniques.base import Technique, TechniqueSpec
-from peftport.techniques.compacter import Compacter, CompacterSpec
-from peftport.techniques.lora import Lora, LoraSpec
-from peftport.techniques.prefix import PrefixSpec, PrefixTuning
+from peftport.techniques.compacter import Compacter
+from peftport.techniques.lora import Lora
+from peftport.techniques.prefix import PrefixTuning
 
 TECHNIQUES: dict[str, Technique[Any]] = {t.name: t for t in (Lora(), Adapter(), Compacter(), PrefixTuning())}
-AnySpec = Annotated[LoraSpec | AdapterSpec | CompacterSpec | PrefixSpec, Field(discriminator="kind")]
-_SPECS: TypeAdapter[TechniqueSpec] = TypeAdapter(AnySpec)
+
+
+@cache
+def _union(specs: tuple[type[TechniqueSpec], ...]) -> TypeAdapter[Any]:
+    known, by_kind = reduce(or_, specs), Field(discriminator="kind")
+    one_of_them: Any = Annotated[known, by_kind]
+    return TypeAdapter(one_of_them)
+
+
+def read_spec(values: object) -> TechniqueSpec:
+    """A spec of one of the techniques, told by its ``kind``.
+
+    Raises:
+        ValidationError: no technique is called so, or a setting is unknown or out of range.
+
+    """
+    union = _union(tuple(technique.spec_class for technique in TECHNIQUES.values()))
+    spec: TechniqueSpec = union.validate_python(values)
+    return spec
+
+
+AnySpec = Annotated[SerializeAsAny[TechniqueSpec], PlainValidator(read_spec)]
 
 
 def technique_named(name: str) -> Technique[Any]:
@@ -40,7 +62,7 @@ def make_spec(name: str, settings: dict[str, Any] | None = None) -> TechniqueSpe
     """
     technique_named(name)
     try:
-        return _SPECS.validate_python({**(settings or {}), "kind": name})
+        return read_spec({**(settings or {}), "kind": name})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or name

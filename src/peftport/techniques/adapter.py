@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
+from peftport.techniques.roles import BOTTLENECK
 
 Activation = Literal["relu", "swish", "gelu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
@@ -47,6 +48,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     source = "Houlsby et al. 2019, arXiv 1902.00751; Pfeiffer et al. 2020, arXiv 2005.00052"
     spec_class = AdapterSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 1e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
+    roles = BOTTLENECK
     output_matrices = ("up", "up_bias")
 
     def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
@@ -72,6 +74,10 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     def apply(self, spec: AdapterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
         """Y plus the bottleneck of y (linear slots) or of the normed sum x (sums)."""
         return y + bottleneck(y if slot.kind == "linear" else x, own, spec.activation)
+
+    def nonlinearity(self, spec: AdapterSpec) -> Callable[[Tensor], Tensor]:
+        """The activation of the bottleneck's units."""
+        return ACTIVATIONS[spec.activation]
 
     def effective(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """W_up W_down, (K, D, D): the update without its nonlinearity."""

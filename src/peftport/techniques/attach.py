@@ -48,7 +48,9 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
 
 def prefix_length(spec: TechniqueSpec | None, host: Host) -> int:
     """Positions that a prefix takes before the text: its length on decoder-only hosts, else none."""
-    return int(getattr(spec, "length", 0)) if host.kind == "decoder" else 0
+    if spec is None or host.kind != "decoder":
+        return 0
+    return technique_named(spec.kind).prefix_length(spec)
 
 
 @contextmanager

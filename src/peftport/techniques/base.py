@@ -1,4 +1,4 @@
-"""What a technique is: a spec, the shapes of its matrices at a slot, how they start, and how they change the host.
+"""What a technique is: a spec, the shapes and roles of its matrices, how they start, and how they change the host.
 
 Letters: B batch, T tokens, N = B T rows, D width, R rank or bottleneck, P prefix length, K entries, H heads.
 Everything that computes takes matrices stacked over K entries; a module's own matrices have no K.
@@ -7,7 +7,7 @@ Everything that computes takes matrices stacked over K entries; a module's own m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from peftport.core.errors import SlotMismatch
 from peftport.core.hashing import rng_for
 from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.techniques.roles import Roles
 
 Matrices = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -46,6 +47,14 @@ class Technique(ABC, Generic[Spec]):
     # What suits training from scratch on a host of each kind; chosen on validation items (docs/measurements.md), for
     # decoders not measured but taken over from encoder-decoders.
     learning_rates: ClassVar[Mapping[HostKind, float]]
+    # What each matrix, as `expanded` gives them, reads, writes or scales: porters carry it by that.
+    roles: ClassVar[Roles]
+    # The matrices in which `effective` is linear: scaling them scales the update.
+    output_matrices: ClassVar[tuple[str, ...]]
+    # Whether zero output matrices leave a slot as it is, so that a port may leave it out.
+    can_be_left_out: ClassVar[bool] = True
+    # The technique whose module every module of this one is, too, once its matrices are expanded.
+    expands_to: ClassVar[str | None] = None
 
     @abstractmethod
     def sites(self, spec: Spec) -> tuple[SiteName, ...]:
@@ -71,8 +80,44 @@ class Technique(ABC, Generic[Spec]):
         """The slot's update as one tensor (LoRA: alpha/r B A), stacked over K: (K, ...)."""
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
 
-    # The matrices in which `effective` is linear: scaling them scales the update.
-    output_matrices: ClassVar[tuple[str, ...]]
+    def no_op(self, spec: Spec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Matrices of one slot that change nothing: fresh ones, the output matrices zero.
+
+        Raises:
+            SlotMismatch: matrices of this technique always change something.
+
+        """
+        if not self.can_be_left_out:
+            raise SlotMismatch(
+                f"{slot.name}: a {self.name} cannot be left out of a slot; use another technique or method"
+            )
+        fresh = self.fresh(spec, slot, rng)
+        return {name: torch.zeros_like(t) if name in self.output_matrices else t for name, t in fresh.items()}
+
+    def nonlinearity(self, spec: Spec) -> Callable[[Tensor], Tensor] | None:
+        """The function between the matrices that read and those that write; most techniques have none."""
+        return None
+
+    def prefix_length(self, spec: Spec) -> int:
+        """How many positions before the text the technique takes on decoder-only hosts; most take none."""
+        return 0
+
+    def expanded(self, spec: Spec, own: Matrices, shared: Matrices) -> dict[str, Tensor]:
+        """One slot's matrices as `roles` names them, stacked over K. Most techniques hold these themselves."""
+        return dict(own)
+
+    def condensed(
+        self, spec: Spec, made: Parameters, slots: Mapping[str, Slot], shared: Mapping[str, Tensor]
+    ) -> tuple[Parameters, dict[str, str]]:
+        """The technique's own matrices nearest to these expanded ones, by slot and without K, and a note for each slot.
+
+        ``shared``: the origin's matrices that all slots share. They stay what they are, unless overridden.
+        """
+        return ({**made, SHARED: dict(shared)} if shared else made), {}
+
+    def expanded_spec(self, spec: Spec, units: int, width: int) -> TechniqueSpec | None:
+        """The spec of ``expands_to`` with so many units on a host of that width; None where no setting gives it."""
+        return None
 
     def start(self, spec: Spec, slots: Mapping[str, Slot], seed: int) -> Parameters:
         """Fresh trainable parameters for these slots. Every slot draws from its own stream of the seed."""

@@ -9,7 +9,7 @@ adapter. A starts from N(0, 1e-4^2) and s, t Glorot-uniform: nearly the unchange
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.slots import HostKind, SiteName, Slot
-from peftport.techniques.adapter import Activation, bottleneck
-from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal, uniform
+from peftport.techniques.adapter import ACTIVATIONS, Activation, AdapterSpec, bottleneck
+from peftport.techniques.base import Matrices, MatrixTechnique, Parameters, Shapes, TechniqueSpec, normal, uniform
+from peftport.techniques.kronecker import nearest_compacter
+from peftport.techniques.roles import BOTTLENECK
 
 RULE_STD = 1e-4
 
@@ -46,7 +48,9 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     source = "Karimi Mahabadi et al. 2021, arXiv 2106.04647"
     spec_class = CompacterSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 3e-3, "decoder": 3e-3}
+    roles = BOTTLENECK
     output_matrices = ("up_right", "up_bias")
+    expands_to = "adapter"
 
     def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:
         """Behind attention and behind the FFN."""
@@ -84,6 +88,29 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     def apply(self, spec: CompacterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
         """Y plus the bottleneck of y."""
         return y + bottleneck(y, expand(own, shared["rule"]), spec.activation)
+
+    def nonlinearity(self, spec: CompacterSpec) -> Callable[[Tensor], Tensor]:
+        """The activation of the bottleneck's units."""
+        return ACTIVATIONS[spec.activation]
+
+    def expanded(self, spec: CompacterSpec, own: Matrices, shared: Matrices) -> dict[str, Tensor]:
+        """The matrices of the adapter that the factors stand for."""
+        return expand(own, shared["rule"])
+
+    def condensed(
+        self, spec: CompacterSpec, made: Parameters, slots: Mapping[str, Slot], shared: Mapping[str, Tensor]
+    ) -> tuple[Parameters, dict[str, str]]:
+        """The nearest Compacter to adapters, near the origin's rule; its error is each slot's note."""
+        shapes = {name: self.shapes(spec, slots[name]) for name in made}
+        near = nearest_compacter(made, shapes, shared["rule"].double(), spec.phm_rank)
+        return near.matrices, {name: f"nearest Compacter, error {error:.1e}" for name, error in near.errors.items()}
+
+    def expanded_spec(self, spec: CompacterSpec, units: int, width: int) -> AdapterSpec | None:
+        """A Houlsby adapter whose reduction factor divides the width into as many units, if one does."""
+        factor = width // units
+        if not factor or max(1, width // factor) != units:
+            return None
+        return AdapterSpec(placement="houlsby", reduction_factor=factor, activation=spec.activation)
 
     def effective(self, spec: CompacterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """W_up W_down, (K, D, D): the update without its nonlinearity."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from peftport.hosts.slots import HostKind, SiteName, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
+from peftport.techniques.roles import PRODUCT
 
 LinearSite = Literal[
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o",
@@ -42,6 +43,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     source = "Hu et al. 2021, arXiv 2106.09685"
     spec_class = LoraSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
+    roles = PRODUCT
     output_matrices = ("B",)
 
     def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:

@@ -37,6 +37,7 @@ from peftport.techniques.base import (
     normal,
     uniform,
 )
+from peftport.techniques.roles import ATTENTION
 
 MLP = "mlp:"  # marks the parameters of one MLP among those of the slots
 
@@ -57,7 +58,9 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     source = "Li & Liang 2021, arXiv 2101.00190"
     spec_class = PrefixSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-4, "encoder_decoder": 1e-3, "decoder": 1e-3}
+    roles = ATTENTION
     output_matrices = ("keys", "values")
+    can_be_left_out = False  # even keys and values of zero take a share of the attention
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
         """Every attention block."""
@@ -94,8 +97,12 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
                 made[slot.name] = {"keys": keys, "values": values}
         return made
 
+    def prefix_length(self, spec: PrefixSpec) -> int:
+        """As many positions as the prefix is long."""
+        return spec.length
+
     def keys_values(self, spec: PrefixSpec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:
-        """The matrices as they are."""
+        """The matrices that the module holds are the keys and values themselves."""
         return own["keys"], own["values"]
 
     def effective(self, spec: PrefixSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:

@@ -35,7 +35,6 @@ class Bases:
     """Both hosts' singular vectors, k at most; the last pair asked for is kept, since both its sides are asked for."""
 
     def __init__(self, origin: Host, receiver: Host, k: int, rng: np.random.Generator) -> None:
-        """Bind."""
         self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
         self.k, self.rng = k, rng
         self._last: tuple[str, str] = ("", "")

@@ -22,7 +22,7 @@ Heads = tuple[int, int]  # how many the origin and the receiver have
 
 
 def heads_of(origin: Slot, receiver: Slot) -> Heads:
-    """Of two attention blocks: of their keys and values."""
+    """How many heads the keys and values of two attention blocks have."""
     return origin.heads, receiver.heads
 
 

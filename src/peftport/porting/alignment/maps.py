@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.core.errors import NotFinite
 
@@ -39,6 +40,20 @@ class Map(ABC):
     def read(self, rows: Tensor) -> Tensor:
         """Rows (n, D_s) that are multiplied with the origin's rows, for the receiver's: (n, D_t)."""
 
+    def matrices(self, width: int) -> tuple[Tensor, Tensor]:
+        """T (D_s, D_t) and T' (D_t, D_s) of a map of an origin's space of that width, float64."""
+        rows = torch.eye(width, dtype=torch.float64)
+        return self.write(rows), self.read(rows).mT
+
+    def scale(self, numbers: Tensor) -> Tensor:
+        """The scaling of the receiver's coordinates (D_t,) nearest to that of the origin's by ``numbers`` (D_s,).
+
+        What the origin adds, x_s diag(l), is x_t T' diag(l) T for the receiver: of all diagonal matrices, this one's
+        diagonal is nearest to it. Where the map only reorders coordinates, it is exact.
+        """
+        there, back = self.matrices(len(numbers))
+        return (back.mT * there).mT @ numbers
+
 
 @dataclass(frozen=True, eq=False)
 class Dense(Map):
@@ -48,16 +63,16 @@ class Dense(Map):
     back: Tensor
     note: str = ""
 
+    @override
     def write(self, rows: Tensor) -> Tensor:
-        """Times T."""
         return rows @ self.there
 
+    @override
     def read(self, rows: Tensor) -> Tensor:
-        """Times T'^T."""
         return rows @ self.back.mT
 
     def scaled(self, factor: float) -> Dense:
-        """The map, its values there multiplied."""
+        """The map whose rows in the receiver's space are multiplied by a factor."""
         return Dense(self.there * factor, self.back / factor, self.note)
 
 
@@ -68,13 +83,14 @@ class Reordering(Map):
     order: Tensor
     note: str = ""
 
+    @override
     def write(self, rows: Tensor) -> Tensor:
-        """Columns picked."""
         picked = rows[:, self.order.clamp(min=0)]
         return picked * (self.order >= 0).to(rows.dtype)
 
+    @override
     def read(self, rows: Tensor) -> Tensor:
-        """The same: a permutation is its own inverse's transpose."""
+        # A permutation is the transpose of its own inverse.
         return self.write(rows)
 
 
@@ -91,8 +107,8 @@ class Thin(Map):
     rest: bool
     note: str = ""
 
+    @override
     def write(self, rows: Tensor) -> Tensor:
-        """Through the two bases."""
         inside = rows @ self.ours
         found = inside @ self.core @ self.theirs.mT
         if not self.rest:
@@ -100,13 +116,13 @@ class Thin(Map):
         outside = rows - inside @ self.ours.mT
         return found + outside - (outside @ self.theirs) @ self.theirs.mT
 
+    @override
     def read(self, rows: Tensor) -> Tensor:
-        """The same."""
         return self.write(rows)
 
 
 def identity(width: int) -> Map:
-    """Rows as they are."""
+    """The map that leaves every row what it is."""
     return Reordering(torch.arange(width))
 
 
@@ -129,7 +145,7 @@ class Moments:
 
     @property
     def all(self) -> SecondMoments:
-        """Both halves."""
+        """The sums over all rows, those held out and those fitted on."""
         return self.fit.plus(self.held)
 
     def swapped(self) -> Moments:

@@ -38,7 +38,7 @@ class Part:
 
     @property
     def swapped(self) -> Part:
-        """Of the map from the receiver's space to the origin's."""
+        """The same stretch of the map from the receiver's space to the origin's."""
         return Part(self.theirs, self.ours, self.expect)
 
 

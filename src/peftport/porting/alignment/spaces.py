@@ -48,27 +48,28 @@ class Spaces:
 
 
 def collect_spaces(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: PortInputs, *, full: bool = False
+    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, *, full: bool = False
 ) -> Spaces:
     """Read the texts with both hosts and sum up, or take what an earlier port summed up.
 
+    ``inputs``: what goes into linear maps is read by a matrix; else a bottleneck there reads what comes out of them.
     ``full``: all products of the rows of a host with themselves, for regressions; adapters behind linear maps then
     have what they read, the map's output, among what goes in.
     """
     taken = tuple((name, pair.origin) for name, pair in pairs.items())
-    key = ("spaces", origin, receiver, taken, technique == "lora", full, tuple(given.texts))
-    return given.shared.cached(key, lambda: _collect(origin, receiver, pairs, technique, given, full))
+    key = ("spaces", origin, receiver, taken, inputs, full, tuple(given.texts))
+    return given.shared.cached(key, lambda: _collect(origin, receiver, pairs, inputs, given, full))
 
 
 def _collect(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], technique: str, given: PortInputs, full: bool
+    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, full: bool
 ) -> Spaces:
     spaces = Spaces()
     ours, theirs = watched(pairs, origin, receiver)
     title = f"reading {len(given.texts)} texts with {origin.name} and {receiver.name}"
     for seen, met in paired_rows(origin, receiver, ours, theirs, given, title):
         for pair in pairs.values():
-            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, technique == "lora", full)
+            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, inputs, full)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
@@ -81,8 +82,10 @@ def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[li
     return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
 
 
-def _add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, lora: bool, full: bool) -> None:
-    """Take one batch of one pair in. Adapters behind linear maps do not look at what goes into these."""
+def _add_pair(
+    spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool, full: bool
+) -> None:
+    """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up."""
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
         own = spaces.heads.setdefault(name, HeadMoments())
@@ -91,8 +94,8 @@ def _add_pair(spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: Slo
         own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
         own.scalings = (one.scaling, other.scaling)
         return
-    if lora or full or pair.receiver.kind != "linear":
-        rows = (one.x, other.x) if lora or pair.receiver.kind != "linear" else (one.y, other.y)
+    if inputs or full or pair.receiver.kind != "linear":
+        rows = (one.x, other.x) if inputs or pair.receiver.kind != "linear" else (one.y, other.y)
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))

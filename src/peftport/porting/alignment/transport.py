@@ -1,21 +1,25 @@
 """Carry a module through linear maps between two hosts: what all aligning methods share.
 
-Rows x_s of the origin and x_t of the receiver, x_t ~ x_s T and x_s ~ x_t T'. At a slot:
+Rows x_s of the origin and x_t of the receiver, x_t ~ x_s T and x_s ~ x_t T'. Each matrix goes by its role
+(techniques.roles), through the map of the space that it has to do with:
 
-    LoRA        A' = A T'_in^T        B' = T_out^T B                    the rank stays what it is
-    adapter     down' = down T'_in^T  up' = T_out^T up  up_bias' = T_out^T up_bias
-    Compacter   the adapter it stands for, then the nearest Compacter   (porting.kronecker)
-    prefix      keys' = keys T_keys   values' = values T_values         maps that keep to heads (porting.heads)
+    reads     A' = A T'^T                  LoRA's A, an adapter's down
+    writes    B' = T^T B,  k' = k T        LoRA's B, an adapter's up and its bias; the keys and values of a prefix
+    scales    l' = diag(T' diag(l) T)      y (1 + l) is no diagonal matrix any more where T mixes coordinates; the
+                                           nearest one is its diagonal, and the slot's record says what share it keeps
 
-An adapter behind a linear map reads and writes that map's output; one at a sum reads the sum behind its norm. Where
-the receiver's bottleneck is narrower, the units that move most are kept; where it is wider, the new units get fresh
-down matrices and zero up matrices, so that they say nothing until they are trained.
+The rank or the units between reading and writing stay what they are. Techniques whose matrices stand for others are
+expanded first, and what was carried is condensed again (a Compacter: techniques.kronecker); a prefix needs maps that
+keep to heads (porting.alignment.heads). Where the receiver's bottleneck is narrower, the units that move most are kept;
+where it is wider, the new units get fresh down matrices and zero up matrices, so that they say nothing until they are
+trained.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,19 +28,16 @@ from torch import Tensor
 
 from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD, Module
-from peftport.porting.alignment.kronecker import nearest_compacter
 from peftport.porting.alignment.low_rank import compress
 from peftport.porting.alignment.maps import Map
 from peftport.porting.base import PortedMatrices, Porter, PortInputs
 from peftport.porting.pairs import Pair, by_end, pair_slots, unused
 from peftport.techniques import technique_named
-from peftport.techniques.adapter import AdapterSpec
 from peftport.techniques.base import SHARED, Parameters, TechniqueSpec, normal
-from peftport.techniques.compacter import CompacterSpec, expand
-from peftport.techniques.lora import LoraSpec
+from peftport.techniques.roles import BOTTLENECK, PRODUCT, Inner, Reads, Role, Roles, Scales, Space
 
+ALL_KEPT = 0.995  # shares of a scaling that are rounded to all of it are not put on record
 Own = dict[str, Tensor]  # one slot's matrices, float64, without K
 
 
@@ -67,31 +68,24 @@ class Aligner(ABC):
     def hidden(self) -> Map:
         """Between the last hidden states, which linear readouts read."""
 
-    def lora(self, pair: Pair, own: Own) -> CarriedSlot:
-        """A (R, D_in) and B (D_out, R) through the maps; a method whose update is no single product overrides this."""
-        into, out = self.into(pair), self.out(pair)
-        return CarriedSlot({"A": into.read(own["A"]), "B": out.write(own["B"].mT).mT}, _notes(into, out))
+    def carry(self, pair: Pair, own: Own, roles: Roles) -> CarriedSlot:
+        """Every matrix through the map of its space; methods with a better way for some roles override this."""
+        maps = self._maps(pair, {role.space for role in roles.values() if not isinstance(role, Inner)})
+        made = {name: through(own[name], role, maps) for name, role in roles.items()}
+        kept = [scaling_kept(own[name], maps[role.space]) for name, role in roles.items() if isinstance(role, Scales)]
+        return CarriedSlot(made, joined(_notes(list(maps.values())), scaling_note(kept)))
 
-    def adapter(self, pair: Pair, own: Own) -> CarriedSlot:
-        """Down (R, D), up (D, R) and the biases through the maps."""
-        out = self.out(pair)
-        into = out if pair.receiver.kind == "linear" else self.into(pair)
-        return CarriedSlot(
-            {
-                "down": into.read(own["down"]),
-                "down_bias": own["down_bias"],
-                "up": out.write(own["up"].mT).mT,
-                "up_bias": out.write(own["up_bias"].unsqueeze(0))[0],
-            },
-            out.note if into is out else _notes(into, out),
-        )
-
-    def prefix(self, pair: Pair, own: Own) -> CarriedSlot:
-        """Keys and values through the maps."""
-        keys, values = self.keys_values(pair)
-        return CarriedSlot(
-            {"keys": keys.write(own["keys"]), "values": values.write(own["values"])}, _notes(keys, values)
-        )
+    def _maps(self, pair: Pair, spaces: AbstractSet[Space]) -> dict[Space, Map]:
+        """The map of each space, found once where two of them are one; in the order in which records name them."""
+        if spaces & {"keys", "values"}:
+            keys, values = self.keys_values(pair)
+            return {"keys": keys, "values": values}
+        state: Space = "out" if pair.receiver.kind == "linear" else "in"  # which of the two a bottleneck reads
+        sides = spaces - {"state"} | ({state} if "state" in spaces else set())
+        found: dict[Space, Map] = {"in": self.into(pair)} if "in" in sides else {}
+        if "out" in sides:
+            found["out"] = self.out(pair)
+        return {**found, "state": found[state]} if "state" in spaces else found
 
 
 class AligningPorter(Porter):
@@ -128,7 +122,7 @@ def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None]
     """
     lone = [name for name, pair in pairs.items() if pair is None]
     kind = module.spec.kind
-    if lone and (len(lone) == len(pairs) or kind == "prefix"):
+    if lone and (len(lone) == len(pairs) or not technique_named(kind).can_be_left_out):
         raise SlotMismatch(
             f"{lone[0]}: {receiver.name} has this slot, the {kind} from {module.host.name} has no counterpart to it "
             f"(its slots: {', '.join(list(module.matrices)[:3])}, ...); `{method}` carries matrices between slots of "
@@ -148,94 +142,65 @@ def carry_through(
     spec = _carried_spec(module, receiver, given)
     technique = technique_named(spec.kind)
     made: Parameters = {}
-    silent: Parameters = {}
+    left_out: Parameters = {}
     slots: dict[str, str] = {}
     advance = given.progress.stage(f"carrying {module.spec.kind} to {receiver.name}", len(pairs))
     for name, pair in pairs.items():
         slot = receiver.slots[name]
         if pair is None:
-            silent[name], slots[name] = no_op(spec, slot, rng), "left out: no counterpart in the origin"
+            left_out[name], slots[name] = technique.no_op(spec, slot, rng), "left out: no counterpart in the origin"
         else:
-            carried = _carry_slot(module, pair, aligner)
+            carried = aligner.carry(pair, expanded(module, pair.origin), technique.roles)
             made[name] = fit_width(carried.own, technique.shapes(spec, slot), spec, rng)
-            slots[name] = _note(f"carried{pair.note}", carried.note)
+            slots[name] = joined(f"carried{pair.note}", carried.note)
         advance(1)
-    if isinstance(spec, CompacterSpec):
-        made = _as_compacter(module, spec, receiver, made, slots)
-    made |= silent
+    shared = module.matrices.get(SHARED, {}) if spec is module.spec else {}
+    made, notes = technique.condensed(spec, made, receiver.slots, shared)
+    slots |= {name: joined(slots[name], note) for name, note in notes.items()}
+    made |= left_out
     if module.head is not None:
         made[HEAD] = {**module.head, "weight": aligner.hidden().read(module.head["weight"].double())}
     single = {slot: {name: t.float().contiguous() for name, t in own.items()} for slot, own in made.items()}
     return PortedMatrices(single, {**slots, **unused(module, pairs)}, spec)
 
 
-def _carry_slot(module: Module, pair: Pair, aligner: Aligner) -> CarriedSlot:
-    own = {name: tensor.double() for name, tensor in module.matrices[pair.origin].items()}
-    if module.spec.kind == "lora":
-        return aligner.lora(pair, own)
-    if module.spec.kind == "prefix":
-        return aligner.prefix(pair, own)
-    return aligner.adapter(pair, as_adapter(module, own))
-
-
-def as_adapter(module: Module, own: Own) -> Own:
-    """A slot's matrices as an adapter's: a Compacter's are expanded."""
-    if not isinstance(module.spec, CompacterSpec):
-        return own
-    rule = module.matrices[SHARED]["rule"].double()
-    full = expand({name: tensor.unsqueeze(0) for name, tensor in own.items()}, rule.unsqueeze(0))
+def expanded(module: Module, slot: str) -> Own:
+    """One slot's matrices in float64, as the roles of the module's technique name them."""
+    own, shared = (
+        {name: tensor.double().unsqueeze(0) for name, tensor in module.matrices.get(place, {}).items()}
+        for place in (slot, SHARED)
+    )
+    full = technique_named(module.spec.kind).expanded(module.spec, own, shared)
     return {name: tensor[0] for name, tensor in full.items()}
 
 
 def _carried_spec(module: Module, receiver: Host, given: PortInputs) -> TechniqueSpec:
-    """The module's own spec, or that of the adapter its Compacter stands for."""
-    spec = module.spec
-    if given.as_technique is None or not isinstance(spec, CompacterSpec):
+    """The module's own spec or, where that is asked for, that of the technique to which it expands."""
+    spec, technique = module.spec, technique_named(module.spec.kind)
+    if given.as_technique is None or technique.expands_to != given.as_technique:
         return spec
-    rank = len(next(own["down_bias"] for own in module.matrices.values() if "down_bias" in own))
-    factor = receiver.width // rank
-    if not factor or max(1, receiver.width // factor) != rank:
+    units = next(
+        len(matrix)
+        for slot in module.matrices
+        for name, matrix in module.matrices[slot].items()
+        if technique.roles.get(name) == Inner()
+    )
+    found = technique.expanded_spec(spec, units, receiver.width)
+    if found is None:
         raise BadRequest(
-            f"--as adapter: expected a width that some reduction factor divides into {rank} units, {receiver.name} is "
-            f"{receiver.width} wide; leave --as out for the nearest Compacter"
+            f"--as {given.as_technique}: expected a width that some reduction factor divides into {units} units, "
+            f"{receiver.name} is {receiver.width} wide; leave --as out for the nearest {technique.title}"
         )
-    return AdapterSpec(placement="houlsby", reduction_factor=factor, activation=spec.activation)
-
-
-def _as_compacter(
-    module: Module, spec: CompacterSpec, receiver: Host, made: Parameters, slots: dict[str, str]
-) -> Parameters:
-    """The nearest Compacter to these adapters, its error put on each slot's record."""
-    technique = technique_named(spec.kind)
-    shapes = {name: technique.shapes(spec, receiver.slots[name]) for name in made}
-    near = nearest_compacter(made, shapes, module.matrices[SHARED]["rule"].double(), spec.phm_rank)
-    for name, error in near.errors.items():
-        slots[name] = _note(slots[name], f"nearest Compacter, error {error:.1e}")
-    return near.matrices
-
-
-def no_op(spec: TechniqueSpec, slot: Slot, rng: np.random.Generator) -> Own:
-    """Matrices that change nothing: fresh, the outer ones zero.
-
-    Raises:
-        SlotMismatch: a prefix always changes something.
-
-    """
-    technique = technique_named(spec.kind)
-    if spec.kind == "prefix":
-        raise SlotMismatch(f"{slot.name}: a prefix cannot be left out of a slot; use another technique or method")
-    fresh = technique.fresh(spec, slot, rng)
-    return {name: torch.zeros_like(t) if name in technique.output_matrices else t for name, t in fresh.items()}
+    return found
 
 
 def fit_width(own: Own, shapes: Mapping[str, tuple[int, ...]], spec: TechniqueSpec, rng: np.random.Generator) -> Own:
     """Cut or widen rank or bottleneck to what the receiver's spec says; spaces of the host are right already."""
-    if isinstance(spec, LoraSpec):
-        factors = compress(own["B"], own["A"], spec.rank)
+    roles = technique_named(spec.kind).roles
+    if roles == PRODUCT:
+        factors = compress(own["B"], own["A"], shapes["A"][0])
         return {"A": factors.a, "B": factors.b}
-    if spec.kind == "prefix":
-        return own
-    return fit_units(own, shapes["down_bias"][0], rng)
+    return fit_units(own, shapes["down_bias"][0], rng) if roles == BOTTLENECK else own
 
 
 def fit_units(own: Own, units: int, rng: np.random.Generator) -> Own:
@@ -257,11 +222,41 @@ def fit_units(own: Own, units: int, rng: np.random.Generator) -> Own:
     return own
 
 
-def _notes(first: Map, second: Map) -> str:
-    if first.note == second.note:
-        return first.note
-    return ", ".join(f"{side} {m.note}" for side, m in (("in", first), ("out", second)) if m.note)
+def through(matrix: Tensor, role: Role, maps: Mapping[Space, Map]) -> Tensor:
+    """One matrix through the map of the space that it reads, writes or scales."""
+    if isinstance(role, Inner):
+        return matrix
+    space = maps[role.space]
+    if isinstance(role, Reads):
+        return space.read(matrix)
+    if isinstance(role, Scales):
+        return space.scale(matrix)
+    if role.rows:
+        return space.write(matrix)
+    return space.write(matrix.mT).mT if matrix.ndim > 1 else space.write(matrix.unsqueeze(0))[0]
 
 
-def _note(*parts: str) -> str:
+def scaling_kept(numbers: Tensor, space: Map) -> float:
+    """How much of a scaling is one in the receiver's space, too: the share of its change's squared Frobenius norm."""
+    there, back = space.matrices(len(numbers))
+    change = back @ (numbers.unsqueeze(1) * there)
+    total = float(change.square().sum())
+    return float(change.diagonal().square().sum()) / total if total else 1.0
+
+
+def scaling_note(kept: Sequence[float]) -> str:
+    """What a slot's record says where a scaling was cut to its diagonal; nothing where hardly anything was lost."""
+    return f"{min(kept):.2f} of the scaling kept" if kept and min(kept) < ALL_KEPT else ""
+
+
+def _notes(maps: Sequence[Map]) -> str:
+    """The notes of one or two maps; of two, each says which side it is of where they differ."""
+    notes = [m.note for m in {id(m): m for m in maps}.values()]
+    if len(set(notes)) == 1:
+        return notes[0]
+    return ", ".join(f"{side} {note}" for side, note in zip(("in", "out"), notes, strict=False) if note)
+
+
+def joined(*parts: str) -> str:
+    """Parts of a slot's record, those that say something."""
     return "; ".join(part for part in parts if part)

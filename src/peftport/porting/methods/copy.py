@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -16,8 +17,8 @@ class Copy(Porter):
     title = "matrices unchanged"
     source = "Sabry & Belz 2024, arXiv 2401.14228; PortLLM, arXiv 2410.10870"
 
+    @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """The same tensors."""
         return PortedMatrices(
             {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
         )

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -42,40 +43,42 @@ class CrossLora(AligningPorter):
     needs = "weights"
     fits = Fits(width="any", depth="any")
 
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """Nothing is read before a slot is asked for."""
+        # No matrix of a host is read before a slot is asked for.
         assert given.origin is not None  # checked: needs weights
         return SingularBases(Bases(given.origin, receiver, LARGEST_K, rng), pairs)
 
 
 class SingularBases(Aligner):
-    """Thin maps from singular vectors."""
+    """Maps between the leading singular vectors of both hosts' matrices."""
 
     def __init__(self, bases: Bases, pairs: Mapping[str, Pair]) -> None:
-        """Bind."""
         self.bases, self.pairs = bases, pairs
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """Between what goes in; at sums, as out."""
+        # A sum has one space: what goes into a bottleneck there has the basis of what comes out.
         found = self.bases.at(pair)
         return _map(found, "u" if pair.receiver.kind != "linear" else "v")
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """Between what comes out."""
         return _map(self.bases.at(pair), "u")
 
+    @override
     def hidden(self) -> Map:
-        """Between the residual streams, by the last FFN."""
+        # The last FFN writes to the residual stream and stands for its basis.
         ours, theirs = self.bases.origin.host, self.bases.receiver.host
         if ours.width == theirs.width:
             return identity(ours.width)
         last = [[n for n, s in host.slots.items() if s.site == "ffn_out"][-1] for host in (ours, theirs)]
         return _map(self.bases.at(Pair(theirs.slots[last[1]], last[0])), "u")
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """By the maps that make keys and values."""
         keys, values = key_and_value_sites(pair)
         return _map(self.bases.at(pair, keys), "u"), _map(self.bases.at(pair, values), "u")
 

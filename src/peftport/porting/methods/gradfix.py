@@ -5,14 +5,17 @@
 The paper's: the mask by the sign of the receiver's loss gradient at its own weights, by majority over few labelled
 examples, for whole weight matrices. Ours: a module is masked in the matrices its update is linear in (LoRA's B, an
 adapter's up, a Compacter's up_right), with the gradient where they are zero, which is the bare receiver. So ranks and
-bottlenecks stay as they are. A prefix has no such matrices: without it there is no gradient to look at.
+bottlenecks stay as they are. A prefix has no such matrices: even a prefix of zeros changes its host.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host
@@ -20,7 +23,7 @@ from peftport.modules.module import HEAD, Module, stack
 from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached
-from peftport.techniques.base import Parameters
+from peftport.techniques.base import Parameters, Technique
 
 
 class GradFix(Porter):
@@ -30,10 +33,14 @@ class GradFix(Porter):
     title = "entries kept whose sign the receiver's gradient asks for"
     source = "GradFix, arXiv 2510.09658"
     needs = "labels"
-    fits = Fits(width="same", depth="same", techniques=("lora", "adapter", "compacter"))
+    fits = Fits(width="same", depth="same")
 
+    @override
+    def cannot_carry(self, technique: Technique[Any]) -> str:
+        return "" if technique.can_be_left_out else "its matrices change the host even where they are zero"
+
+    @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Vote, then mask."""
         votes, examples = _votes(module, receiver, given)
         made: Parameters = {slot: dict(own) for slot, own in module.matrices.items()}
         notes = {slot: "copied" for slot in made}
@@ -49,7 +56,7 @@ class GradFix(Porter):
 
 
 def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Sums of the signs of the gradient with respect to the outer matrices, at zero, and how many examples voted.
+    """Sums of the signs of the gradient with respect to the output matrices, at zero, and how many examples voted.
 
     Raises:
         BadRequest: there is no example.
@@ -59,16 +66,16 @@ def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str,
     technique = technique_named(module.spec.kind)
     body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
     stacked = {slot: dict(own) for slot, own in stack([body], receiver.dtype).items()}
-    outer = [(s, n) for s, own in stacked.items() for n in own if n in technique.output_matrices]
-    for slot, name in outer:
+    outputs = [(s, n) for s, own in stacked.items() for n in own if n in technique.output_matrices]
+    for slot, name in outputs:
         stacked[slot][name] = torch.zeros_like(stacked[slot][name]).requires_grad_()
-    leaves = [stacked[slot][name] for slot, name in outer]
-    votes: dict[str, dict[str, Tensor]] = {slot: {} for slot, _ in outer}
+    leaves = [stacked[slot][name] for slot, name in outputs]
+    votes: dict[str, dict[str, Tensor]] = {slot: {} for slot, _ in outputs}
     examples = 0
     with attached(receiver, module.spec, stacked):
         for loss in given.labelled.losses():
             examples += 1
-            for (slot, name), gradient in zip(outer, torch.autograd.grad(loss, leaves), strict=True):
+            for (slot, name), gradient in zip(outputs, torch.autograd.grad(loss, leaves), strict=True):
                 votes[slot][name] = votes[slot].get(name, torch.zeros(())) + gradient[0].sign()
     if not examples:
         raise BadRequest("gradfix: expected at least one labelled text, got none; give a task with training items")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host
@@ -48,12 +49,13 @@ class LoraSuite(AligningPorter):
     needs = "texts"
     fits = Fits(width="any", depth="any")
 
+    @override
     def needs_for(self, module: Module, receiver: Host) -> Need:
-        """Texts only to pair layers of hosts that differ in depth."""
+        # Texts serve only to pair layers of hosts that differ in depth.
         return "weights" if depths(module.matrices) == depths(receiver.slots) else "texts"
 
+    @override
     def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
-        """Layers by CKA, where depths differ."""
         if self.needs_for(module, receiver) == "weights" or given.origin is None:
             return pair_slots(module, receiver.slots, receiver.kind, by_end)
         found = {name: in_order(table) for name, table in similarity(given.origin, receiver, given).items()}
@@ -63,10 +65,11 @@ class LoraSuite(AligningPorter):
 
         return pair_slots(module, receiver.slots, receiver.kind, layer)
 
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """Embeddings first; slots are read when they are asked for."""
+        # Embeddings are read at once, the matrices of a slot when it is asked for.
         assert given.origin is not None  # checked: needs weights
         return Embedded(given.origin, receiver, embedding_map(given.origin, receiver))
 
@@ -114,21 +117,22 @@ def explained(a: Tensor, b: Tensor) -> float | None:
 
 
 class Embedded(Aligner):
-    """Maps from W_h and the weights."""
+    """Maps made of W_h and of both hosts' matrices."""
 
     def __init__(self, origin: Host, receiver: Host, residual: Dense) -> None:
-        """Bind."""
         self.origin, self.receiver, self.residual = HostWeights(origin), HostWeights(receiver), residual
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """W_h, except behind the attention's values and the FFN's units."""
+        # All linear maps read the residual stream but those behind the attention and behind the FFN's units.
         site = pair.receiver.site
         if site in ("attn_o", "cross_o"):
             return self._mixed(pair, site.removesuffix("_o"))
         return self._units(pair) if site == "ffn_out" else self.residual
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """W_h behind what writes to the residual stream; else through the two matrices."""
+        # What writes to the residual stream has its map; all else goes through the two matrices.
         site = pair.receiver.site
         if site in ("ffn_in", "ffn_gate"):
             return self._units(pair)
@@ -139,12 +143,13 @@ class Embedded(Aligner):
             return _kept(whole, matched(_sizes(whole.there, *heads)), *heads)
         return self._through(pair, site) if letter == "qkv" else self.residual
 
+    @override
     def hidden(self) -> Map:
-        """W_h."""
         return self.residual
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Heads matched by keys and values together."""
+        # Keys and values together decide which heads are matched.
         kind = pair.receiver.site
         keys, values = self._through(pair, f"{kind}_k"), self._through(pair, f"{kind}_v")
         heads = self._heads(pair, kind, "k")
@@ -157,7 +162,7 @@ class Embedded(Aligner):
         return self.origin.host.slots[ours], self.receiver.host.slots[theirs]
 
     def _through(self, pair: Pair, site: str) -> Dense:
-        """pinv(W_s^T) W_h W_t^T, and the other way."""
+        """The map through both matrices, pinv(W_s^T) W_h W_t^T, and the map back."""
         ours, theirs = self._slots(pair, site)
         w_s, w_t = self.origin.matrix(ours).double(), self.receiver.matrix(theirs).double()
         there, open_there = _undone(w_s, self.residual.there @ w_t.mT)  # (D_out_s, D_out_t)
@@ -172,13 +177,13 @@ class Embedded(Aligner):
         return Dense(there, back, self.residual.note)
 
     def _heads(self, pair: Pair, kind: str, letter: str) -> tuple[int, int]:
-        """How many heads queries, keys or values have in both hosts."""
+        """Count the heads that queries, keys or values have in both hosts."""
         blocks, slots = self._slots(pair, kind), self._slots(pair, f"{kind}_{letter}")
         first, second = (s.out_width * b.heads // b.out_width for s, b in zip(slots, blocks, strict=True))
         return first, second
 
     def _mixed(self, pair: Pair, kind: str) -> Dense:
-        """What goes into W_o: values, a copy for every query head of a group; heads matched as the queries are."""
+        """The map of what goes into W_o: values, a copy for every query head of a group, matched as the queries are."""
         queries, values = self._through(pair, f"{kind}_q"), self._through(pair, f"{kind}_v")
         q_heads, v_heads = self._heads(pair, kind, "q"), self._heads(pair, kind, "v")
         order = matched(_sizes(queries.there, *q_heads))
@@ -187,7 +192,7 @@ class Embedded(Aligner):
         return _kept(Dense(there, _repeated(values.back.mT, v_heads, groups).mT, values.note), order, *q_heads)
 
     def _units(self, pair: Pair) -> Reordering:
-        """FFN units by the cosine of the rows that make them."""
+        """Match FFN units by the cosine of the rows that make them."""
         ours, theirs = self._slots(pair, "ffn_in")
         w_s, w_t = self.origin.matrix(ours).double(), self.receiver.matrix(theirs).double()
         return assignment(F.normalize(w_s @ self.residual.there, dim=1) @ F.normalize(w_t, dim=1).mT)

@@ -12,6 +12,7 @@ port to the same host is the identity.
               h_t, then of delta_t on f(down' h_t + b'), drawn towards the origin's up matrix, which makes up for what
               the first one could not tell
     Compacter the adapter it stands for, fitted so, then the nearest Compacter
+    scaling   l' = the slope of delta_t on x_t, coordinate by coordinate (of outputs, as (IA)3 scales them)
     prefix    a key is what queries see of it: k' = scaling_s / scaling_t M k with M the regression of a head's
               queries q_s on q_t, so that q_t k' is the best guess of q_s k; values through the regression of the
               receiver's values on the origin's. Heads are matched as in porting.heads.
@@ -25,10 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -38,12 +41,14 @@ from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regressi
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched
-from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, as_adapter, fit_units
+from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
 from peftport.porting.base import Fits, PortInputs
 from peftport.porting.pairs import Pair
 from peftport.techniques import technique_named
-from peftport.techniques.adapter import ACTIVATIONS, AdapterSpec
-from peftport.techniques.compacter import CompacterSpec
+from peftport.techniques.base import Technique
+from peftport.techniques.roles import ATTENTION, BOTTLENECK, PRODUCT, Roles, only_scales, reads_inputs
+
+SHOWN = 1e-12  # of the largest mean square: coordinates under it are not told from rounding
 
 
 class Regress(AligningPorter):
@@ -55,14 +60,20 @@ class Regress(AligningPorter):
     needs = "texts"
     fits = Fits(width="any", depth="any")
 
+    @override
+    def cannot_carry(self, technique: Technique[Any]) -> str:
+        known = technique.roles in (PRODUCT, BOTTLENECK, ATTENTION) or only_scales(technique.roles)
+        return "" if known else "no regression is known for the roles of its matrices"
+
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """One pass over the texts, shared between ports; a second one where a nonlinearity asks for it."""
         assert given.origin is not None  # checked: needs texts
-        spaces = collect_spaces(given.origin, receiver, pairs, module.spec.kind, given, full=True)
+        roles = technique_named(module.spec.kind).roles
+        spaces = collect_spaces(given.origin, receiver, pairs, reads_inputs(roles), given, full=True)
         fits = Fitted(module, given.origin, receiver, pairs, spaces, given.as_technique is None)
-        if isinstance(module.spec, AdapterSpec | CompacterSpec):
+        if roles == BOTTLENECK:  # fitted through its nonlinearity
             fits.second_pass(given)
         return fits
 
@@ -71,10 +82,11 @@ class Regress(AligningPorter):
 class SlotFit:
     """What is regressed at one slot: rank or units on the receiver's rows, outputs on outputs, the change on units.
 
+    ``low``: the rank or the units; None where a technique has neither.
     ``tried``: the change on units that were fitted without the rows held out.
     """
 
-    low: Regression
+    low: Regression | None
     out: Regression
     up: Moments = field(default_factory=lambda: Moments(right=False))
     tried: Moments = field(default_factory=lambda: Moments(right=False))
@@ -96,10 +108,8 @@ class Fitted(Aligner):
         self.same_spec = same_spec
         self.module, self.origin, self.receiver, self.pairs = module, origin, receiver, pairs
         self.spaces = spaces
-        self.own = {
-            pair.origin: as_adapter(module, {k: v.double() for k, v in module.matrices[pair.origin].items()})
-            for pair in pairs.values()
-        }
+        self.technique = technique_named(module.spec.kind)
+        self.own = {pair.origin: expanded(module, pair.origin) for pair in pairs.values()}
         self.slots = {
             name: SlotFit(self._low(pair), ridge(spaces.out[name], multiple_of(spaces.out[name], self._parts(pair))))
             for name, pair in pairs.items()
@@ -109,13 +119,15 @@ class Fitted(Aligner):
     def _parts(self, pair: Pair, side: Side = "out") -> list[Part]:
         return parts(self.origin, self.receiver, pair, side)
 
-    def _low(self, pair: Pair) -> Regression:
-        """Of the origin's r numbers, or its units and an intercept, on the receiver's rows."""
+    def _low(self, pair: Pair) -> Regression | None:
+        """Regress the origin's r numbers, or its units with an intercept, on the receiver's rows."""
+        roles = self.technique.roles
+        if roles not in (PRODUCT, BOTTLENECK):
+            return None
         own, read = self.own[pair.origin], self.spaces.into[pair.receiver.name].swapped()
-        lora = self.module.spec.kind == "lora"
-        side: Side = "out" if pair.receiver.kind == "linear" and not lora else "in"
+        side: Side = "out" if pair.receiver.kind == "linear" and roles == BOTTLENECK else "in"
         drawn = multiple_of(read, [part.swapped for part in self._parts(pair, side)])
-        if lora:
+        if roles == PRODUCT:
             return ridge(read.through(own["A"].mT), _through(drawn, own["A"].mT))
         bias = own["down_bias"][None]
         half, everything = (torch.cat([each, bias]) for each in _through(drawn, own["down"].mT))
@@ -130,6 +142,7 @@ class Fitted(Aligner):
                 change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
                 change = change + self.own[pair.origin]["up_bias"]
                 fit, read = self.slots[name], _read(met, name, pair)
+                assert fit.low is not None
                 for weight, moments in ((fit.low.weight, fit.up), (fit.low.by_half, fit.tried)):
                     kept = self._kept(pair, weight)
                     units = read @ kept["down"].mT + kept["down_bias"]
@@ -140,9 +153,8 @@ class Fitted(Aligner):
         return _read(seen, pair.origin, pair) @ own["down"].mT + own["down_bias"]
 
     def _activation(self, units: Tensor) -> Tensor:
-        spec = self.module.spec
-        assert isinstance(spec, AdapterSpec | CompacterSpec)
-        return ACTIVATIONS[spec.activation](units)
+        nonlinearity = self.technique.nonlinearity(self.module.spec)
+        return nonlinearity(units) if nonlinearity else units
 
     def _kept(self, pair: Pair, weight: Tensor) -> Own:
         """The receiver's down matrix and bias from (D_t + 1, R), at its bottleneck's width; up is not fitted yet."""
@@ -153,17 +165,42 @@ class Fitted(Aligner):
     def _bottleneck(self, pair: Pair) -> int:
         if not self.same_spec:
             return len(self.own[pair.origin]["down"])
-        return technique_named(self.module.spec.kind).shapes(self.module.spec, pair.receiver)["down_bias"][0]
+        return self.technique.shapes(self.module.spec, pair.receiver)["down_bias"][0]
 
-    def lora(self, pair: Pair, own: Own) -> CarriedSlot:
-        """A by regression, B through the regression of outputs."""
+    @override
+    def carry(self, pair: Pair, own: Own, roles: Roles) -> CarriedSlot:
+        if pair.receiver.kind == "attention":
+            return super().carry(pair, own, roles)
+        if only_scales(roles):
+            return self.scaling(pair, own)
+        return self.product(pair, own) if self.technique.roles == PRODUCT else self.bottleneck(pair, own)
+
+    def scaling(self, pair: Pair, own: Own) -> CarriedSlot:
+        """Each coordinate of the receiver's outputs gets the factor that best makes the change wanted there.
+
+        That is the least-squares slope of delta_t = x_s diag(l) T on x_t, coordinate by coordinate; the numerator is
+        the diagonal of x_t^T x_s diag(l) T. A coordinate that no row shows stays as it is.
+        """
+        fit, sums = self.slots[pair.receiver.name], self.spaces.out[pair.receiver.name].all
+        seen = sums.bb.diagonal()
+        shown = seen > SHOWN * seen.max()
+        made = {
+            name: torch.where(shown, (sums.ab * fit.out.weight).mT @ numbers / seen.where(shown, 1.0), 0.0)
+            for name, numbers in own.items()
+        }
+        return CarriedSlot(made, _figures(("out", fit.out)))
+
+    def product(self, pair: Pair, own: Own) -> CarriedSlot:
+        """The matrix that reads by regression, the one that writes through the regression of outputs."""
         fit = self.slots[pair.receiver.name]
+        assert fit.low is not None
         made = {"A": fit.low.weight.mT, "B": fit.out.weight.mT @ own["B"]}
         return CarriedSlot(made, _figures(("in", fit.low), ("out", fit.out)))
 
-    def adapter(self, pair: Pair, own: Own) -> CarriedSlot:
-        """Down and up by regression."""
+    def bottleneck(self, pair: Pair, own: Own) -> CarriedSlot:
+        """The down and the up matrix, each by regression."""
         fit = self.slots[pair.receiver.name]
+        assert fit.low is not None
         halved, kept = (self._kept(pair, weight) for weight in (fit.low.by_half, fit.low.weight))
         drawn = [torch.cat([each["up"].mT, each["up_bias"].unsqueeze(0)]) for each in (halved, kept)]
         up = ridge(fit.up, (drawn[0], drawn[1]), fit.tried)
@@ -171,21 +208,23 @@ class Fitted(Aligner):
         made = {"down": kept["down"], "down_bias": kept["down_bias"], "up": change[:-1].mT, "up_bias": change[-1]}
         return CarriedSlot(made, _figures(("of units", fit.low), ("of the change", up), ("out", fit.out)))
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """No technique needs it: every one has its own regression."""
+        # No technique needs it: every one that the method carries has a regression of its own.
         return rotation_of(self.spaces.out[pair.receiver.name], self._parts(pair))
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """As `into`."""
         return self.into(pair)
 
+    @override
     def hidden(self) -> Map:
-        """A linear readout's weight is moved through the regression of the origin's last hidden states."""
+        # A linear readout's weight is moved through the regression of the origin's last hidden states.
         back = _drawn(self.spaces.hidden.swapped()).weight
         return Dense(back.mT, back)
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Keys through queries, values through values, head by head."""
         moments = self.spaces.heads[pair.receiver.name]
         heads = heads_of(self.origin.slots[pair.origin], pair.receiver)
         order = match_heads((moments.keys.all, moments.values.all), heads)

@@ -12,10 +12,11 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
-from peftport.porting.alignment.transport import check_pairs, no_op
+from peftport.porting.alignment.transport import check_pairs
 from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.porting.pairs import Pair, depths, pair_slots, same_shapes, unused
 from peftport.techniques import technique_named
@@ -30,8 +31,8 @@ class Resize(Porter):
     source = "ours, a baseline; as ual-adapter 0.1.0 in effect"
     fits = Fits(width="any", depth="any")
 
+    @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Interpolate, cut, pad: slot by slot."""
         technique = technique_named(module.spec.kind)
         pairs = pair_slots(module, receiver.slots, receiver.kind)
         check_pairs(module, receiver, pairs, self.name)
@@ -41,7 +42,8 @@ class Resize(Porter):
         for name, pair in pairs.items():
             slot = receiver.slots[name]
             if pair is None:
-                made[name], slots[name] = no_op(module.spec, slot, rng), "left out: no counterpart in the origin"
+                made[name] = technique.no_op(module.spec, slot, rng)
+                slots[name] = "left out: no counterpart in the origin"
                 continue
             own, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
             shapes = technique.shapes(module.spec, slot)

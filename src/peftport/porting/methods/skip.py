@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
@@ -23,7 +24,9 @@ from peftport.porting.alignment.spaces import Spaces, collect_spaces
 from peftport.porting.alignment.transport import Aligner, AligningPorter, check_pairs
 from peftport.porting.base import Fits, Need, PortedMatrices, PortInputs
 from peftport.porting.pairs import Pair, by_position, same_shapes, unused
+from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED
+from peftport.techniques.roles import reads_inputs
 
 
 class Skip(AligningPorter):
@@ -35,16 +38,17 @@ class Skip(AligningPorter):
     needs = "texts"
     fits = Fits(width="any", depth="any")
 
+    @override
     def layer(self, stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
-        """round(j L_s / L_t)."""
         return by_position(stack, j, origin_layers, receiver_layers)
 
+    @override
     def needs_for(self, module: Module, receiver: Host) -> Need:
-        """Texts only where a matrix changes its shape."""
+        # A matrix that keeps its shape is taken as it is, and no text is read.
         return "nothing" if self._same_shapes(module, receiver) else "texts"
 
+    @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Take the layers' matrices as they are, or through the maps of all aligning methods."""
         if given.as_technique or not self._same_shapes(module, receiver):
             return super().carry(module, receiver, rng, given)
         pairs = self.pairs(module, receiver, given)
@@ -58,60 +62,59 @@ class Skip(AligningPorter):
     def _same_shapes(self, module: Module, receiver: Host) -> bool:
         return all(pair and same_shapes(module, pair) for pair in self.pairs(module, receiver, PortInputs()).values())
 
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """One pass over the texts."""
         if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
             return Unchanged(receiver)
-        return Picked(given.origin, collect_spaces(given.origin, receiver, pairs, module.spec.kind, given))
+        inputs = reads_inputs(technique_named(module.spec.kind).roles)
+        return Picked(given.origin, collect_spaces(given.origin, receiver, pairs, inputs, given))
 
 
 class Unchanged(Aligner):
-    """Every space as it is."""
+    """The identity in every space of the receiver."""
 
     def __init__(self, receiver: Host) -> None:
-        """Bind."""
         self.receiver = receiver
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """As they are."""
         return Reordering(torch.arange(pair.receiver.in_width))
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """As they are."""
         return Reordering(torch.arange(pair.receiver.out_width))
 
+    @override
     def hidden(self) -> Map:
-        """As they are."""
         return Reordering(torch.arange(self.receiver.width))
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """As they are."""
         return self.out(pair), self.out(pair)
 
 
 class Picked(Aligner):
-    """Assignments by correlation."""
+    """Units of the origin, each assigned to one of the receiver's by the correlation of their activations."""
 
     def __init__(self, origin: Host, spaces: Spaces) -> None:
-        """Bind."""
         self.origin, self.spaces = origin, spaces
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """Of inputs."""
         return by_correlation(self.spaces.into[pair.receiver.name])
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """Of outputs."""
         return by_correlation(self.spaces.out[pair.receiver.name])
 
+    @override
     def hidden(self) -> Map:
-        """Of last hidden states."""
         return by_correlation(self.spaces.hidden)
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Head by head."""
         moments, heads = (
             self.spaces.heads[pair.receiver.name],
             heads_of(self.origin.slots[pair.origin], pair.receiver),

@@ -10,17 +10,19 @@ is measured above chance; and an update of higher rank is cut back to the module
 
     overlap  o = ||U_s^T U_t||_F^2 / k,    above chance  (o - k/D) / (1 - k/D),    the smaller of both sides
 
-Slots below a threshold are left out, as in both papers (theirs is another measure). Adapters and Compacters go by the
-output side alone, prefixes by those of keys and values; a prefix cannot be left out.
+Slots below a threshold are left out, as in both papers (theirs is another measure). Techniques whose update is no
+product of two matrices go by the output side alone, prefixes by those of keys and values; a prefix cannot be left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -30,6 +32,8 @@ from peftport.porting.alignment.maps import Map, Thin, identity
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own
 from peftport.porting.base import Fits, PortInputs
 from peftport.porting.pairs import Pair
+from peftport.techniques.base import Technique
+from peftport.techniques.roles import PRODUCT, Roles, Scales, Writes, reads_inputs
 
 LARGEST_K = 256
 THRESHOLD = 0.1  # of overlap above chance; not tuned on anything
@@ -44,22 +48,41 @@ class Subspace(AligningPorter):
     needs = "weights"
     fits = Fits(width="same", depth="any")
 
+    @override
+    def cannot_carry(self, technique: Technique[Any]) -> str:
+        if technique.roles != PRODUCT and reads_inputs(technique.roles):
+            return "it reads what goes into a linear map, and its update is no product of two matrices"
+        return ""
+
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """Nothing is read before a slot is asked for."""
         assert given.origin is not None  # checked: needs weights
+        # No matrix of a host is read before a slot is asked for.
         return Projections(Bases(given.origin, receiver, LARGEST_K, rng), receiver)
 
 
 class Projections(Aligner):
-    """Projectors from singular vectors."""
+    """Projectors on the leading singular vectors of both hosts' matrices."""
 
     def __init__(self, bases: Bases, receiver: Host) -> None:
-        """Bind."""
         self.bases, self.receiver = bases, receiver
 
-    def lora(self, pair: Pair, own: Own) -> CarriedSlot:
+    @override
+    def carry(self, pair: Pair, own: Own, roles: Roles) -> CarriedSlot:
+        if roles == PRODUCT:
+            return self.product(pair, own)
+        if pair.receiver.kind == "attention":
+            return super().carry(pair, own, roles)
+        found = self.bases.at(pair)
+        overlap = above_chance(half(found.origin).u, half(found.receiver).u)
+        if overlap < THRESHOLD:
+            silent = {name: own[name] * 0 for name, role in roles.items() if isinstance(role, Writes | Scales)}
+            return CarriedSlot({**own, **silent}, _left_out(overlap))
+        return super().carry(pair, own, roles)
+
+    def product(self, pair: Pair, own: Own) -> CarriedSlot:
         """The four terms of dW' as thin factors, side by side; the rank is cut back by the caller."""
         found = self.bases.at(pair)
         ours, theirs = half(found.origin), half(found.receiver)
@@ -73,29 +96,23 @@ class Projections(Aligner):
         made = {"A": torch.cat(right, dim=1).mT, "B": torch.cat(left, dim=1)}
         return CarriedSlot(made, f"overlap {overlap:.2f}{found.error}")
 
-    def adapter(self, pair: Pair, own: Own) -> CarriedSlot:
-        """The output side's projectors, or nothing where they have little in common."""
-        found = self.bases.at(pair)
-        overlap = above_chance(half(found.origin).u, half(found.receiver).u)
-        if overlap < THRESHOLD:
-            return CarriedSlot({**own, "up": own["up"] * 0, "up_bias": own["up_bias"] * 0}, _left_out(overlap))
-        return super().adapter(pair, own)
-
+    @override
     def into(self, pair: Pair) -> Map:
-        """As out: only adapters at sums ask, and a sum has one space."""
+        # Only bottlenecks at sums ask, and a sum has one space.
         return self.out(pair)
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """Of the linear map's outputs."""
         found = self.bases.at(pair)
         return _projector(half(found.origin).u, half(found.receiver).u)
 
+    @override
     def hidden(self) -> Map:
-        """As it is: widths are equal."""
+        # Both streams have one width, and no map between them is known.
         return identity(self.receiver.width)
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Of the maps that make keys and values."""
         keys, values = (self.bases.at(pair, site) for site in key_and_value_sites(pair))
         return (
             _projector(half(keys.origin).u, half(keys.receiver).u),

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -35,6 +36,8 @@ from peftport.porting.alignment.spaces import Spaces, collect_spaces
 from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits, PortInputs
 from peftport.porting.pairs import Pair
+from peftport.techniques import technique_named
+from peftport.techniques.roles import reads_inputs
 
 
 class Theseus(AligningPorter):
@@ -46,35 +49,35 @@ class Theseus(AligningPorter):
     needs = "texts"
     fits = Fits(width="any", depth="any")
 
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """One pass over the texts."""
         assert given.origin is not None  # checked: needs texts
-        return Rotations(given.origin, receiver, collect_spaces(given.origin, receiver, pairs, module.spec.kind, given))
+        inputs = reads_inputs(technique_named(module.spec.kind).roles)
+        return Rotations(given.origin, receiver, collect_spaces(given.origin, receiver, pairs, inputs, given))
 
 
 class Rotations(Aligner):
-    """Procrustes maps from moments."""
+    """Orthogonal maps by Procrustes' method, from the moments of both hosts' activations."""
 
     def __init__(self, origin: Host, receiver: Host, spaces: Spaces) -> None:
-        """Bind."""
         self.origin, self.receiver, self.spaces = origin, receiver, spaces
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """Of inputs."""
         return rotation_of(self.spaces.into[pair.receiver.name], parts(self.origin, self.receiver, pair, "in"))
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """Of outputs."""
         return rotation_of(self.spaces.out[pair.receiver.name], parts(self.origin, self.receiver, pair, "out"))
 
+    @override
     def hidden(self) -> Map:
-        """Of last hidden states."""
         return rotation(self.spaces.hidden, unmoved).dense
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Head by head."""
         moments = self.spaces.heads[pair.receiver.name]
         heads = heads_of(self.origin.slots[pair.origin], pair.receiver)
         order = match_heads((moments.keys.all, moments.values.all), heads)

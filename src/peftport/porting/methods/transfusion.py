@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.hosts.weights import HostWeights
@@ -26,8 +27,6 @@ from peftport.porting.alignment.maps import Map, Reordering, assignment, identit
 from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits, PortInputs
 from peftport.porting.pairs import Pair
-
-ROTARY = ("llama",)  # families whose queries and keys are rotated by position
 
 
 class TransFusion(AligningPorter):
@@ -39,10 +38,11 @@ class TransFusion(AligningPorter):
     needs = "weights"
     fits = Fits(width="same", depth="same")
 
+    @override
     def align(
         self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
     ) -> Aligner:
-        """Nothing is read before a slot is asked for."""
+        # No matrix of a host is read before a slot is asked for.
         assert given.origin is not None  # checked: needs weights
         return Permutations(given.origin, receiver)
 
@@ -58,23 +58,24 @@ class BlockOrder:
 
 
 class Permutations(Aligner):
-    """Orders found block by block."""
+    """Orders of heads and units, found block by block when they are asked for."""
 
     def __init__(self, origin: Host, receiver: Host) -> None:
-        """Bind."""
         self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
         self._blocks: dict[str, BlockOrder] = {}
         self._units: dict[str, Tensor] = {}
 
+    @override
     def into(self, pair: Pair) -> Map:
-        """What goes into W_o and into the FFN's last map is permuted; the rest is the residual stream."""
+        # What goes into W_o and into the FFN's last map is permuted; the rest is the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
         if site.endswith("_o"):
             return _order(self._block(layer, site.removesuffix("_o")).mixed)
         return _order(self._ffn(layer)) if site == "ffn_out" else identity(pair.receiver.in_width)
 
+    @override
     def out(self, pair: Pair) -> Map:
-        """Queries, keys, values and FFN units are permuted; the rest is the residual stream."""
+        # Queries, keys, values and FFN units are permuted; the rest is the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
         if site in ("ffn_in", "ffn_gate"):
             return _order(self._ffn(layer))
@@ -87,12 +88,12 @@ class Permutations(Aligner):
             return _order(torch.cat([block.queries, block.keys + width, block.values + 2 * width]))
         return identity(pair.receiver.out_width)
 
+    @override
     def hidden(self) -> Map:
-        """As it is."""
         return identity(self.receiver.host.width)
 
+    @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """The orders of keys and values."""
         layer, _, kind = pair.receiver.name.rpartition(".")
         block = self._block(layer, kind)
         return _order(block.keys), _order(block.values)
@@ -104,12 +105,12 @@ class Permutations(Aligner):
         return self._blocks[name]
 
     def _match(self, layer: str, kind: str) -> BlockOrder:
-        """Heads by their singular values, units by their weights."""
+        """Match heads by their singular values, then units by their weights."""
         slot = self.receiver.host.slots[f"{layer}.{kind}"]
         ours, theirs = (_Heads.of(host, layer, kind, slot.heads) for host in (self.origin, self.receiver))
         heads = matched(-_distance(ours.spectra(), theirs.spectra()))
         queries = self._query_heads(ours, theirs, heads)
-        rotary = self.receiver.host.layout.family in ROTARY
+        rotary = self.receiver.host.layout.rotary
         qk, vo = [], []
         for j, i in enumerate(heads):
             keep = torch.arange(ours.width)
@@ -127,7 +128,7 @@ class Permutations(Aligner):
         )
 
     def _query_heads(self, ours: _Heads, theirs: _Heads, heads: list[int]) -> list[list[int]]:
-        """For each receiver key head the origin's query heads in the order its own take them."""
+        """Find, for each key head of the receiver, the origin's query heads in the order in which its own take them."""
         found = []
         for j, i in enumerate(heads):
             distance = _distance(ours.query_spectra(i), theirs.query_spectra(j))

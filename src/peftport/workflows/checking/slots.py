@@ -17,6 +17,8 @@ from peftport.modules.module import Module
 from peftport.porting.alignment.bases import Bases, key_and_value_sites, linear_slot
 from peftport.porting.methods.subspace import LARGEST_K, above_chance, half
 from peftport.porting.pairs import Pair, pair_slots, same_shapes, unused
+from peftport.techniques import technique_named
+from peftport.techniques.roles import Roles, reads_inputs
 
 State = Literal["fits", "resizes", "no counterpart"]
 
@@ -55,13 +57,13 @@ def slot_checks(
     pairs = pair_slots(module, receiver.slots, receiver.kind)
     bases = Bases(origin, receiver, LARGEST_K, rng) if origin is not None else None
     advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(pairs))
-    found = []
+    found, roles = [], technique_named(module.spec.kind).roles
     for name, pair in pairs.items():
         if pair is None:
             found.append(SlotCheck(name, None, "no counterpart"))
         else:
             state: State = "fits" if same_shapes(module, pair) else "resizes"
-            found.append(SlotCheck(name, pair.origin, state, _overlap(module.spec.kind, pair, bases)))
+            found.append(SlotCheck(name, pair.origin, state, _overlap(roles, pair, bases)))
         advance(1)
     return SlotChecks(tuple(found), _unused(module, pairs))
 
@@ -70,8 +72,8 @@ def _unused(module: Module, pairs: Mapping[str, Pair | None]) -> tuple[str, ...]
     return tuple(name.removeprefix("origin ") for name in unused(module, pairs))
 
 
-def _overlap(technique: str, pair: Pair, bases: Bases | None) -> float | None:
-    """The smaller of both sides for LoRA, of keys and values for prefixes; the output side for adapters."""
+def _overlap(roles: Roles, pair: Pair, bases: Bases | None) -> float | None:
+    """The smaller of both sides where inputs are read, of keys and values at attention; else the output side."""
     if bases is None:
         return None
     sites = key_and_value_sites(pair) if pair.receiver.kind == "attention" else ("",)
@@ -84,6 +86,6 @@ def _overlap(technique: str, pair: Pair, bases: Bases | None) -> float | None:
         found = bases.at(pair, site)
         one, other = half(found.origin), half(found.receiver)
         values.append(above_chance(one.u, other.u))
-        if technique == "lora":
+        if reads_inputs(roles):
             values.append(above_chance(one.v, other.v))
     return min(values)

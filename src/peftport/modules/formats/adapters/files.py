@@ -31,7 +31,9 @@ from peftport.modules.formats.tensors import printable, read_tensors
 from peftport.modules.module import Module
 from peftport.modules.record import AdaptersRecord
 from peftport.techniques import technique_named
+from peftport.techniques.adapter import AdapterSpec
 from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
+from peftport.techniques.compacter import CompacterSpec
 from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import MLP, PrefixSpec, by_place
 
@@ -92,9 +94,10 @@ def check_adapters_holds(spec: TechniqueSpec, host: Host) -> None:
         ModuleRefused: a technique or a kind of host that its format cannot hold.
 
     """
-    if isinstance(spec, LoraSpec):
+    if not isinstance(spec, AdapterSpec | CompacterSpec | PrefixSpec):
+        remedy = "peft" if isinstance(spec, LoraSpec) else "the native format"
         raise ModuleRefused(
-            "--format adapters: expected a bottleneck adapter, a Compacter or a prefix, got lora; use peft"
+            f"--format adapters: expected a bottleneck adapter, a Compacter or a prefix, got {spec.kind}; use {remedy}"
         )
     places = _places().get(host.fingerprint.model_type)
     if places is None:
