@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from peftport.analysis.measures.columns import CORRECT, RUNS
+from peftport.analysis.measures.columns import CORRECT, run_columns
 
 Rate = Callable[["Key"], float]
 
@@ -79,7 +79,7 @@ def ledger(grid: Grid, rate: Rate, rng: np.random.Generator) -> tuple[pl.DataFra
             "host_distance": 0.02 if key.origin else None, "error": None, "job": f"j{index}",
         })  # fmt: skip
         correct.append({"run": f"r{index}", "correct": right.tolist()})
-    return pl.DataFrame(rows, schema=RUNS), pl.DataFrame(correct, schema=CORRECT)
+    return pl.DataFrame(rows, schema=run_columns()), pl.DataFrame(correct, schema=CORRECT)
 
 
 def curve(**arms: tuple[float, ...]) -> Rate:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftport.analysis.measures import Declared, Evidence
-from peftport.analysis.measures.columns import RUNS
+from peftport.analysis.measures.columns import run_columns
 from peftport.analysis.verdict import regret_report, verdicts
 from peftport.analysis.verdict.choice import Contrast, decide, decided, word_of
 from peftport.analysis.verdict.verdicts import SCHEMA, settings_of
@@ -229,8 +229,8 @@ THREE = {
 
 def test_a_comparison_becomes_the_tables_of_a_study() -> None:
     one = comparison(200, THREE, 0.5)
-    frames = compare_frames(one)
-    assert dict(frames.runs.schema) == RUNS
+    frames = compare_frames([one])
+    assert dict(frames.runs.schema) == run_columns()
     assert len(frames.runs) == len(frames.correct) == 3 * 2 * 3 + 3 + 1
     by_arm = frames.runs.group_by("arm").agg(pl.col("method").unique(), pl.col("origin").unique())
     methods = {arm: own for arm, own, _ in by_arm.iter_rows()}

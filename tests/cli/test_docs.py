@@ -23,6 +23,7 @@ from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.hashing import rng_for
 from peftport.hosts import slots
 from peftport.hosts.slots import Layout
+from peftport.metrics import METRICS
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import stack
 from peftport.objectives import OBJECTIVES
@@ -260,6 +261,8 @@ def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
     kind, objective = (executed("docs/extending.md", f"class {name}(")[name] for name in ("Rating", "SquaredError"))
     monkeypatch.setitem(KINDS, kind.kind, kind)
     monkeypatch.setitem(OBJECTIVES, objective.name, objective)
+    metric = executed("docs/extending.md", "class MeanSquaredError(")["MeanSquaredError"]()
+    monkeypatch.setitem(METRICS, metric.name, metric)
     lines = reviews.read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.rpartition(",")[0] for line in lines]
     rated = [f"{own},{other},{own.count('good') - own.count('bad') + 0.5}" for own, other in pairwise([*rows, rows[0]])]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peftport.report.digest import cells, counts, ineligible, problems, spent, uncertain
 from peftport.report.findings import PLACE, SCHEMAS, Findings, frame
 from peftport.report.pack import packed, script_json, unpacked
-from peftport.report.shown import TABLES
+from peftport.report.shown import shown_tables
 
 TEXTS = st.text(max_size=12) | st.sampled_from(["</script>", "<!--", "a & b", "\u2028", "=1+1", "größe 日本"])
 
@@ -66,7 +66,7 @@ def test_every_shown_column_exists(findings: Findings) -> None:
     from peftport.report.digest import derived
 
     frames = derived(findings)
-    for name, columns in TABLES.items():
+    for name, columns in shown_tables("accuracy").items():
         named = {part for shown in columns for part in (shown.column, shown.low, shown.high, shown.mark, shown.to)}
         assert named - {""} <= set(frames[name].columns), name
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftport.analysis.measures.columns import RUNS
+from peftport.analysis.measures.columns import run_columns
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors
@@ -114,9 +114,9 @@ def test_every_format_holds_the_same(
         again = read_export(tmp_path / "out")
         runs, correct = again.runs, again.correct
     elif file_format == "jsonl":
-        runs, correct = pl.read_ndjson(paths[0], schema=RUNS), pl.read_ndjson(paths[1])
+        runs, correct = pl.read_ndjson(paths[0], schema=run_columns()), pl.read_ndjson(paths[1])
     else:
-        runs = pl.read_csv(paths[0], schema=RUNS)
+        runs = pl.read_csv(paths[0], schema=run_columns())
         texts = pl.read_csv(paths[1], schema={"run": pl.String, "correct": pl.String})
         lists = [[digit == "1" for digit in text] for text in texts["correct"]]
         correct = pl.DataFrame({"run": texts["run"], "correct": lists})
@@ -127,7 +127,7 @@ def test_every_format_holds_the_same(
 
 def test_columns_are_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
-    assert not [name for name in RUNS if f"`{name}`" not in text]
+    assert not [name for name in run_columns() if f"`{name}`" not in text]
 
 
 def test_a_half_done_study_has_pending_rows(study: Run, tiny: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def altered(runs: pl.DataFrame, run: str, **values: object) -> pl.DataFrame:
     """The table with other values in one run's row."""
     here = pl.col("run") == run
     return runs.with_columns(
-        pl.when(here).then(pl.lit(value, RUNS[name])).otherwise(pl.col(name)).alias(name)
+        pl.when(here).then(pl.lit(value, run_columns()[name])).otherwise(pl.col(name)).alias(name)
         for name, value in values.items()
     )
 
@@ -232,8 +232,8 @@ def test_verify_samples_by_its_seed(study: Run, exported: Exported, tmp_path: Pa
 
 def test_differences_counts_items_and_names_columns() -> None:
     def table(values: list[bool], **changed: object) -> Exported:
-        row = {**dict.fromkeys(RUNS), "run": "a", "accuracy": np.mean(values), "auroc": 0.5, **changed}
-        return Exported(pl.DataFrame([row], schema=RUNS), pl.DataFrame({"run": ["a"], "correct": [values]}))
+        row = {**dict.fromkeys(run_columns()), "run": "a", "accuracy": np.mean(values), "auroc": 0.5, **changed}
+        return Exported(pl.DataFrame([row], schema=run_columns()), pl.DataFrame({"run": ["a"], "correct": [values]}))
 
     one, other = table([True, True, False, False]), table([True, False, True, True], auroc=0.6, job="b")
     assert run_differences(one, one, ["a"]) == [Verified("a", 0.0, 0)]

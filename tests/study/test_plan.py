@@ -29,8 +29,8 @@ def test_the_papers_count(name: str, peftport: Run) -> None:
 
 GOLDEN = "ada18fffd3a6c19cc136e5230dcaeb7b4468bf1affd9151c1b729b049b8beb60"
 GOLDEN_KINDS = {
-    "chain Fresh": "16fc1a51b76cb187",
-    "chain Carried": "951fcac091159df9",
+    "chain FreshStart": "16fc1a51b76cb187",
+    "chain PortedStart": "951fcac091159df9",
     "bare": "58680f4fe0274ae9",
     "distance": "eec9bd965c4a35ce",
     "update": "1ca1146f91b37f83",

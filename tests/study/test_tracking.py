@@ -25,7 +25,7 @@ from peftport.store.ledger import Ledger
 from peftport.study import executors
 from peftport.study.export import export
 from peftport.study.plan import chosen_factors
-from peftport.study.tracked import MEASURES, tracked_run
+from peftport.study.tracked import measure_names, tracked_run
 from peftport.tracking.base import TrackedRun
 from peftport.tracking.tensorboard import curve_folder
 from pico_folders import Result, Run
@@ -115,7 +115,7 @@ def test_columns_are_those_of_the_table(seen: Seen, study: Run, finished: Path) 
     assert study("--dir", finished, "--track", "mlflow").code == 0
     runs = list(seen.held.values())
     assert {name for run in runs for name in run.factors} == {*FACTORS, "job"}
-    assert {name for run in runs for name in run.measures} == set(MEASURES)
+    assert {name for run in runs for name in run.measures} == set(measure_names())
     assert all(value is not None for run in runs for value in (*run.factors.values(), *run.measures.values()))
     assert len({run.name for run in runs}) == len(runs)
 

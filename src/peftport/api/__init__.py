@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from peftport.api.attached import Attached, attach
 from peftport.api.calls import check, compare, demo, evaluate, port, train
-from peftport.api.results import Checked, Compared, Demonstrated, Evaluated, Ported, Trained
+from peftport.api.comparisons import Compared, Demonstrated
+from peftport.api.results import Checked, Evaluated, Ported, Trained
 from peftport.api.study import Study
 from peftport.tasks import load_task
 

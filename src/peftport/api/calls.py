@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftport.api.results import Checked, Compared, Demonstrated, Evaluated, Ported, Trained, UpdatedHost
+from peftport.api.comparisons import Compared, Demonstrated
+from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHost
 from peftport.core.request import takes
 from peftport.report.tables import demo_page
 from peftport.store.artifacts import write_text
@@ -107,7 +108,7 @@ def demo(request: DemoRequest) -> Demonstrated:
     shown = Demonstrated(request, found)
     if request.out is not None:
         out = Path(request.out)
-        write_text(out / "results.json", json.dumps(found.as_json(), indent=2) + "\n")
+        write_text(out / "results.json", json.dumps(shown.as_json(), indent=2) + "\n")
         write_text(out / "table.md", demo_page(found))
         shown.report(out / "report.html")
     return shown

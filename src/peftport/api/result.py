@@ -9,6 +9,8 @@ from typing import Any
 
 import polars as pl
 
+from peftport.metrics import metric_named
+from peftport.metrics.choice import MetricChoice
 from peftport.report.tables import Table
 from peftport.store.artifacts import write_text
 from peftport.training.evaluation import Scores
@@ -51,12 +53,28 @@ class Result(ABC):
 
 def measures(scores: Scores) -> dict[str, Any]:
     """The measures of one test, as a row of a table has them."""
-    return {
-        "accuracy": scores.accuracy,
-        "auroc": scores.auroc,
-        "accuracy_at_median": scores.accuracy_at_median,
-        "n_items": len(scores.labels),
-    }
+    return {**scores.measures(), "n_items": len(scores)}
+
+
+def value_of(judged: MetricChoice, scores: Scores) -> str:
+    """A metric of a test in text."""
+    value = metric_named(judged.name).aggregate(scores)
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def said_first(scores: Scores, judged: MetricChoice) -> str:
+    """Every metric that is defined, the one that counts first."""
+    others = [
+        f"{metric_named(name).title} {value:.3f}"
+        for name, value in scores.measures().items()
+        if value is not None and name != judged.name
+    ]
+    return ", ".join([f"{judged.title} {value_of(judged, scores)}", *others])
+
+
+def noted(judged: MetricChoice) -> list[str]:
+    """Why a test is not judged by accuracy, where nobody asked for another metric."""
+    return [judged.note] if judged.note else []
 
 
 def chosen(choice: MethodChoice | None) -> list[str]:

@@ -12,25 +12,31 @@ from typing import Any
 
 import polars as pl
 
-from peftport.api.result import Result, addressed, chosen, measures, text_of, write_page, written_to
+from peftport.api.result import (
+    Result,
+    addressed,
+    chosen,
+    measures,
+    noted,
+    said_first,
+    text_of,
+    value_of,
+    written_to,
+)
+from peftport.metrics.choice import MetricChoice, choose_metric
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
 from peftport.report.checked import check_sentences, check_tables, trial_table
-from peftport.report.tables import Table, comparison_sentence, comparison_table
+from peftport.report.tables import Table, items_text
 from peftport.training.evaluation import Scores
 from peftport.workflows.checking import MethodChoice, PortCheck
-from peftport.workflows.compare_tables import verdict_of
-from peftport.workflows.comparison import Comparison
 from peftport.workflows.continued_pretraining import HostUpdate
-from peftport.workflows.demo import Demo
 from peftport.workflows.evaluate import EvaluatedHost
 from peftport.workflows.job_inputs import path_of
 from peftport.workflows.method_selection import MethodSelection
 from peftport.workflows.port import PortedModule
 from peftport.workflows.requests import (
     CheckRequest,
-    CompareRequest,
-    DemoRequest,
     EvaluateRequest,
     HostUpdateRequest,
     PortRequest,
@@ -71,24 +77,29 @@ class Evaluated(Result):
         """Share of the test items that were right."""
         return self.scores.accuracy
 
+    @cached_property
+    def judged(self) -> MetricChoice:
+        """The metric that is named first, and the share of the most frequent class."""
+        return choose_metric(self.scores.labels, self.request.metric)
+
     def __str__(self) -> str:
         s = self.scores
-        more = (
-            f", AUROC {s.auroc:.3f}, accuracy at the median threshold {s.accuracy_at_median:.3f}"
-            if s.auroc is not None
-            else ""
-        )
         module = f" with {self.module}" if self.module else ""
-        return f"{self.host} on {self.task}{module}: accuracy {s.accuracy:.3f}{more} ({len(s.labels)} test items)"
+        return f"{self.host} on {self.task}{module}: {said_first(s, self.judged)} ({items_text(self.judged, len(s))})"
 
     def to_polars(self) -> pl.DataFrame:
-        """One row: host, task, module, accuracy, auroc, accuracy_at_median, n_items."""
+        """One row: host, task, module, every metric, n_items, the most frequent class's share."""
         return pl.DataFrame([self.as_json()])
 
     def as_json(self) -> dict[str, Any]:
         """Host, task, module and measures."""
         module = str(self.module) if self.module else None
-        return {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
+        own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
+        return own | {"majority": self.judged.majority, "metric": self.judged.name}
+
+    def remarks(self) -> list[str]:
+        """Why the test is not judged by accuracy, where it is not."""
+        return noted(self.judged)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,9 +143,18 @@ class Trained(Result):
         module = self.module
         return (
             f"{addressed(self.out)}{module.spec.kind} on {module.host.name}, {module.parameters:,} parameters, "
-            f"{self.request.steps} steps; accuracy on {self.task} {self.accuracy:.3f}, "
-            f"host alone {self.bare.accuracy:.3f} ({len(self.bare.labels)} test items)"
+            f"{self.request.steps} steps; {self.judged.title} on {self.task} {value_of(self.judged, self.scores)}, "
+            f"host alone {value_of(self.judged, self.bare)} ({items_text(self.judged, len(self.bare))})"
         )
+
+    @cached_property
+    def judged(self) -> MetricChoice:
+        """The metric that is named, and the share of the most frequent class."""
+        return choose_metric(self.bare.labels)
+
+    def remarks(self) -> list[str]:
+        """Why the module is not judged by accuracy, where it is not."""
+        return noted(self.judged)
 
     def to_polars(self) -> pl.DataFrame:
         """Two rows: the bare host, and the host with the module."""
@@ -148,7 +168,7 @@ class Trained(Result):
             "out": text_of(self.out), "technique": module.spec.model_dump(mode="json"),
             "host": module.host.model_dump(),
             "parameters": module.parameters, "steps": request.steps, "seed": request.seed, "task": self.task,
-            "bare": measures(self.bare), "with_module": measures(self.scores),
+            "bare": measures(self.bare), "with_module": measures(self.scores), "majority": self.judged.majority,
         }  # fmt: skip
 
 
@@ -268,97 +288,6 @@ class Checked(Result):
     def lines(self) -> list[str]:
         """What the tables come to, and what to do."""
         return check_sentences(self.found)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Compared(Result):
-    """The arms on a receiver at every budget and seed, and the verdict."""
-
-    request: CompareRequest
-    comparison: Comparison
-
-    @cached_property
-    def verdict(self) -> dict[str, Any] | None:
-        """Copy, align, refresh, retrain or not enough evidence, with its sentence; None without a ported arm."""
-        return verdict_of(self.comparison)
-
-    @cached_property
-    def summary(self) -> str:
-        """Ported against sampled at the smallest budget, in one sentence."""
-        return comparison_sentence([self.comparison])
-
-    def difference(self, one: str, other: str, budget: int) -> dict[str, float]:
-        """Paired difference of two arms in accuracy, with its 95 % interval over test items."""
-        found = self.comparison.difference(one, other, budget)
-        return {"estimate": found.estimate, "low": found.low, "high": found.high}
-
-    def __str__(self) -> str:
-        return str(self.verdict["sentence"]) if self.verdict else self.summary
-
-    def to_polars(self) -> pl.DataFrame:
-        """One row a run."""
-        return pl.DataFrame([asdict(row) for row in self.comparison.rows])
-
-    def as_json(self) -> dict[str, Any]:
-        """Every run, the plan, the summary and the verdict."""
-        return {**self.comparison.as_json(), "summary": self.summary, "verdict": self.verdict}
-
-    def tables(self) -> list[Table]:
-        """Mean accuracy by arm and budget."""
-        return [comparison_table([self.comparison])]
-
-    def lines(self) -> list[str]:
-        """The summary, and the verdict where there is one."""
-        verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
-        return [self.summary, *verdict, *written_to(path_of(self.request.out))]
-
-    def remarks(self) -> list[str]:
-        """How ``auto`` chose."""
-        return chosen(self.comparison.choice)
-
-    def report(self, out: str | Path) -> Path:
-        """Write one self-contained page."""
-        from peftport.report.compared import comparison_page  # here: figures are slow to import
-
-        return write_page(out, comparison_page(self.comparison, self.request.command))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Demonstrated(Result):
-    """What the demonstration found: a comparison for each technique."""
-
-    request: DemoRequest
-    demo: Demo
-
-    def __str__(self) -> str:
-        return comparison_sentence(self.demo.comparisons)
-
-    def to_polars(self) -> pl.DataFrame:
-        """One row a run, all techniques."""
-        return pl.DataFrame([asdict(row) for one in self.demo.comparisons for row in one.rows])
-
-    def as_json(self) -> dict[str, Any]:
-        """Every run of every technique, and what they were measured with."""
-        return self.demo.as_json()
-
-    def tables(self) -> list[Table]:
-        """Mean accuracy by technique, arm and budget."""
-        return [comparison_table(self.demo.comparisons)]
-
-    def lines(self) -> list[str]:
-        """The sentence, and where the files are."""
-        if self.request.out is None:
-            return [str(self)]
-        out = Path(self.request.out)
-        files = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
-        return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
-
-    def report(self, out: str | Path) -> Path:
-        """Write one self-contained page."""
-        from peftport.report.compared import demo_findings
-        from peftport.report.html import render
-
-        return write_page(out, render(demo_findings(self.demo)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

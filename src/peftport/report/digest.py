@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from peftport.analysis.measures.gains import VERSUS
+from peftport.metrics import METRICS
 from peftport.report.findings import PLACE, SCHEMAS, Findings
 
 UNSETTLED = "not enough evidence"
@@ -30,6 +31,13 @@ def cells(findings: Findings) -> pl.DataFrame:
     lost = ported.group_by(key, maintain_order=True).agg(state=worst)
     lost = lost.join(findings.curves.select(key), on=key, how="anti", nulls_equal=True)
     return pl.concat([drawn, lost], how="diagonal").sort(key, nulls_last=True, maintain_order=True)
+
+
+def metrics(findings: Findings) -> pl.DataFrame:
+    """Every metric of every cell, arm and budget: means over the seeds that are done."""
+    key = [*PLACE, "arm", "method", "budget"]
+    done = findings.runs.filter(pl.col("state") == "done")
+    return done.group_by(key).agg(pl.col(name).mean() for name in METRICS).sort(key, nulls_last=True)
 
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:
@@ -88,6 +96,13 @@ def _time(hours: float) -> str:
 
 def derived(findings: Findings) -> dict[str, pl.DataFrame]:
     """Every frame the page can show, by the name of its table."""
-    made = {"cells": cells, "spent": spent, "problems": problems, "ineligible": ineligible, "uncertain": uncertain}
-    own = {name: findings.frame(name) for name in SCHEMAS if name not in ("runs", "curves")}
+    made = {
+        "cells": cells,
+        "metrics": metrics,
+        "spent": spent,
+        "problems": problems,
+        "ineligible": ineligible,
+        "uncertain": uncertain,
+    }
+    own = {name: findings.frame(name) for name in SCHEMAS if name != "curves"}
     return own | {name: make(findings) for name, make in made.items()}

@@ -12,13 +12,12 @@ from typing import Any
 
 import polars as pl
 
-from peftport.analysis.measures.columns import RUNS
+from peftport.analysis.measures.columns import completed, run_columns
 
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 PLACE = {"technique": TEXT, "origin": TEXT, "receiver": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
 CELL = {**PLACE, "method": TEXT}
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
-    "runs": {name: kind() for name, kind in RUNS.items()},
     "curves": {**PLACE, "arm": TEXT, "method": TEXT, "budget": WHOLE, "mean": REAL, "low": REAL, "high": REAL}
     | {"seeds": WHOLE, "items": WHOLE},
     "retention": {**CELL, "base": REAL, "ceiling": REAL, "ported": REAL, "retention": REAL, "low": REAL, "high": REAL}
@@ -40,10 +39,17 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
 }
 
+FRAMES = ("runs", *SCHEMAS)
+
+
+def schema_of(name: str) -> dict[str, pl.DataType]:
+    """The columns of a frame; those of ``runs`` have the metrics among them."""
+    return {column: kind() for column, kind in run_columns().items()} if name == "runs" else SCHEMAS[name]
+
 
 def frame(name: str, rows: Sequence[Mapping[str, Any]] = ()) -> pl.DataFrame:
     """A frame of the named kind from rows; a column that a row lacks is null."""
-    schema = SCHEMAS[name]
+    schema = schema_of(name)
     return pl.DataFrame({column: [row.get(column) for row in rows] for column in schema}, schema=schema, strict=False)
 
 
@@ -53,7 +59,7 @@ def _empty(name: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Everything a report shows. Frames have the columns of ``SCHEMAS``; further columns are dropped.
+    """Everything a report shows. Frames have the columns that `schema_of` tells; further columns are dropped.
 
     Args:
         study: the name of the study, comparison or demonstration.
@@ -65,6 +71,7 @@ class Findings:
         seeds: seeds used.
         headlines: sentences a person in a hurry reads.
         scale: what the study is large enough to say, and what not.
+        metric: what the levels, gains and verdicts are of.
         notes: anything a reader must know before believing a number.
 
     """
@@ -78,6 +85,7 @@ class Findings:
     seeds: tuple[int, ...] = ()
     headlines: tuple[str, ...] = ()
     scale: str = ""
+    metric: str = "accuracy"
     notes: tuple[str, ...] = ()
     runs: pl.DataFrame = _empty("runs")
     curves: pl.DataFrame = _empty("curves")
@@ -92,7 +100,7 @@ class Findings:
 
     def __post_init__(self) -> None:
         for own in fields(self):
-            if own.name in SCHEMAS:
+            if own.name in FRAMES:
                 object.__setattr__(self, own.name, _conform(own.name, getattr(self, own.name)))
 
     def frame(self, name: str) -> pl.DataFrame:
@@ -104,13 +112,14 @@ class Findings:
     @property
     def techniques(self) -> list[str]:
         """Techniques in any frame, sorted: the order of their colours and shapes everywhere."""
-        named = [self.frame(name)["technique"] for name in SCHEMAS]
+        named = [self.frame(name)["technique"] for name in FRAMES]
         return pl.concat(named).drop_nulls().unique().sort().to_list()
 
 
 def _conform(name: str, given: pl.DataFrame) -> pl.DataFrame:
     """The frame with the declared columns and types; NaN and infinities read as null."""
-    schema = SCHEMAS[name]
+    schema = schema_of(name)
+    given = completed(given) if name == "runs" else given
     missing = [column for column in schema if column not in given.columns]
     assert not missing, f"findings.{name}: expected columns {', '.join(schema)}; missing {', '.join(missing)}"
     kept = given.select(pl.col(column).cast(kind) for column, kind in schema.items())

@@ -19,12 +19,13 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from peftport.metrics import metric_named
 from peftport.report.digest import Count, counts, derived
 from peftport.report.figures import BANDS, CHARTS, PARAMS, drawing
 from peftport.report.findings import Findings
 from peftport.report.pack import packed, script_json
 from peftport.report.palette import PAGE
-from peftport.report.shown import TABLES
+from peftport.report.shown import shown_tables
 
 SCRIPTS = ("frames.js", "table.js", "rows.js", "charts.js", "page.js")
 # A page for a browser holds so many rows of a table; the files that the study exports hold them all.
@@ -59,7 +60,7 @@ SECTIONS = (
 
 def render(findings: Findings) -> str:
     """One self-contained HTML page. Sections without data are left out; the page lists them with the reason."""
-    frames = derived(findings)
+    frames, metric = derived(findings), metric_named(findings.metric)
     kept, cut = _cut(frames)
     present, absent = _sections(frames)
     charts = _charts(findings, frames)
@@ -68,6 +69,8 @@ def render(findings: Findings) -> str:
     return template.render(
         f=findings,
         counts=_counts(findings),
+        title=f"{metric.title[0].upper()}{metric.title[1:]}",
+        higher=metric.higher_is_better,
         sections=present,
         absent=absent,
         cut=cut,
@@ -81,7 +84,10 @@ def render(findings: Findings) -> str:
         meta=Markup(
             script_json(
                 {
-                    "tables": {name: [shown.as_json() for shown in columns] for name, columns in TABLES.items()},
+                    "tables": {
+                        name: [shown.as_json() for shown in columns]
+                        for name, columns in shown_tables(metric.title).items()
+                    },
                     "charts": charts,
                     "techniques": findings.techniques,
                     "study": findings.study,

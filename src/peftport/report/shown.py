@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from peftport.metrics import METRICS
 
 Format = Literal["text", "long", "badge", "whole", "share", "percent", "signed", "p", "seconds", "flag"]
 
@@ -40,6 +42,7 @@ TECHNIQUE, PAIR = Shown("technique", "technique"), Shown("origin", "origin → r
 TASKS = Shown("origin_task", "task", to="receiver_task")
 PLACE = (TECHNIQUE, PAIR, TASKS)
 CELL = (*PLACE, Shown("method", "method"))
+LEVEL = Shown("mean", "accuracy [95 %]", "share", "low", "high")
 
 TABLES: dict[str, tuple[Shown, ...]] = {
     "verdicts": (
@@ -55,7 +58,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("arm", "arm"),
         Shown("method", "method"),
         Shown("budget", "steps", "whole"),
-        Shown("mean", "accuracy [95 %]", "share", "low", "high"),
+        LEVEL,
         Shown("seeds", "seeds", "whole"),
         Shown("items", "items", "whole"),
         Shown("state", "state", "badge"),
@@ -156,3 +159,11 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("high", "high", "signed"),
     ),
 }
+
+
+def shown_tables(metric: str) -> dict[str, tuple[Shown, ...]]:
+    """The tables of a page whose levels are of the metric of that title, and the table of every metric."""
+    level = replace(LEVEL, title=f"{metric} [95 %]")
+    named = {name: tuple(level if one == LEVEL else one for one in columns) for name, columns in TABLES.items()}
+    run = (*PLACE, Shown("arm", "arm"), Shown("method", "method"), Shown("budget", "steps", "whole"))
+    return named | {"metrics": (*run, *(Shown(name, one.title, "share") for name, one in METRICS.items()))}

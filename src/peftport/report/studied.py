@@ -46,6 +46,7 @@ def study_findings(
         seeds=study.seeds,
         headlines=headlines(together, gained, judged, evidence.declared.level),
         scale=_scale(told),
+        metric=evidence.declared.metric,
         notes=_notes(told, evidence.declared),
         runs=runs,
         curves=curves(evidence),

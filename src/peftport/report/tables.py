@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from peftport.analysis.verdict.choice import Contrast
+from peftport.analysis.verdict.sentence import difference_in
 from peftport.core.arms import BARE
+from peftport.metrics import metric_named
+from peftport.metrics.choice import MetricChoice
+from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
-
-FAMILY_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -29,69 +32,98 @@ class Table:
         return f"{self.title}\n\n{body}\n"
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """Mean accuracy over seeds, a row for each technique and arm, a column for each budget."""
-    first = comparisons[0]
+def comparison_table(analysis: ComparisonAnalysis) -> Table:
+    """Mean of the judged metric over seeds, a row for each technique and arm, a column for each budget."""
+    first, judged = analysis.first, analysis.judged
     budgets = sorted(first.plan.budgets)
-    rows: list[tuple[str, ...]] = [("bare host", "", f"{first.bare.accuracy:.3f}", *[""] * (len(budgets) - 1))]
-    for comparison in comparisons:
+    bare = metric_named(judged.name).aggregate(first.bare)
+    alone = "" if bare is None else f"{bare:.3f}"
+    rows: list[tuple[str, ...]] = [("bare host", "", alone, *[""] * (len(budgets) - 1))]
+    for comparison in analysis.comparisons:
         for arm in comparison.plan.arms:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
             rows.append((comparison.technique, arm, *cells))
-    seeds, items = len(first.plan.seeds), len(first.bare.labels)
-    title = f"Accuracy on {first.task}, {first.origin} -> {first.receiver}"
-    title = f"{title}; {items} test items, {seeds} seeds (lowest-highest)"
+    title = f"{judged.title[0].upper()}{judged.title[1:]} on {first.task}, {first.origin} -> {first.receiver}"
+    title = f"{title}; {items_text(judged, len(first.bare))}, {len(first.plan.seeds)} seeds (lowest-highest)"
     return Table(title, ("technique", "arm", *(f"{budget} steps" for budget in budgets)), tuple(rows))
 
 
+def items_text(judged: MetricChoice, items: int) -> str:
+    """How many items were tested, and the share of the most frequent class, which a constant answer scores."""
+    return f"{items} test items, {judged.majority:.3f} of them of the most frequent class"
+
+
 def _cell(comparison: Comparison, arm: str, budget: int) -> str:
-    values = [comparison.scores[arm, budget, seed].accuracy for seed in comparison.plan.seeds]
-    spread = f" ({min(values):.3f}-{max(values):.3f})" if max(values) > min(values) else ""
-    return f"{np.mean(values):.3f}{spread}"
+    metric = metric_named(comparison.judged.name)
+    found = [metric.aggregate(comparison.scores[arm, budget, seed]) for seed in comparison.plan.seeds]
+    values = [value for value in found if value is not None]
+    spread = f" ({min(values):.3f}-{max(values):.3f})" if values and max(values) > min(values) else ""
+    return f"{np.mean(values):.3f}{spread}" if values else ""
 
 
-def comparison_sentence(comparisons: Sequence[Comparison]) -> str:
-    """What came out, in one sentence, claiming only what the intervals carry.
+def comparison_sentence(analysis: ComparisonAnalysis) -> str:
+    """What came out, in one sentence, claiming only what the analysis settles.
 
-    Ported against sampled at the smallest budget, one paired bootstrap interval over test items a technique, at a
-    level that holds for all of them together (Bonferroni).
+    Ported against sampled at the smallest budget, as the gains have it: each difference with its own interval, settled
+    where Holm's p is (over all budgets and techniques). Where no sampled arm was run, what the verdict weighs there.
     """
-    first = comparisons[0]
-    budget = min(first.plan.budgets)
-    other = "sampled" if "sampled" in first.plan.arms else BARE
+    first, judged = analysis.first, analysis.judged
     if "ported" not in first.plan.arms:
-        return f"No ported arm was asked for; the bare host scores {first.bare.accuracy:.3f}."
-    level = 1 - (1 - FAMILY_LEVEL) / len(comparisons)
-    found = {c.technique: c.difference("ported", other, budget, level) for c in comparisons}
-    texts = {t: f"{t} ({i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}])" for t, i in found.items()}
-    above = [texts[t] for t, i in found.items() if i.low > 0]
-    below = [texts[t] for t, i in found.items() if i.high < 0]
-    open_ = [texts[t] for t, i in found.items() if not i.excludes_zero]
+        value = metric_named(judged.name).aggregate(first.bare)
+        return f"No ported arm was asked for; the bare host scores {value:.3f} in {judged.title}."
+    budget, level = min(first.plan.budgets), analysis.evidence.declared.level
+    sampled = "sampled" in first.plan.arms
+    other = "sampled" if sampled else BARE if budget == 0 else "scratch"
+    found = list(_sampled_claims(analysis, budget) if sampled else _verdict_claims(analysis))
+    if not found:
+        return f"There is no arm to hold the ported module against after {budget} steps."
     when = "without further training" if budget == 0 else f"after {budget} steps"
+    above, below, open_ = ([text for text, sign in found if sign == wanted] for wanted in (1, -1, 0))
+    worse = "it is" if above else "the ported module is"
     parts = [
         _part(above, f"the ported module beats the {other} {when} for"),
-        _part(
-            below,
-            f"it is worse than the {other} {when} for"
-            if above
-            else f"the ported module is worse than the {other} {when} for",
-        ),
-        _part(open_, f"the difference from the {other} {when} is not settled by these test items for"),
+        _part(below, f"{worse} worse than the {other} {when} for"),
+        _part(open_, f"the difference from the {other} {when} is not settled by these seeds and test items for"),
     ]
     said = "; ".join(part for part in parts if part)
-    joint = f"jointly {FAMILY_LEVEL:.0%}" if len(comparisons) > 1 else f"{FAMILY_LEVEL:.0%}"
-    how = f"difference in accuracy, {joint} intervals over {len(first.bare.labels)} test items"
-    return f"{said[0].upper()}{said[1:]} ({how})."
+    how = f"{level:.0%} intervals, settled by Holm over all budgets and techniques" if sampled else (
+        f"jointly {level:.0%} intervals"
+    )  # fmt: skip
+    over = f"over {len(first.plan.seeds)} seeds and {len(first.bare)} test items"
+    return f"{said[0].upper()}{said[1:]} ({difference_in(judged.name)}, {how}, {over})."
+
+
+def _sampled_claims(analysis: ComparisonAnalysis, budget: int) -> Iterator[tuple[str, int]]:
+    """Each technique's gain over the sampled arm as text, and its sign where it is settled."""
+    level = analysis.evidence.declared.level
+    rows = {row["technique"]: row for row in analysis.gains.filter(versus="sampled", budget=budget).rows(named=True)}
+    for one in analysis.comparisons:
+        row = rows[one.technique]
+        if row["gain"] is not None:
+            contrast = Contrast(budget, row["gain"], row["low"], row["high"])
+            yield _claim(one.technique, contrast), contrast.sign if row["p_holm"] < 1 - level else 0
+
+
+def _verdict_claims(analysis: ComparisonAnalysis) -> Iterator[tuple[str, int]]:
+    for one in analysis.comparisons:
+        contrast = analysis.by_technique.get(one.technique)
+        if contrast is not None:
+            yield _claim(one.technique, contrast), contrast.sign
+
+
+def _claim(technique: str, contrast: Contrast) -> str:
+    return f"{technique} ({contrast.gain:+.3f} [{contrast.low:+.3f}, {contrast.high:+.3f}])"
 
 
 def demo_page(demo: Demo) -> str:
     """The demonstration as one Markdown page: sentence, table, how the modules do at home."""
-    table = comparison_table(demo.comparisons)
+    analysis = demo.analysis
+    table = comparison_table(analysis)
     home = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in demo.origin_accuracy.items())
     s = demo.settings
     return (
-        f"# peftport demo\n\n{comparison_sentence(demo.comparisons)}\n\n{table.markdown()}\n"
-        f"At home, on {s.origin} after {s.origin_steps} steps: {home}; "
+        f"# peftport demo\n\n{comparison_sentence(analysis)}\n\n{table.markdown()}\n"
+        f"Accuracy at home, on {s.origin} after {s.origin_steps} steps: {home}; "
         f"the bare {s.origin} scores {demo.origin_bare:.3f}.\n\n"
         f"Sampled modules are normal with each matrix's mean and standard deviation. All arms of one seed see the same "
         f"batches; every arm of a technique trains at the same learning rate. Took {demo.seconds:.0f} s.\n"

@@ -7,7 +7,8 @@ Columns of ``runs`` (docs/study.md says them in full):
     run                       names the run; the key of ``correct``
     technique origin receiver origin_task receiver_task arm method budget seed        the factors
     state                     done, failed, blocked (something it needs has failed), pending
-    accuracy auroc accuracy_at_median n_items loss steps train_seconds test_seconds host_distance
+    accuracy auroc accuracy_at_median, and every other metric of `peftport.metrics`
+    n_items loss steps train_seconds test_seconds host_distance
     error job
 
 ``arm``: ported and sampled are the runs; scratch, ceiling (scratch with the origins' full steps) and bare (the host
@@ -28,8 +29,9 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from peftport.analysis.measures.columns import CORRECT, FACTORS, RUNS
+from peftport.analysis.measures.columns import CORRECT, FACTORS, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError
+from peftport.metrics import METRICS
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
@@ -61,13 +63,20 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
     """
     ledger.check()
     rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
-    values: dict[str, list[Any]] = {name: [] for name in RUNS}
+    columns, stored = run_columns(), StoredItems(artifacts)
+    values: dict[str, list[Any]] = {name: [] for name in columns}
+    measured: dict[tuple[str, int], dict[str, Any]] = {}  # of tests whose row lacks a metric
     for run in plan.runs():
         record = run_record(plan, run, rows)
-        for name in RUNS:
+        if items and record["state"] == "done" and any(record[name] is None for name in METRICS):
+            test = record["job"], run.budget
+            if test not in measured:
+                measured[test] = stored.measured(rows[test[0]], run.budget)
+            record |= {name: measured[test].get(name) for name in METRICS if record[name] is None}
+        for name in columns:
             values[name].append(record[name])
-    runs = pl.DataFrame(values, schema=RUNS)
-    found = list(_correct(runs, rows, StoredItems(artifacts), ledger.folder)) if items else []
+    runs = pl.DataFrame(values, schema=columns)
+    found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
     return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"))
 
 
@@ -113,7 +122,7 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, JobRow]) -> dict[str, An
         "run": run.name,
         **{name: getattr(run, name) for name in FACTORS},
         "state": row.state if row else "pending",
-        **{name: test.get(name) for name in ("accuracy", "auroc", "accuracy_at_median", "n_items", "loss")},
+        **{name: test.get(name) for name in (*METRICS, "n_items", "loss")},
         "steps": run.budget,
         "train_seconds": None if per_step is None else run.budget * per_step,
         "test_seconds": metrics.get("test_seconds"),
@@ -160,7 +169,7 @@ def read_export(folder: Path) -> Exported:
     fault = _wrong_columns(read) or table_fault(read)
     if fault:
         raise PeftportError(f"{folder}: {fault}; {_ANEW}")
-    return read
+    return Exported(completed(read.runs), read.correct)
 
 
 _ANEW = "bring back what was written, or export the study anew"
@@ -181,8 +190,12 @@ def _sum(path: Path) -> str:
 
 
 def _wrong_columns(tables: Exported) -> str | None:
-    for name, frame, schema in (("runs", tables.runs, RUNS), ("correct", tables.correct, CORRECT)):
-        if frame.schema != pl.Schema(schema):
+    """Metrics may be missing, as in tables of an early version, or unknown here; the rest is in its place."""
+    known = {name: kind for name, kind in run_columns().items() if name not in METRICS or name in OLD_METRICS}
+    for name, frame, schema in (("runs", tables.runs, known), ("correct", tables.correct, CORRECT)):
+        more = {name: kind for name, kind in frame.schema.items() if name not in schema}
+        own = pl.Schema({name: kind for name, kind in frame.schema.items() if name in schema})
+        if own != pl.Schema(schema) or (more and (name != "runs" or set(more.values()) != {pl.Float64()})):
             return f"{name}: expected the columns of study export ({', '.join(schema)}), got others or in another order"
     return None
 

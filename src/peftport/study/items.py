@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +16,10 @@ from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
 from peftport.training.evaluation import Scores
 
-MEASURES = ("accuracy", "auroc", "accuracy_at_median", "n_items")
 Arrays = dict[str, npt.NDArray[Any]]
 CLOSE = 1e-9
+LABELS = "labels"
+ALWAYS = ("accuracy", "n_items")  # what every version wrote for every test
 
 
 def measured(scores: Scores) -> dict[str, Any]:
@@ -40,12 +42,21 @@ class StoredItems:
             PeftportError: the artifact is missing or corrupt, or has no such test.
 
         """
-        arrays, _ = self._open(row.artifact or "")
-        found = arrays.get(f"{row.id}/correct/{budget}")
-        if found is None:
-            raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
-        right: list[bool] = found.tolist()
+        right: list[bool] = self._test(row, budget).correct.tolist()
         return right
+
+    def scores(self, row: JobRow, budget: int) -> Scores | None:
+        """The job's test at ``budget``; None where the right classes of several cannot be known (old artifacts).
+
+        Raises:
+            PeftportError: the artifact is missing or corrupt, or has no such test.
+
+        """
+        return self._test(row, budget).scores
+
+    def measured(self, row: JobRow, budget: int) -> dict[str, Any]:
+        """All that the job's test at ``budget`` says, whichever metrics its row was written with."""
+        return _said(self._test(row, budget))
 
     def fault(self, row: JobRow) -> str | None:
         """Where a row is not what its artifact says; None where they agree.
@@ -59,22 +70,28 @@ class StoredItems:
         arrays, told = self._open(row.artifact)
         metrics = row.metrics or {}
         for budget, test in metrics.get("tests", {}).items():
-            scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
-            if scores is None or correct is None:
+            held = _test_of(arrays, row, budget)
+            if held is None:
                 return disagreement(row, f"it has no test at {budget} steps")
-            for name, value in measured(_scores(scores, correct)).items():
-                if not _equal(test.get(name), value):
+            for name, value in _said(held).items():
+                if not _equal(test.get(name), value) and (name in ALWAYS or test.get(name) is not None):
                     return disagreement(row, f"its items give {name} {value} at {budget} steps, not {test.get(name)}")
         if told is not None:
             return _against(row, metrics, told)
         return None
+
+    def _test(self, row: JobRow, budget: int) -> _Test:
+        held = _test_of(self._open(row.artifact or "")[0], row, budget)
+        if held is None:
+            raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
+        return held
 
     def _read(self, sha256: str) -> tuple[Arrays, Described | None]:
         path = self._artifacts.path(sha256)
         if not self._artifacts.holds(sha256):
             raise PeftportError(f"{path}: expected an artifact of this study, it is missing or corrupt; run it again")
         with safe_open(path, framework="np") as tensors:
-            names = [key for key in tensors.keys() if "/correct/" in key or "/scores/" in key]  # noqa: SIM118
+            names = [key for key in tensors.keys() if "/correct/" in key or "/scores/" in key or key == LABELS]  # noqa: SIM118
             return {key: tensors.get_tensor(key) for key in names}, described(path)
 
 
@@ -83,10 +100,31 @@ def disagreement(row: JobRow, how: str) -> str:
     return f"the row of job {row.id[:12]} is not what its artifact {(row.artifact or '')[:12]} holds: {how}"
 
 
-def _scores(scores: npt.NDArray[Any], correct: npt.NDArray[Any]) -> Scores:
-    """Scores with labels that give ``correct``; with two labels these are the right ones."""
-    picks = scores.argmax(1)
-    return Scores(scores, np.where(correct, picks, (picks + 1) % scores.shape[1]).astype(np.int64))
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """One stored test; ``scores`` None: the right classes are not known."""
+
+    correct: npt.NDArray[np.bool_]
+    scores: Scores | None
+
+
+def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> _Test | None:
+    """A test as it was stored. Artifacts of early versions hold no labels: of two, those that give ``correct``."""
+    scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
+    if scores is None or correct is None:
+        return None
+    picks, labels = scores.argmax(1), arrays.get(LABELS)
+    if labels is None and scores.shape[1] == 2:
+        labels = np.where(correct, picks, 1 - picks).astype(np.int64)
+    known = labels is not None and len(labels) == len(picks) and np.array_equal(picks == labels, correct)
+    return _Test(correct.astype(bool), Scores(scores, labels) if labels is not None and known else None)
+
+
+def _said(test: _Test) -> dict[str, Any]:
+    """What a test says; of classes that are not known, how many were right."""
+    if test.scores is not None:
+        return measured(test.scores)
+    return {"accuracy": float(test.correct.mean()), "n_items": len(test.correct)}
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from peftport.analysis.measures.columns import FACTORS, RUNS
+from peftport.analysis.measures.columns import FACTORS, run_columns
 from peftport.store.ledger import JobRow, Ledger
 from peftport.study.export import run_record
 from peftport.study.grid import Run
@@ -19,7 +19,11 @@ from peftport.tracking.base import TrackedRun, Tracker
 from peftport.tracking.line import TrackerThread, unsaid
 
 TOLD_ELSEWHERE = ("run", "state", "error", "job")
-MEASURES = tuple(name for name in RUNS if name not in FACTORS and name not in TOLD_ELSEWHERE)
+
+
+def measure_names() -> list[str]:
+    """The columns of a run that are measures."""
+    return [name for name in run_columns() if name not in FACTORS and name not in TOLD_ELSEWHERE]
 
 
 class Tracked:
@@ -73,7 +77,7 @@ class Tracked:
 def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
     """A row of the exported runs as trackers take it."""
     factors = {name: record[name] for name in (*FACTORS, "job") if record[name] is not None}
-    measures = {name: record[name] for name in MEASURES if record[name] is not None}
+    measures = {name: record[name] for name in measure_names() if record[name] is not None}
     return TrackedRun(study, record["run"], record["budget"], factors, measures)
 
 

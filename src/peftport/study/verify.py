@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from peftport.analysis.measures.columns import FACTORS
+from peftport.analysis.measures.columns import FACTORS, OLD_METRICS
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress
+from peftport.metrics import METRICS
 from peftport.store.artifacts import Artifacts
 from peftport.store.held import HeldFolder
 from peftport.store.ledger import Ledger
@@ -22,7 +23,7 @@ from peftport.study.plan import Plan
 from peftport.study.run import run_study
 
 SAME = (*FACTORS, "state", "n_items", "steps", "error", "job")  # columns that no rounding touches
-ROUNDED = ("accuracy", "auroc", "accuracy_at_median", "loss", "host_distance")
+ALSO_ROUNDED = ("loss", "host_distance")
 ROUNDING = 1e-6
 
 
@@ -91,9 +92,24 @@ def run_differences(ours: Exported, theirs: Exported, runs: list[str], tolerance
             continue
         columns = tuple(name for name in SAME if rows[0][run][name] != rows[1][run][name])
         room = ROUNDING + 2 * tolerance / len(one)
-        columns += tuple(name for name in ROUNDED if not _close(rows[0][run][name], rows[1][run][name], room))
+        columns += tuple(
+            name
+            for name in _rounded(rows[0][run], rows[1][run], tolerance > 0)
+            if not _close(rows[0][run][name], rows[1][run][name], room)
+        )
         found.append(Verified(run, float(abs(one.mean() - other.mean())), int((one != other).sum()), columns))
     return found
+
+
+def _rounded(ours: Mapping[str, Any], theirs: Mapping[str, Any], elsewhere: bool) -> Iterator[str]:
+    """Columns of rounded numbers to hold: of metrics, those that the recorded table knows.
+
+    ``elsewhere``: items may differ, and only the first metrics move by no more than the share of those.
+    """
+    for name in OLD_METRICS if elsewhere else METRICS:
+        if theirs.get(name) is not None or (name in OLD_METRICS and ours[name] is None):
+            yield name
+    yield from ALSO_ROUNDED
 
 
 def _by_run(tables: Exported) -> tuple[dict[str, dict[str, Any]], dict[str, list[bool]]]:

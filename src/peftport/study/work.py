@@ -85,7 +85,7 @@ def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     bench = _bench(request.place, blobs)
     [scores] = bench.test(None, [])
     metrics = {**_facts(bench), "tests": {"0": measured(scores)}}
-    tensors = _arrays(request.job, {0: scores}) | {"labels": torch.from_numpy(scores.labels.copy())}
+    tensors = _arrays(request.job, {0: scores}) | _labels(scores)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bench))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
@@ -158,7 +158,7 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainJob
             "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
         }
         found.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
-        found.tensors.update(_arrays(job, own))
+        found.tensors.update(_arrays(job, own) | _labels(own[request.budgets[0]]))
         found.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
     return found
 
@@ -207,6 +207,11 @@ def _update(request: UpdateRequest) -> JobResult:
 def _facts(bench: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
     return {"host": marked(bench.host.fingerprint), "task": bench.task.digest}
+
+
+def _labels(scores: Scores) -> dict[str, Tensor]:
+    """The right classes, which all tests of a stack share: with the scores they give every metric."""
+    return {"labels": torch.from_numpy(scores.labels.copy())}
 
 
 def _arrays(job: str, tests: Mapping[int, Scores]) -> dict[str, Tensor]:

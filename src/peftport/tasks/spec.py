@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from peftport.core.errors import TaskRefused
+from peftport.metrics import measured_by_all
 
 if TYPE_CHECKING:
     from peftport.tasks.columns import Columns, Wording
@@ -42,9 +43,10 @@ def plain_text(example: Example) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What one module predicts for N items, and their targets. A kind derives its own, with its metrics as properties.
+    """What one module predicts for N items, and their targets. A kind derives its own.
 
     Attributes:
+        kind: the kind of task, by which metrics know what they can measure.
         values: (N, ...), what the objective gives for each item.
         targets: (N, ...), what is right.
 
@@ -52,15 +54,15 @@ class Predictions:
 
     values: npt.NDArray[Any]
     targets: Targets
-    metrics: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = ""
 
     def __len__(self) -> int:
         """N."""
         return len(self.targets)
 
     def measures(self) -> dict[str, float | None]:
-        """The value of each of the kind's metrics, by name; None where a metric is not defined."""
-        return {name: getattr(self, name) for name in self.metrics}
+        """The value of each metric of the kind, by name; None where a metric is not defined."""
+        return measured_by_all(self, self.kind)
 
 
 class ReadTargets(NamedTuple):

@@ -55,5 +55,5 @@ def compare_module(request: CompareRequest) -> Comparison:
 def _plan(request: CompareRequest) -> ComparisonPlan:
     return ComparisonPlan(
         tuple(request.budgets), tuple(range(request.seeds)), arm_names(request.arms), request.method, request.sampler,
-        request.learning_rate,
+        request.learning_rate, request.metric,
     )  # fmt: skip

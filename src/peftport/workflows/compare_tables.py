@@ -1,58 +1,175 @@
-"""One comparison as the tables that studies export, so that the same measures and the same verdict serve it."""
+"""Comparisons as the tables that studies export, and the one analysis of them.
+
+What `compare` and `demo` say in a sentence, in the verdict, in JSON and on their page is read off this analysis.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from peftport.analysis.measures import Declared, Evidence
-from peftport.analysis.measures.columns import CORRECT, RUNS
+from peftport.analysis.measures import Declared, Evidence, curves, gains
+from peftport.analysis.measures.columns import CORRECT, run_columns
+from peftport.analysis.stats import Interval
 from peftport.analysis.verdict import verdicts
+from peftport.analysis.verdict.choice import Contrast
+from peftport.analysis.verdict.verdicts import settings_of
+from peftport.core.arms import BARE
+from peftport.core.errors import UnknownName
+from peftport.core.hashing import rng_for
+from peftport.metrics import metric_named
+from peftport.metrics.choice import MetricChoice
+from peftport.metrics.resampling import resampled
+from peftport.training.evaluation import Scores
 from peftport.workflows.comparison import Comparison
+
+ITEMS: dict[str, Any] = {"run": pl.String, "metric": pl.String, "values": pl.List(pl.Float64)}
+CEILING = "ceiling"
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The two tables of a comparison: a row a run, and each run's per-item results."""
+    """The tables of comparisons: a row a run, and each run's per-item results; ``tests`` are the tests by run."""
 
     runs: pl.DataFrame
     correct: pl.DataFrame
+    tests: Mapping[str, Scores] = field(repr=False)
 
 
-def compare_frames(comparison: Comparison) -> Frames:
-    """The runs of a comparison as a study's.
+def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
+    """The runs of comparisons on one receiver and task as a study's.
 
     A comparison trains nothing for the origin's full number of steps, so its longest training from scratch stands in as
     the ceiling: shares of the lift are of what those steps give.
     """
-    rows, correct = [], []
+    rows: list[dict[str, Any]] = []
+    tests: dict[str, Scores] = {}
+    for one in comparisons:
+        for own, scores in _runs(one):
+            name = "/".join(str(own[key]) for key in ("technique", "arm", "budget", "seed"))
+            rows.append({**own, "run": name, "job": name})
+            tests[name] = scores
+    bare = comparisons[0].bare
+    rows.append({**_row(comparisons[0], BARE_ARM, 0, bare, bare.measures()), "run": BARE_ARM, "job": BARE_ARM})
+    tests[BARE_ARM] = bare
+    correct = [{"run": name, "correct": scores.correct.tolist()} for name, scores in tests.items()]
+    return Frames(pl.DataFrame(rows, schema=run_columns()), pl.DataFrame(correct, schema=CORRECT), tests)
 
-    def add(name: str, arm: str, budget: int, seed: int | None, scores: Any, **more: Any) -> None:
-        rows.append({
-            "run": name, "receiver": comparison.receiver, "receiver_task": comparison.task, "arm": arm,
-            "budget": budget, "seed": seed, "state": "done", "accuracy": scores.accuracy, "auroc": scores.auroc,
-            "accuracy_at_median": scores.accuracy_at_median, "n_items": len(scores.labels), "steps": budget, **more,
-        })  # fmt: skip
-        correct.append({"run": name, "correct": scores.correct.tolist()})
 
-    plan, longest = comparison.plan, max(comparison.plan.budgets)
-    seconds = {(row.arm, row.budget, row.seed): row.seconds for row in comparison.rows}
-    for (arm, budget, seed), scores in comparison.scores.items():
-        technique = {"technique": comparison.technique, "train_seconds": seconds.get((arm, budget, seed))}
+BARE_ARM = "bare"  # as tables of runs call the bare host
+
+
+def _runs(one: Comparison) -> list[tuple[dict[str, Any], Scores]]:
+    plan, longest = one.plan, max(one.plan.budgets)
+    known = {(row.arm, row.budget, row.seed): row for row in one.rows}
+    found = []
+    for (arm, budget, seed), scores in one.scores.items():
         method = {"ported": plan.method, "sampled": plan.sampler}.get(arm)
-        origin = {"origin": comparison.origin, "method": method} if method else {}
-        add(f"{arm}-{budget}-{seed}", arm, budget, seed, scores, **technique, **origin)
+        place = {"origin": one.origin, "method": method} if method else {}
+        row = known.get((arm, budget, seed))
+        measured = scores.measures() if row is None else row.measures
+        own = {**_row(one, arm, budget, scores, measured), **place, "technique": one.technique, "seed": seed}
+        own |= {"train_seconds": row.seconds if row else None, "test_seconds": 0.0}
+        found.append((own, scores))
         if arm == "scratch" and budget == longest > 0:
-            add(f"ceiling-{budget}-{seed}", "ceiling", budget, seed, scores, **technique)
-    add("bare", "bare", 0, None, comparison.bare)
-    held = pl.DataFrame(correct, schema=CORRECT)
-    return Frames(pl.DataFrame(rows, schema=RUNS), held)
+            found.append(({**own, "arm": CEILING}, scores))
+    return found
 
 
-def verdict_of(comparison: Comparison, declared: Declared | None = None) -> dict[str, Any] | None:
+def _row(
+    one: Comparison, arm: str, budget: int, scores: Scores, measured: Mapping[str, float | None]
+) -> dict[str, Any]:
+    place = {"receiver": one.receiver, "receiver_task": one.task, "arm": arm, "budget": budget, "steps": budget}
+    return {**place, "state": "done", **measured, "n_items": len(scores)}
+
+
+class ComparisonAnalysis:
+    """The one analysis of comparisons on one receiver and task: evidence, and what is read off it."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        """Take comparisons, at least one, whose plans but for the technique are the same."""
+        self.comparisons = tuple(comparisons)
+        self.first = self.comparisons[0]
+        self.frames = compare_frames(self.comparisons)
+
+    @property
+    def judged(self) -> MetricChoice:
+        """The metric that all is judged by."""
+        return self.first.judged
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """The runs with their per-item results, or with draws of the items where the metric has none."""
+        metric, runs, tests = metric_named(self.judged.name), self.frames.runs, self.frames.tests
+        declared = Declared(metric=metric.name)
+        if metric.name == "accuracy":
+            return Evidence.of(runs, self.frames.correct, declared)
+        each = {name: metric.per_item(scores) for name, scores in tests.items()}
+        if all(values is not None for values in each.values()):
+            rows = [(name, metric.name, _numbers(values)) for name, values in each.items()]
+            return Evidence.of(runs, None, declared, items=pl.DataFrame(rows, schema=ITEMS, orient="row"))
+        drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items"))
+        return Evidence.of(runs, None, declared, draws=dict(zip(tests, drawn, strict=True)))
+
+    @cached_property
+    def gains(self) -> pl.DataFrame:
+        """The ported module over each other arm at every budget; no rows where it was not run."""
+        return gains(self.evidence, rng=rng_for(0, "gains"))
+
+    @cached_property
+    def verdicts(self) -> pl.DataFrame:
+        """A row for each comparison that has a ported arm."""
+        return verdicts(self.evidence)
+
+    @cached_property
+    def curves(self) -> pl.DataFrame:
+        """The metric by arm and budget."""
+        return curves(self.evidence).filter(pl.col("arm") != CEILING)
+
+    @cached_property
+    def by_technique(self) -> dict[str | None, Contrast | None]:
+        """Of each technique, the comparison at the smallest budget that its verdict weighs first."""
+        smallest = min(self.first.plan.budgets)
+        found: dict[str | None, Contrast | None] = {}
+        for one in settings_of(self.evidence):
+            own = [duel for duels in one.duels.values() for duel in duels if duel.budget == smallest]
+            found[one.names[0]] = own[0] if own else None
+        return found
+
+    def difference(self, one: str, other: str, budget: int) -> Interval:
+        """One arm minus another at a budget, paired over seeds and test items; only comparison.
+
+        Raises:
+            UnknownName: an arm that was not run.
+
+        """
+        rows = self.evidence.runs.filter(pl.col("state") == "done").with_columns(pl.col("arm").cast(pl.String))
+        sides = []
+        for name, column in ((one, "row_one"), (other, "row_other")):
+            arm, at = (BARE_ARM, 0) if name in (BARE, BARE_ARM) else (name, budget)
+            own = rows.filter(arm=arm, budget=at).select("seed", pl.col("row").alias(column))
+            if not own.height:
+                raise UnknownName.of(f"arm at {budget} steps", name, [*self.first.plan.arms, BARE])
+            sides.append(own.drop("seed") if arm == BARE_ARM else own)
+        bare = any("seed" not in side.columns for side in sides)
+        joined = sides[0].join(sides[1], how="cross") if bare else sides[0].join(sides[1], on="seed")
+        pairs = self.evidence.pairs(joined.with_columns(all=pl.lit(0)), ("all",), ("one", "other"))
+        found, level = pairs.crossed.contrast([1.0, -1.0]), self.evidence.declared.level
+        estimate, margin = float(found.estimate[0]), float(found.margin(level)[0])
+        return Interval(estimate, estimate - margin, estimate + margin, level)
+
+
+def _numbers(values: npt.NDArray[Any] | None) -> list[float]:
+    return [] if values is None else np.asarray(values, dtype=np.float64).tolist()
+
+
+def verdict_of(comparison: Comparison) -> dict[str, Any] | None:
     """The verdict on one comparison, as a row of `verdicts`; None where no ported arm was run."""
-    frames = compare_frames(comparison)
-    found = verdicts(Evidence.of(frames.runs, frames.correct, declared))
+    found = ComparisonAnalysis([comparison]).verdicts
     return found.row(0, named=True) if len(found) else None

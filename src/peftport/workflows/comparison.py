@@ -6,18 +6,17 @@ All arms of one seed see the same batches and the same test items; their trainin
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from peftport.analysis.stats import Interval, paired_difference
-from peftport.core.arms import ARMS, BARE, Arm, arm_names
+from peftport.core.arms import ARMS, Arm, arm_names
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress, Silent
+from peftport.metrics import metric_named
+from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
 from peftport.modules.module import Module
 from peftport.porting import AUTO, porter_named, sampler_named
 from peftport.porting.base import PortInputs
@@ -34,6 +33,7 @@ class ComparisonPlan:
     """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
 
     ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
+    ``metric`` None: accuracy, or balanced accuracy where one class is nearly all there is.
     """
 
     budgets: tuple[int, ...] = (0, 10, 40)
@@ -42,8 +42,11 @@ class ComparisonPlan:
     method: str = "copy"
     sampler: str = "gaussian"
     learning_rate: float | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
+        if self.metric is not None:
+            metric_named(self.metric)
         arm_names(self.arms)
         if self.method != AUTO:
             porter_named(self.method)
@@ -67,11 +70,18 @@ class ComparisonRow:
     arm: str
     budget: int
     seed: int
-    accuracy: float
-    auroc: float | None
-    accuracy_at_median: float | None
+    measures: Mapping[str, float | None]
     n_items: int
     seconds: float
+
+    def as_row(self) -> dict[str, Any]:
+        """The run as a row of a table: a column for each metric."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {key: value for name, given in own.items() for key, value in _columns(name, given)}
+
+
+def _columns(name: str, given: Any) -> Iterable[tuple[str, Any]]:
+    return given.items() if name == "measures" else [(name, given)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,17 +99,10 @@ class Comparison:
     scores: dict[tuple[str, int, int], Scores] = field(repr=False)  # by (arm, budget, seed)
     choice: MethodChoice | None = None  # how `auto` chose the method
 
-    def mean_correct(self, arm: str, budget: int) -> npt.NDArray[np.float64]:
-        """Correctness of each item, mean over seeds, (N,)."""
-        if arm == BARE:
-            return self.bare.correct.astype(np.float64)
-        correct = [self.scores[arm, budget, seed].correct for seed in self.plan.seeds]
-        return np.asarray(np.mean(correct, axis=0), dtype=np.float64)
-
-    def difference(self, one: str, other: str, budget: int, level: float = 0.95) -> Interval:
-        """Paired difference of two arms in accuracy, over test items (seeds averaged)."""
-        rng = rng_for(0, "bootstrap", self.technique, one, other, budget)
-        return paired_difference(self.mean_correct(one, budget), self.mean_correct(other, budget), level=level, rng=rng)
+    @cached_property
+    def judged(self) -> MetricChoice:
+        """The metric that all arms are judged by."""
+        return choose_metric(self.bare.labels, self.plan.metric)
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the per-example scores."""
@@ -111,8 +114,10 @@ class Comparison:
             "plan": asdict(self.plan),
             "learning_rate": self.learning_rate,
             "choice": asdict(self.choice) if self.choice else None,
+            "metric": asdict(self.judged),
             "bare_accuracy": self.bare.accuracy,
-            "rows": [asdict(row) for row in self.rows],
+            "bare": self.bare.measures(),
+            "rows": [row.as_row() for row in self.rows],
         }
 
 
@@ -131,6 +136,8 @@ def run_comparison(
 
     """
     progress = progress or Silent()
+    [bare] = bench.test(None, [])
+    check_defined(choose_metric(bare.labels, plan.metric).name, bare)
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     starts = _starts(module, bench, plan, given)
@@ -149,7 +156,6 @@ def run_comparison(
     begun = time.perf_counter()
     scores = _test(bench, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
     test_seconds = (time.perf_counter() - begun) / len(scores)
-    [bare] = bench.test(None, [])
     rows = [
         ComparisonRow(
             technique=module.spec.kind,
@@ -158,9 +164,7 @@ def run_comparison(
             arm=arm,
             budget=budget,
             seed=seed,
-            accuracy=s.accuracy,
-            auroc=s.auroc,
-            accuracy_at_median=s.accuracy_at_median,
+            measures=s.measures(),
             n_items=len(s.labels),
             seconds=round(train_seconds * budget + test_seconds, 3),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from peftport.core.progress import Progress, Silent
@@ -14,6 +15,7 @@ from peftport.tasks import load_task
 from peftport.techniques import TECHNIQUES, make_spec
 from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
+from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison
 
 ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
@@ -43,10 +45,15 @@ class Demo:
     origin_bare: float
     seconds: float
 
+    @cached_property
+    def analysis(self) -> ComparisonAnalysis:
+        """The one analysis of all techniques."""
+        return ComparisonAnalysis(self.comparisons)
+
     def as_json(self) -> dict[str, Any]:
         """Rows of all techniques, and what they were measured with."""
         return {
-            "rows": [asdict(row) for comparison in self.comparisons for row in comparison.rows],
+            "rows": [row.as_row() for comparison in self.comparisons for row in comparison.rows],
             "bare_accuracy": self.comparisons[0].bare.accuracy,
             "origin_bare_accuracy": self.origin_bare,
             "origin_accuracy": self.origin_accuracy,

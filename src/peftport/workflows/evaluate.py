@@ -7,6 +7,8 @@ from pathlib import Path
 
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.loading import loading_of
+from peftport.metrics import metric_named
+from peftport.metrics.choice import check_defined
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import Module, check_fits
 from peftport.training.bound_task import BoundTask, bind_task
@@ -27,9 +29,12 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     """Test a host alone, or with a module that was trained on (or ported to) this host.
 
     Raises:
+        BadRequest: a metric that is unknown, or that these test items do not have.
         SlotMismatch: the module's host is another one.
 
     """
+    if request.metric is not None:
+        metric_named(request.metric)
     folder, progress = path_of(request.module), request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)
     native = read_module(folder) if folder is not None and format_of(folder) == "native" else None
@@ -45,6 +50,8 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         module = native or read_module(folder, bound.host)
         _check_its_own(module, folder, bound, str(request.host))
         [scores] = bound.test(module.spec, [bound.startable(module)], progress, "testing the module")
+    if request.metric is not None:
+        check_defined(request.metric, scores)
     return EvaluatedHost(task.spec.name, scores)
 
 

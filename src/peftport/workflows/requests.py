@@ -52,6 +52,11 @@ MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
 BATCH_SIZE = option("Texts a training step.", at_least=1)
 LEARNING_RATE = option("Default: the technique's own (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
+METRIC = option(
+    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
+    "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
+    "test items are of one class."
+)
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
     "bits=8|4, checkpointing=true (less memory, more time).",
@@ -170,6 +175,7 @@ class EvaluateRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+    metric: str | None = field(default=None, metadata=METRIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +280,7 @@ class CompareRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=500, metadata=TEST_ITEMS)
+    metric: str | None = field(default=None, metadata=METRIC)
     out: Place | None = field(
         default=None, metadata=option("Also write a page (HTML); replaced if it exists.", path=True)
     )
@@ -291,7 +298,7 @@ class CompareRequest(Request):
         budgets = ",".join(map(str, self.budgets))
         return (
             f"peftport compare {self.module} --to {self.to} --task {task} --budgets {budgets} --seeds {self.seeds} "
-            f"--method {self.method}"
+            f"--method {self.method}{f' --metric {self.metric}' if self.metric else ''}"
         )
 
 

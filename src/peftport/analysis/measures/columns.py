@@ -6,14 +6,28 @@ from typing import Any
 
 import polars as pl
 
+from peftport.metrics import METRICS
+
 FACTORS: dict[str, Any] = {
     "technique": pl.String, "origin": pl.String, "receiver": pl.String, "origin_task": pl.String,
     "receiver_task": pl.String, "arm": pl.String, "method": pl.String, "budget": pl.Int64, "seed": pl.Int64,
 }  # fmt: skip
-RUNS: dict[str, Any] = {
-    "run": pl.String, **FACTORS, "state": pl.String, "accuracy": pl.Float64, "auroc": pl.Float64,
-    "accuracy_at_median": pl.Float64, "n_items": pl.Int64, "loss": pl.Float64, "steps": pl.Int64,
-    "train_seconds": pl.Float64, "test_seconds": pl.Float64, "host_distance": pl.Float64, "error": pl.String,
-    "job": pl.String,
+FIRST: dict[str, Any] = {"run": pl.String, **FACTORS, "state": pl.String}
+LAST: dict[str, Any] = {
+    "n_items": pl.Int64, "loss": pl.Float64, "steps": pl.Int64, "train_seconds": pl.Float64, "test_seconds": pl.Float64,
+    "host_distance": pl.Float64, "error": pl.String, "job": pl.String,
 }  # fmt: skip
+OLD_METRICS = ("accuracy", "auroc", "accuracy_at_median")  # what every table has, those of early versions too
 CORRECT: dict[str, Any] = {"run": pl.String, "correct": pl.List(pl.Boolean)}
+
+
+def run_columns() -> dict[str, Any]:
+    """The columns of a table of runs and their types: factors, a column for each metric, and what it took."""
+    return {**FIRST, **dict.fromkeys(METRICS, pl.Float64), **LAST}
+
+
+def completed(runs: pl.DataFrame) -> pl.DataFrame:
+    """A table of runs with all columns: metrics that it does not know, as one of an early version, are null."""
+    columns = run_columns()
+    lacking = [pl.lit(None, columns[name]).alias(name) for name in METRICS if name not in runs.columns]
+    return runs.with_columns(lacking).select(*[name for name in columns if name in {*runs.columns, *METRICS}])

@@ -16,7 +16,9 @@ def curves(evidence: Evidence) -> pl.DataFrame:
     """
     found = _points(evidence)
     own = found.filter(pl.col("arm").is_in(["ported", "sampled"]))
-    settings = own.select(SETTING).unique(maintain_order=True)
+    settings = (
+        (own if own.height else found.filter(pl.col("arm") != "bare")).select(SETTING).unique(maintain_order=True)
+    )
     shared = [own]
     for arm in ("scratch", "ceiling", "bare"):
         given = ("receiver", "receiver_task") if arm == "bare" else ("technique", "receiver", "receiver_task")
@@ -30,11 +32,12 @@ def _points(evidence: Evidence) -> pl.DataFrame:
     rows = evidence.done.sort("row").with_columns(pl.col("row").alias("row_own"))
     pairs = evidence.pairs(rows, (*CELL, "arm", "budget"), ("own",))
     estimates = pairs.crossed.contrast([1.0])
-    margin = estimates.margin(evidence.declared.level)
+    mean, margin = evidence.as_scored(estimates.estimate), estimates.margin(evidence.declared.level)
+    bounds = evidence.metric.bounds
     return pairs.table.with_columns(
-        mean=pl.lit(estimates.estimate),
-        low=pl.lit((estimates.estimate - margin).clip(0, 1)),
-        high=pl.lit((estimates.estimate + margin).clip(0, 1)),
+        mean=pl.lit(mean),
+        low=pl.lit((mean - margin).clip(*bounds)),
+        high=pl.lit((mean + margin).clip(*bounds)),
         seeds=pl.when(pl.col("arm") == "bare").then(0).otherwise(pl.lit(pairs.crossed.seeds)),
         items=pl.lit(pairs.crossed.items),
     )

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
+
+from peftport.metrics import metric_named
+
+
+def _known(name: str) -> str:
+    return metric_named(name).name
+
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -13,7 +20,7 @@ class Declared(BaseModel):
     """How a table of runs is judged.
 
     Attributes:
-        metric: what counts. Pairing over items is of correctness, so it serves ``accuracy`` alone.
+        metric: what counts, a name of `peftport.metrics`.
         level: of intervals and verdicts; 1 - level is the error allowed to a family.
         floor: the least lift (ceiling - bare) that a share can be taken of.
         target: steps to target count until this share of the lift is there.
@@ -26,7 +33,7 @@ class Declared(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metric: Literal["accuracy", "auroc", "accuracy_at_median"] = "accuracy"
+    metric: Annotated[str, AfterValidator(_known)] = "accuracy"
     level: Share = 0.95
     floor: PositiveFloat = 0.03
     target: Share = 0.9

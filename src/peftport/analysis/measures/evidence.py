@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,16 +11,18 @@ import numpy.typing as npt
 import polars as pl
 
 from peftport.analysis.measures.declared import Declared
-from peftport.analysis.stats.crossed import Crossed, crossed_from_items, crossed_from_means
+from peftport.analysis.stats.crossed import Crossed, crossed_from_draws, crossed_from_items, crossed_from_means
 from peftport.core.errors import BadRequest
+from peftport.metrics import metric_named
+from peftport.metrics.base import Metric
 
 SETTING = ("technique", "origin", "receiver", "origin_task", "receiver_task")  # what arms of one question share
 CELL = (*SETTING, "method")
 NEEDED = (
-    "run", *SETTING, "arm", "method", "budget", "seed", "state", "accuracy", "auroc", "accuracy_at_median",
-    "n_items", "steps", "train_seconds", "host_distance",
+    "run", *SETTING, "arm", "method", "budget", "seed", "state", "n_items", "steps", "train_seconds", "host_distance",
 )  # fmt: skip
 IDENTITY = (*CELL, "arm", "budget", "seed")
+UNPAIRED, DRAWN = -1, -2  # instead of a number of items: seeds alone are paired; items by resampling
 ITEMS_AT_ONCE = 16_000_000  # per-item results held at a time
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -40,36 +42,55 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A table of runs, its per-item results if they are held, and how it is to be judged."""
+    """A table of runs, its per-item results if they are held, and how it is to be judged.
+
+    In all values, also per item and of draws, higher is better: those of a metric whose lower values are the better
+    ones have their sign turned (`as_scored` turns it back).
+    """
 
     runs: pl.DataFrame
     declared: Declared
-    items: npt.NDArray[np.uint8] = field(repr=False)  # per-item results of all runs, end to end
+    items: npt.NDArray[np.uint8] | Floats = field(repr=False)  # per-item results of all runs, end to end
     begins: Ints = field(repr=False)  # where each run's items begin, (R,); -1: not held
+    draws: Floats = field(repr=False)  # each run's values on resampled items, (R, B); NaN: not held
     _arms: dict[str, pl.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, runs: pl.DataFrame, correct: pl.DataFrame | None = None, declared: Declared | None = None) -> Evidence:
+    def of(
+        cls,
+        runs: pl.DataFrame,
+        correct: pl.DataFrame | None = None,
+        declared: Declared | None = None,
+        *,
+        items: pl.DataFrame | None = None,
+        draws: Mapping[str, Floats] | None = None,
+    ) -> Evidence:
         """Check and index a table of runs.
 
         Args:
             runs: a row a run.
-            correct: ``run`` and ``correct``, a list of booleans, one a test item; None: seeds alone are paired.
+            correct: ``run`` and ``correct``, a list of booleans, one a test item: the items of ``accuracy``.
             declared: how it is judged.
+            items: ``run``, ``metric`` and ``values``, a list of numbers, one a test item: those of other metrics.
+            draws: by run, the declared metric on resampled test items, (B,), where an item has no value of its own.
+
+        Without per-item results and draws, seeds alone are paired.
 
         Raises:
             BadRequest: a column is missing, two rows are one run, or items do not agree with the runs.
 
         """
         declared = declared or Declared()
-        missing = [name for name in NEEDED if name not in runs.columns]
+        needed = (*NEEDED, declared.metric)
+        missing = [name for name in needed if name not in runs.columns]
         if missing:
             raise BadRequest(
-                f"runs: expected columns {', '.join(NEEDED)}, got none named {', '.join(missing)}; export the runs anew"
+                f"runs: expected columns {', '.join(needed)}, got none named {', '.join(missing)}; export the runs anew"
             )
+        sign = 1 if metric_named(declared.metric).higher_is_better else -1
         names = [*SETTING, "method", "arm"]
         indexed = runs.with_columns(
-            pl.col(names).cast(pl.String).cast(pl.Categorical), value=pl.col(declared.metric).cast(pl.Float64)
+            pl.col(names).cast(pl.String).cast(pl.Categorical), value=sign * pl.col(declared.metric).cast(pl.Float64)
         ).with_row_index("row")
         twice = indexed.filter(pl.struct(IDENTITY).is_duplicated()) if _suspicious(indexed) else indexed.clear()
         if len(twice):
@@ -77,7 +98,21 @@ class Evidence:
                 f"runs: expected one row for each cell, arm, budget and seed, got {', '.join(twice['run'][:2])} "
                 "for one; leave one out"
             )
-        return cls(indexed, declared, *_laid_out(indexed, correct if declared.metric == "accuracy" else None))
+        own = _items_of(declared.metric, correct, items, sign)
+        return cls(indexed, declared, *_laid_out(indexed, declared.metric, own), _drawn(indexed, draws or {}, sign))
+
+    @property
+    def metric(self) -> Metric:
+        """What is judged."""
+        return metric_named(self.declared.metric)
+
+    def as_scored(self, values: Floats) -> Floats:
+        """Values with the sign that the metric itself has."""
+        return values if self.metric.higher_is_better else -values
+
+    def as_scored_column(self, name: str) -> pl.Expr:
+        """As `as_scored`, of a column."""
+        return pl.col(name) if self.metric.higher_is_better else (-pl.col(name)).alias(name)
 
     @cached_property
     def done(self) -> pl.DataFrame:
@@ -93,11 +128,18 @@ class Evidence:
     def item_variances(self) -> Floats:
         """Variance of each run's value over a new draw of as many items, (R,).
 
-        Binomial for accuracies; for AUROC Hanley & McNeil 1982, Radiology 143, with as many positives as negatives.
+        For AUROC Hanley & McNeil 1982, Radiology 143, with as many positives as negatives. Else the most that the mean
+        of n values within the metric's bounds can vary (Bhatia & Davis 2000, Am Math Mon 107): of accuracies, binomial.
         """
-        v, n = self.values, np.maximum(self.counts, 1)
+        v, n = self.as_scored(self.values), np.maximum(self.counts, 1)
         if self.declared.metric != "auroc":
-            return v * (1 - v) / n
+            low, high = self.metric.bounds
+            if not np.isfinite(high - low):
+                raise BadRequest(
+                    f"--metric {self.declared.metric}: expected its per-item results, as its values have no bounds, "
+                    "got a table without; judge from the study's own folder"
+                )
+            return np.maximum((v - low) * (high - v), 0.0) / n
         half = np.maximum(n / 2, 1)
         found: Floats = (v * (1 - v) + (half - 1) * ((v / (2 - v) - v**2) + (2 * v**2 / (1 + v) - v**2))) / half**2
         return found
@@ -180,26 +222,30 @@ class Evidence:
                 "test them on the same items"
             )
         held = np.logical_and.reduceat((self.begins[index] >= 0).all(1), begins)
-        out.items[:], itemised[:] = n[begins, 0], held
-        for s, items, of_kind in _alike(sizes, np.where(held, out.items, -1)):
+        drawn = np.logical_and.reduceat(np.isfinite(self.draws[index]).all((1, 2)), begins) & bool(self.draws.shape[1])
+        out.items[:], itemised[:] = n[begins, 0], held | drawn
+        for s, items, of_kind in _alike(sizes, np.where(held, out.items, np.where(drawn, DRAWN, UNPAIRED))):
             each = max(1, ITEMS_AT_ONCE // max(1, arms * s * max(1, items)))
             for part in (of_kind[at : at + each] for at in range(0, len(of_kind), each)):
                 runs = index[begins[part, None] + np.arange(s)].swapaxes(1, 2)  # (G, K, S)
-                _write(out, part, self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part]))
+                found = self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part], items)
+                _write(out, part, found)
         return out, itemised
 
     def _of_items(self, runs: Ints, items: int) -> Crossed:
         return crossed_from_items(self.items[self.begins[runs][..., None] + np.arange(items)])
 
-    def _of_means(self, runs: Ints, items: Ints) -> Crossed:
+    def _of_means(self, runs: Ints, items: Ints, kind: int) -> Crossed:
+        if kind == DRAWN:
+            return crossed_from_draws(self.values[runs], self.draws[runs], items)
         return crossed_from_means(self.values[runs], self.item_variances[runs].mean(2), items)
 
 
 def _alike(sizes: Ints, items: Ints) -> Iterator[tuple[int, int, Ints]]:
     """Groups of as many seeds and items, which are computed at once."""
-    keys = (sizes << 32) + items + 1
+    keys = (sizes << 32) + items + 2
     for key in [keys[0]] if keys.min() == keys.max() else np.unique(keys):
-        yield int(key >> 32), int(key & 0xFFFFFFFF) - 1, np.flatnonzero(keys == key)
+        yield int(key >> 32), int(key & 0xFFFFFFFF) - 2, np.flatnonzero(keys == key)
 
 
 # What a run of an arm depends on: two runs that agree on it stand for one another in every setting.
@@ -232,23 +278,44 @@ def _write(out: Crossed, at: Ints, found: Crossed) -> None:
         getattr(out, name)[at] = getattr(found, name)
 
 
-def _laid_out(runs: pl.DataFrame, correct: pl.DataFrame | None) -> tuple[npt.NDArray[np.uint8], Ints]:
+def _items_of(metric: str, correct: pl.DataFrame | None, items: pl.DataFrame | None, sign: int) -> pl.DataFrame | None:
+    """Per-item results of one metric as ``run`` and ``values``."""
+    if metric == "accuracy":
+        return None if correct is None else correct.select("run", values=pl.col("correct"))
+    if items is None:
+        return None
+    return items.filter(metric=metric).select("run", values=pl.col("values").list.eval(sign * pl.element()))
+
+
+def _drawn(runs: pl.DataFrame, draws: Mapping[str, Floats], sign: int) -> Floats:
+    """The draws of every run, (R, B)."""
+    found = np.full((len(runs), max(map(len, draws.values()), default=0)), np.nan)
+    for row, run in enumerate(runs["run"]) if draws else ():
+        found[row] = sign * draws[run] if run in draws else np.nan
+    return found
+
+
+def _laid_out(
+    runs: pl.DataFrame, metric: str, items: pl.DataFrame | None
+) -> tuple[npt.NDArray[np.uint8] | Floats, Ints]:
     """Per-item results end to end, and where each run's begin."""
     begins = np.full(len(runs), -1, dtype=np.int64)
-    if correct is None or not len(correct):
+    if items is None or not len(items):
         return np.zeros(0, np.uint8), begins
-    known = correct.join(runs.select("run", "row", "n_items", "value", "state"), on="run", how="inner")
+    known = items.join(runs.select("run", "row", "n_items", "value", "state"), on="run", how="inner")
     known = known.filter(pl.col("state") == "done")
-    sizes = known["correct"].list.len().to_numpy().astype(np.int64)
+    sizes = known["values"].list.len().to_numpy().astype(np.int64)
     wrong = known.filter(
-        (pl.col("correct").list.len() != pl.col("n_items"))
-        | ((pl.col("correct").list.mean() - pl.col("value")).abs() > 1e-6)
+        (pl.col("values").list.len() != pl.col("n_items"))
+        | ((pl.col("values").list.mean() - pl.col("value")).abs() > 1e-6)
     )
     if len(wrong):
-        run, items, value = wrong.select("run", "n_items", "value").row(0)
+        run, count, value = wrong.select("run", "n_items", "value").row(0)
         raise BadRequest(
-            f"correct: run {run}: expected {items} items of accuracy {value:.6f} as in runs, got "
-            f"{len(wrong['correct'][0])} of {wrong['correct'].list.mean()[0]:.6f}; export both tables from one ledger"
+            f"{'correct' if metric == 'accuracy' else 'items'}: run {run}: expected {count} items of {metric} "
+            f"{value:.6f} as in runs, got {len(wrong['values'][0])} of {wrong['values'].list.mean()[0]:.6f}; export "
+            "both tables from one ledger"
         )
     begins[known["row"].to_numpy()] = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else begins[:0]
-    return known["correct"].explode().cast(pl.UInt8).to_numpy(), begins
+    kind = pl.UInt8 if metric == "accuracy" else pl.Float64
+    return known["values"].explode().cast(kind).to_numpy(), begins

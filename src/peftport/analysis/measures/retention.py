@@ -24,7 +24,8 @@ KEPT, LIFT = (1.0, -1.0, 0.0), (0.0, -1.0, 1.0)
 
 def retention(evidence: Evidence) -> pl.DataFrame:
     """A row for every cell of the table."""
-    return plain(retained(evidence).select(COLUMNS)).sort(*CELL)
+    levels = [evidence.as_scored_column(name) for name in ("base", "ceiling", "ported")]
+    return plain(retained(evidence).with_columns(levels).select(COLUMNS)).sort(*CELL)
 
 
 @lru_cache(maxsize=1)  # one table is asked for it by several measures in turn

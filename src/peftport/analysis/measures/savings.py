@@ -34,7 +34,8 @@ def savings(evidence: Evidence) -> pl.DataFrame:
     cells = shares.select(*CELL, pl.when(lift >= evidence.declared.floor).then(goal).alias("target"))
     for part in (_steps(evidence, cells), _levels(evidence), _flips(evidence)):
         cells = cells.join(part, on=CELL, how="left", nulls_equal=True)
-    return plain(cells.with_columns(training_saved=_saved()).select(COLUMNS)).sort(*CELL)
+    levels = [evidence.as_scored_column(name) for name in ("target", "area_ported", "area_sampled", "area_scratch")]
+    return plain(cells.with_columns(levels, training_saved=_saved()).select(COLUMNS)).sort(*CELL)
 
 
 def means(evidence: Evidence, arm: str) -> pl.DataFrame:
@@ -108,7 +109,7 @@ def _flips(evidence: Evidence) -> pl.DataFrame:
     index = rows.select("row_ported", "row_bare").to_numpy().astype(np.int64)
     begins, n = evidence.begins[index], evidence.counts[index[:, 0]]
     flips = np.full(len(rows), np.nan)
-    held = (begins >= 0).all(1)
+    held = (begins >= 0).all(1) & (evidence.declared.metric == "accuracy")  # of others items are not right or wrong
     for items in np.unique(n[held]):
         at = np.flatnonzero(held & (n == items))
         each = max(1, ITEMS_AT_ONCE // max(1, int(items)))

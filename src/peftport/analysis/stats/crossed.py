@@ -15,6 +15,7 @@ Miller 2011, JBES 29) and what the pigeonhole bootstrap estimates (Owen 2007, Ao
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,10 +112,10 @@ class Crossed:
         return Ratios(theta, (b - root) / safe, (b + root) / safe, bounded)
 
 
-def crossed_from_items(correct: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Crossed:
+def crossed_from_items(values: npt.NDArray[Any]) -> Crossed:
     """Of per-item results, (G, K, S, N), or of means of them. One seed: the items alone carry the variance."""
-    groups, arms, s, n = correct.shape
-    x = correct.astype(np.float32)
+    groups, arms, s, n = values.shape
+    x: npt.NDArray[Any] = values.astype(np.float64 if values.dtype == np.float64 else np.float32)
     flat = x.reshape(groups, arms, s * n)
     squares = (flat @ flat.mT).astype(np.float64)  # counts below 2^24 are exact in float32
     seed_means = x.mean(3, dtype=np.float64)  # (G, K, S)
@@ -147,6 +148,26 @@ def crossed_from_means(values: Floats, item_variance: Floats, items: npt.NDArray
     by_item = item_variance[:, :, None] * np.eye(arms)
     rest = np.zeros((groups, arms, arms))
     return Crossed(values.mean(2), _scatter(values) / (max(1, s - 1) * s), by_item, rest, np.full(groups, s), items)
+
+
+def crossed_from_draws(values: Floats, draws: Floats, items: npt.NDArray[np.int64]) -> Crossed:
+    """Of one value a seed, (G, K, S), where the items have none of their own: what draws of items do to it.
+
+    Args:
+        values: the metric of all items, (G, K, S).
+        draws: the metric on B draws of the items with replacement, the same for all arms and seeds, (G, K, S, B).
+        items: how many, (G,).
+
+    Over draws the mean of the seeds varies by what items do to all seeds, and by 1/S of what they do to each apart; a
+    single seed by both in full. The difference of the two is the part that the seeds' own spread contains too.
+
+    """
+    groups, _, s = values.shape
+    b, finite = draws.shape[-1] - 1, (items / np.maximum(items - 1, 1))[:, None, None]
+    of_mean = _scatter(draws.mean(2)) / b * finite  # (G, K, K)
+    of_one = _scatter(draws.swapaxes(1, 2)).mean(1) / b * finite
+    rest = np.zeros_like(of_mean) if s == 1 else (of_one - of_mean) / (s - 1)
+    return Crossed(values.mean(2), _scatter(values) / (max(1, s - 1) * s), of_mean, rest, np.full(groups, s), items)
 
 
 def _form(left: Floats, middle: Floats, right: Floats) -> Floats:

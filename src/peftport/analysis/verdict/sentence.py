@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from peftport.analysis.verdict.choice import Contrast, Decision, by_cost, decided
+from peftport.metrics import metric_named
 
 LEADS = {
     "copy": "Copy the module",
@@ -14,7 +15,6 @@ LEADS = {
     "retrain": "Train again",
     "not enough evidence": "Not enough evidence to choose",
 }
-METRICS = {"accuracy": "accuracy", "auroc": "AUROC", "accuracy_at_median": "accuracy at the median threshold"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,13 @@ class Basis:
         else:
             over = f"{self.seeds} seeds and {self.items} test items"
         unpaired = "" if self.itemised else ", items unpaired"
-        return f"(difference in {METRICS[self.metric]}, jointly {self.level:.0%} intervals over {over}{unpaired})"
+        return f"({difference_in(self.metric)}, jointly {self.level:.0%} intervals over {over}{unpaired})"
+
+
+def difference_in(metric: str) -> str:
+    """What a positive difference is of: more of the metric, or less of it where less is better."""
+    found = metric_named(metric)
+    return f"{'difference' if found.higher_is_better else 'improvement'} in {found.title}"
 
 
 def sentence(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import model_validator
 
 from peftport.core.errors import TaskRefused
+from peftport.metrics.accuracy import Accuracy
 from peftport.tasks.columns import Columns, Wording, name_of
 from peftport.tasks.spec import ONE_TEXT, Example, Predictions, ReadTargets, Targets, TaskSpec
 
@@ -34,7 +35,7 @@ class Scores(Predictions):
 
     values: npt.NDArray[np.float32]
     targets: Classes
-    metrics = ("accuracy", "auroc", "accuracy_at_median")
+    kind = "classification"
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
@@ -54,8 +55,7 @@ class Scores(Predictions):
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """Which items were right, (N,)."""
-        right: npt.NDArray[np.bool_] = self.scores.argmax(1) == self.labels
-        return right
+        return Accuracy().per_item(self)
 
     @property
     def accuracy(self) -> float:
@@ -63,29 +63,9 @@ class Scores(Predictions):
         return float(self.correct.mean())
 
     @property
-    def margin(self) -> npt.NDArray[np.float32]:
-        """Score of the second label over the first, (N,), for tasks of two labels."""
-        return self.scores[:, 1] - self.scores[:, 0]
-
-    @property
-    def auroc(self) -> float | None:
-        """Area under the ROC curve (Mann-Whitney U, ties halved); None unless there are two labels, both present."""
-        positives = int((self.labels == 1).sum())
-        negatives = len(self.labels) - positives
-        if self.classes != 2 or not positives or not negatives:
-            return None
-        from polars import Series
-
-        ranks = Series(self.margin).rank("average").to_numpy()
-        u = ranks[self.labels == 1].sum() - positives * (positives + 1) / 2
-        return float(u / (positives * negatives))
-
-    @property
-    def accuracy_at_median(self) -> float | None:
-        """Accuracy with the threshold at the median margin, which needs no label; None unless there are two labels."""
-        if self.classes != 2:
-            return None
-        return float(((self.margin > np.median(self.margin)) == (self.labels == 1)).mean())
+    def majority(self) -> float:
+        """Share of the items that are of the most frequent class: the accuracy of naming it every time."""
+        return float(np.bincount(self.labels).max() / len(self))
 
 
 class Classification(TaskSpec):

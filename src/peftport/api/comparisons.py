@@ -1,0 +1,118 @@
+"""What ``compare`` and ``demo`` return: sentence, verdict, JSON and page, all read off one analysis of their runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from peftport.api.result import Result, chosen, noted, write_page, written_to
+from peftport.report.tables import Table, comparison_sentence, comparison_table
+from peftport.workflows.compare_tables import ComparisonAnalysis
+from peftport.workflows.comparison import Comparison
+from peftport.workflows.demo import Demo
+from peftport.workflows.job_inputs import path_of
+from peftport.workflows.requests import CompareRequest, DemoRequest
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Compared(Result):
+    """The arms on a receiver at every budget and seed, and the verdict."""
+
+    request: CompareRequest
+    comparison: Comparison
+
+    @cached_property
+    def analysis(self) -> ComparisonAnalysis:
+        """What all that is said here is read off."""
+        return ComparisonAnalysis([self.comparison])
+
+    @cached_property
+    def verdict(self) -> dict[str, Any] | None:
+        """Copy, align, refresh, retrain or not enough evidence, with its sentence; None without a ported arm."""
+        found = self.analysis.verdicts
+        return found.row(0, named=True) if len(found) else None
+
+    @cached_property
+    def summary(self) -> str:
+        """Ported against sampled at the smallest budget, in one sentence."""
+        return comparison_sentence(self.analysis)
+
+    def difference(self, one: str, other: str, budget: int) -> dict[str, float]:
+        """Paired difference of two arms in the judged metric, with its 95 % interval over seeds and test items."""
+        found = self.analysis.difference(one, other, budget)
+        return {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+    def __str__(self) -> str:
+        return str(self.verdict["sentence"]) if self.verdict else self.summary
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a run."""
+        return pl.DataFrame([row.as_row() for row in self.comparison.rows])
+
+    def as_json(self) -> dict[str, Any]:
+        """Every run, the plan, the gains, the summary and the verdict."""
+        said = {"summary": self.summary, "verdict": self.verdict}
+        return {**self.comparison.as_json(), "gains": self.analysis.gains.rows(named=True), **said}
+
+    def tables(self) -> list[Table]:
+        """Mean of the judged metric by arm and budget."""
+        return [comparison_table(self.analysis)]
+
+    def lines(self) -> list[str]:
+        """The summary, and the verdict where there is one."""
+        verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
+        return [self.summary, *verdict, *written_to(path_of(self.request.out))]
+
+    def remarks(self) -> list[str]:
+        """How ``auto`` chose, and why the arms are not judged by accuracy, where they are not."""
+        return [*chosen(self.comparison.choice), *noted(self.comparison.judged)]
+
+    def report(self, out: str | Path) -> Path:
+        """Write one self-contained page."""
+        from peftport.report.compared import comparison_page  # here: figures are slow to import
+
+        return write_page(out, comparison_page(self.analysis, self.request.command))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Demonstrated(Result):
+    """What the demonstration found: a comparison for each technique."""
+
+    request: DemoRequest
+    demo: Demo
+
+    def __str__(self) -> str:
+        return comparison_sentence(self.demo.analysis)
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a run, all techniques."""
+        return pl.DataFrame([row.as_row() for one in self.demo.comparisons for row in one.rows])
+
+    def as_json(self) -> dict[str, Any]:
+        """Every run of every technique, what they were measured with, and what comes of it."""
+        analysis = self.demo.analysis
+        said = {"summary": str(self), "verdicts": analysis.verdicts.rows(named=True)}
+        return {**self.demo.as_json(), "gains": analysis.gains.rows(named=True), **said}
+
+    def tables(self) -> list[Table]:
+        """Mean of the judged metric by technique, arm and budget."""
+        return [comparison_table(self.demo.analysis)]
+
+    def lines(self) -> list[str]:
+        """The sentence, and where the files are."""
+        if self.request.out is None:
+            return [str(self)]
+        out = Path(self.request.out)
+        files = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
+        return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
+
+    def report(self, out: str | Path) -> Path:
+        """Write one self-contained page."""
+        from peftport.report.compared import demo_findings
+        from peftport.report.html import render
+
+        return write_page(out, render(demo_findings(self.demo)))

@@ -1,0 +1,99 @@
+"""What a metric is: a pure function of one test's predictions, with a name, a title and a direction.
+
+Shapes: N items, C classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class Predicted(Protocol):
+    """The predictions of one test: what was predicted for N items, ``values`` (N, ...), and what is right."""
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """What was predicted for each item, (N, ...); of a classification the scores of its classes, (N, C)."""
+
+    @property
+    def targets(self) -> npt.NDArray[Any]:
+        """What is right for each item, (N, ...); of a classification the right class, (N,)."""
+
+
+class Metric(ABC):
+    """One number for a test. A metric overrides ``per_item``, or ``aggregate``, or both.
+
+    Attributes:
+        name: the column, the key and the word after ``--metric``.
+        title: what people read.
+        higher_is_better: the direction.
+        kinds: the kinds of task whose predictions it measures.
+        bounds: the lowest and the highest value that it can take.
+
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def per_item(self, predictions: Predicted) -> npt.NDArray[Any] | None:
+        """The value of each item, (N,), whose mean is the metric; None where it belongs to the whole test only."""
+        return None
+
+    def aggregate(self, predictions: Predicted) -> float | None:
+        """The value of the whole test; None where it is not defined."""
+        each = self.per_item(predictions)
+        return None if each is None or not len(each) else float(each.mean())
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Within it scikit-learn does not check again what is known to be whole and finite: that takes most of its time."""
+    from sklearn import config_context
+
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        yield
+
+
+def predicted_classes(predictions: Predicted) -> npt.NDArray[np.int64]:
+    """The class with the highest score, (N,)."""
+    found: npt.NDArray[np.int64] = predictions.values.argmax(1)
+    return found
+
+
+def margins(predictions: Predicted) -> npt.NDArray[Any]:
+    """Score of the second of two classes over the first, (N,)."""
+    found: npt.NDArray[Any] = predictions.values[:, 1] - predictions.values[:, 0]
+    return found
+
+
+def log_probabilities(predictions: Predicted) -> Floats:
+    """Log of the softmax of the scores, (N, C): what the training's cross-entropy takes for the probabilities."""
+    from scipy.special import log_softmax
+
+    found: Floats = log_softmax(predictions.values.astype(np.float64), axis=1)
+    return found
+
+
+def one_against_rest(predictions: Predicted) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]] | None:
+    """Which items are of a class, and how strongly each is said to be: the question of a ranking, twice (N, K).
+
+    Two classes ask one question, of the second by its margin. With more, each class that occurs is one question, asked
+    by its probability. None where fewer than two classes occur.
+    """
+    present = np.unique(predictions.targets)
+    if len(present) < 2:
+        return None
+    if predictions.values.shape[1] == 2:
+        return (predictions.targets == 1)[:, None], margins(predictions)[:, None]
+    return predictions.targets[:, None] == present, np.exp(log_probabilities(predictions))[:, present]

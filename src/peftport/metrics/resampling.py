@@ -1,0 +1,55 @@
+"""A metric on resampled items: what it would have been on other draws of as many items.
+
+All tests get the same draws, so that what they share (items that are hard for all of them) stays shared.
+
+Shapes: R tests, N items, B draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peftport.metrics.base import Floats, Metric, Predicted, unchecked
+
+DRAWS = 200  # a standard error of 5 % for the standard deviation
+TRIES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Some items of a test, (N, ...)."""
+
+    values: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+
+
+def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
+    """The metric of every test on every draw, (R, B), NaN where undefined. All tests are of the same N items."""
+    found = np.full((len(tests), draws), np.nan)
+    if not tests:
+        return found
+    picks = [_pick(tests[0].targets, rng) for _ in range(draws)]
+    known: dict[int, Floats] = {}  # runs may share a test
+    with unchecked():
+        for row, test in enumerate(tests):
+            if id(test) not in known:
+                each = (metric.aggregate(Drawn(test.values[pick], test.targets[pick])) for pick in picks)
+                known[id(test)] = np.array([np.nan if value is None else value for value in each])
+            found[row] = known[id(test)]
+    return found
+
+
+def _pick(targets: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Indices of N items, drawn with replacement; of several classes not one alone, which says nothing of ranks."""
+    n, several = len(targets), bool((targets != targets[0]).any())
+    pick = rng.integers(0, n, n)
+    for _ in range(TRIES):
+        if not several or (targets[pick] != targets[pick[0]]).any():
+            break
+        pick = rng.integers(0, n, n)
+    return pick
