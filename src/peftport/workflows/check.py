@@ -1,4 +1,4 @@
-"""check: what can be said of a port before it is made, and the method that `auto` takes."""
+"""The job `check`: describe a port before it is made, and choose the method that ``--method auto`` uses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from peftport.workflows.requests import CheckRequest
 
 
 def check_module(request: CheckRequest) -> PortCheck:
-    """What fits, how alike the hosts are, what to expect, and which method to use. Nothing is written.
+    """Report what fits, how similar the hosts are, what to expect, and which method to use. Nothing is written.
 
     Hosts are loaded only where ``texts`` are given, to compare activations on them.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or the module records a different origin from the one that is given.
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
@@ -40,10 +40,10 @@ def check_module(request: CheckRequest) -> PortCheck:
 def choose_for(
     module: Module, origin: str | None, to: str, available: AvailableInputs, *, porters_only: bool = False
 ) -> MethodChoice:
-    """The method that `check_module` would choose, without looking at weights slot by slot.
+    """Choose the method that `check_module` would choose, without comparing the weights slot by slot.
 
     Raises:
-        BadRequest: it would choose none.
+        BadRequest: no method is worth using, or none can carry the module.
 
     """
     receiver = open_host(to)

@@ -1,4 +1,4 @@
-"""One comparison as the tables that studies export, so that the same measures and the same verdict serve it."""
+"""Lay out one comparison as the tables that studies export, so that the same measures and verdicts apply to it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from peftport.workflows.comparison import Comparison
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The two tables of a comparison: a row a run, and each run's per-item results."""
+    """The two tables of a comparison: one row for each run, and the per-item results of each run."""
 
     runs: pl.DataFrame
     correct: pl.DataFrame
 
 
 def compare_frames(comparison: Comparison) -> Frames:
-    """The runs of a comparison as a study's.
+    """Return the runs of a comparison in the columns of a study's tables.
 
-    A comparison trains nothing for the origin's full number of steps, so its longest training from scratch stands in as
-    the ceiling: shares of the lift are of what those steps give.
+    A comparison does not train for the origin's full number of steps, so its longest training from scratch serves as
+    the ceiling: a share of the lift is relative to what that training reaches.
     """
     rows, correct = [], []
 
@@ -52,7 +52,7 @@ def compare_frames(comparison: Comparison) -> Frames:
 
 
 def verdict_of(comparison: Comparison, declared: Declared | None = None) -> dict[str, Any] | None:
-    """The verdict on one comparison, as a row of `verdicts`; None where no ported arm was run."""
+    """Return the verdict on one comparison as a row of `verdicts`, or None where no ported arm was run."""
     frames = compare_frames(comparison)
     found = verdicts(Evidence.of(frames.runs, frames.correct, declared))
     return found.row(0, named=True) if len(found) else None

@@ -1,6 +1,7 @@
-"""The comparison: one module on a receiver, against sampled and scratch, at every budget and seed.
+"""Compare one ported module on a receiver with sampled parameters and with training from scratch.
 
-All arms of one seed see the same batches and the same test items; their trainings are stacked on one host.
+Every arm is trained at every budget with every seed. All arms of one seed see the same batches and the same test items,
+and their trainings are stacked on one host.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from peftport.workflows.checking import MethodChoice
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
+    """What to compare.
 
-    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
+    Every arm is trained with the same learning rate; None means the technique's default. A ``method`` of ``auto`` is a
+    placeholder: the caller of `run_comparison` replaces it by the porter that `checking` chooses.
     """
 
     budgets: tuple[int, ...] = (0, 10, 40)
@@ -59,7 +61,7 @@ class ComparisonPlan:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One run: one arm at one budget with one seed. ``seconds``: its share of training and testing."""
+    """One run: one arm at one budget with one seed. ``seconds`` is its share of the time for training and testing."""
 
     technique: str
     origin: str
@@ -76,7 +78,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Every run of one comparison, the bare host's test, and per-example correctness for pairing."""
+    """Every run of one comparison, the scores of the bare host, and the per-item scores that paired tests need."""
 
     technique: str
     origin: str
@@ -90,19 +92,19 @@ class Comparison:
     choice: MethodChoice | None = None  # how `auto` chose the method
 
     def mean_correct(self, arm: str, budget: int) -> npt.NDArray[np.float64]:
-        """Correctness of each item, mean over seeds, (N,)."""
+        """Return the correctness of each of the N test items, averaged over the seeds, (N,)."""
         if arm == BARE:
             return self.bare.correct.astype(np.float64)
         correct = [self.scores[arm, budget, seed].correct for seed in self.plan.seeds]
         return np.asarray(np.mean(correct, axis=0), dtype=np.float64)
 
     def difference(self, one: str, other: str, budget: int, level: float = 0.95) -> Interval:
-        """Paired difference of two arms in accuracy, over test items (seeds averaged)."""
+        """Return the paired difference in accuracy of two arms over the test items, with the seeds averaged first."""
         rng = rng_for(0, "bootstrap", self.technique, one, other, budget)
         return paired_difference(self.mean_correct(one, budget), self.mean_correct(other, budget), level=level, rng=rng)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the per-example scores."""
+        """Return everything but the per-item scores as JSON values."""
         return {
             "technique": self.technique,
             "origin": self.origin,
@@ -123,7 +125,7 @@ def run_comparison(
     progress: Progress | None = None,
     given: PortInputs | None = None,
 ) -> Comparison:
-    """Port a module to the bench's host and run every arm at every budget and seed.
+    """Port a module to the host of a bound task and run every arm at every budget and seed.
 
     Raises:
         SlotMismatch: the method cannot carry the module to this host.
@@ -174,7 +176,7 @@ def run_comparison(
 def _starts(
     module: Module, bench: BoundTask, plan: ComparisonPlan, given: PortInputs | None
 ) -> dict[tuple[Arm, int], Start]:
-    """The start of every (arm, seed). Each arm draws from its own role of the seed."""
+    """Return the start of every (arm, seed). Each arm has its own random stream, derived from the seed."""
     ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"), given)
     start = bench.startable(ported)
     sampler = sampler_named(plan.sampler)
@@ -197,7 +199,7 @@ def _test(
     progress: Progress,
     title: str,
 ) -> dict[tuple[str, int, int], Scores]:
-    """Test every (arm, budget, seed); the ported module before training is one module whatever the seed."""
+    """Test every (arm, budget, seed). At budget 0 the ported module does not depend on the seed and is tested once."""
     first = plan.seeds[0]
     jobs: dict[tuple[str, int, int], Parameters] = {}
     for arm in plan.arms:

@@ -1,4 +1,4 @@
-"""What the commands take: for each a request, the one definition that Python and the command line share.
+"""The inputs of every command: one request class each, which the Python interface and the command line share.
 
 The order of the fields is the order on the help page. Nothing here imports a model library, so that ``--help`` stays
 quick.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
+    """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
     found = pairs("rank=4")(texts)
     if "kind" in found:
         got = f"kind={found['kind']}"
@@ -235,13 +235,13 @@ class PortRequest(Request):
 
     @property
     def origin(self) -> str | None:
-        """The origin that is named, whether it is to be checked or trusted."""
+        """The origin that the user names, whether it is to be checked or trusted."""
         named = self.trust_origin or self.from_
         return None if named is None else str(named)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that are asked for, whichever way they are written."""
+        """The methods that the user asks for, given either as text with commas or as a sequence."""
         return names(self.method) if isinstance(self.method, str) else tuple(self.method)
 
 
@@ -286,7 +286,7 @@ class CompareRequest(Request):
 
     @property
     def command(self) -> str:
-        """The command that repeats it, as its page shows it."""
+        """The command line that repeats this comparison; its page shows it."""
         task = self.task if isinstance(self.task, str | Path) else self.task.spec.name
         budgets = ",".join(map(str, self.budgets))
         return (

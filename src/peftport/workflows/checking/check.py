@@ -1,4 +1,4 @@
-"""Everything that can be said of a port before it is made."""
+"""Put together everything that is known about a port before it is made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_TEXTS = "not measured: give --texts FILE|TASK, and both hosts are loaded to r
 
 @dataclass(frozen=True, eq=False)
 class PortCheck:
-    """What was found. ``layers_note``: why the likeness of layers was not measured, if it was not."""
+    """The result of a check. ``layers_note`` says why layers were not compared, where they were not."""
 
     technique: str
     kinship: HostComparison
@@ -35,7 +35,7 @@ class PortCheck:
     choice: MethodChoice
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return the whole result as JSON values."""
         kin = self.kinship
         tokens = None if kin.tokens is None else {**asdict(kin.tokens), "share": kin.tokens.share}
         return {
@@ -68,12 +68,12 @@ def check_port(
     """Compare the hosts, slot by slot and layer by layer, and choose a method.
 
     Args:
-        module: what would be ported.
-        origin: its host, loaded where texts are given.
-        receiver: loaded where texts are given.
-        texts: unlabelled; none: activations are not compared.
-        rng: for randomised singular vectors of wide matrices.
-        progress: told how far it is.
+        module: the module that would be ported.
+        origin: the host of the module, loaded where texts are given.
+        receiver: the new host, loaded where texts are given.
+        texts: unlabelled texts; without any, activations are not compared.
+        rng: the random numbers for randomised singular vectors of wide matrices.
+        progress: receives the progress of the check.
 
     """
     progress = progress or Silent()

@@ -1,17 +1,20 @@
-"""Which method to use, and why: from what is on record, and where nothing is, from what methods declare.
+"""Choose a porting method and say why: from recorded gains, and where there are none, from what methods declare.
+
+The rules, the first that applies:
 
     1  one host                                             copy
-    2  a method's gain over the bare receiver is on record (between these hosts, or foretold from others), above zero
-                                                            the first such; a later one if its interval lies above
-    3  gains on record, none settled above zero, every estimate under `FLOOR`            retrain
-    4  gains on record, none settled above zero             the best estimate: not enough evidence
-    5  nothing on record                                    the first that can of `UNMEASURED`: not enough evidence
-    6  no porter can                                        distill with a task; else retrain
+    2  a method's gain over the bare receiver is known (recorded between these hosts, or predicted from others) and its
+       interval lies above zero                             the first such; a later one if its interval lies above
+    3  gains are known, none settled above zero, every estimate under `FLOOR`            retrain
+    4  gains are known, none settled above zero             the best estimate: not enough evidence
+    5  no gain is known                                     the first usable of `UNMEASURED`: not enough evidence
+    6  no porter can carry the module                       distill with a task; else retrain
 
-"First" in 2 is the order of `peftport methods`: by what they ask for. `UNMEASURED` rests on no measured benefit but on
-declared needs and tested properties: `copy` where it fits; with texts `regress`, which undoes every change of basis
-that others undo and unfolded gains besides; `skip` where layers differ in number alone, since matrices go over as they
-are; with weights `crosslora`, declared for every technique, width and depth; with nothing, `resize`.
+"First" in rule 2 is the order of `peftport methods`, which lists methods with fewer needs first. The order of
+`UNMEASURED` rests on no measured benefit but on declared needs and tested properties: `copy` where it fits; with texts
+`regress`, which undoes every change of basis that the other methods undo, and unfolded gains as well; `skip` where only
+the number of layers differs, since it copies matrices unchanged; with weights `crosslora`, which is declared for
+every technique, width and depth; with nothing, `resize`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ UNMEASURED = (COPY, "regress", "theseus", "skip", "crosslora", "resize")
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """``method`` None: none; train another module. ``measured``: whether records carry it."""
+    """The method to use. ``method`` None means to train a new module; ``measured`` says whether records support it."""
 
     method: str | None
     word: Word
@@ -39,7 +42,7 @@ class MethodChoice:
 
 
 def choose_method(methods: Sequence[MethodCheck], *, same_host: bool) -> MethodChoice:
-    """Choose among the methods that can, with what is given."""
+    """Choose among the methods that can carry the module with the inputs that are given."""
     able = {one.name: one for one in methods if one.able}
     if same_host and COPY in able:
         return MethodChoice(COPY, "copy", "the receiver is the origin, so every number stays right", True)
@@ -71,7 +74,7 @@ def _by_record(
 
 
 def _left(methods: Sequence[MethodCheck]) -> str:
-    """What training again has beside it where labels are missing: distilling, if a task's texts are given or not."""
+    """Return the alternative to training again for users without labels: distilling, whether a task is given or not."""
     one = next((one for one in methods if one.name == DISTILL and one.refusal is None), None)
     if one is None:
         return ""
@@ -80,7 +83,7 @@ def _left(methods: Sequence[MethodCheck]) -> str:
 
 
 def _gained(one: MethodCheck) -> str:
-    """The gain on record, and where it was recorded."""
+    """Return the known gain of a method in words, and where it was recorded."""
     gain = one.gain
     assert gain is not None, "asked for methods on record only"
     where = f"between these hosts (study {one.here[0].study})" if one.here else "between hosts as far apart"
@@ -103,7 +106,7 @@ def _without_porters(methods: Sequence[MethodCheck], distil: bool) -> MethodChoi
 
 
 def _serves(one: MethodCheck) -> bool:
-    """`skip` is taken unmeasured only where matrices go over as they are."""
+    """Whether a method may be chosen unmeasured: `skip` only where it copies matrices unchanged."""
     return one.name != "skip" or one.needs == "nothing"
 
 

@@ -1,4 +1,4 @@
-"""Every method on one module and two hosts: whether it can, what it still needs, and what is on record of it."""
+"""List every method for one module and two hosts: whether it can be used, what it lacks, and its recorded gains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDIES: dict[Need, str] = {
 
 @dataclass(frozen=True)
 class AvailableInputs:
-    """What a port may use: unlabelled texts, a task. The origin, where it is at hand, is known from the kinship."""
+    """What a port may use: unlabelled texts, a task. Whether the origin is at hand is in `HostComparison`."""
 
     texts: bool = False
     task: bool = False
@@ -37,7 +37,7 @@ class AvailableInputs:
 
 @dataclass(frozen=True)
 class OnRecord:
-    """A port between these very hosts that a study recorded, of another module perhaps: its gain over the bare host."""
+    """A port between the same two hosts that a study recorded, perhaps of another module, with its gain."""
 
     study: str
     task: str
@@ -46,14 +46,14 @@ class OnRecord:
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """One method.
+    """What is known about one method for this port.
 
     Attributes:
-        needs: what this port needs.
-        refusal: why it cannot carry the module; None: it can.
-        lacking: what it needs that is not given; None: nothing.
-        here: recorded ports between these two hosts by this method, most seeds and items first.
-        predicted: from other pairs of hosts.
+        needs: the inputs that this port needs.
+        refusal: why the method cannot carry the module; None where it can.
+        lacking: the needed input that is not given; None where nothing is missing.
+        here: recorded ports between these two hosts by this method; those with most seeds and items come first.
+        predicted: the gain that is predicted from other pairs of hosts.
 
     """
 
@@ -66,19 +66,19 @@ class MethodCheck:
 
     @property
     def able(self) -> bool:
-        """It can, with what is given."""
+        """Whether the method can carry the module with the inputs that are given."""
         return self.refusal is None and self.lacking is None
 
     @property
     def gain(self) -> Interval | None:
-        """What is known of its gain over the bare receiver: recorded here, or else foretold."""
+        """The gain over the bare receiver: recorded between these hosts, or else predicted; None where unknown."""
         return self.here[0].gain if self.here else self.predicted.gain
 
 
 def method_checks(
     module: Module, kin: HostComparison, receiver: Host, offered: AvailableInputs, ports: Sequence[RecordedPort]
 ) -> tuple[MethodCheck, ...]:
-    """All porters in their order, and distilling, which trains."""
+    """Check all porters, in their order, and distilling."""
     found = []
     for porter in PORTERS.values():
         refusal = _refusal(porter, module, receiver)
@@ -119,7 +119,7 @@ def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
 
 
 def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
-    """By what it declares, and by the slots that it would have to leave out."""
+    """Return why a porter cannot carry a module: by what it declares, and by slots that it would leave out."""
     said = porter.refusal(module, receiver)
     if said is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
         return said
