@@ -1,9 +1,9 @@
-"""Testing K modules on the same texts: the host's matrices are multiplied once for the rows of all of them.
+"""Test K modules on the same texts in one pass: the host's matrices are multiplied once for the rows of all modules.
 
-Texts go in sorted by length, in batches of about equally many tokens: many short ones or few long ones.
+Texts are sorted by length and batched by their number of tokens: many short ones or few long ones.
 
-What is predicted for each item is kept; metrics are read off it. Predictions that are not finite are none: the test
-fails and says where in the host they began.
+The predictions for each item are kept, and metrics are computed from them. If a prediction is not finite, the test
+fails with a message that says where in the host the first such number occurs.
 """
 
 from __future__ import annotations
