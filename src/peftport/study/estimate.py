@@ -1,4 +1,4 @@
-"""How long a study will take: a few steps of every technique on every host that is here, timed on this machine."""
+"""Estimate how long a study takes, by timing a few steps of every technique on every host that is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS, ENTRIES, ITEMS = 3, 4, 32
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one worker: an entry's training step, the test of one item; bytes of one module."""
+    """The speed of one worker: seconds for a training step of an entry and for a test item, and bytes of a module."""
 
     step_seconds: float
     item_seconds: float
@@ -26,7 +26,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan costs here. ``unknown``: hosts that are not on this machine, whose jobs are left out."""
+    """The cost of a plan on this machine. Jobs on the ``unknown`` hosts, which are not installed, are left out."""
 
     worker_seconds: float
     seconds: float
@@ -35,7 +35,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, workers: int) -> Estimate:
-    """Time a few steps a technique and host, and add up the plan's chains (updates of hosts are left out)."""
+    """Time a few steps for each technique and host, and add up the training jobs; updates of hosts are left out."""
     study = plan.study
     chains = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
     speeds: dict[tuple[str, str], Speed | None] = {}

@@ -1,4 +1,4 @@
-"""A study from its plan to its end, in its own folder: what the command line and Python both do."""
+"""Run a study in its own folder, from the checks to the summary; the command line and Python both call this."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftport.tracking import make_trackers
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a study is run with: the executor's name, stacks at once (None: cores / threads), threads, trackers."""
+    """How a study is run: the executor's name, the workers (None: cores / threads), threads of each, trackers."""
 
     executor: str = "processes"
     workers: int | None = None
@@ -41,10 +41,10 @@ def execute(
     warn: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> tuple[Summary, Tracked]:
-    """Run what is not done yet; everything that can be refused is refused before anything is written.
+    """Run what is not done yet. Whatever can be refused is refused before anything is written.
 
-    ``accept_versions``: go on with other libraries than the jobs on record ran with; both are on record then.
-    ``warn`` hears of a tracker that fails.
+    ``accept_versions`` continues even if libraries differ from those that the jobs on record ran with; then both
+    versions are on record. ``warn`` is called with a message when a tracker fails.
 
     Raises:
         BadRequest: ``place`` is a file, a host cannot be had, another process runs this study, or Ray or a tracker is
@@ -54,7 +54,7 @@ def execute(
     trackers = make_trackers(means.track)
     if place.exists() and not place.is_dir():
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
-    if means.executor == "processes":  # the machines of a cluster find hosts themselves
+    if means.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
     executor = executors.make_executor(means.executor, means.workers, means.threads, plan.study.loading)
