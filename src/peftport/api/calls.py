@@ -1,8 +1,8 @@
 """The commands as functions, which the command line calls too.
 
-An option ``--test-items`` is the keyword ``test_items``; ``--from`` and ``--as``, which Python reserves, are ``from_``
-and ``as_``. A task is what the command line takes, or what `load_task` returned. What the functions take is defined in
-`peftport.workflows.requests`.
+The option ``--test-items`` is the keyword ``test_items``; ``--from`` and ``--as``, which are reserved in Python, are
+``from_`` and ``as_``. A task is given as on the command line, or as the object that `load_task` returns.
+`peftport.workflows.requests` defines the keywords.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from peftport.workflows.train import train_module
 
 @takes(TrainRequest)
 def train(request: TrainRequest) -> Trained:
-    """Return the module, and the host's test without and with it.
+    """Return the module, and the test scores of the host without and with it.
 
     Raises:
         BadRequest: an unknown name, a setting out of range, an output folder in use.

@@ -1,4 +1,4 @@
-"""What every result can do, whichever command it is of, and the words that several results share."""
+"""The base class of the results of all commands, and helpers that several results share."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from peftport.workflows.checking import MethodChoice
 
 
 class Result(ABC):
-    """A result: ``str()`` is one line, ``to_polars()`` its rows, a notebook shows both; the command line prints it."""
+    """The result of a command: ``str()`` is one line, ``to_polars()`` a table; notebooks show both."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """What came out, in one line."""
+        """Summarise the result in one line."""
 
     @abstractmethod
     def to_polars(self) -> pl.DataFrame:
-        """The result as a table."""
+        """Return the result as a table."""
 
     @abstractmethod
     def as_json(self) -> dict[str, Any]:
-        """The document that ``--json`` prints."""
+        """Return the document that ``--json`` prints."""
 
     def tables(self) -> list[Table]:
-        """The tables that the command line prints first."""
+        """Return the tables that the command line prints first."""
         return []
 
     def lines(self) -> list[str]:
-        """The lines that the command line prints after the tables."""
+        """Return the lines that the command line prints after the tables."""
         return [str(self)]
 
     def remarks(self) -> list[str]:
-        """What the command line says on stderr: how ``auto`` chose."""
+        """Return the lines that the command line prints on stderr, such as how ``auto`` chose the method."""
         return []
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
+        return f"<{type(self).__name__}: {self}>"  # one line, without the numbers of a module
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
 
 
 def measures(scores: Scores) -> dict[str, Any]:
-    """The measures of one test, as a row of a table has them."""
+    """Return the measures of one test as columns of a table."""
     return {
         "accuracy": scores.accuracy,
         "auroc": scores.auroc,
@@ -60,26 +60,26 @@ def measures(scores: Scores) -> dict[str, Any]:
 
 
 def chosen(choice: MethodChoice | None) -> list[str]:
-    """How ``auto`` chose the method, where it did."""
+    """Say how ``auto`` chose the method, if it did."""
     return [f"auto: {choice.method} ({choice.word}): {choice.why}"] if choice is not None else []
 
 
 def addressed(out: Path | None) -> str:
-    """The folder that a line is about, before the line."""
+    """Return the start of a line about a folder, which is empty if nothing was written."""
     return "" if out is None else f"{out}: "
 
 
 def text_of(out: Path | None) -> str | None:
-    """A path as JSON has it."""
+    """Convert a path to text for JSON; None stays None."""
     return None if out is None else str(out)
 
 
 def written_to(out: Path | None) -> list[str]:
-    """Where something was written, if it was."""
+    """Say where something was written, if it was."""
     return [] if out is None else [f"written: {out}"]
 
 
 def write_page(out: str | Path, page: str) -> Path:
-    """Write a page, and say where it is."""
+    """Write a page, and return its path."""
     write_text(Path(out), page)
     return Path(out)

@@ -1,6 +1,6 @@
-"""What commands return: objects that say themselves in a line, a table, a JSON document and a notebook.
+"""The results of commands: objects with a summary line, a table, a JSON document and a view in notebooks.
 
-The command line prints these very objects. Each holds the request that it answers and what the workflow found.
+The command line prints these objects. Each holds the request that it answers and the result of the workflow.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ from peftport.workflows.train import TrainedModule
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluated(Result):
-    """A host's test on a task, alone (``module`` None) or with a module."""
+    """The scores of a host on a task, alone (``module`` None) or with a module."""
 
     request: EvaluateRequest
     found: EvaluatedHost
 
     @property
     def host(self) -> str:
-        """The host as it was named."""
+        """The host, as the request names it."""
         return str(self.request.host)
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """The name of the task."""
         return self.found.task
 
     @property
     def module(self) -> Path | None:
-        """The module's folder."""
+        """The folder of the module; None if there is none."""
         return path_of(self.request.module)
 
     @property
@@ -68,7 +68,7 @@ class Evaluated(Result):
 
     @property
     def accuracy(self) -> float:
-        """Share of the test items that were right."""
+        """The share of the test items that were predicted correctly."""
         return self.scores.accuracy
 
     def __str__(self) -> str:
@@ -82,50 +82,50 @@ class Evaluated(Result):
         return f"{self.host} on {self.task}{module}: accuracy {s.accuracy:.3f}{more} ({len(s.labels)} test items)"
 
     def to_polars(self) -> pl.DataFrame:
-        """One row: host, task, module, accuracy, auroc, accuracy_at_median, n_items."""
+        """Return one row: host, task, module, accuracy, auroc, accuracy_at_median, n_items."""
         return pl.DataFrame([self.as_json()])
 
     def as_json(self) -> dict[str, Any]:
-        """Host, task, module and measures."""
+        """Return host, task, module and measures."""
         module = str(self.module) if self.module else None
         return {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trained(Result):
-    """A module just trained, its folder if it was written, and the host's test without and with it."""
+    """A trained module, its folder if it was written, and the scores of the host without and with it."""
 
     request: TrainRequest
     found: TrainedModule
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """The name of the task."""
         return self.found.task
 
     @property
     def out(self) -> Path | None:
-        """The module's folder."""
+        """The folder of the module; None if there is none."""
         return path_of(self.request.out)
 
     @property
     def module(self) -> Module:
-        """The module."""
+        """The module that was trained."""
         return self.found.module
 
     @property
     def bare(self) -> Scores:
-        """The test of the host alone."""
+        """The scores of the host alone."""
         return self.found.bare
 
     @property
     def scores(self) -> Scores:
-        """The test of the host with the module."""
+        """The scores of the host with the module."""
         return self.found.scores
 
     @property
     def accuracy(self) -> float:
-        """Share of the test items that were right with the module."""
+        """The share of the test items that were predicted correctly with the module."""
         return self.scores.accuracy
 
     def __str__(self) -> str:
@@ -137,12 +137,12 @@ class Trained(Result):
         )
 
     def to_polars(self) -> pl.DataFrame:
-        """Two rows: the bare host, and the host with the module."""
+        """Return two rows: the bare host, and the host with the module."""
         tests = (("bare host", self.bare), (self.module.spec.kind, self.scores))
         return pl.DataFrame([{"what": name} | measures(scores) for name, scores in tests])
 
     def as_json(self) -> dict[str, Any]:
-        """What was trained, how, and the measures without and with it."""
+        """Return what was trained, how, and the measures without and with it."""
         module, request = self.module, self.request
         return {
             "out": text_of(self.out), "technique": module.spec.model_dump(mode="json"),
@@ -154,14 +154,14 @@ class Trained(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ported(Result):
-    """A module on its new host, its folder if it was written, and the format it was written in."""
+    """A module on its new host, its folder if it was written, and its file format."""
 
     request: PortRequest
     found: PortedModule
 
     @property
     def out(self) -> Path | None:
-        """The ported module's folder."""
+        """The folder of the ported module; None if it was not written."""
         return path_of(self.request.out)
 
     @property
@@ -171,22 +171,22 @@ class Ported(Result):
 
     @property
     def format(self) -> Format:
-        """The format in which it was written, or would be."""
+        """The format in which the module is, or would be, written."""
         return self.found.file_format
 
     @property
     def choice(self) -> MethodChoice | None:
-        """How ``auto`` chose the method, where it did."""
+        """How ``auto`` chose the method; None if the user named it."""
         return self.found.choice
 
     @property
     def trial(self) -> MethodSelection | None:
-        """How several methods did, where several were tried."""
+        """How several methods compared; None if only one was used."""
         return self.found.selection
 
     @property
     def record(self) -> PortRecord:
-        """The port as the module remembers it."""
+        """The record of the port that the module keeps."""
         return self.module.ports[-1]
 
     def __str__(self) -> str:
@@ -198,12 +198,12 @@ class Ported(Result):
         )
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a slot: what the method did there."""
+        """Return one row for each slot: what the method did there."""
         slots = self.record.slots
         return pl.DataFrame({"slot": list(slots), "did": list(slots.values())})
 
     def as_json(self) -> dict[str, Any]:
-        """The record of the port, and how its method was chosen."""
+        """Return the record of the port, and how its method was chosen."""
         document = {"out": text_of(self.out), "format": self.format, "technique": self.module.spec.kind}
         document |= self.record.model_dump()
         if self.trial is not None:
@@ -211,37 +211,37 @@ class Ported(Result):
         return document | {"choice": asdict(self.choice) if self.choice else None}
 
     def tables(self) -> list[Table]:
-        """How several methods did."""
+        """Return a table of the methods, if several were tried."""
         return [trial_table(self.trial)] if self.trial is not None else []
 
     def lines(self) -> list[str]:
-        """What was ported; of several methods, which was kept and why."""
+        """Say what was ported and, of several methods, which was kept and why."""
         if self.trial is None:
             return [str(self)]
         return [f"{self.trial.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
-        """How ``auto`` chose."""
+        """Say how ``auto`` chose the method, if it did."""
         return chosen(self.choice)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checked(Result):
-    """What can be said of a port before it is made."""
+    """What is known about a port before it is made."""
 
     request: CheckRequest
     found: PortCheck
 
     @property
     def choice(self) -> MethodChoice:
-        """The method to use (None: none, train another module), its word, and why."""
+        """The method to use (None: train a new module instead), the verdict in a word, and the reason."""
         return self.found.choice
 
     def __str__(self) -> str:
         return " ".join(self.lines())
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
+        """Return one row for each method: whether it can be used, why not, and the expected gain and retention."""
         rows = [
             {
                 "method": one.name, "able": one.able, "refusal": one.refusal, "lacking": one.lacking,
@@ -254,19 +254,19 @@ class Checked(Result):
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def slots(self) -> pl.DataFrame:
-        """One row a slot of the receiver: what it takes, whether that fits, overlap of the hosts' weights there."""
+        """Return one row for each slot of the receiver: what it receives, whether that fits, the overlap of weights."""
         return pl.DataFrame([asdict(one) for one in self.found.slots.slots], infer_schema_length=None)
 
     def as_json(self) -> dict[str, Any]:
-        """All that was found, and what it comes to."""
+        """Return all findings, and the conclusion."""
         return {"module": str(self.request.module), **self.found.as_json(), "summary": str(self)}
 
     def tables(self) -> list[Table]:
-        """Hosts, slots, layers where they were compared, and methods."""
+        """Return tables of hosts, slots, layers (if they were compared) and methods."""
         return check_tables(self.found)
 
     def lines(self) -> list[str]:
-        """What the tables come to, and what to do."""
+        """Return the conclusion from the tables, and what to do."""
         return check_sentences(self.found)
 
 
@@ -279,16 +279,16 @@ class Compared(Result):
 
     @cached_property
     def verdict(self) -> dict[str, Any] | None:
-        """Copy, align, refresh, retrain or not enough evidence, with its sentence; None without a ported arm."""
+        """Copy, align, refresh, retrain or not enough evidence, with a sentence; None without a ported arm."""
         return verdict_of(self.comparison)
 
     @cached_property
     def summary(self) -> str:
-        """Ported against sampled at the smallest budget, in one sentence."""
+        """Compare ported with sampled at the smallest budget, in one sentence."""
         return comparison_sentence([self.comparison])
 
     def difference(self, one: str, other: str, budget: int) -> dict[str, float]:
-        """Paired difference of two arms in accuracy, with its 95 % interval over test items."""
+        """Return the paired difference in accuracy of two arms, with its 95 % interval over test items."""
         found = self.comparison.difference(one, other, budget)
         return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
@@ -296,36 +296,36 @@ class Compared(Result):
         return str(self.verdict["sentence"]) if self.verdict else self.summary
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a run."""
+        """Return one row for each run."""
         return pl.DataFrame([asdict(row) for row in self.comparison.rows])
 
     def as_json(self) -> dict[str, Any]:
-        """Every run, the plan, the summary and the verdict."""
+        """Return every run, the plan, the summary and the verdict."""
         return {**self.comparison.as_json(), "summary": self.summary, "verdict": self.verdict}
 
     def tables(self) -> list[Table]:
-        """Mean accuracy by arm and budget."""
+        """Return the mean accuracy by arm and budget."""
         return [comparison_table([self.comparison])]
 
     def lines(self) -> list[str]:
-        """The summary, and the verdict where there is one."""
+        """Return the summary, and the verdict if there is one."""
         verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
         return [self.summary, *verdict, *written_to(path_of(self.request.out))]
 
     def remarks(self) -> list[str]:
-        """How ``auto`` chose."""
+        """Say how ``auto`` chose the method, if it did."""
         return chosen(self.comparison.choice)
 
     def report(self, out: str | Path) -> Path:
-        """Write one self-contained page."""
-        from peftport.report.compared import comparison_page  # here: figures are slow to import
+        """Write a self-contained page and return its path."""
+        from peftport.report.compared import comparison_page  # imported here because figures are slow to import
 
         return write_page(out, comparison_page(self.comparison, self.request.command))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Demonstrated(Result):
-    """What the demonstration found: a comparison for each technique."""
+    """The results of the demonstration: a comparison for each technique."""
 
     request: DemoRequest
     demo: Demo
@@ -334,19 +334,19 @@ class Demonstrated(Result):
         return comparison_sentence(self.demo.comparisons)
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a run, all techniques."""
+        """Return one row for each run of all techniques."""
         return pl.DataFrame([asdict(row) for one in self.demo.comparisons for row in one.rows])
 
     def as_json(self) -> dict[str, Any]:
-        """Every run of every technique, and what they were measured with."""
+        """Return every run of every technique, with the settings and versions."""
         return self.demo.as_json()
 
     def tables(self) -> list[Table]:
-        """Mean accuracy by technique, arm and budget."""
+        """Return the mean accuracy by technique, arm and budget."""
         return [comparison_table(self.demo.comparisons)]
 
     def lines(self) -> list[str]:
-        """The sentence, and where the files are."""
+        """Return the summary, and where the files are."""
         if self.request.out is None:
             return [str(self)]
         out = Path(self.request.out)
@@ -354,7 +354,7 @@ class Demonstrated(Result):
         return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
 
     def report(self, out: str | Path) -> Path:
-        """Write one self-contained page."""
+        """Write a self-contained page and return its path."""
         from peftport.report.compared import demo_findings
         from peftport.report.html import render
 
@@ -372,7 +372,7 @@ class UpdatedHost(Result):
         return "; ".join(self.lines())
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a checkpoint: its folder, steps, loss and distances."""
+        """Return one row for each checkpoint: its folder, steps, loss and distances."""
         return pl.DataFrame([
             {"folder": str(one.folder), "steps": one.record.steps, "loss": one.record.loss}
             | {"weights": one.record.distance.weights, "function": one.record.distance.function}
@@ -380,12 +380,12 @@ class UpdatedHost(Result):
         ])  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """The folder, and the record of every checkpoint."""
+        """Return the folder, and the record of every checkpoint."""
         found = [{"folder": str(one.folder), **one.record.model_dump(mode="json")} for one in self.checkpoints]
         return {"out": str(self.request.out), "checkpoints": found}
 
     def lines(self) -> list[str]:
-        """How far each checkpoint is from the host."""
+        """Say how far each checkpoint is from the original host."""
         return [
             f"{one.folder}: weights {one.record.distance.weights:.3%}, function {one.record.distance.function:.5f} "
             f"from {self.request.host}; loss {one.record.loss:.3f}"
