@@ -50,7 +50,7 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 
     Raises:
         BadRequest: an unknown name, or a setting out of range.
-        SlotMismatch: the module's host is another one.
+        SlotMismatch: the module belongs to another host.
 
     """
     return Evaluated(request, evaluate_host(request))
@@ -61,7 +61,7 @@ def port(request: PortRequest) -> Ported:
     """Return the module on its new host, and what the method did slot by slot.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or records a different origin from the one that is given.
         SlotMismatch: the module does not fit the receiver by this method.
 
     """
@@ -73,7 +73,7 @@ def check(request: CheckRequest) -> Checked:
     """Return what fits, what is on record, and the method to use.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or records a different origin from the one that is given.
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
@@ -118,8 +118,8 @@ def update_host(request: HostUpdateRequest) -> UpdatedHost:
     """Return the checkpoints, each a host.
 
     Raises:
-        BadRequest: a number makes no sense, or ``out`` is in use.
-        TaskRefused: the text is absent, not UTF-8 or too short.
+        BadRequest: a number is out of range, or ``out`` is in use.
+        TaskRefused: the text file is missing, not UTF-8 or too short.
         HostRefused: the host is broken, or its tokenizer lacks what the objective needs.
         TrainingFailed: a loss or a weight is no longer finite.
 

@@ -55,23 +55,23 @@ def estimate(plan: Plan, workers: int) -> Estimate:
 
 
 def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) -> Speed | None:
-    bench = _bench(study, host, task)
-    if bench is None:
+    bound = _bound(study, host, task)
+    if bound is None:
         return None
     entries = min(ENTRIES, study.execution.stack)
-    starts = [Start(bench.fresh(technique.spec, seed), seed) for seed in range(entries)]
-    bench.train(technique.spec, starts, [1], 1e-4)
+    starts = [Start(bound.fresh(technique.spec, seed), seed) for seed in range(entries)]
+    bound.train(technique.spec, starts, [1], 1e-4)
     begun = time.perf_counter()
-    kept = bench.train(technique.spec, starts, [STEPS], 1e-4)
+    kept = bound.train(technique.spec, starts, [STEPS], 1e-4)
     trained = time.perf_counter()
     modules = [one[STEPS].matrices for one in kept]
-    bench.test(technique.spec, modules)
+    bound.test(technique.spec, modules)
     tested = time.perf_counter() - trained
     size = sum(t.numel() * 4 for own in modules[0].values() for t in own.values())
     return Speed((trained - begun) / (STEPS * entries), tested / (ITEMS * entries), size)
 
 
-def _bench(study: StudySpec, host: str, task: str) -> BoundTask | None:
+def _bound(study: StudySpec, host: str, task: str) -> BoundTask | None:
     made = study.hosts.get(host)
     loaded = open_task(task, study.data.get(task))
     try:

@@ -33,7 +33,7 @@ class RunOptions:
 def execute(
     plan: Plan,
     place: Path,
-    means: RunOptions,
+    options: RunOptions,
     *,
     limits: Limits,
     retry_failed: bool = False,
@@ -51,18 +51,18 @@ def execute(
             not installed; or a host, a task or a library is not what the jobs on record ran on.
 
     """
-    trackers = make_trackers(means.track)
+    trackers = make_trackers(options.track)
     if place.exists() and not place.is_dir():
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
-    if means.executor == "processes":  # on a cluster, the machines find the hosts themselves
+    if options.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
-    executor = executors.make_executor(means.executor, means.workers, means.threads, plan.study.loading)
+    executor = executors.make_executor(options.executor, options.workers, options.threads, plan.study.loading)
     with only_driver(place):
         ledger = Ledger(place)
         try:
             ledger.check()
-            check_inputs(plan, ledger, accept_versions=accept_versions, here=means.executor == "processes")
+            check_inputs(plan, ledger, accept_versions=accept_versions, here=options.executor == "processes")
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, warn) as tracked:

@@ -122,13 +122,13 @@ class Processes:
         pool = self._pools[worker]
         if pool is None:
             device = self._devices[worker % len(self._devices)] if self._devices else None
-            given = (self._threads, device)
-            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=given)
+            settings = (self._threads, device)
+            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=settings)
             self._pools[worker] = pool
         return pool
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what ended."""
+        """Return the stacks that ended; wait for one at most this long."""
         if not self._running:
             return []
         done, _ = wait(self._running, timeout_seconds, FIRST_COMPLETED)
@@ -279,7 +279,7 @@ class RayCluster:
         self._running[self._task.remote(request, self._threads, names, *values)] = (stack, time.perf_counter())
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what ended."""
+        """Return the stacks that ended; wait for one at most this long."""
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)

@@ -49,7 +49,7 @@ def choose_for(
     receiver = open_host(to)
     hosts = compare_hosts(module, find_origin(module, origin, loaded=False), receiver)
     methods = method_checks(module, hosts, receiver, available, recorded().ports)
-    kept = [one for one in methods if not (porters_only and one.name == DISTILL)]
+    kept = [method for method in methods if not (porters_only and method.name == DISTILL)]
     choice = choose_method(kept, same_host=hosts.same_host)
     if choice.method is None:
         raise BadRequest(f"--method auto: {choice.word}: {choice.why}; or name a method (peftport methods)")

@@ -45,11 +45,11 @@ def compare_module(request: CompareRequest) -> Comparison:
         plan = replace(plan, method=choice.method or AUTO)
     settings = train_settings(request.max_tokens, request.batch_size)
     bound = bind_task(to, task, own_readout(module, request.readout), settings, request.test_items, loading)
-    given = open_port_inputs(
+    inputs = open_port_inputs(
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
         progress=request.progress,
     )  # fmt: skip
-    return replace(run_comparison(module, bound, plan, request.progress, given), choice=choice)
+    return replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:

@@ -120,10 +120,10 @@ class Comparison:
 
 def run_comparison(
     module: Module,
-    bench: BoundTask,
+    bound: BoundTask,
     plan: ComparisonPlan,
     progress: Progress | None = None,
-    given: PortInputs | None = None,
+    inputs: PortInputs | None = None,
 ) -> Comparison:
     """Port a module to the host of a bound task and run every arm at every budget and seed.
 
@@ -133,30 +133,30 @@ def run_comparison(
 
     """
     progress = progress or Silent()
-    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
+    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bound.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
-    starts = _starts(module, bench, plan, given)
+    starts = _starts(module, bound, plan, inputs)
     begun = time.perf_counter()
-    label = f"{module.spec.kind} on {bench.host.name}"
-    trained = bench.train(
+    label = f"{module.spec.kind} on {bound.host.name}"
+    trained = bound.train(
         module.spec,
         [starts[key] for key in keys],
         plan.budgets,
         rate,
         progress,
         f"training {label}",
-        budget_bytes=bench.spare_bytes(),
+        budget_bytes=bound.spare_bytes(),
     )
     train_seconds = (time.perf_counter() - begun) / max(1, len(keys) * max(plan.budgets))
     begun = time.perf_counter()
-    scores = _test(bench, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
+    scores = _test(bound, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
     test_seconds = (time.perf_counter() - begun) / len(scores)
-    [bare] = bench.test(None, [])
+    [bare] = bound.test(None, [])
     rows = [
         ComparisonRow(
             technique=module.spec.kind,
             origin=module.host.name,
-            receiver=bench.host.name,
+            receiver=bound.host.name,
             arm=arm,
             budget=budget,
             seed=seed,
@@ -169,30 +169,30 @@ def run_comparison(
         for (arm, budget, seed), s in scores.items()
     ]
     return Comparison(
-        module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores
+        module.spec.kind, module.host.name, bound.host.name, bound.task.spec.name, plan, rate, bare, rows, scores
     )
 
 
 def _starts(
-    module: Module, bench: BoundTask, plan: ComparisonPlan, given: PortInputs | None
+    module: Module, bound: BoundTask, plan: ComparisonPlan, inputs: PortInputs | None
 ) -> dict[tuple[Arm, int], Start]:
     """Return the start of every (arm, seed). Each arm has its own random stream, derived from the seed."""
-    ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"), given)
-    start = bench.startable(ported)
+    ported = porter_named(plan.method).port(module, bound.host, rng_for(0, "porting"), inputs)
+    start = bound.startable(ported)
     sampler = sampler_named(plan.sampler)
     starts: dict[tuple[Arm, int], Start] = {}
     for seed in plan.seeds:
         for arm in plan.arms:
             if arm == "sampled":
-                drawn = sampler.port(ported, bench.host, rng_for(seed, "sampling"))
-                starts[arm, seed] = Start(bench.startable(drawn), seed)
+                drawn = sampler.port(ported, bound.host, rng_for(seed, "sampling"))
+                starts[arm, seed] = Start(bound.startable(drawn), seed)
             else:
-                starts[arm, seed] = Start(start if arm == "ported" else bench.fresh(module.spec, seed), seed)
+                starts[arm, seed] = Start(start if arm == "ported" else bound.fresh(module.spec, seed), seed)
     return starts
 
 
 def _test(
-    bench: BoundTask,
+    bound: BoundTask,
     module: Module,
     plan: ComparisonPlan,
     trained: dict[tuple[Arm, int], dict[int, Checkpoint]],
@@ -207,7 +207,7 @@ def _test(
             for seed in plan.seeds:
                 if not (arm == "ported" and budget == 0 and seed != first):
                     jobs[arm, budget, seed] = trained[arm, seed][budget].matrices
-    tested = dict(zip(jobs, bench.test(module.spec, list(jobs.values()), progress, title), strict=True))
+    tested = dict(zip(jobs, bound.test(module.spec, list(jobs.values()), progress, title), strict=True))
     keys: Sequence[tuple[Arm, int, int]] = [
         (arm, budget, seed) for arm in plan.arms for budget in sorted(plan.budgets) for seed in plan.seeds
     ]

@@ -216,11 +216,11 @@ def _port_all(
             if name == DISTILL:
                 ported[name] = distill_for(request, module, bound)
             else:
-                given = open_port_inputs(
+                inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
                     as_technique=request.as_, progress=progress, shared=cache,
                 )  # fmt: skip
-                ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), given)
+                ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:
             refusals[name] = str(error)
     return refusals, ported

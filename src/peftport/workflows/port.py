@@ -110,11 +110,11 @@ def _carried(method: str, request: PortRequest, module: Module, task: Task | Non
         receiver = bound.host
     else:
         receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
-    given = open_port_inputs(
+    inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bench=bound,
         as_technique=request.as_, progress=request.progress,
     )  # fmt: skip
-    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), given), receiver)
+    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), inputs), receiver)
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:

@@ -36,22 +36,22 @@ class PortCheck:
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole result as JSON values."""
-        kin = self.kinship
-        tokens = None if kin.tokens is None else {**asdict(kin.tokens), "share": kin.tokens.share}
+        hosts = self.kinship
+        tokens = None if hosts.tokens is None else {**asdict(hosts.tokens), "share": hosts.tokens.share}
         return {
             "technique": self.technique,
-            "origin": kin.origin.model_dump(),
-            "receiver": kin.receiver.model_dump(),
-            "same_host": kin.same_host,
-            "same": kin.same,
-            "origin_at_hand": kin.at_hand,
-            "origin_note": kin.note or None,
-            "weight_distance": kin.distance,
+            "origin": hosts.origin.model_dump(),
+            "receiver": hosts.receiver.model_dump(),
+            "same_host": hosts.same_host,
+            "same": hosts.same,
+            "origin_at_hand": hosts.at_hand,
+            "origin_note": hosts.note or None,
+            "weight_distance": hosts.distance,
             "tokens": tokens,
             **asdict(self.slots),
             "layers": [asdict(layer) for layer in self.layers],
             "layers_note": self.layers_note,
-            "methods": [{**asdict(one), "able": one.able} for one in self.methods],
+            "methods": [{**asdict(method), "able": method.able} for method in self.methods],
             "choice": asdict(self.choice),
         }
 
@@ -77,7 +77,7 @@ def check_port(
 
     """
     progress = progress or Silent()
-    kin = compare_hosts(module, origin, receiver)
+    hosts = compare_hosts(module, origin, receiver)
     slots = slot_checks(module, origin.host, receiver, progress, rng)
     layers: tuple[LayerCheck, ...] = ()
     note: str | None = NO_TEXTS
@@ -86,6 +86,6 @@ def check_port(
         note = None if layers else "the hosts have no stack of layers of one kind"
     elif texts:
         note = f"not measured: {origin.note}"
-    methods = method_checks(module, kin, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
-    choice = choose_method(methods, same_host=kin.same_host)
-    return PortCheck(module.spec.kind, kin, slots, layers, note, methods, choice)
+    methods = method_checks(module, hosts, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
+    choice = choose_method(methods, same_host=hosts.same_host)
+    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice)

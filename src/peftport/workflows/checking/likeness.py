@@ -21,7 +21,7 @@ class LayerCheck:
     most_like_cka: float
 
 
-def layer_checks(origin: Host, receiver: Host, given: PortInputs) -> tuple[LayerCheck, ...]:
+def layer_checks(origin: Host, receiver: Host, inputs: PortInputs) -> tuple[LayerCheck, ...]:
     """Compute CKA for the layers of every stack that both hosts have; empty where they have none in common.
 
     Raises:
@@ -29,7 +29,7 @@ def layer_checks(origin: Host, receiver: Host, given: PortInputs) -> tuple[Layer
 
     """
     found = []
-    for stack, table in similarity(origin, receiver, given).items():
+    for stack, table in similarity(origin, receiver, inputs).items():
         origin_layers, receiver_layers = table.shape
         for j in range(receiver_layers):
             takes, best = by_end(stack, j, origin_layers, receiver_layers), int(table[:, j].argmax())

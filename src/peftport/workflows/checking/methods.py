@@ -76,15 +76,15 @@ class MethodCheck:
 
 
 def method_checks(
-    module: Module, kin: HostComparison, receiver: Host, offered: AvailableInputs, ports: Sequence[RecordedPort]
+    module: Module, hosts: HostComparison, receiver: Host, available: AvailableInputs, ports: Sequence[RecordedPort]
 ) -> tuple[MethodCheck, ...]:
     """Check all porters, in their order, and distilling."""
     found = []
     for porter in PORTERS.values():
         refusal = _refusal(porter, module, receiver)
         needs = porter.needs if refusal else porter.needs_for(module, receiver)
-        found.append(_checked(porter.name, needs, refusal, module, kin, offered, ports))
-    found.append(_checked(distill.NAME, "training", None, module, kin, offered, ports))
+        found.append(_checked(porter.name, needs, refusal, module, hosts, available, ports))
+    found.append(_checked(distill.NAME, "training", None, module, hosts, available, ports))
     return tuple(found)
 
 
@@ -93,24 +93,24 @@ def _checked(
     needs: Need,
     refusal: str | None,
     module: Module,
-    kin: HostComparison,
-    offered: AvailableInputs,
+    hosts: HostComparison,
+    available: AvailableInputs,
     ports: Sequence[RecordedPort],
 ) -> MethodCheck:
-    marks = (kin.origin.weights[:MARK], kin.receiver.weights[:MARK])
+    marks = (hosts.origin.weights[:MARK], hosts.receiver.weights[:MARK])
     technique = module.spec.kind
     here = [p for p in ports if (p.marks, p.technique, p.method) == (marks, technique, name)]
     asked = Asked(
-        technique, name, kin.origin.family, kin.receiver.family, bool(kin.tokens and kin.tokens.equal), kin.distance,
-        frozenset(marks),
+        technique, name, hosts.origin.family, hosts.receiver.family, bool(hosts.tokens and hosts.tokens.equal),
+        hosts.distance, frozenset(marks),
     )  # fmt: skip
-    if kin.same_host:
+    if hosts.same_host:
         predicted = Predicted(unknown=SAME_HOST)
-    elif not kin.at_hand:
+    elif not hosts.at_hand:
         predicted = Predicted(unknown="the origin is not at hand, so how far apart the weights are is not known")
     else:
         predicted = predict(ports, asked)
-    return MethodCheck(name, needs, refusal, _lacking(needs, kin, offered), _recorded(here), predicted)
+    return MethodCheck(name, needs, refusal, _lacking(needs, hosts, available), _recorded(here), predicted)
 
 
 def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
@@ -120,9 +120,9 @@ def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
 
 def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
     """Return why a porter cannot carry a module: by what it declares, and by slots that it would leave out."""
-    said = porter.refusal(module, receiver)
-    if said is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
-        return said
+    refusal = porter.refusal(module, receiver)
+    if refusal is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
+        return refusal
     try:
         check_pairs(module, receiver, pair_slots(module, receiver.slots, receiver.kind), porter.name)
     except BadRequest as error:
@@ -130,10 +130,10 @@ def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
     return None
 
 
-def _lacking(needs: Need, kin: HostComparison, offered: AvailableInputs) -> str | None:
+def _lacking(needs: Need, hosts: HostComparison, available: AvailableInputs) -> str | None:
     with_origin: tuple[Need, ...] = ("weights", "texts", "training")
-    given: dict[Need, bool] = {"texts": offered.texts, "labels": offered.task, "training": offered.task}
-    missing = [REMEDIES["weights"]] if needs in with_origin and not kin.at_hand else []
+    given: dict[Need, bool] = {"texts": available.texts, "labels": available.task, "training": available.task}
+    missing = [REMEDIES["weights"]] if needs in with_origin and not hosts.at_hand else []
     if not given.get(needs, True):
         missing.append(REMEDIES[needs])
     return " and ".join(missing) or None
