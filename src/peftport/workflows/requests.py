@@ -42,15 +42,15 @@ MODULE_ARGUMENT = option(
 )  # fmt: skip
 TO = option(f"The receiver. {HOST}", metavar="HOST")
 FROM = option("The origin: needed for a PEFT or adapters folder, checked where recorded.", metavar="HOST")
-TRUST_ORIGIN = option("The origin, whatever fingerprint the module records.", metavar="HOST")
-TEXTS = option("Unlabelled texts, for methods that need them: .txt, or a task.", metavar="FILE|TASK")
+TRUST_ORIGIN = option("Use this host as the origin, whatever fingerprint the module records.", metavar="HOST")
+TEXTS = option("Unlabelled texts, for methods that need them: a .txt file or a task.", metavar="FILE|TASK")
 FORMAT = option(
     "native, peft (LoRA only) or adapters (every technique but LoRA).", choices=("native", "peft", "adapters")
 )
-READOUT = option("label_tokens, prototype or linear; default by the host's kind.")
+READOUT = option("label_tokens, prototype or linear; by default chosen by the host's kind.")
 MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
-BATCH_SIZE = option("Texts a training step.", at_least=1)
-LEARNING_RATE = option("Default: the technique's own (peftport techniques).", between=(0, 10))
+BATCH_SIZE = option("Number of texts in a training step.", at_least=1)
+LEARNING_RATE = option("By default the technique's own (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
@@ -75,7 +75,7 @@ class TaskRequest(Request):
         metadata=option("Column of the texts, for your own data; two with a comma between are pairs of texts."),
     )
     label: str | None = field(default=None, metadata=option("Column of the labels, for your own data."))
-    group: str | None = field(default=None, metadata=option("Column of groups that no split may tear apart."))
+    group: str | None = field(default=None, metadata=option("Column of groups; the rows of a group stay in one split."))
     labels: Sequence[str] | None = field(
         default=None, metadata=option("The labels that may occur, in order: negative,positive.", read=names)
     )
@@ -85,14 +85,16 @@ class TaskRequest(Request):
     description: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "What a label means, once a label, in their order; the prototype readout's.", repeated=True, read=tuple
+            "Describes a label for the prototype readout; give one for each label, in their order.",
+            repeated=True,
+            read=tuple,
         ),
     )
     prompt: str | None = field(
         default=None,
         metadata=option(
-            "An encoder-decoder's prompt, with {text} in it; of pairs a decoder's too, with both columns in it, such "
-            "as {premise} and {hypothesis}."
+            "The prompt of an encoder-decoder, which contains {text}; for pairs also of a decoder, with both columns, "
+            "such as {premise} and {hypothesis}."
         ),
     )
 
@@ -105,7 +107,8 @@ class DemoRequest(Request):
     """
 
     settings: DemoSettings | None = field(
-        default=None, metadata=option("How much it does; the default takes about four minutes.", only_python=True)
+        default=None,
+        metadata=option("The size of the demonstration; the default takes about four minutes.", only_python=True),
     )
     _: KW_ONLY
     out: Place | None = field(
@@ -204,8 +207,8 @@ class PortRequest(Request):
     method: str | Sequence[str] = field(
         default="copy",
         metadata=option(
-            "How (peftport methods). auto: as check chooses. Several, the simplest first, such as copy,theseus: "
-            "the one that the validation items of --task carry."
+            "The porting method (peftport methods); auto: what check chooses. Of several, the simplest first, such as "
+            "copy,theseus, the one that the validation items of --task favour is kept."
         ),
     )
     format: Format | None = field(default=None, metadata=FORMAT)
@@ -218,9 +221,11 @@ class PortRequest(Request):
         ),
     )  # fmt: skip
     as_: Literal["adapter"] | None = field(
-        default=None, metadata=option("adapter: carry a Compacter as an adapter, exactly.", choices=("adapter",))
+        default=None, metadata=option("adapter: convert a Compacter exactly to an adapter.", choices=("adapter",))
     )
-    steps: int = field(default=120, metadata=option("Training steps of distill; no other trains.", at_least=1))
+    steps: int = field(
+        default=120, metadata=option("Training steps of distill, the only method that trains.", at_least=1)
+    )
     readout: str | None = field(default=None, metadata=READOUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     test_items: int | None = field(
@@ -262,8 +267,10 @@ class CompareRequest(Request):
         default=(0, 10, 40), metadata=option("Steps of further training before each test.", read=numbers)
     )
     seeds: int = field(default=3, metadata=option("How many seeds: 0, 1, ...", at_least=1))
-    arms: Sequence[str] = field(default=ARMS, metadata=option("Which arms.", read=names))
-    method: str = field(default="copy", metadata=option("How to port (peftport methods); auto: as check chooses."))
+    arms: Sequence[str] = field(default=ARMS, metadata=option("The arms to compare.", read=names))
+    method: str = field(
+        default="copy", metadata=option("The porting method (peftport methods); auto: what check chooses.")
+    )
     sampler: str = field(
         default="gaussian", metadata=option("gaussian, permutation, spectrum or norm_matched.")
     )  # fmt: skip
@@ -307,8 +314,10 @@ class HostUpdateRequest(Request):
     _: KW_ONLY
     steps: int = field(metadata=option("Pretraining steps.", at_least=1))
     out: Place = field(metadata=option("The new folder; each checkpoint is a host in it, step-N.", path=True))
-    save_at: Sequence[int] = field(default=(), metadata=option("Further steps to keep: 10,50.", read=numbers))
-    learning_rate: float = field(default=1e-5, metadata=option("The host's; a fresh head has its own."))
+    save_at: Sequence[int] = field(
+        default=(), metadata=option("Further steps to save a checkpoint at: 10,50.", read=numbers)
+    )
+    learning_rate: float = field(default=1e-5, metadata=option("Learning rate of the host; a fresh head has its own."))
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     seed: int = field(default=0, metadata=option("Seed of masks and data order.", at_least=0))
