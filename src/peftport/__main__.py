@@ -1,4 +1,7 @@
-"""``python -m peftport`` and the script ``peftport``: signals and streams are in hand before anything heavy."""
+"""The entry point of ``python -m peftport`` and the script ``peftport``.
+
+It sets up signals and streams before it imports anything slow.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def _open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is the closed one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
     for stream in (sys.stdout, sys.stderr):

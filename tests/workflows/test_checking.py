@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from peftport.analysis.prediction import Predicted, RecordedPort
+from peftport.analysis.prediction import Prediction, RecordedPort
 from peftport.analysis.prediction.predict import FLOOR
 from peftport.analysis.stats import Interval
 from peftport.core.errors import BadRequest, ModuleRefused
@@ -165,7 +165,7 @@ def interval(estimate: float, margin: float) -> Interval:
 
 
 def method(name: str, gain: Interval | None = None, here: Interval | None = None, **changes: object) -> MethodCheck:
-    told = Predicted(gain) if gain else Predicted(unknown="not on record")
+    told = Prediction(gain) if gain else Prediction(unknown="not on record")
     on_record = (OnRecord("s", "t", here),) if here else ()
     return replace(MethodCheck(name, "nothing", None, None, on_record, told), **changes)  # type: ignore[arg-type]
 

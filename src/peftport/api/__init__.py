@@ -1,4 +1,8 @@
-"""The Python interface: the command line's words as functions, their results as objects. `peftport` re-exports it."""
+"""The Python interface: every command as a function, and its result as an object. `peftport` re-exports it.
+
+`calls` has the functions, `results` what they return, `study` the class for studies, and `attached` the function that
+puts a module on a transformers model.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A module on a plain transformers model, for inference.
+"""Attach a module to a transformers model for inference.
 
-Matrices stay beside the model's: attaching changes no weight, detaching leaves none behind. A prefix on a decoder takes
-positions before the text, so positions are shifted by its length here as they were in training.
+The matrices of the module are kept beside those of the model: attaching changes no weight, and detaching restores the
+model. A prefix on a decoder takes positions before the text, so positions are shifted by its length, as in training.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from peftport.techniques.attach import attached, prefix_length
 
 @dataclass(eq=False, repr=False)
 class Attached:
-    """A model with a module on it. Leaving the ``with`` block, or ``detach()``, gives the bare model back.
+    """A model with a module attached. Leaving the ``with`` block, or ``detach()``, restores the bare model.
 
     Attributes:
-        model: the transformers model; call it, or its ``generate``, as ever.
-        tokenizer: the host's tokenizer; None where a model without one was given.
-        module: what is attached. A linear readout's head is in ``module.head``: it belongs to no transformers model.
+        model: the transformers model; call it, or its ``generate``, as usual.
+        tokenizer: the host's tokenizer; None where `attach` was given a model.
+        module: the attached module. The head of a linear readout is in ``module.head``; the model does not apply it.
 
     """
 
@@ -58,34 +58,34 @@ class Attached:
         self.detach()
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Call the model without gradients."""
+        """Call the model without computing gradients."""
         with torch.no_grad():
             return self.model(*inputs, **named)
 
     def detach(self) -> None:
-        """Take the module off, and put the model's own attention, mode and gradients back. Twice is once."""
+        """Detach the module and restore the model's attention, mode and gradients. A second call has no effect."""
         self._stack.close()
 
 
 def attach(model: Any, module: str | Path) -> Attached:
     """Put a module folder (native, PEFT or adapters) on a model.
 
-    A transformers model is frozen and put in evaluation mode until the module is taken off. It is checked against the
-    module's host where it was loaded from a folder or the hub's cache; one made or changed in memory is taken at its
-    word: only its slots and widths are checked.
+    A transformers model is frozen and put in evaluation mode until the module is detached. If it was loaded from a
+    folder or the hub's cache, it must be the host of the module. If it was made or changed in memory, only its slots
+    and widths are checked.
 
     Args:
         model: a transformers model, or a host as the command line takes it, which is then loaded with its tokenizer.
-        module: a module folder of this very host; `port` makes one of a module of another host.
+        module: a module folder for this host; `port` makes one from a module of another host.
 
     Raises:
         SlotMismatch: the module is for another host, or does not fit.
         ModuleRefused: the folder is broken.
-        HostRefused: a model of no known family, one that has a module already, or one in 4 bits that ran already.
+        HostRefused: the model is of no known family, has a module already, or is in 4 bits and was run before.
 
     """
     folder, restore = Path(module), ExitStack()
-    with ExitStack() as undone:  # whatever fails below leaves the model as it was
+    with ExitStack() as undone:  # if anything fails below, the model is restored
         undone.callback(restore.close)
         host, known = _wrapped(model, restore) if isinstance(model, nn.Module) else (_loaded(str(model), folder), True)
         own = read_module(folder, host)
@@ -102,7 +102,7 @@ def attach(model: Any, module: str | Path) -> Attached:
 
 
 def _loaded(ref: str, folder: Path) -> Host:
-    """The host with the head that the module's readout reads, where the module says which."""
+    """Load the host with the head that the readout of the module uses, if the module records one."""
     task = read_module(folder).task if format_of(folder) == "native" else None
     source = find_host(ref)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
@@ -111,7 +111,7 @@ def _loaded(ref: str, folder: Path) -> Host:
 
 
 def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
-    """A model in memory as a host, and whether its weights are known: those of a folder that is here."""
+    """Make a host of a model in memory. Also returns whether its weights are known, from the folder of the model."""
     config, name = getattr(model, "config", None), str(getattr(model, "name_or_path", "") or type(model).__name__)
     if config is None or not hasattr(model, "set_attn_implementation"):
         raise HostRefused(f"attach: expected a transformers model, got {type(model).__name__}; give the model inside")
@@ -132,7 +132,7 @@ def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
 
 
 def _files_fingerprint(model: Any, name: str, family: str) -> Fingerprint | None:
-    """The fingerprint of the folder that a model was loaded from, if it is here."""
+    """Return the fingerprint of the folder that a model was loaded from, if that is on this machine."""
     folder = Path(name)
     if not folder.is_dir():
         cached = _cached(name, getattr(model.config, "_commit_hash", None))
@@ -141,8 +141,8 @@ def _files_fingerprint(model: Any, name: str, family: str) -> Fingerprint | None
         folder = cached
     try:
         found = fingerprint(folder, name, family)
-        return found.model_copy(update={"settings": settings_of(model.config), "config": ""})  # as they are by now
-    except (HostRefused, OSError, ValueError):  # loaded in some other way than from these files
+        return found.model_copy(update={"settings": settings_of(model.config), "config": ""})  # the present settings
+    except (HostRefused, OSError, ValueError):  # the model was not loaded from these files
         return None
 
 
@@ -169,7 +169,7 @@ def _enter(host: Host, module: Module, restore: ExitStack) -> None:
 
 
 def _shift_positions(shift: int, base: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Positions begin at ``shift``; padding, on whichever side, counts for none."""
+    """Make positions begin at ``shift``; padding on either side does not count."""
     positions = named.get("position_ids")
     if positions is None:
         given = named.get("input_ids") if not args else args[0]

@@ -1,8 +1,8 @@
 """The commands as functions, which the command line calls too.
 
-An option ``--test-items`` is the keyword ``test_items``; ``--from`` and ``--as``, which Python reserves, are ``from_``
-and ``as_``. A task is what the command line takes, or what `load_task` returned. What the functions take is defined in
-`peftport.workflows.requests`.
+The option ``--test-items`` is the keyword ``test_items``; ``--from`` and ``--as``, which are reserved in Python, are
+``from_`` and ``as_``. A task is given as on the command line, or as the object that `load_task` returns.
+`peftport.workflows.requests` defines the keywords.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from peftport.workflows.train import train_module
 
 @takes(TrainRequest)
 def train(request: TrainRequest) -> Trained:
-    """Return the module, and the host's test without and with it.
+    """Return the module, and the test scores of the host without and with it.
 
     Raises:
         BadRequest: an unknown name, a setting out of range, an output folder in use.
@@ -51,7 +51,7 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 
     Raises:
         BadRequest: an unknown name, or a setting out of range.
-        SlotMismatch: the module's host is another one.
+        SlotMismatch: the module belongs to another host.
 
     """
     return Evaluated(request, evaluate_host(request))
@@ -62,7 +62,7 @@ def port(request: PortRequest) -> Ported:
     """Return the module on its new host, and what the method did slot by slot.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or records a different origin from the one that is given.
         SlotMismatch: the module does not fit the receiver by this method.
 
     """
@@ -74,7 +74,7 @@ def check(request: CheckRequest) -> Checked:
     """Return what fits, what is on record, and the method to use.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or records a different origin from the one that is given.
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
@@ -119,8 +119,8 @@ def update_host(request: HostUpdateRequest) -> UpdatedHost:
     """Return the checkpoints, each a host.
 
     Raises:
-        BadRequest: a number makes no sense, or ``out`` is in use.
-        TaskRefused: the text is absent, not UTF-8 or too short.
+        BadRequest: a number is out of range, or ``out`` is in use.
+        TaskRefused: the text file is missing, not UTF-8 or too short.
         HostRefused: the host is broken, or its tokenizer lacks what the objective needs.
         TrainingFailed: a loss or a weight is no longer finite.
 

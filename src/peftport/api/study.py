@@ -1,6 +1,6 @@
-"""A study from Python: planned, run, resumed, read. The words are those of ``peftport study``.
+"""Studies in Python: plan, run, resume and read them, with the words of ``peftport study``.
 
-Workers are processes that import the calling script: call ``run`` under ``if __name__ == "__main__":`` there.
+Workers are processes that import the calling script, so it must call ``run`` under ``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STATES = ("done", "failed", "blocked", "left")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Planned(Result):
-    """What a study comes to: runs, unique jobs, and the training steps that sharing saves."""
+    """The size of a study: its runs, unique jobs, and the training steps that sharing saves."""
 
     study: str
     sharing: Sharing
@@ -50,19 +50,20 @@ class Planned(Result):
         )
 
     def to_polars(self) -> pl.DataFrame:
-        """One row of counts."""
+        """Return one row of counts."""
         return pl.DataFrame([{"study": self.study, **asdict(self.sharing)}])
 
     def as_json(self) -> dict[str, Any]:
-        """The counts."""
+        """Return the counts as JSON values."""
         return {"study": self.study, **asdict(self.sharing)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ran(Result):
-    """What one call of ``run`` did; ``summary.left`` jobs are on no record yet.
+    """What one call of ``run`` did; ``summary.left`` jobs are not on record yet.
 
-    ``tracked``: runs sent, and runs already there, by tracker; ``troubles``: which trackers failed and how.
+    ``tracked`` has, for each tracker, the number of runs that were sent and of runs that it had already; ``troubles``
+    says which trackers failed and how.
     """
 
     study: str
@@ -79,25 +80,25 @@ class Ran(Result):
         )
 
     def lines(self) -> list[str]:
-        """The counts, what had to be done again, and what trackers took."""
+        """Return the counts, what had to be done again, and what was sent to trackers."""
         again = len(self.summary.recomputed)
         lost = [f"{again} jobs were done again: their artifacts were missing or corrupt"] if again else []
         sent = [f"{t}: {n['sent']} runs sent, {n['already_there']} were there already" for t, n in self.tracked.items()]
         return [str(self), *lost, *sent]
 
     def to_polars(self) -> pl.DataFrame:
-        """One row of counts."""
+        """Return one row of counts."""
         counts = {key: value for key, value in asdict(self.summary).items() if key != "recomputed"}
         return pl.DataFrame([{"study": self.study, **counts}])
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, which jobs were done again, and what trackers took."""
+        """Return the counts, which jobs were done again, and what was sent to trackers."""
         return {"study": self.study, "dir": str(self.dir), **asdict(self.summary), "tracked": self.tracked}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Status(Result):
-    """How far a study is: jobs by state, and the first line of each failure."""
+    """The progress of a study: jobs by state, and the first line of each failure."""
 
     study: str
     counts: dict[str, int]
@@ -107,17 +108,17 @@ class Status(Result):
         return f"{self.study}: {', '.join(f'{n} {state}' for state, n in self.counts.items())}"
 
     def to_polars(self) -> pl.DataFrame:
-        """One row a state."""
+        """Return one row for each state."""
         return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
 
     def as_json(self) -> dict[str, Any]:
-        """Jobs by state, and the first line of each failure."""
+        """Return the jobs by state, and the first line of each failure."""
         return {"study": self.study, **self.counts, "failures": list(self.failures)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Repaired(Result):
-    """What a repair kept, restored and gave up, in jobs."""
+    """The numbers of jobs that a repair kept, restored and gave up."""
 
     study: str
     repairs: Repairs
@@ -126,17 +127,17 @@ class Repaired(Result):
         return f"{self.study}: {self.repairs}"
 
     def to_polars(self) -> pl.DataFrame:
-        """One row of counts."""
+        """Return one row of counts."""
         return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, and under which name the damaged file is kept."""
+        """Return the counts, and the name under which the damaged file is kept."""
         return {"study": self.study, **asdict(self.repairs)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exports(Result):
-    """One row a run in ``runs``; what each run got right, item by item, in ``correct``."""
+    """The exported tables: ``runs`` has one row for each run, ``correct`` its correctness item by item."""
 
     study: str
     runs: pl.DataFrame
@@ -147,11 +148,11 @@ class Exports(Result):
         return f"{self.study}: {self.runs.height} runs ({', '.join(f'{n} {s}' for s, n in states.items())})"
 
     def to_polars(self) -> pl.DataFrame:
-        """The runs."""
+        """Return the table of runs."""
         return self.runs
 
     def as_json(self) -> dict[str, Any]:
-        """How many runs there are, by state too."""
+        """Return the number of runs, in all and by state."""
         return {"study": self.study, "runs": self.runs.height, "states": dict(Counter(self.runs["state"].to_list()))}
 
 
@@ -181,7 +182,7 @@ class Study:
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """The name in the study file."""
         return self.planned.study.name
 
     @cached_property
@@ -210,7 +211,7 @@ class Study:
         return Ran(self.name, self.dir, found, tracked.counts, tracked.troubles)
 
     def status(self) -> Status:
-        """How far the study is, and what failed."""
+        """Return how far the study is, and what failed."""
         with self._ledger() as ledger:
             ledger.check()
             states = ledger.states()
@@ -227,7 +228,7 @@ class Study:
         return Repaired(self.name, repair(self.planned, self.dir))
 
     def export(self, out: str | Path | None = None, *, format: str = "parquet") -> Exports:
-        """The runs as tables; written to the folder ``out`` if that is given, as parquet, csv or jsonl."""
+        """Return the runs as tables; if ``out`` is given, write them to that folder as parquet, csv or jsonl."""
         if format not in FORMATS:
             raise BadRequest(f"format: expected one of {', '.join(FORMATS)}, got {format}")
         exported, told = self._read()
@@ -236,8 +237,8 @@ class Study:
         return Exports(self.name, exported.runs, exported.correct)
 
     def findings(self) -> Findings:
-        """Measures, verdicts and headlines, as the report shows them; each table is a polars frame."""
-        from peftport.report.studied import study_findings  # here: figures are slow to import
+        """Return the measures, verdicts and headlines that the report shows; each table is a polars frame."""
+        from peftport.report.studied import study_findings  # imported here because figures are slow to import
 
         exported, told = self._read()
         return study_findings(exported.runs, exported.correct, told)
@@ -267,11 +268,11 @@ class Study:
 
 
 def _nobody(text: str) -> None:
-    """Hear of a tracker that fails, and say nothing: ``Ran.troubles`` has it."""
+    """Ignore the message of a tracker that fails; ``Ran.troubles`` has it."""
 
 
 def _toml(value: object) -> str:
-    """A value as a study file writes it."""
+    """Format a value as in a study file."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)

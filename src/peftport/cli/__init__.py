@@ -1,4 +1,6 @@
-"""The command line: parse, call one public function, print. The only place that prints or exits.
+"""The command line: each command parses its options, calls one public function and prints the result.
+
+Only this folder prints or exits.
 
 Commands import what they need when they run, so that ``peftport --help`` starts without torch.
 """
@@ -27,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# typer's own copy of click has no public name for it; every wrong option or argument is one of these.
+# The base of all errors about options and arguments, which typer does not export by a public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 modules.register(app)
 report.register(study.app)
@@ -41,25 +43,25 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(sys.argv[1:], prog_name="peftport", standalone_mode=False)
-        sys.stdout.flush()  # now, while a failure can be told
+        sys.stdout.flush()  # flush now, while a failure can still be reported
     except PeftportError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail(TOLD, INTERRUPTED)
     except USAGE_ERROR as error:
-        _fail(_usage(error), 2) if str(error) else sys.exit(2)  # no message: the help was shown
+        _fail(_usage(error), 2) if str(error) else sys.exit(2)  # without a message, the help was shown
     except OSError as error:
         _fail_by_the_system(error)
     else:
-        if code == INTERRUPTED:  # typer turns Control-C into this code and says nothing
+        if code == INTERRUPTED:  # typer turns Control-C into this code without a message
             _fail(TOLD, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail_by_the_system(error: OSError) -> NoReturn:
-    """The disk is full or broken, rights are missing, a path is none; or nobody reads what is printed any more."""
-    if error.errno == errno.EPIPE:  # quietly, with the code that typer gives where it sees it first
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes nowhere
+    """Exit after a system error: full or broken disk, missing permissions, invalid path, or closed stdout."""
+    if error.errno == errno.EPIPE:  # exit silently, with the code that typer uses for this
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard what is left in the buffer
         sys.exit(1)
     code = 2 if error.errno == errno.ENAMETOOLONG else 1
     where = error.filename or "the system"
@@ -74,9 +76,9 @@ def _usage(error: Exception) -> str:
 
 
 def _got(parameter: Any) -> str:
-    """The value given for the wrong option, which typer's message leaves out."""
+    """Return the value that was given for the wrong option, which typer's message does not contain."""
     got = ""
-    for word, after in pairwise([*sys.argv, ""]):  # where an option is repeated, its last value counts
+    for word, after in pairwise([*sys.argv, ""]):  # if an option is repeated, its last value counts
         name, equals, value = word.partition("=")
         if name in getattr(parameter, "opts", ()):
             got = f", got {value if equals else after!r}"

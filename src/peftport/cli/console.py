@@ -1,4 +1,4 @@
-"""What commands print with: results on stdout, progress and remarks on stderr, ``--json`` one document on stdout."""
+"""Print for the commands: results (or one JSON document) on stdout, progress and remarks on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=A
 
 
 def show(result: Result, as_json: bool) -> None:
-    """A result: its document, or its tables and lines."""
+    """Print a result as its JSON document, or as its tables and lines."""
     for line in result.remarks():
         remark(line)
     if as_json:
@@ -35,12 +35,12 @@ def show(result: Result, as_json: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(table: Table) -> None:
-    """A table as wide as the terminal allows."""
+    """Print a table, as wide as the terminal allows."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -54,18 +54,18 @@ def print_table(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """A line on stdout."""
+    """Print a line on stdout."""
     print(text)
 
 
 def remark(text: str) -> None:
-    """A line on stderr, while work goes on."""
+    """Print a line on stderr during the work."""
     print(text, file=sys.stderr)
 
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars with time left on stderr; plain silence where stderr is not a terminal."""
+    """Show progress bars with the remaining time on stderr, but nothing where stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
@@ -74,7 +74,7 @@ def bars() -> Iterator[Progress]:
 
     quiet_libraries()
     console = Console(stderr=True)
-    if not console.is_terminal:  # some versions of rich end even disabled bars with an empty line
+    if not console.is_terminal:  # some versions of rich print an empty line even for disabled bars
         yield Silent()
         return
     columns = (
@@ -98,7 +98,7 @@ class _Bars:
 
 
 def quiet_libraries() -> None:
-    """Keep other libraries' bars and remarks off the terminal: what matters is in our errors."""
+    """Silence the progress bars and warnings of other libraries; what matters is in peftport's errors."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""hosts list, hosts show, hosts install, hosts update."""
+"""The commands ``hosts list``, ``show``, ``install`` and ``update``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""demo, train, evaluate, check, port and compare, made from their requests; techniques and methods, which only list."""
+"""The commands that are made from requests (demo, train, evaluate, check, port, compare), and two lists.
+
+``techniques`` and ``methods`` only list what there is.
+"""
 
 from __future__ import annotations
 

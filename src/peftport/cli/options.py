@@ -1,4 +1,4 @@
-"""Commands made from requests: an option for each field, read, handed to the Python function, and its result printed.
+"""Make commands from requests: each field becomes an option, and the command prints what the function returns.
 
 A command whose task is the user's own data also takes the options that describe a task (`TaskRequest`).
 """
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from peftport.api.result import Result
     from peftport.tasks.task import Task
 
-Texts = dict[str, Any]  # what typer read, by the name of the field
+Texts = dict[str, Any]  # the texts that typer read, by the name of the field
 
 
 def for_rich(help: str) -> str:
-    """A help text for rich, to whom a bracket begins a style."""
+    """Escape a help text for rich, where a bracket begins a style."""
     return help.replace("[", "\\[")
 
 
@@ -35,9 +35,9 @@ TASK_FIELDS = tuple(name for name in options(TaskRequest) if name not in ("task"
 
 
 def command(call: str, request: type[Request], *, task_options_before: str | None = None) -> Callable[..., None]:
-    """The command of a request: it calls the function ``call`` of `peftport.api.calls` and prints the result.
+    """Make the command of a request, which calls the function ``call`` of `peftport.api.calls` and prints the result.
 
-    ``task_options_before``: the option before which those that describe a task stand; ``json_``: all stand before it.
+    ``task_options_before`` is the option before which the options that describe a task are put, such as ``json_``.
     """
     parameters = parameters_of(request)
     if task_options_before is not None:
@@ -59,14 +59,14 @@ def command(call: str, request: type[Request], *, task_options_before: str | Non
 def as_command(
     run: Callable[..., None], name: str, request: type[Request], parameters: list[Parameter]
 ) -> Callable[..., None]:
-    """Give a function the name, the help and the options that typer looks for."""
+    """Give a function the name, the help text and the options that typer looks for."""
     run.__name__, run.__doc__, run.__annotations__ = name, getdoc(request), {}
     run.__signature__ = Signature([*parameters, AS_JSON])  # type: ignore[attr-defined]
     return run
 
 
 def parameters_of(request: type[Request]) -> list[Parameter]:
-    """The options and arguments of a request, in the order of its fields."""
+    """Return the options and arguments of a request, in the order of its fields."""
     said = options(request)
     return [
         _parameter(each.name, str(each.type), each.default, said[each.name])
@@ -88,7 +88,7 @@ def _parameter(name: str, annotation: str, default: Any, said: Option) -> Parame
 
 
 def info(name: str, said: Option) -> Any:
-    """What typer is to know of a field, for use in `Annotated`."""
+    """Return typer's description of a field, for use in `Annotated`."""
     more: dict[str, Any] = {"help": for_rich(said.help), "metavar": said.metavar, "min": said.at_least}
     if said.argument:
         return typer.Argument(**more)
@@ -96,10 +96,10 @@ def info(name: str, said: Option) -> Any:
 
 
 def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any]:
-    """The request's values from what typer read, without those that were not given.
+    """Convert what typer read to the values of a request, without options that were not given.
 
     Raises:
-        BadRequest: a text is not what the option expects.
+        BadRequest: a text cannot be parsed as the option expects.
 
     """
     found = {}
@@ -115,7 +115,7 @@ def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any
 
 
 def naming_options(call: Callable[..., Any], **values: Any) -> Any:
-    """Call a function of a request; what it refuses is named as the command line writes it."""
+    """Call a function of a request; errors about a field name it as the command line writes it."""
     try:
         return call(**values)
     except WrongValue as error:
@@ -123,7 +123,7 @@ def naming_options(call: Callable[..., Any], **values: Any) -> Any:
 
 
 def read_task(request: TaskRequest) -> Task:
-    """The task that the options describe."""
+    """Load the task that the options describe."""
     from peftport.tasks import load_task
 
     def as_tuple(values: Any) -> tuple[str, ...] | None:
@@ -144,6 +144,6 @@ def _function(name: str) -> Callable[..., Result]:
 
 
 def _own_task(task: str, texts: Texts) -> Task | str:
-    """The task as it is named, or read as the options describe it where there are any."""
+    """Return the name of a task, or the task itself, read as the options describe, if there are any."""
     described = {name: value for name, value in values_of(TaskRequest, texts).items() if name in TASK_FIELDS}
     return read_task(TaskRequest(task, **described)) if described else task

@@ -1,4 +1,4 @@
-"""study report, study watch."""
+"""The commands ``study report`` and ``study watch``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""study plan|run|status|export|verify|repair."""
+"""The commands ``study plan``, ``run``, ``status``, ``export``, ``verify`` and ``repair``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ExecutorName = Annotated[str, o.info("executor", _RUN["executor"])]
 
 
 def read_plan(path: Path, changes: list[str] | None, only: list[str] | None) -> Plan:
-    """The plan of a study file with ``--set`` and ``--only`` applied."""
+    """Read the plan of a study file, with ``--set`` and ``--only`` applied."""
     from peftport.study.grid import read_study
     from peftport.study.plan import Plan, chosen_factors
 
@@ -53,12 +53,12 @@ def read_plan(path: Path, changes: list[str] | None, only: list[str] | None) -> 
 
 
 def place_of(plan: Plan, folder: Path | None) -> Path:
-    """Where a study's ledger is: ``--dir``, or runs/NAME."""
+    """Return the folder of the study's ledger, ``--dir`` or runs/NAME."""
     return folder or Path("runs") / plan.study.name
 
 
 def tables_of(plan: Plan, study: Path, folder: Path | None) -> tuple[Exported, About]:
-    """A study's tables and how it was run, from its ledger."""
+    """Return the tables of a study, and how it was run, from its ledger."""
     from peftport.store.artifacts import Artifacts
     from peftport.store.ledger import open_ledger
     from peftport.study.about import about
@@ -113,7 +113,7 @@ def plan_study(
 
 
 def run(**texts: Any) -> None:
-    """Run a study and say what was done."""
+    """Run a study and print what was done."""
     from peftport.api import Study
 
     as_json, found = texts.pop("json_"), o.values_of(RunRequest, texts)

@@ -1,4 +1,4 @@
-"""tasks list, tasks show."""
+"""The commands ``tasks list`` and ``tasks show``."""
 
 from __future__ import annotations
 

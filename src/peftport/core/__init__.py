@@ -1,4 +1,4 @@
-"""What every part uses and what knows nothing of models: errors, hashing, progress, the names of the arms.
+"""Helpers that every other folder uses and that know nothing of models: errors, hashing, progress, requests, arms.
 
-Nothing of peftport may be imported here.
+Nothing here imports another folder of peftport.
 """

@@ -1,4 +1,4 @@
-"""The arms: how a module in the receiver starts (Sabry & Belz 2024, sec. 3), and the host without any."""
+"""The arms of a comparison: how a module on the receiver starts (Sabry & Belz 2024, sec. 3), or no module at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BARE = "bare host"
 
 
 def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
-    """Names as arms.
+    """Check and return the names of arms.
 
     Raises:
-        UnknownName: one of them is no arm.
+        UnknownName: a name is not an arm.
 
     """
     for name in names:

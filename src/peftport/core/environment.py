@@ -1,4 +1,4 @@
-"""What a number came from besides its inputs: versions of software, and the machine."""
+"""Record the environment that a result was computed in: versions of software, and the machine."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ LIBRARIES = ("peftport", "torch", "transformers", "tokenizers", "safetensors", "
 
 
 def installed_versions() -> dict[str, str]:
-    """Python's version and those of the libraries that numbers depend on."""
+    """Return the versions of Python and of the libraries that affect numbers."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
 
 
 def version_of(library: str) -> str:
-    """The version of a library that is installed, or that it is not."""
+    """Return the version of a library, or that it is not installed."""
     try:
         return version(library)
-    except PackageNotFoundError:  # run from a source tree
+    except PackageNotFoundError:  # peftport runs from its source tree
         return "not installed as a package"
 
 
 def this_machine() -> dict[str, str]:
-    """What a time in seconds depends on."""
+    """Describe this machine as far as it affects the time that work takes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"system": platform.system(), "processor": _processor(), "cores": str(cores or "unknown")}
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, its architecture otherwise."""
+    """Return the name of the processor if the system reports it, and its architecture otherwise."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,15 +1,15 @@
-"""One tree of exceptions. The command line turns each into one line and an exit code.
+"""The exceptions of peftport. The command line turns each into one line and an exit code.
 
     PeftportError                 exit code 1: the work failed
     ├── NotFinite                 a score, an activation or a matrix is NaN or infinite
-    │   └── TrainingFailed        a loss or a matrix became so in training
+    │   └── TrainingFailed        a loss or a matrix became NaN or infinite in training
     └── BadRequest                exit code 2: the request was wrong, nothing was written
         ├── UnknownName           no host, task, technique, method, ... of that name
         ├── HostRefused           a host that is broken, unsafe or of no known family
         ├── TaskRefused           a data set that cannot be read as asked
         ├── ModuleRefused         a module folder that is incomplete, corrupt or unsafe
         ├── SlotMismatch          a module that does not fit a host
-        └── OutputRefused         a place that must not be written to
+        └── OutputRefused         an output path that must not be overwritten
 
 Every message says what, where, expected, got and remedy, in one line.
 """
@@ -21,31 +21,31 @@ from collections.abc import Iterable
 
 
 class PeftportError(Exception):
-    """The work failed; the message says at what and why."""
+    """The work failed; the message says where and why."""
 
     exit_code = 1
 
 
 class NotFinite(PeftportError):
-    """Numbers that are NaN or infinite: nothing may be read from them."""
+    """Some numbers are NaN or infinite, so that no result can be computed from them."""
 
 
 class TrainingFailed(NotFinite):
-    """A loss or a trained matrix is no longer finite."""
+    """A loss or a trained matrix became NaN or infinite."""
 
 
 class BadRequest(PeftportError):
-    """The request cannot be served as it was made."""
+    """The request is wrong and has to be changed by the user."""
 
     exit_code = 2
 
 
 class UnknownName(BadRequest):
-    """A name that stands for nothing here."""
+    """A name is unknown: there is no host, task, technique, method, ... of that name."""
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:
-        """Build the message: the unknown name, the nearest known one, and all of them if few."""
+        """Build the message: the unknown name, the most similar known one, and all known names if they are few."""
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""

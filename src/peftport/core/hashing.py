@@ -1,4 +1,4 @@
-"""What a thing is called when only what it is may count: canonical JSON, its sha256, and seeds by role."""
+"""Name things by their content: canonical JSON and its sha256. Also: random generators by seed and role."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    """Return JSON with sorted keys, without spaces and NaN, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """sha256 (64 hexadecimal digits) of the canonical JSON of ``value``."""
+    """Return the sha256 (64 hexadecimal digits) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def rng_for(seed: int, *role: str | int) -> np.random.Generator:
-    """The generator of one role of a seed (``"order"``, ``"initialisation"``, ``"sampling"``, ...).
+    """Return the random generator for one role of a seed (``"order"``, ``"initialisation"``, ``"sampling"``, ...).
 
     Roles are independent streams: arms that share a seed see the same data order whatever else they draw.
     """

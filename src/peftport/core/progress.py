@@ -1,4 +1,4 @@
-"""How long work tells how far it is. The command line draws bars; by default nothing is drawn."""
+"""Report the progress of long work. The command line draws progress bars; by default nothing is shown."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Somewhere to report stages of work."""
+    """The interface of an object that receives the progress of work."""
 
     def stage(self, title: str, total: int) -> Callable[[int], None]:
-        """Begin a stage of ``total`` units; call what comes back with every number of units done."""
+        """Begin a stage of ``total`` units. Call the returned function with the number of units just done."""
 
 
 class Silent:
-    """Reports to nobody."""
+    """A progress object that ignores all reports."""
 
     def stage(self, title: str, total: int) -> Callable[[int], None]:
-        """Nothing is shown."""
+        """Return a function that ignores its argument."""
         return lambda units: None
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """Format a time in seconds for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,7 +1,7 @@
-"""What a command takes: a frozen dataclass whose fields carry their help text, what they allow and how they are read.
+"""Requests: frozen dataclasses that define commands. Each field has its help text, allowed values and parser.
 
 A request is the only definition of its command. The Python function takes its fields as keywords (`takes`), the command
-line makes an option of each, and both show the same texts and refuse the same values.
+line makes an option of each field, and both show the same texts and refuse the same values.
 
     @dataclass(frozen=True, eq=False)
     class EvaluateRequest(Request):
@@ -25,7 +25,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 from peftport.core.errors import BadRequest
 from peftport.core.progress import Progress
 
-Place = str | Path  # a local path, or a name that stands for something
+Place = str | Path  # a local path, or the name of a host or task
 REQUIRED, SAME = object(), object()
 P = ParamSpec("P")
 Q = TypeVar("Q", bound="Request")
@@ -34,32 +34,32 @@ S = TypeVar("S")
 
 
 class WrongValue(BadRequest):
-    """A field that does not allow its value. Each face names the field as its user wrote it."""
+    """A field has a value that is not allowed. Python and the command line each name the field as users write it."""
 
     def __init__(self, name: str, problem: str, given: object = None) -> None:
-        """``given`` is shown beside the name: ``--out FILE: expected a folder``."""
+        """Make the error; ``given`` is shown after the name, as in ``--out FILE: expected a folder``."""
         self.name, self.rest = name, f"{'' if given is None else f' {given}'}: {problem}"
         super().__init__(f"{name}{self.rest}")
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a field is to its user.
+    """How a field appears to users.
 
     Attributes:
-        help: what it means, in a sentence.
-        metavar: what stands for the value on the help page.
-        argument: whether it has no name on the command line.
-        name: the option, where it is not the field's own name.
-        short: a second, short option.
-        path: whether the command line completes it as a path.
-        at_least: the smallest number.
-        between: two numbers that the value lies between, neither included.
-        choices: the words that are allowed.
-        read: makes a value of the command line's text, or of the list of texts where the option may be repeated.
+        help: the meaning of the field, in one sentence.
+        metavar: the placeholder for the value on the help page.
+        argument: whether it is a positional argument on the command line.
+        name: the name of the option, where it differs from the field's name.
+        short: a short form of the option.
+        path: whether shells complete the value as a path.
+        at_least: the smallest allowed number.
+        between: two numbers; the value must lie strictly between them.
+        choices: the allowed words.
+        read: parses the text of the command line, or the list of texts where the option may be repeated.
         repeated: whether the option may be given more than once.
-        default: on the command line, where it is another than in Python; `REQUIRED`: there is none.
-        only_python: whether the command line leaves it out.
+        default: the default on the command line, where it differs from Python's; `REQUIRED` means there is none.
+        only_python: whether the command line does not have this option.
 
     """
 
@@ -78,7 +78,7 @@ class Option:
     only_python: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value that is not None; None where nothing is."""
+        """Say what is wrong with a value that is not None; return None if it is allowed."""
         if self.choices and value not in self.choices:
             return f"expected {one_of(self.choices)}, got {value!r}"
         if self.at_least is None and self.between is None:
@@ -93,13 +93,13 @@ class Option:
 
 
 def option(help: str, **more: Any) -> dict[str, Option]:
-    """The metadata of a request's field; the keywords are those of `Option`."""
+    """Return the metadata for a field of a request; the keywords are those of `Option`."""
     return {"option": Option(help, **more)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Request:
-    """What one command is asked to do.
+    """The base class of requests, the inputs of a command.
 
     Raises:
         WrongValue: a field does not allow its value.
@@ -117,34 +117,34 @@ class Request:
                 self.refuse(name, problem)
 
     def refuse(self, name: str, problem: str, given: object = None) -> NoReturn:
-        """Raise `WrongValue` for one of the fields."""
+        """Raise `WrongValue` for the field ``name``."""
         raise WrongValue(name, problem, given)
 
 
 def options(request: type[Request]) -> dict[str, Option]:
-    """The fields of a request by name, `progress` last."""
+    """Return the options of a request by field name, with `progress` last."""
     found: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(request)}
     return {name: said for name, said in found.items() if name != "progress"} | {"progress": found["progress"]}
 
 
 def option_name(field_name: str, said: Option | None = None) -> str:
-    """How the command line spells a field: ``from_`` is ``--from``, unless the option has a name of its own."""
+    """Return the option of a field: ``from_`` is ``--from``, unless the option has a different name."""
     return said.name if said and said.name else f"--{field_name.strip('_').replace('_', '-')}"
 
 
 def keyword(option_text: str) -> str:
-    """How Python spells an option: ``--from`` is ``from_``."""
+    """Return the Python keyword of an option: ``--from`` is ``from_``."""
     name = option_text.removeprefix("--").replace("-", "_")
     return f"{name}_" if name in ("from", "as") else name
 
 
 def in_python(text: str) -> str:
-    """A help text that names its options as Python's keywords; whole commands stay as they are typed."""
+    """Replace options in a help text by Python keywords; whole command lines remain unchanged."""
     return re.sub(r"(?<!\S)--[a-z][a-z-]*[a-z]", lambda found: f"`{keyword(found[0])}`", text)
 
 
 def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]]:
-    """Turn a function of a request into one of the request's fields, with their types, defaults and help texts."""
+    """Turn a function of a request into a function of its fields, with their types, defaults and help texts."""
 
     def face(run: Callable[[Q], R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -170,7 +170,7 @@ def method_takes(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Cal
 
 
 def _show(call: Any, run: Any, request: Any, first: Sequence[inspect.Parameter] = ()) -> None:
-    """Have ``help`` and `inspect.signature` show the fields of a request."""
+    """Make ``help`` and `inspect.signature` show the fields of a request."""
     signature = inspect.signature(request)
     last = sorted(signature.parameters.values(), key=lambda each: each.name == "progress")
     call.__name__, call.__qualname__, call.__module__ = run.__name__, run.__qualname__, run.__module__
@@ -180,7 +180,7 @@ def _show(call: Any, run: Any, request: Any, first: Sequence[inspect.Parameter] 
 
 
 def _described(request: Any) -> str:
-    """A request's docstring, with a line for each of its fields."""
+    """Return the docstring of a request, with a line for each of its fields."""
     paragraphs = (inspect.getdoc(request) or "").split("\n\n")
     told = "\n\n".join(text if text.startswith("Example:") else in_python(text) for text in paragraphs)
     wrapper = TextWrapper(110, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False)
@@ -189,18 +189,18 @@ def _described(request: Any) -> str:
 
 
 def one_of(words: Sequence[str]) -> str:
-    """``native, peft or adapters``."""
+    """List words in a sentence, as in ``native, peft or adapters``."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def names(text: str) -> tuple[str, ...]:
-    """``a,b`` as a tuple."""
+    """Parse a list of names such as ``a,b``."""
     return tuple(part.strip() for part in text.split(","))
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """``0,10,40`` as a tuple of integers."""
+    """Parse a list of integers such as ``0,10,40``."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
@@ -208,7 +208,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def pairs(example: str) -> Callable[[Sequence[str]], dict[str, str]]:
-    """A reader of ``KEY=VALUE`` texts."""
+    """Return a parser of ``KEY=VALUE`` texts; errors show the example."""
 
     def read(texts: Sequence[str]) -> dict[str, str]:
         found = {}

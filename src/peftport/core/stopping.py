@@ -1,10 +1,10 @@
-"""Control-C, SIGTERM and SIGHUP end the work once, and never in the middle of a step that must be whole.
+"""Stop cleanly on Control-C, SIGTERM and SIGHUP: only once, and never in the middle of a step that must be whole.
 
-The first of them raises KeyboardInterrupt in the main thread; what comes while that one unwinds is ignored, for it
-would break the tidying up. Within `undisturbed`, and while a module is being imported (compiled libraries turn an
-exception there into another one, or into the end of the process), it waits. Python drops an exception that is raised
-where nobody can catch it, in a finaliser: such a stop comes again. A signal that whoever started the process had
-ignored (``nohup``, a shell's background) stays ignored.
+The first signal raises KeyboardInterrupt in the main thread. Signals that arrive while that exception unwinds are
+ignored, because they would interrupt the cleanup. Within `undisturbed`, and while a module is being imported (compiled
+libraries turn an exception there into another one, or end the process), the exception is delayed. Python drops an
+exception that is raised in a finaliser, where nobody can catch it; then it is raised again. A signal that the parent
+process ignores (``nohup``, a shell's background job) remains ignored.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _IMPORTING = "<frozen importlib"
 
 
 class _Stop:
-    """What was asked for, and how far it is."""
+    """Whether a stop was asked for, and whether it was raised."""
 
     def __init__(self) -> None:
         self.number = int(NUMBERS[0])
-        self.whole = 0  # steps under way that must be whole
+        self.whole = 0  # number of nested `undisturbed` blocks
         self.timer: threading.Timer | None = None
         self.forget(0)
 
     def forget(self, imports: int) -> None:
-        """Begin anew; ``imports``: how many are under way around the block."""
-        self.asked = self.raised = False  # a signal has come; the main thread was told
+        """Reset the state; ``imports`` is the number of imports around the block."""
+        self.asked = self.raised = False  # a signal has come; KeyboardInterrupt was raised
         self.imports = imports
         if self.timer is not None:
             self.timer.cancel()
@@ -63,13 +63,13 @@ _stop = _Stop()
 
 
 def asked() -> bool:
-    """Whether the work was asked to end."""
+    """Return whether a signal has asked the work to stop."""
     return _stop.asked
 
 
 @contextmanager
 def stopped_once() -> Iterator[None]:
-    """Signals end this block by one KeyboardInterrupt. Inside another such block, and in other threads: nothing new."""
+    """Signals end this block with one KeyboardInterrupt. Nested blocks and other threads are not affected."""
     before = begin()
     hook = sys.unraisablehook
     if before:
@@ -85,7 +85,7 @@ def stopped_once() -> Iterator[None]:
 
 
 def begin() -> dict[int, Any]:
-    """Take the signals that have their default handlers; those handlers, to be put back."""
+    """Handle the signals that have their default handlers. Returns these handlers, so that they can be restored."""
     before: dict[int, Any] = {}
     if threading.current_thread() is not threading.main_thread():
         return before
@@ -99,7 +99,7 @@ def begin() -> dict[int, Any]:
 
 
 def ignored() -> None:
-    """The process is at its end: whatever still comes changes nothing."""
+    """Ignore all further signals, because the process is about to end."""
     for number in NUMBERS:
         if signal.getsignal(number) == _stop.arrive:
             signal.signal(number, signal.SIG_IGN)
@@ -107,7 +107,7 @@ def ignored() -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """A stop that is asked for in this block comes at its end; in other threads than the main one there is none."""
+    """Delay a stop until the end of this block. Only the main thread receives stops."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,7 +121,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _imports(frame: FrameType | None) -> int:
-    """How many frames of imports a stack has."""
+    """Count the frames of imports on a stack."""
     count = 0
     while frame is not None:
         count += frame.f_code.co_filename.startswith(_IMPORTING)

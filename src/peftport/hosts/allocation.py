@@ -1,6 +1,7 @@
-"""Freed memory is kept for the next step's tensors, where glibc would give it back and take zeroed pages again.
+"""Make glibc keep freed memory for the tensors of the next step.
 
-Measured in benchmarks/README.md. Every step takes and frees the same large tensors.
+Every training step allocates and frees the same large tensors. By default glibc returns their memory to the system and
+requests zeroed pages again, which takes time; benchmarks/README.md has the measurements.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import os
 import sys
 from functools import cache
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # constants of malloc.h
 MOST = 2**31 - 1  # mallopt takes an int
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc so, once a process; whoever set their own malloc (MALLOC_*, LD_PRELOAD) keeps it.
+    """Set glibc's malloc to keep freed memory, once in a process. Returns whether that was possible.
 
-    Returns whether it was done: not elsewhere than on Linux with glibc.
+    It is possible on Linux with glibc only, and is not done where the user configured malloc (MALLOC_*, LD_PRELOAD).
     """
     if not sys.platform.startswith("linux") or any(name.startswith(("MALLOC_", "LD_PRELOAD")) for name in os.environ):
         return False

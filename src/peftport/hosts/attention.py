@@ -1,10 +1,10 @@
-"""The attention function of every host: SDPA, with each entry's own keys and values put before the host's.
+"""The attention function of every host: SDPA, with the prefix of each entry put before the host's keys and values.
 
     attend(q, [P_k; k], [P_v; v])          Li & Liang 2021, arXiv 2101.00190, sec. 3
 
-One function serves every family through transformers' attention interface. Widening is all it does: the mask gets
-visible columns, a relative position bias gets zeros (a prefix has no position), and where attention is causal without
-a mask the causal mask is written out so that the prefix stays visible.
+One function serves every family through transformers' attention interface. To make room for a prefix, the mask gets
+visible columns and a relative position bias gets zeros, since a prefix has no position. Where attention is causal
+without a mask, the causal mask is made explicit so that the prefix stays visible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ NAME = "peftport"
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot product attention over prefix and text. query (B, H, T, d), key and value (B, H_kv, T, d)."""
+    """Compute scaled dot product attention over prefix and text.
+
+    The query is (B, H, T, d); key and value are (B, H_kv, T, d).
+    """
     if module in watchers:
         scaling = options.get("scaling")
         watchers[module](Watched(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))
@@ -51,7 +54,7 @@ def attend(
 
 
 def _heads(prefix: Tensor, like: Tensor) -> Tensor:
-    """(K, P, H * d) -> (B, H, P, d) where ``like`` is, every entry's prefix repeated over its own rows of the batch."""
+    """Repeat the prefix of every entry over its own rows of the batch: (K, P, H * d) -> (B, H, P, d) as ``like``."""
     batch, heads, _, width = like.shape
     entries, length, _ = prefix.shape
     split = prefix.to(like.device).view(entries, 1, length, heads, width).transpose(2, 3)  # (K, 1, H, P, d)

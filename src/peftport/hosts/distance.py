@@ -1,4 +1,4 @@
-"""How far apart two hosts' weights are, read from their files tensor by tensor."""
+"""Measure how far apart the weights of two hosts are, reading their files tensor by tensor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from peftport.hosts.fingerprint import weight_files
 
 
 def weight_distance(origin: Path, receiver: Path) -> float | None:
-    """||W_t - W_s|| / ||W_s|| over all tensors of two host folders; None where names or shapes differ.
+    """Return ||W_t - W_s|| / ||W_s|| over all tensors of two host folders, or None where names or shapes differ.
 
     Raises:
-        HostRefused: a folder without safetensors weights.
+        HostRefused: a folder has no safetensors weights.
 
     """
     theirs = _places(receiver)
@@ -34,7 +34,7 @@ def weight_distance(origin: Path, receiver: Path) -> float | None:
 
 
 def _places(folder: Path) -> dict[str, Path]:
-    """The file of every tensor, without position indices, which some versions of transformers save and some do not."""
+    """Return the file of every tensor except position indices, which only some versions of transformers save."""
     found: dict[str, Path] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:

@@ -1,11 +1,12 @@
-"""A host's fingerprint: what must be equal for two hosts to be the same host, kept in every module.
+"""The fingerprint of a host, which every module records: two hosts are the same if their fingerprints are equal.
 
-It is read from the files that transformers would load: no model is built, tensors are mapped and hashed one by one.
+A fingerprint is computed from the files that transformers would load. No model is built; tensors are memory-mapped and
+hashed one by one.
 
     version 1    weights, shapes, and the bytes of the vocabulary files; in modules made before version 2
-    version 2    and the settings that change numbers, and all that turns texts into ids
+    version 2    also the settings that change numbers, and everything that turns texts into ids
 
-A host's own fingerprint is of version 2 and has the parts of version 1 too, so that old modules can be compared.
+New fingerprints have version 2 and contain the parts of version 1 too, so that they can be compared with old ones.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from peftport.hosts.settings import raw_settings, settings_in, unlike
 from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Buffers that older versions saved beside the weights: some hold -inf on purpose, and none is read.
+# Buffers that older versions saved with the weights: some contain -inf on purpose, and none of them is used.
 BUFFERS = (".bias_mask", ".masked_bias", ".attn.bias", ".position_ids", ".inv_freq")
 ALIKE = ("family", "model_type", "layers", "width", "architecture", "weights")
 WORDS = {"model_type": "model type", "architecture": "shapes of tensors"}
 
 
 class Fingerprint(BaseModel):
-    """What a host is.
+    """Everything that identifies a host.
 
     Attributes:
         architecture: sha256 of the names and shapes of all tensors.
-        weights: of all tensors, by name.
-        tokenizer: of the bytes of the vocabulary files.
-        settings: what ``config.json`` says that changes numbers and is not the family's default.
+        weights: sha256 of the bytes of all tensors, by name.
+        tokenizer: sha256 of the bytes of the vocabulary files.
+        settings: the settings in ``config.json`` that change numbers and are not the family's defaults.
         config: sha256 of the same settings as the file writes them.
-        ids: sha256 of all that turns texts into ids, and of the chat template.
+        ids: sha256 of everything that turns texts into ids, and of the chat template.
 
     """
 
@@ -60,13 +61,13 @@ class Fingerprint(BaseModel):
     ids: str = ""
 
     def same_host(self, other: Fingerprint) -> bool:
-        """Equal in everything but the name it goes by, as far as the older of the two knows."""
+        """Return whether everything but the name is equal, as far as the older of the two fingerprints records it."""
         return not self.differences(other)
 
     def differences(self, other: Fingerprint, *, tokenizer: bool = True) -> list[str]:
-        """The parts in which two hosts differ, in words: ``weights``, ``settings (rms_norm_eps 1e-05 and ...)``.
+        """Name the parts in which two hosts differ, such as ``weights``, ``settings (rms_norm_eps 1e-05 and ...)``.
 
-        ``tokenizer`` False: whatever turns texts into ids.
+        With ``tokenizer`` False, differences in what turns texts into ids are ignored.
         """
         found = [WORDS.get(part, part) for part in ALIKE if getattr(self, part) != getattr(other, part)]
         by_files = 1 in (self.version, other.version)
@@ -78,13 +79,13 @@ class Fingerprint(BaseModel):
         return found
 
     def told_from(self, other: Fingerprint) -> str:
-        """``different weights and tokenizer``: what a refusal says of two hosts."""
+        """Describe the difference of two hosts for an error message, such as ``different weights and tokenizer``."""
         *first, last = self.differences(other) or ["name"]
         return f"different {', '.join(first)} and {last}" if first else f"different {last}"
 
 
 def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
-    """Fingerprint the host in ``folder``.
+    """Compute the fingerprint of the host in ``folder``.
 
     Raises:
         HostRefused: a weight file is truncated, corrupt or not finite, or its settings or tokenizer cannot be read.
@@ -109,10 +110,10 @@ def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a host that transformers loads, sharded or not.
+    """Return the safetensors files that transformers loads for a host, sharded or not.
 
     Raises:
-        HostRefused: there is none, or more than one set; pickled weights (``.bin``, ``.pt``) are never read.
+        HostRefused: there are none, or several sets. Pickled weights (``.bin``, ``.pt``) are never read.
 
     """
     single, index = folder / SINGLE, folder / INDEX
@@ -139,7 +140,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
-    """Names and shapes of all tensors, and a digest of their bytes."""
+    """Return the names and shapes of all tensors, and a digest of their bytes."""
     rows: list[tuple[str, list[int], str]] = []
     for file in files:
         try:
@@ -171,13 +172,13 @@ def _hashed(file: Path) -> Iterator[tuple[str, list[int], str]]:
 
 
 def _not_finite(tensor: Any) -> str:
-    """What a tensor of floats has in it that is no finite number. NaN and infinity reach the sum, which is cheap."""
+    """Say which non-finite numbers a tensor of floats contains. The sum, which is cheap, reveals NaN and infinity."""
     if not tensor.is_floating_point() or not tensor.numel():
         return ""
-    numbers = tensor if tensor.element_size() > 1 else tensor.float()  # of eight bits there are no sums
+    numbers = tensor if tensor.element_size() > 1 else tensor.float()  # torch does not sum floats of eight bits
     if isfinite(float(numbers.sum())):
         return ""
-    low, high = (float(extreme) for extreme in numbers.aminmax())  # or finite numbers too large to be summed
+    low, high = (float(extreme) for extreme in numbers.aminmax())  # may all be finite: the sum can overflow
     return "NaN" if isnan(low) else "infinity" if isinf(low) or isinf(high) else ""
 
 

@@ -1,9 +1,10 @@
-"""Products with frozen 4-bit matrices on the processor: the same numbers on every processor, for every width.
+"""Multiply by frozen 4-bit matrices on the processor, with the same numbers on every processor and for every width.
 
-bitsandbytes' own layers (read in 0.50) choose by the processor. With AVX512-BF16, the first product that needs no
-gradient packs the matrix anew for good: it computes in bfloat16 whatever was asked, gives no gradients from then on,
-and takes only so many rows as 32 divides. With AVX512, rows that are not whole blocks get the scales of others. So on
-the processor a matrix is unpacked here, block by block, for each product and each gradient, and is never kept.
+The layers of bitsandbytes (as of 0.50) behave differently on different processors. With AVX512-BF16, the first product
+that needs no gradient repacks the matrix permanently: from then on the layer computes in bfloat16 whatever dtype was
+asked for, gives no gradients, and accepts only numbers of rows that 32 divides. With AVX512, rows that are not whole
+blocks get the scales of other rows. Therefore, on the processor, a matrix is unpacked here, block by block, for each
+product and each gradient, and the unpacked matrix is not kept.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from peftport.core.errors import HostRefused
 
 
 def multiply_by_blocks(model: nn.Module) -> Callable[[], None]:
-    """Have the 4-bit layers of a model that lie on the processor multiply as here; gives back what undoes it.
+    """Make the 4-bit layers of a model on the processor multiply in this way. Returns a function that undoes it.
 
     Raises:
-        HostRefused: bitsandbytes has packed one of them for this processor already.
+        HostRefused: bitsandbytes has already repacked one of the layers for this processor.
 
     """
     layers = dict(_layers(model))
@@ -49,21 +50,21 @@ def multiply_by_blocks(model: nn.Module) -> Callable[[], None]:
 
 
 def unpacked(weight: Any, dtype: torch.dtype) -> Tensor:
-    """The numbers (D_out, D_in) that a 4-bit matrix stands for: its levels times the scale of each block."""
-    from bitsandbytes.functional import dequantize_4bit  # here: only hosts in 4 bits need it
+    """Unpack a 4-bit matrix to numbers (D_out, D_in): its levels times the scale of each block."""
+    from bitsandbytes.functional import dequantize_4bit  # imported here because only hosts in 4 bits need it
 
     state = weight.quant_state
     rows, count = copy(state), state.shape.numel()
     blocks = -(-count // state.blocksize)
-    rows.shape, rows.dtype = (blocks, state.blocksize), dtype  # a block a row: the kernels agree on these
-    codes = weight.data.view(torch.uint8).view(-1)  # two numbers each
+    rows.shape, rows.dtype = (blocks, state.blocksize), dtype  # one block in a row: all kernels agree on this
+    codes = weight.data.view(torch.uint8).view(-1)  # two numbers in each byte
     codes = pad(codes, (0, blocks * state.blocksize // 2 - len(codes)))
     numbers: Tensor = dequantize_4bit(codes, rows)
     return numbers.view(-1)[:count].view(state.shape)
 
 
 class _Product(Function):
-    """x @ W.T + b, where W is unpacked anew for the gradient instead of kept for it."""
+    """Compute x @ W.T + b; W is unpacked again for the gradient instead of being kept for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:

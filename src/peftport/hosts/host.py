@@ -1,4 +1,4 @@
-"""A host: frozen, with its slots, tokenizer and fingerprint."""
+"""The host: a frozen model with its slots, tokenizer and fingerprint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.slots import HostKind, Layout, Slot
 
-# "body" gives hidden states; "language_model" scores tokens.
+# A "body" returns hidden states; a "language_model" scores tokens.
 View = Literal["body", "language_model"]
 
 
@@ -21,9 +21,9 @@ class Host:
     """A frozen pretrained transformer.
 
     Attributes:
-        base: the module below which slot paths start.
+        base: the module that the paths of slots start from.
         slots: every slot by name, in layer order.
-        text_prefix: put before every text (``query: `` for e5), from the folder's config.
+        text_prefix: the text that is put before every input (``query: `` for e5), from the folder's config.
 
     """
 
@@ -39,12 +39,12 @@ class Host:
 
     @property
     def base(self) -> nn.Module:
-        """The model without its language-model head."""
+        """The model without its language-model head; paths of slots are relative to it."""
         return self.model.base_model  # type: ignore[return-value]
 
     @property
     def config(self) -> Any:
-        """The transformers config."""
+        """The transformers configuration of the model."""
         return self.model.config
 
     @property
@@ -54,19 +54,19 @@ class Host:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the host computes in; matrices of techniques take the same."""
+        """The dtype that the host computes in; the matrices of techniques are cast to it."""
         return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
 
     @property
     def wide_dtype(self) -> torch.dtype:
-        """The dtype of what is trained, and of scores: float32 where the host computes in less."""
+        """The dtype of trained parameters and of scores: float32 where the host computes in a narrower one."""
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the first weights."""
+        """The device that inputs are put on, which is that of the first weights."""
         return next(self.model.parameters()).device
 
     def slot_module(self, slot: Slot) -> nn.Module:
-        """The module that a slot attaches to."""
+        """Return the torch module that a slot attaches to."""
         return self.base.get_submodule(slot.path)

@@ -1,4 +1,4 @@
-"""Load a host: frozen, in evaluation mode, every weight accounted for."""
+"""Load a host, frozen and in evaluation mode, and check that every weight in its files is used or known."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ HARMLESS = ("pooler.", "position_ids", "rotary_emb.inv_freq")
 
 
 def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:
-    """Load a host frozen; ``loading``: where and in what numbers, by default here and in float32.
+    """Load a host, frozen. ``loading`` says how; by default on the processor of this machine and in float32.
 
     Raises:
-        UnknownName: no such host.
-        HostRefused: broken, unsafe, of no known family, without the weights that ``view`` needs, or ``loading`` asks
-            for what this machine has not.
+        UnknownName: there is no such host.
+        HostRefused: the host is broken, unsafe, of no known family or without the weights that ``view`` needs, or
+            ``loading`` asks for something that this machine does not have.
 
     """
     source = find_host(ref)
@@ -72,7 +72,7 @@ def wrap_host(
     folder: Path | None,
     text_prefix: str,
 ) -> Host:
-    """Freeze a transformers model that is in memory already and find its slots."""
+    """Freeze a transformers model that is already in memory, and find its slots."""
     model.requires_grad_(False).eval()
     model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
     _fuse_activations(model)
@@ -83,7 +83,7 @@ def wrap_host(
 
 
 def _fuse_activations(model: nn.Module) -> None:
-    """Take torch's kernel for the tanh form of GELU where transformers spells it out: the same function in one pass."""
+    """Use torch's kernel for the tanh form of GELU, which transformers computes step by step: it needs one pass."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -112,9 +112,9 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 local_files_only=True,
-                attn_implementation="eager",  # whatever config.json says: `wrap_host` puts ours in its place
+                attn_implementation="eager",  # whatever config.json says; `wrap_host` replaces it by our function
             )
-    except Exception as error:  # a broken folder makes transformers raise anything at all
+    except Exception as error:  # a broken folder can make transformers raise any exception
         raise HostRefused(
             f"{source.name}: expected a loadable transformers folder, got: {_first_line(error)}; fetch it again"
         ) from error
@@ -140,16 +140,16 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
 
 
 def _drop_pooler(model: Any) -> None:
-    """Leave out a layer after the last that no readout reads: without weights, it cannot be run in fewer bits."""
+    """Remove the pooler, which no readout uses: a host may lack its weights, and then it cannot be quantised."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None  # its forward then gives no pooled output
+        model.pooler = None  # its forward pass then returns no pooled output
 
 
 def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) -> None:
-    """Refuse weights of layers, or inside layers, that config.json does not speak of: the host would lack them.
+    """Refuse weights of layers, or inside layers, that config.json does not mention: the model would not use them.
 
     Raises:
-        HostRefused: there are some.
+        HostRefused: there are such weights.
 
     """
     unused = sorted(key for key in unexpected if _layers(layout).search(key) and not LEFT_OVER.search(key))
@@ -161,13 +161,13 @@ def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) 
 
 
 def _layers(layout: Layout) -> re.Pattern[str]:
-    """Matches names of tensors inside layers."""
+    """Return a pattern that matches the names of tensors inside layers."""
     return re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' remarks on loading to itself: what matters here is checked, and refused with a reason."""
+    """Silence what transformers prints while loading: what matters is checked here and refused with a reason."""
     log = transformers.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -181,10 +181,10 @@ def _quiet() -> Iterator[None]:
 
 
 def load_tokenizer(source: Source) -> Any:
-    """The host's own tokenizer.
+    """Load the host's own tokenizer.
 
     Raises:
-        HostRefused: none, broken, or one that wants its own code run.
+        HostRefused: it is missing or broken, or needs its own code to be run.
 
     """
     try:
@@ -192,14 +192,14 @@ def load_tokenizer(source: Source) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except HostRefused:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as above: any exception is possible
         raise HostRefused(
             f"{source.name}: expected a tokenizer in its folder, got: {_first_line(error)}; add tokenizer.json"
         ) from error
 
 
 def _check_tokenizer_files(source: Source) -> None:
-    """Refuse what transformers passes over: own code, and no tokenizer at all, for which it makes up an empty one."""
+    """Refuse what transformers ignores: own code, and a missing tokenizer, which it replaces by an empty one."""
     settings = source.folder / "tokenizer_config.json"
     config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     if "AutoTokenizer" in config.get("auto_map", {}):

@@ -1,10 +1,10 @@
-"""Where a host is loaded and in what numbers: device, dtype, several devices, fewer bits, checkpointed layers.
+"""How a host is loaded: device, dtype, several devices, quantisation, gradient checkpointing.
 
-    checkpointing    activations inside a layer are not kept but computed again, Chen et al. 2016, arXiv 1604.06174
+    checkpointing    activations inside a layer are recomputed instead of kept, Chen et al. 2016, arXiv 1604.06174
     bits             frozen weights in 8 bits, Dettmers et al. 2022, arXiv 2208.07339
                      or in 4-bit NormalFloat, Dettmers et al. 2023 (QLoRA), arXiv 2305.14314
 
-What is trained stays in float32 whatever the host computes in.
+Trained parameters stay in float32 whatever the host computes in.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from peftport.core.errors import BadRequest, HostRefused
 from peftport.hosts.slots import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-BITSANDBYTES = (0, 50)  # before it, 4-bit hosts cannot be loaded by transformers 5 on the processor
+BITSANDBYTES = (0, 50)  # with older versions, transformers 5 cannot load 4-bit hosts on the processor
 
 
 class Loading(BaseModel):
     """How to load a host.
 
-    ``device`` auto: the accelerator if there is one. ``spread``: over all devices, then memory, by accelerate's
-    device_map. ``bits``: frozen weights in so many, by bitsandbytes. ``checkpointing``: less memory, a second forward.
+    ``device`` auto means the accelerator if there is one. ``spread`` distributes the layers over all devices and then
+    memory, by accelerate's device_map. ``bits`` quantises the frozen weights by bitsandbytes. ``checkpointing`` needs
+    less memory and a second forward pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +45,7 @@ class Loading(BaseModel):
 
     @property
     def numbers(self) -> str:
-        """The host's numbers in words: ``bfloat16``, ``float32, their matrices packed in 8 bits``."""
+        """The number format in words, such as ``bfloat16`` or ``float32, their matrices packed in 8 bits``."""
         return self.dtype + (f", their matrices packed in {self.bits} bits" if self.bits else "")
 
     @model_validator(mode="after")
@@ -55,10 +56,10 @@ class Loading(BaseModel):
 
 
 def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
-    """Settings by name as a Loading; none: None.
+    """Make a `Loading` of settings by name; without settings, return None.
 
     Raises:
-        BadRequest: an unknown key, a value that makes no sense, or two that do not go together.
+        BadRequest: a key is unknown, a value is invalid, or two settings contradict each other.
 
     """
     try:
@@ -72,10 +73,10 @@ def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
 
 
 def placement(loading: Loading) -> dict[str, Any]:
-    """The arguments of from_pretrained that put a host where it is wanted.
+    """Return the arguments of from_pretrained that load a host as asked for.
 
     Raises:
-        HostRefused: there is no such device, or a library that this needs is not installed.
+        HostRefused: there is no such device, or a library that is needed is not installed.
 
     """
     options: dict[str, Any] = {"dtype": DTYPES[loading.dtype]}
@@ -93,7 +94,7 @@ def placement(loading: Loading) -> dict[str, Any]:
 
 
 def chosen_device(loading: Loading) -> str:
-    """``cpu`` or ``cuda``.
+    """Return the device to use, ``cpu`` or ``cuda``.
 
     Raises:
         HostRefused: cuda is asked for and there is none.
@@ -106,7 +107,7 @@ def chosen_device(loading: Loading) -> str:
 
 
 def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
-    """Have every layer of a frozen host compute its inner activations again in the backward pass."""
+    """Make every layer of a frozen host recompute its inner activations in the backward pass."""
     for stack in layout.stacks:
         for layer in base.get_submodule(stack.layers).children():
             again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # no dropout
@@ -114,8 +115,8 @@ def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
 
 
 def _quantization(bits: int, dtype: torch.dtype) -> Any:
-    """Int8 with outliers apart, or 4-bit NormalFloat; bitsandbytes' remark at each product in bfloat16 is not shown."""
-    import transformers  # here: a study's plan is read without it
+    """Configure int8 with separate outliers, or 4-bit NormalFloat; silences bitsandbytes' warning at each product."""
+    import transformers  # imported here because a study's plan is read without it
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if bits == 8:
@@ -124,7 +125,7 @@ def _quantization(bits: int, dtype: torch.dtype) -> Any:
 
 
 def _check_installed(library: str, what: str, at_least: tuple[int, int] | None = None) -> None:
-    """Refuse what needs a library that is not here, or whose first two numbers of the version are lower."""
+    """Refuse a request that needs a library which is not installed, or is older than the version ``at_least``."""
     wanted = f">={'.'.join(map(str, at_least))}" if at_least else ""
     if find_spec(library) is None:
         got = "it is not installed"

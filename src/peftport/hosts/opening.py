@@ -1,7 +1,7 @@
-"""A host opened for its weights alone: its slots from a model without storage, its tensors from disk one at a time.
+"""Open a host for its weights alone: slots come from a model without storage, tensors from disk one at a time.
 
-`open_host` builds the model on the meta device, so a host of any size costs the memory of its names. What comes back
-is a `Host` whose slots, widths and fingerprint are those of the loaded one; it cannot run.
+`open_host` builds the model on the meta device, so a host of any size needs very little memory. It returns a
+`Host` with the slots, widths and fingerprint of the loaded one, which cannot be run.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from peftport.hosts.weights import HostWeights, endings, modern, tensor_files
 
 
 def open_host(ref: str) -> Host:
-    """Open a host without loading it: for methods that need no activations.
+    """Open a host without loading it, for methods that need no activations.
 
     Raises:
-        UnknownName: no such host.
-        HostRefused: broken, unsafe, or of no known family.
+        UnknownName: there is no such host.
+        HostRefused: the host is broken, unsafe, or of no known family.
 
     """
     source = find_host(ref)
@@ -51,7 +51,7 @@ def open_host(ref: str) -> Host:
 
 
 def lacks_head(host: Host) -> bool:
-    """Whether the files of a host that was loaded or opened from them are without its language-model head."""
+    """Return whether the files that a host was loaded or opened from lack its language-model head."""
     model = _without_storage(AUTO[host.kind, "language_model"], host.config)
     return bool(_missing(model, set(tensor_files(host.folder or Path()))))
 
@@ -63,14 +63,14 @@ def _without_storage(auto: str, settings: Any) -> nn.Module:
 
 
 def _missing(model: nn.Module, keys: set[str]) -> list[str]:
-    """Parameters that transformers would make up: in no file under any of their names, nor harmless to lack."""
+    """List the parameters that transformers would initialise at random: they are in no file and are not optional."""
     saved = {modern(key) for key in keys}
     longer = {
         part for key in saved for part in endings(key)
-    }  # saved with a head, read without, and the other way round
+    }  # saved with a head and read without it, or the other way round
     ignored = [*map(re.escape, HARMLESS), *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())]
     named: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied ones have several names
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied parameters have several names
         named.setdefault(id(parameter), []).append(name)
     return sorted(
         names[0]
@@ -81,7 +81,7 @@ def _missing(model: nn.Module, keys: set[str]) -> list[str]:
 
 
 def _check_tensors(host: Host, weights: HostWeights) -> None:
-    """Refuse files that lack a tensor, hold layers config.json does not know, or shapes it does not say."""
+    """Refuse files that lack a tensor, or hold layers or shapes that disagree with config.json."""
     check_all_layers_used(host.name, host.layout, weights.unknown(set(host.base.state_dict())))
     shapes = {name: tuple(p.shape) for name, p in host.base.named_parameters()}
     missing = _missing(host.base, set(tensor_files(host.folder or Path())))

@@ -1,7 +1,7 @@
-"""A plain host is its own weights as numbers, run by transformers' own code; a folder that asks for more is refused.
+"""Refuse folders that are more than a plain host, which is weights that transformers' own code runs.
 
-transformers would otherwise do what the folder says: put the adapter that lies in it inside the host, read weights of
-another name, fetch kernels and run them. The host would then be another than its fingerprint says.
+Otherwise transformers would follow the folder: it would put an adapter that lies there into the host, read weights of
+another name, or fetch kernels and run them. The host would then differ from what its fingerprint describes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from peftport.core.errors import HostRefused
 
 WEIGHTS = "model.safetensors"
-# What a training on several machines leaves; transformers reads it before anything else.
+# Files that a training on several machines leaves; transformers reads them before anything else.
 PIECES = re.compile(r"shard-[0-9]{5}-model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
 def check_plain(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds or asks for more than a plain host.
+    """Refuse a folder that contains or requires more than a plain host.
 
     Raises:
-        HostRefused: own code, kernels, an adapter, packed weights, or weights of another name.
+        HostRefused: the folder has its own code, kernels, an adapter, packed weights, or weights of another name.
 
     """
     path = folder / "config.json"
@@ -80,7 +80,7 @@ def _check_weights(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _named(config: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What a config, and every config in it, has under these keys, text by text."""
+    """Yield each text that a config, or a config nested in it, has under these keys, together with its key."""
     for key, value in config.items():
         if key in keys:
             texts = value.values() if isinstance(value, dict) else [value]

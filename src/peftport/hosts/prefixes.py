@@ -1,4 +1,4 @@
-"""What an attention block attends with besides its text, and who is told: filled by others, read by hosts.attention."""
+"""Prefixes and watchers of attention blocks: other folders register them here, and hosts.attention reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of K entries before one attention block: each (K, P, H * head width)."""
+    """The prefix keys and values of K entries for one attention block, (K, P, H * head width) each."""
 
     keys: Tensor
     values: Tensor
@@ -18,7 +18,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Watched:
-    """What one attention block attends with: queries (B, H, T, d), keys and values (B, H_kv, T, d), q k^T's factor."""
+    """The inputs of one attention block: queries (B, H, T, d), keys and values (B, H_kv, T, d), the factor of q k^T."""
 
     queries: Tensor
     keys: Tensor
@@ -26,7 +26,7 @@ class Watched:
     scaling: float
 
 
-# The prefixes now attached, by attention module. Filled and emptied by techniques.attach.
+# The prefixes that are attached now, by attention module. techniques.attach sets and removes them.
 prefixes: dict[nn.Module, Prefix] = {}
-# Who is told what an attention block attends with. Filled and emptied by porting.activations.
+# Functions called with the inputs of an attention block. porting.activations sets and removes them.
 watchers: dict[nn.Module, Callable[[Watched], None]] = {}

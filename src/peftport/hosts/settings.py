@@ -1,8 +1,8 @@
-"""The settings of a host's ``config.json`` that change numbers, as transformers understands them.
+"""The settings of a host's ``config.json`` that change its outputs, as transformers understands them.
 
-Names, paths, versions, labels, dropout and what is for generating text change none and are left out. So is what equals
-the family's default: a file that spells a default out, one that does not, and a version of transformers that knows
-another setting with a default all agree.
+Names, paths, versions, labels, dropout and settings for generating text change no output and are left out. Settings
+that equal the family's default are left out too, so that it makes no difference whether a file spells a default out,
+or whether a newer version of transformers knows another setting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from peftport.core.errors import HostRefused
 from peftport.core.hashing import digest
 
-# Settings with no part in a forward pass without dropout. "_..." are transformers' own remarks.
+# Settings that do not affect a forward pass without dropout. Keys that start with "_" are notes of transformers.
 NO_NUMBERS = re.compile(
     r"_.*|.*dropout.*|.*pdrop|layerdrop|.*layerdrop|.*version.*|.*name_or_path|name|path"
     r"|architectures|auto_map|dtype|torch_dtype|torchscript|tokenizer_class|processor_class|finetuning_task"
@@ -28,26 +28,26 @@ NO_NUMBERS = re.compile(
     r"|temperature|top_k|top_p|typical_p|(repetition|length|diversity)_penalty|(encoder_)?no_repeat_ngram_size"
     r"|bad_words_ids|remove_invalid_values|exponential_decay_length_penalty|(begin_)?suppress_tokens|prefix"
 )
-# Settings that transformers knew once; a file that has them with these values says nothing.
+# Settings that older versions of transformers knew; with these values they have no effect.
 FORMER_DEFAULTS: dict[str, Any] = {"position_embedding_type": "absolute"}
-# Not transformers' settings but ours: the text that is put before every text.
+# A setting of peftport, not of transformers: the text that is put before every input.
 OWN = ("peftport_text_prefix",)
 
 Settings = dict[str, Any]
 
 
 def settings_in(folder: Path) -> Settings:
-    """The settings of the host in ``folder``, parsed by transformers.
+    """Read the settings of the host in ``folder``, parsed by transformers.
 
     Raises:
-        HostRefused: transformers cannot make sense of them.
+        HostRefused: transformers cannot parse them.
 
     """
     import transformers
 
     try:
         return settings_of(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
-    except Exception as error:  # a broken file makes transformers raise anything at all
+    except Exception as error:  # a broken file can make transformers raise any exception
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HostRefused(
             f"{folder.resolve().name}: expected config.json as transformers writes it, got: {first}; "
@@ -56,18 +56,18 @@ def settings_in(folder: Path) -> Settings:
 
 
 def settings_of(config: Any) -> Settings:
-    """The settings of a transformers config that change numbers and are not the family's defaults."""
+    """Return the settings of a transformers config that change outputs and are not the family's defaults."""
     found = _plain(config.to_dict())
     return _unlike(found, _defaults(type(config)))
 
 
 def raw_settings(config: Mapping[str, Any]) -> str:
-    """Digest of the same settings as the file writes them: equal files are equal to every version of transformers."""
+    """Hash the same settings as the file writes them, so that the digest does not depend on transformers' version."""
     return digest(_without_names(_plain(dict(config))))
 
 
 def unlike(one: Settings, other: Settings) -> list[str]:
-    """The settings in which two hosts differ, nested ones with dots, each with both values."""
+    """List the settings in which two hosts differ, nested ones with dots, each with both values."""
     found = []
     for key in sorted(one.keys() | other.keys()):
         mine, theirs = one.get(key), other.get(key)
@@ -91,7 +91,7 @@ def _defaults(config_class: Any) -> Settings:
 
 
 def _unlike(settings: Settings, defaults: Settings) -> Settings:
-    """Without names and without what is as in ``defaults``, whole values at a time but for nested configs."""
+    """Drop names and values that equal ``defaults``. Values are compared as a whole, except nested configs."""
     kept: Settings = {}
     for key, value in _without_names(settings).items():
         default = defaults.get(key, FORMER_DEFAULTS.get(key))
@@ -113,6 +113,6 @@ def _without_names(settings: Settings) -> Settings:
 
 
 def _plain(values: Settings) -> Settings:
-    """As JSON has it: lists for tuples, text for keys and for what is neither number, text nor truth."""
+    """Convert to JSON values: tuples become lists; keys and unknown types become text."""
     plain: Settings = json.loads(json.dumps(values, default=str))
     return plain

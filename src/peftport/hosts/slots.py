@@ -1,9 +1,9 @@
 """Slots: the named places of a host where a technique's matrices attach. Families are TOML files, read here.
 
-Three kinds of slot:
+There are three kinds of slot:
 
     linear      y = W x + b; a technique changes y. A slot may be one part of a fused matrix (GPT-2's q, k and v).
-    sum         the residual stream behind a block, before the layer norm that follows it where the norm comes after
+    sum         the residual stream after a block, before the layer norm that follows it where the norm comes after
                 the sum ("sum_into": the norm's path), or the block's output where it does not ("sum_from").
     attention   keys and values of one attention block; a technique adds keys and values to them.
 """
@@ -44,14 +44,14 @@ class Site(BaseModel):
 
     @property
     def kind(self) -> SlotKind:
-        """Which of the four paths is given."""
+        """The kind of slot, by which of the four paths is given."""
         kinds: tuple[SlotKind, ...] = ("linear", "attention", "sum_into", "sum_from")
         [kind] = [kind for kind in kinds if getattr(self, kind)]
         return kind
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The alternatives, in order of preference."""
+        """The alternative paths, in order of preference."""
         return self.linear or self.attention or self.sum_into or self.sum_from
 
 
@@ -80,7 +80,7 @@ class Layout(BaseModel):
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in one host. Widths are D_in and D_out of a linear; of an attention, heads x head width of its keys."""
+    """A place in a host. Widths are D_in and D_out of a linear map, or heads x head width of an attention's keys."""
 
     name: str
     site: str
@@ -94,7 +94,7 @@ class Slot:
 
 @cache
 def layouts() -> dict[str, Layout]:
-    """Every family by name, from the TOML files beside this one."""
+    """Read every family, by name, from the TOML files in the folder ``families``."""
     folder = resources.files("peftport.hosts") / "families"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     found = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
@@ -102,10 +102,10 @@ def layouts() -> dict[str, Layout]:
 
 
 def layout_for(model_type: str, where: str) -> Layout:
-    """The family that claims ``model_type``.
+    """Return the family that lists ``model_type``.
 
     Raises:
-        HostRefused: no family does.
+        HostRefused: no family lists it.
 
     """
     for layout in layouts().values():
@@ -119,10 +119,10 @@ def layout_for(model_type: str, where: str) -> Layout:
 
 
 def find_slots(base: nn.Module, layout: Layout, where: str) -> dict[str, Slot]:
-    """All slots of a model by name, in the order of its layers.
+    """Find all slots of a model, by name, in the order of its layers.
 
     Raises:
-        HostRefused: a path that the layout promises is not in the model.
+        HostRefused: a path in the layout does not exist in the model.
 
     """
     slots: dict[str, Slot] = {}
@@ -163,8 +163,8 @@ def _slot(base: nn.Module, prefix: str, name: str, site_name: str, site: Site) -
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(D_out, D_in) of a Linear, or of GPT-2's Conv1D, whose weight lies the other way round."""
-    if isinstance(module, nn.Linear):  # what it says, not its weight's shape: 4-bit weights are packed
+    """Return (D_out, D_in) of a Linear, or of GPT-2's Conv1D, whose weight is transposed."""
+    if isinstance(module, nn.Linear):  # from its attributes, because the weights of 4-bit layers have a packed shape
         return module.out_features, module.in_features
     weight = module.weight
     assert isinstance(weight, Tensor)
@@ -173,7 +173,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def _key_heads(config: Any, attention: nn.Module) -> tuple[int, int]:
-    """Heads and head width of the keys: what the family's config says, grouped-query attention included."""
+    """Return the number and width of the key heads from the config, including grouped-query attention."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     own = getattr(attention, "key_value_proj_dim", None) or getattr(config, "head_dim", None)
     return int(heads), int(own or config.hidden_size // config.num_attention_heads)

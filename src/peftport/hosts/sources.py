@@ -1,4 +1,4 @@
-"""Where hosts come from: a local folder, the name of an offline host, or a hub id ``org/name[@revision]``."""
+"""Find a host by what the user calls it: a folder, the name of an offline host, or a hub id ``org/name[@revision]``."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 @dataclass(frozen=True)
 class Source:
-    """A host found on this machine: the name people use for it and its folder."""
+    """A host on this machine: the name that users give it, and its folder."""
 
     name: str
     folder: Path
 
 
 def find_host(ref: str) -> Source:
-    """The folder of a host, downloaded from the hub first if ``ref`` is a hub id that is not here yet.
+    """Return the folder of a host; if ``ref`` is a hub id that is not cached, the host is downloaded first.
 
     Raises:
-        UnknownName: neither a folder, nor an offline host, nor a hub id.
-        HostRefused: not a transformers folder, or it wants its own code run.
+        UnknownName: ``ref`` is neither a folder, nor an offline host, nor a hub id.
+        HostRefused: the folder is not a transformers folder, or needs its own code to be run.
 
     """
-    if ref and os.path.isdir(ref):  # os.path says no where pathlib raises: a name that is too long
+    if ref and os.path.isdir(ref):  # os.path returns False where pathlib raises, for a name that is too long
         folder = Path(ref)
         read_config(folder)
         return Source(folder.resolve().name, folder)
@@ -49,10 +49,10 @@ def find_host(ref: str) -> Source:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The host's config.json.
+    """Read the config.json of a host.
 
     Raises:
-        HostRefused: missing, not JSON, without a model type, or with more or other in the folder than a plain host.
+        HostRefused: it is missing, not JSON or has no model type, or the folder is more than a plain host.
 
     """
     path = folder / "config.json"

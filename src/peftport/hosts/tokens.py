@@ -1,4 +1,4 @@
-"""Digests of a host's tokenizer, from its files: what turns texts into ids, and the chat template."""
+"""Compute digests of a tokenizer from its files: of what turns texts into ids, and of the chat template."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-# Files of settings beside the vocabulary.
+# Files with settings, besides the vocabulary.
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-# Settings that change no id: names, paths, versions; length, padding and its side, which the caller decides; decoding.
+# Settings that change no id: names, paths, versions, decoding, and length and padding, which the caller decides.
 NO_IDS = re.compile(
     r"_.*|.*version.*|.*name_or_path|.*_file|processor_class|auto_map|backend|is_local|model_max_length|max_length"
     r"|padding.*|pad_to_multiple_of|pad_token_type_id|truncation.*|stride|clean_up_tokenization_spaces"
@@ -31,13 +31,13 @@ NO_IDS = re.compile(
 
 
 def vocabulary_digest(folder: Path) -> str:
-    """Digest of the vocabulary files, byte by byte: all that fingerprints of version 1 know of a tokenizer."""
+    """Hash the bytes of the vocabulary files, which is all that fingerprints of version 1 record of a tokenizer."""
     found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
     return digest([[file.name, _sha256(file)] for file in found])
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """Digest of what changes ids, in any file of the tokenizer: vocabulary, normaliser, added and special tokens.
+    """Hash whatever affects ids, in any file of the tokenizer: vocabulary, normaliser, added and special tokens.
 
     Raises:
         ValueError: a file that should be JSON is not.
@@ -53,7 +53,7 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def _fast_tokenizer(file: Path) -> str:
-    """sha256 of ``tokenizer.json`` from its first part that changes ids on: truncation and padding stand before it."""
+    """Return the sha256 of ``tokenizer.json`` without its beginning, which sets truncation and padding."""
     if not file.is_file():
         return ""
     raw = file.read_bytes()
@@ -67,7 +67,7 @@ def _fast_tokenizer(file: Path) -> str:
 
 
 def _chat_template(folder: Path) -> Any:
-    """The template, wherever it lies: a file of its own goes before the one in the tokenizer's settings."""
+    """Read the chat template; a separate file takes precedence over the one in the tokenizer's settings."""
     for name in TEMPLATE_FILES:
         if (folder / name).is_file():
             text = (folder / name).read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; nothing where there is no such file."""
+    """Read a JSON object from a file; return an empty one where there is no such file."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not isinstance(found, dict):
         raise ValueError(f"{file.name}: expected a JSON object")

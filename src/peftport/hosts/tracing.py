@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: the same pass once more, with a look behind every module of the host."""
+"""Find where numbers stop being finite: repeat a forward pass and check the output of every module of the host."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from peftport.hosts.host import Host
 
 
 def where_not_finite(host: Host, run: Callable[[], object]) -> str:
-    """``first behind layers.3.ffn_out (encoder.layer.3.output.dense)``: the place, in words, found by running again.
+    """Name the place, such as ``first behind layers.3.ffn_out (encoder.layer.3.output.dense)``.
 
-    ``run``: the pass. What is attached to the host at the time counts as part of it.
+    ``run`` repeats the forward pass, with whatever is attached to the host at the time.
     """
     found: list[str] = []
     names = {module: name for name, module in host.model.named_modules() if name}
@@ -37,10 +37,10 @@ def where_not_finite(host: Host, run: Callable[[], object]) -> str:
 
 
 def check_states(host: Host, states: dict[str, Tensor], run: Callable[[], object]) -> None:
-    """Refuse to go on with activations that are not finite; ``states``: some by the name of their slot.
+    """Refuse activations that are not finite; ``states`` holds activations by the name of their slot.
 
     Raises:
-        NotFinite: with where it began.
+        NotFinite: there are such activations; the message says where they begin.
 
     """
     if not all(bool(state.isfinite().all()) for state in states.values()):

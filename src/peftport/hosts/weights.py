@@ -1,7 +1,7 @@
-"""The frozen matrices of a host, one at a time: from its memory-mapped files, or from memory where they lie whole.
+"""Read the frozen matrices of a host one at a time, from its memory-mapped files or from memory.
 
-A host in 8 or 4 bits, on an accelerator or cut over devices is read from its files, as one that is only opened. Nothing
-is kept, so a method that reads weights needs the memory of the largest one.
+They are read from the files if the host is only opened, is in 8 or 4 bits, or is on an accelerator or several devices.
+Nothing is kept, so a method that reads weights needs memory for the largest matrix only.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from peftport.hosts.slots import Slot
 
 
 class HostWeights:
-    """The frozen matrices of a host, loaded or only opened, on the processor."""
+    """The frozen matrices of a host, which may be loaded or only opened. They are returned on the processor."""
 
     def __init__(self, host: Host) -> None:
         """Index the host's files where its tensors are not in memory.
 
         Raises:
-            HostRefused: they are not, and the host has no files: it was not loaded from a folder.
+            HostRefused: they are not in memory, and the host was not loaded from a folder.
 
         """
         self.host = host
@@ -39,15 +39,15 @@ class HostWeights:
         self._files = {} if whole or host.folder is None else tensor_files(host.folder)
 
     def matrix(self, slot: Slot) -> Tensor:
-        """A linear slot's matrix (D_out, D_in), float32 or wider."""
+        """Return the matrix (D_out, D_in) of a linear slot, in float32 or wider."""
         module = self.host.slot_module(slot)
-        stored: type = getattr(module, "source_cls", type(module))  # packed in fewer bits: what it was in the files
+        stored: type = getattr(module, "source_cls", type(module))  # for quantised layers, the class that they replace
         weight = self.tensor(f"{slot.path}.weight")
         full = weight if issubclass(stored, nn.Linear) else weight.T
         return full[slot.start : slot.start + slot.out_width]
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor in the files, by its name below the base model; None if it is not there."""
+        """Return the shape of a tensor in the files, by its name below the base model; None if it is missing."""
         key = self._find(name)
         if key is None:
             return None
@@ -55,11 +55,11 @@ class HostWeights:
             return tuple(tensors.get_slice(key).get_shape())
 
     def unknown(self, known: set[str]) -> list[str]:
-        """Tensors in the files that stand for none of these names below the base model."""
+        """List the tensors in the files that match none of these names below the base model."""
         return [key for key in self._files if not any(part in known for part in endings(modern(key)))]
 
     def embeddings(self) -> Tensor:
-        """The input embeddings (V, D)."""
+        """Return the input embeddings (V, D)."""
         wanted = self.host.model.get_input_embeddings().weight  # type: ignore[operator]
         names = [name for name, p in self.host.base.named_parameters(remove_duplicate=False) if p is wanted]
         for name in names[:-1]:
@@ -68,10 +68,10 @@ class HostWeights:
         return self.tensor(names[-1])
 
     def tensor(self, name: str) -> Tensor:
-        """A parameter by its name below the base model.
+        """Return a parameter by its name below the base model.
 
         Raises:
-            HostRefused: the files have none of that name, or several.
+            HostRefused: the files have no tensor of that name, or several.
 
         """
         if not self._files:
@@ -95,18 +95,18 @@ class HostWeights:
 
 
 def modern(key: str) -> str:
-    """A tensor's name in a file as transformers calls it today."""
+    """Convert a tensor's name in a file to the name that transformers uses today."""
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key))
 
 
 def endings(name: str) -> list[str]:
-    """``a.b.c`` -> ``a.b.c``, ``b.c``, ``c``."""
+    """List a dotted name and its endings: ``a.b.c`` gives ``a.b.c``, ``b.c`` and ``c``."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts))]
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """The file of every tensor of a host, by name."""
+    """Return the file of every tensor of a host, by the tensor's name."""
     index: dict[str, Path] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:

@@ -1,6 +1,6 @@
-"""Which file format a folder is, and reading or writing a module in any of them.
+"""Read and write module folders in any supported format, and detect the format of a folder.
 
-A format of another library is a line of `FOREIGN`. Beside its files we keep `peftport.json` (sidecar.py).
+The formats of other libraries are the entries of `FOREIGN`. Beside their files lies `peftport.json` (see sidecar.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Foreign:
-    """Another library's format: what to call its files, where their tensors are, and how they are read and written."""
+    """The format of another library: its name, the file with the tensors, and the functions that read and write it."""
 
     title: str
     tensors: str
@@ -55,10 +55,10 @@ FOREIGN: dict[str, Foreign] = {
 
 
 def format_of(folder: Path) -> Format:
-    """The format of a module folder, by the files in it.
+    """Return the format of a module folder, by the files in it.
 
     Raises:
-        ModuleRefused: not a folder, pickled weights only, or no module at all.
+        ModuleRefused: it is not a folder, has only pickled weights, or holds no module.
 
     """
     if not folder.is_dir():
@@ -82,10 +82,10 @@ def format_of(folder: Path) -> Format:
 
 
 def read_module(folder: Path, origin: Host | None = None) -> Module:
-    """Read a module in any format. Another library's checkpoint does not say its host's slots: it needs ``origin``.
+    """Read a module in any format. Other libraries' checkpoints do not describe their host, so ``origin`` is needed.
 
     Raises:
-        ModuleRefused: broken, unsafe, or another library's checkpoint without its host.
+        ModuleRefused: the folder is broken or unsafe, or is another library's checkpoint and no host is given.
 
     """
     found = format_of(folder)
@@ -101,10 +101,10 @@ def read_module(folder: Path, origin: Host | None = None) -> Module:
 
 
 def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: bool) -> None:
-    """Refuse a format that cannot hold a module, before any work is done for it.
+    """Refuse a format that cannot hold a module, before any work is done.
 
     Raises:
-        ModuleRefused: another technique or kind of host than the format has, or a linear readout's head.
+        ModuleRefused: the format does not support the technique, the kind of host, or the head of a linear readout.
 
     """
     if file_format == "native":
@@ -118,10 +118,10 @@ def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: bool
 
 
 def write_module(module: Module, host: Host, out: Path, file_format: Format = "native") -> None:
-    """Write a module of ``host`` into a new folder, whole or not at all.
+    """Write a module of ``host`` into a new folder, completely or not at all.
 
     Raises:
-        OutputRefused: ``out`` holds something.
+        OutputRefused: ``out`` is not empty.
         ModuleRefused: the format cannot hold the module.
 
     """
@@ -136,9 +136,9 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
 
 
 def _is_of_adapters(path: Path) -> bool:
-    """PEFT's configuration says its type, that of `adapters` has its settings in one more object."""
+    """Return whether a configuration is one of `adapters`, whose settings are nested, and not one of PEFT."""
     try:
         read = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
-        return False  # reading it as PEFT's says what is wrong with it
+        return False  # reading it as PEFT's configuration reports what is wrong with it
     return isinstance(read, dict) and "peft_type" not in read and "config" in read

@@ -1,4 +1,4 @@
-"""The module: trained matrices of one technique on one host, what it is, and where it has been."""
+"""The module: the trained matrices of one technique on one host, with the records of its task, training and ports."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
 
 
 class TaskRecord(Closed):
-    """The task a module was trained for: its name, labels and digest, and how labels were read out.
+    """The task that a module was trained for: its name, labels and digest, and the readout.
 
-    ``kind`` and ``fields`` are in files only where they are not those of a classification of single texts, which came
-    before them: its files stay as they were.
+    Files contain ``kind`` and ``fields`` only where they differ from those of a classification of single texts, so
+    that the files of such modules are the same as before these fields existed.
     """
 
     name: str
@@ -43,7 +43,7 @@ class TaskRecord(Closed):
 
 
 class TrainingRecord(Closed):
-    """How a module was trained, in full: with the host and the task it repeats the training."""
+    """How a module was trained. Together with the host and the task, this record reproduces the training."""
 
     seed: int
     steps: int
@@ -56,7 +56,7 @@ class TrainingRecord(Closed):
 
 
 class PortRecord(Closed):
-    """One port: which method carried the module from where, with which settings, and what it did at each slot."""
+    """One port: the method, the host that the module came from, the settings, and what was done at each slot."""
 
     method: str
     origin: Fingerprint
@@ -67,11 +67,12 @@ class PortRecord(Closed):
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """Matrices of one technique on one host: ``matrices[slot][name]``, without K.
+    """The matrices of one technique on one host, ``matrices[slot][name]``, without the stacking dimension K.
 
-    Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a linear readout's head).
-    ``file``: what another library's file had that the matrices do not show, for writing it back. ``unscaled``: B as it
-    was there, at slots where a scale of its own was multiplied into ours and cannot be divided out to the last bit.
+    Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (the head of a linear
+    readout). ``file`` records what another library's file contained that the matrices do not show, so that it can be
+    written back. ``unscaled`` holds the B of the file at slots where its scale was multiplied into the B here and
+    cannot be divided out exactly.
     """
 
     spec: TechniqueSpec
@@ -85,21 +86,21 @@ class Module:
 
     @property
     def parameters(self) -> int:
-        """How many numbers it holds."""
+        """The total number of parameters in the module."""
         return sum(tensor.numel() for own in self.matrices.values() for tensor in own.values())
 
     @property
     def head(self) -> dict[str, Tensor] | None:
-        """The linear readout's weight (C, D) and bias (C), if it has one."""
+        """The weight (C, D) and bias (C) of a linear readout, or None if the module has none."""
         return self.matrices.get(HEAD)
 
     def with_matrices(self, matrices: Parameters, **changes: Any) -> Module:
-        """The same module with other matrices."""
+        """Return a copy of the module with other matrices, and with ``changes`` to its other fields."""
         return replace(self, matrices=matrices, **changes)
 
 
 def fresh_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
-    """A module as it starts: initialised from the seed, untrained."""
+    """Return an untrained module, initialised from the seed."""
     technique = technique_named(spec.kind)
     slots = technique.slots(spec, host.slots)
     start = technique.start(spec, slots, seed)
@@ -107,7 +108,7 @@ def fresh_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
 
 
 def stack(modules: list[Parameters], dtype: torch.dtype | None = None) -> Parameters:
-    """K modules' matrices as one: every tensor (K, ...). All must have the same slots and shapes."""
+    """Stack the matrices of K modules with equal slots and shapes: every tensor becomes (K, ...)."""
     first = modules[0]
     return {
         slot: {name: torch.stack([m[slot][name].to(dtype) for m in modules]) for name in own}
@@ -116,7 +117,7 @@ def stack(modules: list[Parameters], dtype: torch.dtype | None = None) -> Parame
 
 
 def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """Matrices as the host computes with them, on its device; a readout's own stay as wide as they are."""
+    """Cast matrices to the dtype and device of the host; those of a readout keep their dtype."""
     return {
         slot: {name: t.to(host.device, t.dtype if slot == HEAD else host.dtype) for name, t in own.items()}
         for slot, own in matrices.items()
@@ -124,7 +125,7 @@ def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> d
 
 
 def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
-    """One entry's matrices out of a stack, detached copies in float32."""
+    """Take the matrices of one entry out of a stack, as detached copies in float32."""
     return {
         slot: {name: tensor[entry].detach().to("cpu", torch.float32).clone() for name, tensor in own.items()}
         for slot, own in matrices.items()
@@ -132,7 +133,7 @@ def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Paramet
 
 
 def check_finite(matrices: Parameters, where: str) -> None:
-    """Refuse NaN and infinity.
+    """Refuse matrices that contain NaN or infinity.
 
     Raises:
         TrainingFailed: a matrix is not finite.
@@ -145,11 +146,11 @@ def check_finite(matrices: Parameters, where: str) -> None:
 
 
 def check_fits(module: Module, host: Host, method: str = "copy") -> None:
-    """Refuse a module whose slots or shapes are not those of the host.
+    """Refuse a module whose slots or shapes differ from those of the host.
 
     Raises:
-        SlotMismatch: another family, depth, or width, or matrices that are not its technique's; the message names the
-            first slot that differs.
+        SlotMismatch: the family, depth or width differs, or the matrices are not those of the technique; the message
+            names the first slot that differs.
 
     """
     technique = technique_named(module.spec.kind)
@@ -194,7 +195,7 @@ def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method:
 
 
 class ModuleCard(Closed):
-    """What ``module.json`` holds."""
+    """The content of ``module.json``: everything about a module except its matrices."""
 
     format: Literal["peftport-module"] = "peftport-module"
     version: Literal[1] = 1

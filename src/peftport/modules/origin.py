@@ -1,4 +1,4 @@
-"""Is a module from the host it is said to be from? Its recorded fingerprint decides, unless a person overrides it."""
+"""Check that a module was trained on a given host, by the fingerprint that it records, unless the user overrides it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRUSTED = "trusted origin"
 
 
 def check_origin(module: Module, host: Host, where: str) -> None:
-    """Refuse a module that records another host than this one.
+    """Refuse a module that records a different host from this one.
 
     Raises:
         ModuleRefused: the fingerprints differ.
@@ -28,10 +28,10 @@ def check_origin(module: Module, host: Host, where: str) -> None:
 
 
 def trust_origin(module: Module, host: Host) -> Module:
-    """Take a module for one of ``host`` whatever it records, and put that on its record.
+    """Treat a module as one of ``host`` whatever it records, and record that this was done.
 
     Raises:
-        SlotMismatch: it cannot be one: other slots or widths.
+        SlotMismatch: its slots or widths do not fit ``host``.
 
     """
     check_fits(module, host, TRUSTED)

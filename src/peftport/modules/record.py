@@ -1,8 +1,8 @@
-"""What a module remembers of another library's file, so that writing it back gives what was there.
+"""What a module records about another library's file, so that writing it back restores the file.
 
-In memory every slot of a LoRA has the spec's rank and scale: smaller ranks are filled up with zeros, layers without a
-LoRA are zeros altogether, and a slot's own scale is multiplied into B. All three leave the function as it was, and
-zero rows of A beside zero columns of B have no gradient. The record says what the file had at each slot.
+In memory every slot of a LoRA has the rank and scale of the spec: smaller ranks are padded with zeros, layers without a
+LoRA are all zeros, and the scale of a slot is multiplied into B. None of this changes the function, and zero rows of A
+that meet zero columns of B have no gradient. The record contains what the file had at each slot.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Closed(BaseModel):
 
 
 class SlotInFile(Closed):
-    """Rank (0: no LoRA there) and alpha of one slot, as the file has them."""
+    """The rank (0 where there is no LoRA) and alpha of one slot in the file."""
 
     rank: NonNegativeInt
     alpha: PositiveFloat
 
 
 class PeftRecord(Closed):
-    """A PEFT LoRA: what it had at each slot, and what PEFT uses in further training only.
+    """The record of a PEFT LoRA: what it had at each slot, and settings that PEFT uses in further training only.
 
-    ``headed``: made on a model with a head, below which the names of its matrices start (None: as our host is).
-    ``config``: its whole ``adapter_config.json``. ``host``: the host that it was read on.
+    ``headed`` says whether the names of its matrices start at a model with a head (None: as in the host here).
+    ``config`` is its whole ``adapter_config.json``. ``host`` is the host that it was read on.
     """
 
     kind: Literal["peft"] = "peft"
@@ -47,9 +47,9 @@ class PeftRecord(Closed):
 
 
 class AdaptersRecord(Closed):
-    """A checkpoint of the `adapters` library: the name that is part of its tensors' names.
+    """The record of a checkpoint of the `adapters` library, with the name that is part of its tensors' names.
 
-    ``config``: its whole ``adapter_config.json``. ``host``: the host that it was read on.
+    ``config`` is its whole ``adapter_config.json``. ``host`` is the host that it was read on.
     """
 
     kind: Literal["adapters"] = "adapters"

@@ -1,4 +1,4 @@
-"""Folders and files that are whole or not there: written under a temporary name, flushed, renamed."""
+"""Write files and folders completely or not at all: under a temporary name, then flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from peftport.core.errors import OutputRefused
 from peftport.core.stopping import undisturbed
 from peftport.store.held import hidden_file, hidden_folder, sweep_beside
 
-# ``.SHA256.safetensors.RANDOM``, the sha256 cut or whole: earlier versions did not cut it.
+# ``.SHA256.safetensors.RANDOM``; the sha256 is shortened, which earlier versions did not do.
 HALF_WRITTEN = re.compile(r"\.[0-9a-f]{40,64}(\.safetensors)?\.[a-z0-9_]{8}(\.peftport)?")
 _ASKING = threading.Lock()
 
 
 def check_free(out: Path) -> None:
-    """Refuse an output folder that holds something, before any work is done for it.
+    """Refuse an output folder that is not empty, before any work is done.
 
     Raises:
-        OutputRefused: ``out`` exists and is not an empty folder, or lies where nothing can be written.
+        OutputRefused: ``out`` exists and is not an empty folder, or its place is not writable.
 
     """
     if out.exists() and not out.is_dir():
@@ -37,11 +37,11 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``out`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes ``out`` if the block succeeds, and is removed if it fails.
 
     Raises:
-        OutputRefused: ``out`` holds something already, or cannot be written.
-        OSError: the disk is full or broken; it says where.
+        OutputRefused: ``out`` is not empty, or cannot be written.
+        OSError: the disk is full or broken; the error names the path.
 
     """
     check_free(out)
@@ -61,26 +61,26 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """A full or broken disk is an OSError that says where; some libraries tell of it by exceptions of their own."""
+    """Turn errors of a full or broken disk into an OSError that names the path, also those of other libraries."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        error.filename = error.filename or str(path)  # the error of a full disk has no path
         raise
     except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # how Rust does: safetensors, tokenizers
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust libraries report it: safetensors, tokenizers
         if told is None:
             raise
         raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write one text file whole: readers see the old text or the new, never a part."""
+    """Write a text file atomically: readers see the old text or the new one, never a part."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write one file whole: readers see the old bytes or the new, never a part."""
+    """Write a file atomically: readers see the old bytes or the new ones, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_beside(path)
     _write(path, data)
@@ -96,18 +96,18 @@ def _write(path: Path, data: bytes) -> None:
 
 
 class Artifacts:
-    """A content-addressed folder: every file is called by the sha256 of its bytes."""
+    """A content-addressed folder: the name of every file is the sha256 of its bytes."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep files under ``folder``, made when the first one comes."""
+        """Store files in ``folder``, which is made when the first file is stored."""
         self.folder = folder
 
     def path(self, sha256: str) -> Path:
-        """Where the bytes of that digest lie, or would lie."""
+        """Return the path of the file with this digest, whether it exists or not."""
         return self.folder / sha256[:2] / f"{sha256}.safetensors"
 
     def put(self, data: bytes) -> str:
-        """Keep bytes, whole and flushed, and return their digest. Bytes that are kept already are left alone."""
+        """Store bytes atomically and return their digest. A file that exists already is not written again."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
         if not self.holds(sha256):
@@ -116,13 +116,13 @@ class Artifacts:
         return sha256
 
     def sweep(self) -> None:
-        """Remove files that a crash left half-written. Only for the one driver of the study: nobody else writes."""
+        """Remove files that a crash left half-written. Only the driver of the study, the only writer, may call this."""
         for path in self.folder.glob("[0-9a-f][0-9a-f]/.*"):
             if HALF_WRITTEN.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 
     def holds(self, sha256: str) -> bool:
-        """Whether the bytes are here and are still those."""
+        """Return whether the file exists and its bytes still have this digest."""
         path = self.path(sha256)
         if not path.is_file():
             return False
@@ -136,7 +136,7 @@ def _flush(path: Path) -> None:
 
 
 def _umask() -> int:
-    with _ASKING:  # it can only be asked for by setting it, and several threads write
+    with _ASKING:  # the umask can only be read by setting it, and several threads write
         mask = os.umask(0o077)
         os.umask(mask)
     return mask

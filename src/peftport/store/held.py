@@ -1,8 +1,8 @@
-"""Temporary files and folders that no crash leaves for ever: their process holds a lock on them while it lives.
+"""Temporary files and folders that are removed even after a crash: a process locks them for as long as it lives.
 
 The lock is the system's own on the opened file or folder (flock), so that it ends with the process however that ends,
-and nobody has to trust a process id. The next call that makes one in the same place removes those whose lock nobody
-holds. Where a file system knows no such locks, nothing is removed.
+and no process id has to be trusted. The next call that makes one in the same place removes those that nobody has
+locked. Where a file system does not support such locks, nothing is removed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 from peftport.core.stopping import undisturbed
 
 MARK = ".peftport"
-LONGEST = 40  # characters of a file's own name in that of its temporary one, so that a long name finds room
+LONGEST = 40  # characters of the final name that a temporary name contains, so that it is not too long
 _HIDDEN = re.compile(r"\..*\.[a-z0-9_]{8}\.peftport")
 _TEMPORARY = re.compile(r"peftport-[a-z]+-[a-z0-9_]{8}\.peftport")
 
 
 class HeldFolder(tempfile.TemporaryDirectory[str]):
-    """A folder among the system's temporary ones, ``peftport-KIND-...``: removed at its end, or by the next call."""
+    """A temporary folder ``peftport-KIND-...``, which is removed at its end or, after a crash, by the next call."""
 
     def __init__(self, kind: str) -> None:
-        """Make one, after removing those of processes that are gone."""
+        """Make a folder, after removing those of processes that have ended."""
         sweep_temporary()
         super().__init__(prefix=f"peftport-{kind}-", suffix=MARK)
         while (handle := _opened(Path(self.name))) < 0:
@@ -38,24 +38,24 @@ class HeldFolder(tempfile.TemporaryDirectory[str]):
         self._close = weakref.finalize(self, os.close, handle)
 
     def cleanup(self) -> None:
-        """Remove it now."""
+        """Remove the folder and release its lock."""
         super().cleanup()
         self._close()
 
 
 def sweep_temporary() -> None:
-    """Remove the temporary folders of processes that are gone."""
+    """Remove the temporary folders of processes that have ended."""
     _sweep(Path(tempfile.gettempdir()), _TEMPORARY)
 
 
 def sweep_beside(path: Path) -> None:
-    """Remove, in the folder of ``path``, hidden temporary files and folders of processes that are gone."""
+    """Remove hidden temporary files and folders of ended processes from the folder of ``path``."""
     _sweep(path.parent, _HIDDEN)
 
 
 @contextmanager
 def hidden_folder(final: Path) -> Iterator[Path]:
-    """A hidden folder beside ``final``, which the block renames; gone when it did not."""
+    """Yield a hidden folder beside ``final``, which the block renames; it is removed if the block does not."""
     made: Path | None = None
     handle = -1
     try:
@@ -75,7 +75,7 @@ def hidden_folder(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def hidden_file(final: Path) -> Iterator[tuple[int, Path]]:
-    """A hidden file beside ``final``, open for writing, which the block renames; gone when it did not."""
+    """Yield a hidden file beside ``final``, open for writing, which the block renames; otherwise it is removed."""
     made: Path | None = None
     handle = -1
     try:
@@ -99,7 +99,7 @@ def _prefix(final: Path) -> str:
 
 
 def _opened(folder: Path) -> int:
-    """A handle that holds the folder, or -1 where another process swept it away before."""
+    """Open and lock a folder. Returns the handle, or -1 where another process removed the folder first."""
     try:
         return _held(os.open(folder, os.O_RDONLY), folder)
     except FileNotFoundError:
@@ -107,8 +107,8 @@ def _opened(folder: Path) -> int:
 
 
 def _held(handle: int, path: Path) -> int:
-    """The handle, locked; closed and -1 where another process swept the path away before the lock was there."""
-    with suppress(OSError):  # a file system without locks: nobody sweeps there
+    """Lock a handle and return it; close it and return -1 where another process removed the path first."""
+    with suppress(OSError):  # the file system has no locks, so nothing is removed there
         fcntl.flock(handle, fcntl.LOCK_EX)
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(handle), path.stat(follow_symlinks=False)):
@@ -129,7 +129,7 @@ def _remove_if_dead(entry: os.DirEntry[str]) -> None:
         return
     handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where its process lives
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if another process holds the lock
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:

@@ -1,7 +1,7 @@
-"""The ledger of a study: what is done, what failed and why, in SQLite; and who may write to it.
+"""The ledger of a study: an SQLite file that records which jobs are done, and which failed and why.
 
-A job's row is written after its artifact is safe on disk, in one transaction with the rest of its stack: what is
-recorded stays recorded whatever happens next, and nothing is done twice after it was recorded.
+The row of a job is written after its artifact is safe on disk, in one transaction with the rest of its stack. What is
+recorded stays recorded whatever happens next, and a recorded job is not done again.
 
 Every row carries a checksum of its own content, and the inputs that its job ran on: sets of inputs are kept once, by
 their digest, and rows refer to them. Rows of ledgers from before version 1 have neither, and stay readable.
@@ -51,12 +51,12 @@ _DIGEST = "(SELECT digest FROM inputs WHERE inputs.id = jobs.inputs)"
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """What became of one job.
+    """The outcome of one job.
 
     Attributes:
-        artifact: sha256 of the file it is in.
-        error: last line first, then traceback.
-        inputs: digest of what the job ran on; the ledger has the content. None: not known.
+        artifact: the sha256 of the file with its results.
+        error: the last line of the error, then its traceback.
+        inputs: the digest of the job's inputs, which the ledger holds; None where they are not known.
 
     """
 
@@ -72,14 +72,14 @@ class JobRow:
 
 
 class Ledger:
-    """The ledger of one study folder. Anyone may read; only the one driver writes."""
+    """The ledger of one study folder. Any process may read it; only the driver of the study writes."""
 
     def __init__(self, folder: Path, *, reading: bool = False) -> None:
-        """Open (and make, if need be) the ledger in ``folder``; ``reading``: nothing is written, nor need it be.
+        """Open the ledger in ``folder`` and make it if needed; with ``reading``, nothing is written.
 
         Raises:
-            BadRequest: the file there is no ledger.
-            PeftportError: the disk is full or broken, or the rights are not there.
+            BadRequest: the file is not a ledger.
+            PeftportError: the disk is full or broken, or permissions are missing.
 
         """
         self.folder = folder
@@ -90,7 +90,7 @@ class Ledger:
             raise self._refusal(error) from error
         try:
             version = self._version()
-            self._base.execute("PRAGMA cache_size=-65536")  # KiB: ids come in no order, their index stays in memory
+            self._base.execute("PRAGMA cache_size=-65536")  # KiB; random ids need their index in memory
             if not reading:
                 self._base.execute("PRAGMA synchronous=FULL")
                 self._base.execute("PRAGMA wal_autocheckpoint=8192")  # pages
@@ -105,7 +105,7 @@ class Ledger:
             raise
 
     def _check_file(self) -> None:
-        """SQLite would make an emptied file a new ledger, and say of a folder only that it cannot open it."""
+        """Refuse an empty file, which SQLite would take for a new ledger, and a folder, where its error is unclear."""
         path = self.folder / FILE
         if path.exists() and not path.is_file():
             raise damaged(self.folder, "it is no file")
@@ -123,7 +123,7 @@ class Ledger:
         return version
 
     def _make_tables(self) -> None:
-        """Make what is missing, all or none; a ledger of version 0 gets the new columns, empty in its old rows."""
+        """Make missing tables in one transaction; a ledger of version 0 gets the new columns, empty in its old rows."""
         known = {table: columns_of(self._base, table) for table, _ in _ADDED}
         added = "".join(
             f"ALTER TABLE {table} ADD COLUMN {column};"
@@ -141,7 +141,7 @@ class Ledger:
         return f"{COLUMNS}, {_DIGEST}, inputs, checksum" if self._new else f"{COLUMNS}, NULL, NULL, NULL"
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file of the ledger."""
         self._base.close()
 
     def record(
@@ -150,7 +150,7 @@ class Ledger:
         failures: Sequence[tuple[str, int, str]] = (),
         inputs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Write rows, failed attempts (job, attempt, error), and sets of inputs by digest, all or none."""
+        """Write rows, failed attempts (job, attempt, error) and sets of inputs by digest in one transaction."""
         with self._transaction():
             self._base.executemany(
                 "INSERT OR IGNORE INTO inputs (digest, content) VALUES (?,?)",
@@ -166,15 +166,15 @@ class Ledger:
             )
 
     def forget(self, ids: Iterable[str]) -> None:
-        """Take jobs out, so that they are done again."""
+        """Remove jobs from the ledger, so that they are done again."""
         with self._transaction():
             self._base.executemany("DELETE FROM jobs WHERE id = ?", [(job,) for job in ids])
 
     def check(self) -> None:
-        """Read all of it: pages, indices, and every row against its own checksum.
+        """Check the whole ledger: its pages, indices, and the checksum of every row.
 
         Raises:
-            BadRequest: something in it is not what was recorded; the line says what, and what to do.
+            BadRequest: something is not as it was recorded; the message says what, and what to do.
 
         """
         with self._reading():
@@ -190,19 +190,19 @@ class Ledger:
         self.inputs()
 
     def states(self) -> dict[str, State]:
-        """The state of every job on record."""
+        """Return the state of every job on record."""
         with self._reading():
             return dict(self._base.execute("SELECT id, state FROM jobs"))
 
     def states_of(self, ids: Iterable[str]) -> dict[str, State]:
-        """The states of these jobs, of those that are on record."""
+        """Return the states of those of these jobs that are on record."""
         asked = json.dumps(list(dict.fromkeys(ids)))
         query = "SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
         with self._reading():
             return dict(self._base.execute(query, (asked,)))
 
     def artifacts(self) -> dict[str, list[str]]:
-        """Jobs by the artifact that holds them."""
+        """Return the jobs by the artifact that holds their results."""
         found: dict[str, list[str]] = {}
         with self._reading():
             for sha, job in self._base.execute("SELECT artifact, id FROM jobs WHERE artifact IS NOT NULL ORDER BY id"):
@@ -210,19 +210,19 @@ class Ledger:
         return found
 
     def row(self, job: str) -> JobRow | None:
-        """One job's row."""
+        """Return the row of a job, or None if it is not on record."""
         with self._reading():
             found = self._base.execute(f"SELECT {self._columns} FROM jobs WHERE id = ?", (job,)).fetchone()
             return row_of(found) if found else None
 
     def rows(self) -> Iterator[JobRow]:
-        """Every row, by id."""
+        """Yield every row, in the order of ids."""
         with self._reading():
             for values in self._base.execute(f"SELECT {self._columns} FROM jobs ORDER BY id"):
                 yield row_of(values)
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """All sets of inputs that jobs of this study ran on, by digest."""
+        """Return all sets of inputs that jobs of this study ran on, by digest."""
         with self._reading():
             found = self._base.execute("SELECT digest, content FROM inputs ORDER BY id").fetchall() if self._new else []
             for key, content in found:
@@ -231,18 +231,18 @@ class Ledger:
             return {key: json.loads(content) for key, content in found}
 
     def inputs_of_done(self) -> Iterator[tuple[str, str | None]]:
-        """Every job that is done, and the digest of what it ran on (None: a job of a ledger of version 0)."""
+        """Yield every job that is done with the digest of its inputs (None for rows of version 0)."""
         mine = _DIGEST if self._new else "NULL"
         with self._reading():
             yield from self._base.execute(f"SELECT id, {mine} FROM jobs WHERE state = 'done' ORDER BY id")
 
     def failures(self) -> list[tuple[str, int, str, str]]:
-        """Every failed attempt: job, attempt, error, UTC time."""
+        """Return every failed attempt as job, attempt, error and UTC time."""
         with self._reading():
             return list(self._base.execute("SELECT job, attempt, error, at FROM failures ORDER BY rowid"))
 
     def fact(self, key: str) -> Any:
-        """A fact about the study (None if it is not there)."""
+        """Return a fact about the study, or None if it is not recorded."""
         with self._reading():
             query = f"SELECT key, value, {self._sum} FROM facts WHERE key = ?"
             found = self._base.execute(query, (key,)).fetchone()
@@ -252,7 +252,7 @@ class Ledger:
             return json.loads(found[1])
 
     def set_fact(self, key: str, value: Any) -> None:
-        """Set a fact about the study."""
+        """Record a fact about the study."""
         own = (key, _text(value))
         with self._transaction():
             self._base.execute("INSERT OR REPLACE INTO facts VALUES (?,?,?)", (*own, _checksum(own)))
@@ -261,7 +261,7 @@ class Ledger:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.ProgrammingError:  # ours, not the file's
+        except sqlite3.ProgrammingError:  # an error in this program, not in the file
             raise
         except sqlite3.Error as error:
             raise self._refusal(error) from error
@@ -271,7 +271,7 @@ class Ledger:
             raise damaged(self.folder, str(error)) from error
 
     def _refusal(self, error: sqlite3.Error) -> PeftportError:
-        """What stands in the way of reading or writing: the disk or another process, or damage."""
+        """Explain an error of SQLite: the disk, permissions or another process, or damage of the file."""
         if in_the_way(error):
             return PeftportError(
                 f"{self.folder / FILE}: cannot be written or read ({error}); make room there, check the rights, or "
@@ -285,7 +285,7 @@ class Ledger:
             self._base.execute("BEGIN IMMEDIATE")
             yield
             self._base.execute("COMMIT")
-        except sqlite3.IntegrityError:  # a row that is none: our own mistake, and no damage to the file
+        except sqlite3.IntegrityError:  # an invalid row is an error in this program, not damage to the file
             self._roll_back()
             raise
         except sqlite3.Error as error:
@@ -301,10 +301,10 @@ class Ledger:
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """The ledger of a study that was begun, to read: on a read-only disk too.
+    """Open the ledger of a study that was begun for reading; this works on a read-only disk too.
 
     Raises:
-        BadRequest: there is none in ``folder``.
+        BadRequest: there is no ledger in ``folder``.
 
     """
     if not (folder / FILE).is_file():
@@ -314,10 +314,10 @@ def open_ledger(folder: Path) -> Ledger:
 
 @contextmanager
 def only_driver(folder: Path) -> Iterator[None]:
-    """Be the one driver of a study folder; the system lets go of the lock when the process ends, however it ends.
+    """Be the only driver of a study folder within the block, by a lock that ends with the process in any case.
 
     Raises:
-        BadRequest: another process drives this study now.
+        BadRequest: another process is running this study.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -335,12 +335,12 @@ def only_driver(folder: Path) -> Iterator[None]:
 
 
 def columns_of(base: sqlite3.Connection, table: str) -> set[str]:
-    """The columns of a table; none where there is no such table."""
+    """Return the columns of a table; empty where there is no such table."""
     return {name for _, name, *_ in base.execute(f"PRAGMA table_info({table})")}
 
 
 def damaged(folder: Path, what: str) -> BadRequest:
-    """A ledger that is no longer what was written, and the way out."""
+    """Return the error for a damaged ledger, with the remedy."""
     return BadRequest(
         f"{folder / FILE}: expected a study's ledger as it was written, got damage ({what}); {_repair(folder)}"
     )
@@ -351,19 +351,19 @@ def _repair(folder: Path) -> str:
 
 
 class Altered(ValueError):
-    """A row that does not add up to its own checksum, or says what no row says."""
+    """A row disagrees with its checksum, or has values that no row can have."""
 
 
 def row_of(values: Sequence[Any]) -> JobRow:
-    """A row from its columns, inputs' digest and checksum.
+    """Make a row of its columns, the digest of its inputs and its checksum.
 
     Raises:
-        ValueError: it is not what was recorded.
+        ValueError: the row is not what was recorded.
 
     """
     *own, number, checksum = values
     what = f"the row of job {str(values[0])[:12]}"
-    if checksum is None and number is not None:  # only rows of version 0 have no checksum, and those have no inputs
+    if checksum is None and number is not None:  # only rows of version 0 lack a checksum, and they have no inputs
         raise Altered(what)
     hold((*own, checksum), what)
     job, kind, state, attempt, artifact, metrics, error, seconds, inputs = own
@@ -374,14 +374,14 @@ def row_of(values: Sequence[Any]) -> JobRow:
 
 
 def hold(values: Sequence[Any], what: str) -> None:
-    """Hold columns to the checksum after them; rows of version 0 have none."""
+    """Check columns against the checksum after them; rows of version 0 have none."""
     *own, checksum = values
     if checksum is not None and checksum != _checksum(own):
         raise Altered(what)
 
 
 def _checksum(values: Sequence[Any]) -> bytes:
-    """128 bits of the sha256 of a row's columns."""
+    """Return 128 bits of the sha256 of the columns of a row."""
     return hashlib.sha256(json.dumps(values, default=repr).encode()).digest()[:16]
 
 

@@ -1,8 +1,8 @@
-"""How the ledger's file is opened: to write; to read, even on a disk or in a folder where nothing can be written.
+"""Open the file of a ledger, for writing or for reading, even on a disk or in a folder that is not writable.
 
-SQLite reads a ledger in WAL mode by way of files beside it, which it makes. Where it cannot, a ledger that was closed
-in order is read as it lies there; one whose last rows are still in the WAL (its driver runs, or was killed) is copied
-to a temporary folder first, for without the WAL those rows would be missed.
+To read a ledger in WAL mode, SQLite makes files beside it. Where it cannot, a ledger that was closed properly is read
+directly. If the last rows of a ledger are still in the WAL (because its driver is running or was killed), the ledger is
+copied to a temporary folder first, since without the WAL those rows would be missed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from peftport.core.errors import BadRequest
 from peftport.store.held import HeldFolder
 
 WAL = "-wal"
-# Rights, room, a broken disk, or others at work: not what is in the file, and nothing that another --dir must mend.
+# Errors of permissions, space, the disk or other processes, not of the content of the file.
 _PLACE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM",
           "SQLITE_CANTOPEN", "SQLITE_PERM")  # fmt: skip
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open to read and write; the file and its folder are made if need be."""
+    """Open a ledger to read and write; its file and folder are made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     base = sqlite3.connect(path, isolation_level=None, timeout=30)
     try:
@@ -34,15 +34,15 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Open to read. Nothing is left beside the file."""
+    """Open a ledger to read. Nothing is left beside the file."""
     if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
         try:
             return _reading(path, sqlite3.connect(path, isolation_level=None, timeout=30))
-        except sqlite3.OperationalError as error:  # no room for SQLite's own files
+        except sqlite3.OperationalError as error:  # there is no room for SQLite's own files
             if not in_the_way(error):
                 raise
     else:
-        try:  # a driver at work, or one that was killed, left the files that SQLite needs
+        try:  # a running or killed driver left the files that SQLite needs
             return _reading(path, sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None))
         except sqlite3.OperationalError:
             pass
@@ -53,15 +53,15 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def in_the_way(error: sqlite3.Error) -> bool:
-    """Whether the disk, the rights or another process are at fault, and not what is in the file."""
+    """Return whether an error is due to the disk, permissions or another process, and not to the file's content."""
     return getattr(error, "sqlite_errorname", "").startswith(_PLACE)
 
 
 def _reading(path: Path, base: sqlite3.Connection) -> sqlite3.Connection:
-    """The connection, once it has read.
+    """Return the connection after a first successful read.
 
     Raises:
-        BadRequest: nothing was written there yet: its driver was stopped, or found no room, before it began.
+        BadRequest: nothing was written yet, because the driver was stopped or the disk was full before it began.
 
     """
     try:
@@ -77,7 +77,7 @@ def _reading(path: Path, base: sqlite3.Connection) -> sqlite3.Connection:
 
 
 class _Copy(sqlite3.Connection):
-    """A connection to a copy, which goes with it."""
+    """A connection to a temporary copy, which is removed when the connection closes."""
 
     home: HeldFolder
 

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged ledger: row by row, each held to its own checksum; what cannot is left out."""
+"""Read what is left of a damaged ledger, row by row, and check each row against its checksum; skip the rest."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any
 
 from peftport.store.ledger import COLUMNS, JobRow, columns_of, hold, row_of
 
-GAP = 4096  # rows in sequence that cannot be read, after which a table is taken to have ended
+GAP = 4096  # consecutive unreadable rows after which a table is assumed to end
 
 
 @dataclass
 class Salvaged:
-    """What a damaged ledger still says. ``unsummed``: jobs whose rows, of version 0, carry no checksum."""
+    """What was read from a damaged ledger. ``unsummed`` names jobs with rows of version 0, without a checksum."""
 
     rows: dict[str, JobRow] = field(default_factory=dict)
     unsummed: set[str] = field(default_factory=set)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[tuple[str, int, str]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-    altered: int = 0  # rows that can be read and are not what was recorded
+    altered: int = 0  # rows that can be read but are not what was recorded
 
 
 def salvage(file: Path) -> Salvaged:
-    """Read what is readable of a ledger. SQLite may write to it and to what lies beside it: give a copy."""
+    """Read what is readable of a ledger. Pass a copy, because SQLite may write to the file and to those beside it."""
     found = Salvaged()
     try:
         with closing(sqlite3.connect(file, isolation_level=None)) as base:
@@ -37,7 +37,7 @@ def salvage(file: Path) -> Salvaged:
             _read_jobs(base, digests, found)
             _read_failures(base, found)
             _read_facts(base, found)
-    except sqlite3.Error:  # not even its first page: nothing of it is left
+    except sqlite3.Error:  # not even the first page is readable
         pass
     return found
 
@@ -87,7 +87,7 @@ def _added(base: sqlite3.Connection, table: str, *columns: str) -> str:
 
 
 def _every(base: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    """Every row that can be read, by its number; pages that cannot be are stepped over, number by number."""
+    """Yield every row that can be read; numbers of rows on unreadable pages are skipped one by one."""
     last, missed = -1, 0
     while missed < GAP:
         try:

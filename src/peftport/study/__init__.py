@@ -1,1 +1,6 @@
-"""Declared grids of runs: from the study file to a plan, to jobs that workers do, to the ledger and the tables."""
+"""Studies: a declared grid of runs is planned as shared jobs, executed, recorded, exported and verified.
+
+`grid` reads the study file, `plan` turns its runs into `jobs`, and `execute` runs them: `graph` says what is ready,
+`requests` and `messages` describe it, `executors` run it, and `work` is what a worker does. `resuming`, `repair` and
+`verify` check recorded results; `export` and `about` write tables.
+"""

@@ -1,4 +1,4 @@
-"""What a reader of a study's tables must know besides them: how it was run, on what, and from which hosts."""
+"""Describe how exported tables were made: how the study was run, on which machine, and with which hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FILE = "study.json"
 
 
 class MadeBy(Closed):
-    """Versions of libraries, and the jobs that they made. ``ids``: those jobs, where others were made by others."""
+    """Versions of libraries, and the number of jobs done with them.
+
+    ``ids`` names these jobs where the other jobs of the study were done with other versions.
+    """
 
     versions: dict[str, str]
     jobs: int
@@ -27,16 +30,16 @@ class MadeBy(Closed):
 
 
 class About(Closed):
-    """``study.json`` beside exported tables.
+    """The content of ``study.json``, which lies beside exported tables.
 
     Attributes:
-        versions: by library; where jobs were made by several, all of them.
-        made_by: which versions made which jobs.
-        machine: the one of the last call.
-        hosts: each host's weights (sha256).
-        updates: how far hosts that the study made moved.
-        worker_seconds: all jobs' seconds, one worker each.
-        tables: sha256 of the tables' files beside this one, by name.
+        versions: the version of each library; where jobs were done with several, all of them.
+        made_by: which jobs were done with which versions.
+        machine: the machine of the last call.
+        hosts: the sha256 of the weights of each host.
+        updates: how far each host that the study made is from its base.
+        worker_seconds: the seconds of all jobs, summed over workers.
+        tables: the sha256 of each table's file beside this one, by name.
 
     """
 
@@ -54,7 +57,7 @@ class About(Closed):
 
 
 def about(plan: Plan, ledger: Ledger, command: str) -> About:
-    """Gather it from the plan and the ledger; versions are those that jobs ran with, as their rows have them."""
+    """Describe a study from its plan and ledger. Versions are those that the rows of its jobs record."""
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
     made = made_by(plan, ledger)
     hosts = {
@@ -84,7 +87,7 @@ def about(plan: Plan, ledger: Ledger, command: str) -> About:
 
 
 def made_by(plan: Plan, ledger: Ledger) -> tuple[MadeBy, ...]:
-    """Which versions made which of the plan's jobs, most jobs first; the jobs of all but the first are named."""
+    """List the versions that the plan's jobs were done with, most jobs first; all but the first list their jobs."""
     sets = ledger.inputs()
     groups: dict[str, list[str]] = {}
     for job, key in ledger.inputs_of_done():
@@ -101,5 +104,5 @@ def _together(versions: list[dict[str, str]]) -> dict[str, str]:
 
 
 def record_machine(ledger: Ledger) -> None:
-    """Note the versions and the machine of this run in the ledger."""
+    """Write the versions and the machine of this run into the ledger."""
     ledger.set_fact("ran", {"versions": installed_versions(), "machine": this_machine()})

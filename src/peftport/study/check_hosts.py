@@ -1,4 +1,4 @@
-"""Whether a plan's hosts can be reached, asked once before anything begins: hours later is late to learn it."""
+"""Check that all hosts of a plan are available before anything begins, rather than fail hours later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftport.study.plan import Plan
 
 
 def hosts_of(plan: Plan) -> tuple[str, ...]:
-    """The hosts that a plan's jobs read; for hosts that the study makes, what they are made from."""
+    """Return the hosts that the jobs of a plan read; for hosts that the study makes, the hosts they are made from."""
     made = plan.study.hosts
     named: set[str] = set()
     for job in plan.jobs.values():
@@ -22,10 +22,10 @@ def hosts_of(plan: Plan) -> tuple[str, ...]:
 
 
 def check_hosts(plan: Plan) -> None:
-    """Find every host that the plan needs on this machine, fetching those of the hub, and what loading it needs.
+    """Find every host that the plan needs, download those of the hub, and check that they can be loaded as asked.
 
     Raises:
-        BadRequest: one cannot be had, or not be loaded as the study asks; the line says which.
+        BadRequest: a host is not available, or cannot be loaded as the study asks; the message says which.
 
     """
     try:

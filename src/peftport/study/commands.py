@@ -1,4 +1,4 @@
-"""What the commands of a study take, for Python and the command line alike. Nothing here imports a model library."""
+"""The requests of the study commands, for Python and the command line. Nothing here imports a model library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which accelerators the workers of a study take: one each, filled by its stack; all of them where a host is spread."""
+"""Assign accelerators to the workers of a study: one each, or all to one worker where a host is spread over them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from peftport.hosts.loading import Loading, chosen_device
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"  # how CUDA is told which devices a process may see
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # the variable that limits the devices that a process can use
 
 
 def devices_of_workers(loading: Loading) -> tuple[str, ...]:
-    """What `VISIBLE` says in each worker of this machine, one worker a device; empty: workers share out cores.
+    """Return the value of `VISIBLE` for each worker of this machine, one per device; empty where workers use cores.
 
-    A host spread over all devices has one worker, which sees what this process sees.
+    A host that is spread over all devices has one worker, which has the same devices as this process.
     """
     if chosen_device(loading) == "cpu":
         return ()
@@ -24,7 +24,7 @@ def devices_of_workers(loading: Loading) -> tuple[str, ...]:
 
 
 def devices_of_task(loading: Loading, nodes: list[Mapping[str, float]]) -> int:
-    """How many GPUs a stack on a Ray cluster asks for; ``nodes``: what each node has, by Ray's names of resources."""
+    """Return how many GPUs a stack on a Ray cluster needs; ``nodes`` holds the resources of each node by name."""
     most = int(max((node.get("GPU", 0) for node in nodes), default=0))
     if loading.device == "cpu" or (loading.device == "auto" and not most):
         return 0

@@ -1,4 +1,4 @@
-"""How long a study will take: a few steps of every technique on every host that is here, timed on this machine."""
+"""Estimate how long a study takes, by timing a few steps of every technique on every host that is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEPS, ENTRIES, ITEMS = 3, 4, 32
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one worker: an entry's training step, the test of one item; bytes of one module."""
+    """The speed of one worker: seconds for a training step of an entry and for a test item, and bytes of a module."""
 
     step_seconds: float
     item_seconds: float
@@ -26,7 +26,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan costs here. ``unknown``: hosts that are not on this machine, whose jobs are left out."""
+    """The cost of a plan on this machine. Jobs on the ``unknown`` hosts, which are not installed, are left out."""
 
     worker_seconds: float
     seconds: float
@@ -35,7 +35,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, workers: int) -> Estimate:
-    """Time a few steps a technique and host, and add up the plan's chains (updates of hosts are left out)."""
+    """Time a few steps for each technique and host, and add up the training jobs; updates of hosts are left out."""
     study = plan.study
     chains = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
     speeds: dict[tuple[str, str], Speed | None] = {}
@@ -55,23 +55,23 @@ def estimate(plan: Plan, workers: int) -> Estimate:
 
 
 def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) -> Speed | None:
-    bench = _bench(study, host, task)
-    if bench is None:
+    bound = _bound(study, host, task)
+    if bound is None:
         return None
     entries = min(ENTRIES, study.execution.stack)
-    starts = [Start(bench.fresh(technique.spec, seed), seed) for seed in range(entries)]
-    bench.train(technique.spec, starts, [1], 1e-4)
+    starts = [Start(bound.fresh(technique.spec, seed), seed) for seed in range(entries)]
+    bound.train(technique.spec, starts, [1], 1e-4)
     begun = time.perf_counter()
-    kept = bench.train(technique.spec, starts, [STEPS], 1e-4)
+    kept = bound.train(technique.spec, starts, [STEPS], 1e-4)
     trained = time.perf_counter()
     modules = [one[STEPS].matrices for one in kept]
-    bench.test(technique.spec, modules)
+    bound.test(technique.spec, modules)
     tested = time.perf_counter() - trained
     size = sum(t.numel() * 4 for own in modules[0].values() for t in own.values())
     return Speed((trained - begun) / (STEPS * entries), tested / (ITEMS * entries), size)
 
 
-def _bench(study: StudySpec, host: str, task: str) -> BoundTask | None:
+def _bound(study: StudySpec, host: str, task: str) -> BoundTask | None:
     made = study.hosts.get(host)
     loaded = open_task(task, study.data.get(task))
     try:

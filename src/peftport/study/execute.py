@@ -1,4 +1,4 @@
-"""A study from its plan to its end, in its own folder: what the command line and Python both do."""
+"""Run a study in its own folder, from the checks to the summary; the command line and Python both call this."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from peftport.tracking import make_trackers
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a study is run with: the executor's name, stacks at once (None: cores / threads), threads, trackers."""
+    """How a study is run: the executor's name, the workers (None: cores / threads), threads of each, trackers."""
 
     executor: str = "processes"
     workers: int | None = None
@@ -33,7 +33,7 @@ class RunOptions:
 def execute(
     plan: Plan,
     place: Path,
-    means: RunOptions,
+    options: RunOptions,
     *,
     limits: Limits,
     retry_failed: bool = False,
@@ -41,28 +41,28 @@ def execute(
     warn: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> tuple[Summary, Tracked]:
-    """Run what is not done yet; everything that can be refused is refused before anything is written.
+    """Run what is not done yet. Whatever can be refused is refused before anything is written.
 
-    ``accept_versions``: go on with other libraries than the jobs on record ran with; both are on record then.
-    ``warn`` hears of a tracker that fails.
+    ``accept_versions`` continues even if libraries differ from those that the jobs on record ran with; then both
+    versions are on record. ``warn`` is called with a message when a tracker fails.
 
     Raises:
         BadRequest: ``place`` is a file, a host cannot be had, another process runs this study, or Ray or a tracker is
             not installed; or a host, a task or a library is not what the jobs on record ran on.
 
     """
-    trackers = make_trackers(means.track)
+    trackers = make_trackers(options.track)
     if place.exists() and not place.is_dir():
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
-    if means.executor == "processes":  # the machines of a cluster find hosts themselves
+    if options.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
-    executor = executors.make_executor(means.executor, means.workers, means.threads, plan.study.loading)
+    executor = executors.make_executor(options.executor, options.workers, options.threads, plan.study.loading)
     with only_driver(place):
         ledger = Ledger(place)
         try:
             ledger.check()
-            check_inputs(plan, ledger, accept_versions=accept_versions, here=means.executor == "processes")
+            check_inputs(plan, ledger, accept_versions=accept_versions, here=options.executor == "processes")
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, warn) as tracked:

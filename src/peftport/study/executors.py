@@ -1,7 +1,7 @@
-"""Where stacks are worked on: processes of this machine, or a Ray cluster. The same workers, the same answers.
+"""Execute stacks of jobs in processes of this machine or on a Ray cluster. Both run the same code.
 
-An executor takes a request and the bytes it needs, and gives back outcomes in whatever order they end. A worker that
-dies takes only its own stack with it.
+An executor takes a request and the artifacts that it needs, and returns outcomes in the order in which they end. If a
+worker dies, only its own stack fails.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ EXECUTORS = ("processes", "ray")
 
 
 class WorkerLost(Exception):
-    """A worker or its machine died: killed, out of memory, or cut off."""
+    """A worker or its machine died: it was killed, ran out of memory, or lost its connection."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stack ended: a result, or the exception that it raised (WorkerLost: the worker died)."""
+    """How a stack ended: its result, or the exception that it raised (WorkerLost if the worker died)."""
 
     stack: int
     result: JobResult | None
@@ -47,41 +47,41 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Somewhere to work."""
+    """The interface of a place that executes stacks."""
 
     def free(self) -> bool:
-        """Whether another stack can begin now."""
+        """Return whether another stack can begin now."""
 
     def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
-        """Begin a stack; ``blobs``: the files of the artifacts that it needs, by sha256."""
+        """Begin a stack. ``blobs`` are the files of the artifacts that it needs, by sha256."""
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        """Stacks that ended, after waiting for one as long as that."""
+        """Return the stacks that ended; wait for one at most this long."""
 
     def close(self) -> None:
-        """Stop at once, whatever is in flight."""
+        """Stop at once, even if stacks are running."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_here(threads: int, loading: Loading) -> int:
-    """Workers that this machine has places for: one for each accelerator that ``loading`` takes, else by cores.
+    """Return how many workers fit on this machine: one for each accelerator that ``loading`` uses, else by cores.
 
     Raises:
-        HostRefused: ``loading`` wants an accelerator and there is none.
+        HostRefused: ``loading`` asks for an accelerator and there is none.
 
     """
     return len(devices_of_workers(loading)) or max(1, usable_cores() // threads)
 
 
 def make_executor(name: str, workers: int | None, threads: int, loading: Loading) -> Executor:
-    """The executor of that name; ``workers`` None: as many as there are places.
+    """Make the executor of this name. With ``workers`` None, it has as many workers as fit.
 
     Raises:
-        UnknownName: there is none.
+        UnknownName: there is no such executor.
         BadRequest: Ray is not installed.
 
     """
@@ -93,27 +93,27 @@ def make_executor(name: str, workers: int | None, threads: int, loading: Loading
 
 
 class Processes:
-    """One process a worker, each in a pool of its own, so that a death is known to be whose."""
+    """Executes stacks in local processes. Each worker has a pool of its own, so that it is known which one died."""
 
     def __init__(self, workers: int, threads: int, devices: Sequence[str] = ()) -> None:
-        """Workers start when they get their first stack; they take the devices in turn."""
+        """Prepare the workers. Each starts when it gets its first stack; devices are assigned in turn."""
         self._threads, self._devices = threads, devices
         sweep_temporary()
         self._pools: list[ProcessPoolExecutor | None] = [None] * workers
-        self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, when it began
+        self._running: dict[Future[Any], tuple[int, int, float]] = {}  # worker, stack, start time
 
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
+        """Return whether a worker is idle."""
         return len(self._running) < len(self._pools)
 
     def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
         """Give a stack to an idle worker."""
         busy = {worker for worker, _, _ in self._running.values()}
         worker = next(i for i in range(len(self._pools)) if i not in busy)
-        with undisturbed(), _deaf_to_signals():  # a worker that starts now inherits it: they are for the driver
+        with undisturbed(), _deaf_to_signals():  # a worker that starts now inherits this: signals are for the driver
             try:
                 future = self._pool(worker).submit(work, request, dict(blobs))
-            except BrokenProcessPool:  # it died while it had nothing to do: no stack is lost with it
+            except BrokenProcessPool:  # the worker died while it was idle, so no stack is lost
                 self._drop(worker)
                 future = self._pool(worker).submit(work, request, dict(blobs))
         self._running[future] = (worker, stack, time.perf_counter())
@@ -122,13 +122,13 @@ class Processes:
         pool = self._pools[worker]
         if pool is None:
             device = self._devices[worker % len(self._devices)] if self._devices else None
-            given = (self._threads, device)
-            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=given)
+            settings = (self._threads, device)
+            pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=begin_worker, initargs=settings)
             self._pools[worker] = pool
         return pool
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what ended."""
+        """Return the stacks that ended; wait for one at most this long."""
         if not self._running:
             return []
         done, _ = wait(self._running, timeout_seconds, FIRST_COMPLETED)
@@ -144,7 +144,7 @@ class Processes:
         return found
 
     def close(self) -> None:
-        """Kill the workers, and remove what they had among the temporary files."""
+        """Kill the workers, and remove their temporary files."""
         with undisturbed():
             for worker in range(len(self._pools)):
                 self._drop(worker)
@@ -164,13 +164,13 @@ class Processes:
 
 @contextmanager
 def _deaf_to_signals() -> Iterator[None]:
-    """Processes that start in this block hear none of the signals that stop a driver."""
+    """Processes that start in this block ignore the signals that stop a driver."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
     try:
-        resource_tracker.ensure_running()  # multiprocessing's own: when it starts, it unblocks two of them
+        resource_tracker.ensure_running()  # started before, because starting it unblocks two of the signals
         signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
         yield
     finally:
@@ -178,7 +178,7 @@ def _deaf_to_signals() -> Iterator[None]:
 
 
 def begin_worker(threads: int, device: str | None) -> None:
-    """Set a worker process up: its device, threads, no bars, deaf to what stops its driver, and death with it."""
+    """Set up a worker process: device, threads, no progress bars, ignored signals, and its end with the driver."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
     if device is not None:
@@ -188,7 +188,7 @@ def begin_worker(threads: int, device: str | None) -> None:
 
 
 def prepare(threads: int) -> None:
-    """Set the libraries up for one worker among others."""
+    """Configure the libraries for a worker that shares the machine with others."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
     import transformers
@@ -202,12 +202,12 @@ def _follow_parent() -> None:
     parent = parent_process()
     if parent is not None:
         parent.join()
-        sweep_temporary()  # what other workers had; its own is removed by the next call
+        sweep_temporary()  # removes the files of dead workers
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def work(request: Request, blobs: Mapping[str, bytes | Path]) -> JobResult:
-    """Do a stack here. What a worker process runs."""
+    """Execute a stack in this process; workers run this function."""
     from peftport.study.messages import told
     from peftport.study.work import perform
 
@@ -220,22 +220,22 @@ def work(request: Request, blobs: Mapping[str, bytes | Path]) -> JobResult:
 
 
 def _travels(error: Exception) -> bool:
-    """Whether an exception can be sent to another process: one that cannot would look like a worker's death."""
+    """Return whether an exception can be pickled; if not, sending it would look like the death of the worker."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # constructors may ask for anything
+    except Exception:  # unpickling calls constructors, which may raise anything
         return False
     return True
 
 
 class RayCluster:
-    """Ray tasks, one a stack. Ray finds the cluster as it always does (RAY_ADDRESS), or makes one on this machine."""
+    """Executes each stack as a Ray task, on the cluster at RAY_ADDRESS or on a new one on this machine."""
 
     def __init__(self, workers: int | None, threads: int, loading: Loading) -> None:
-        """Connect. Ray itself shows a stack the GPUs that it was given.
+        """Connect to the cluster. Ray itself limits a stack to the GPUs that it was assigned.
 
         Raises:
-            BadRequest: Ray is not installed, or a GPU is asked for and the cluster has none.
+            BadRequest: Ray is not installed, or the study needs a GPU and the cluster has none.
 
         """
         try:
@@ -255,7 +255,7 @@ class RayCluster:
         self._task: Any = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_ray_work)
 
     def _places(self, threads: int, gpus: int) -> int:
-        """Stacks that the cluster has room for at once; a GPU that it lacks would be waited for without end."""
+        """Return how many stacks the cluster can run at once; refuse GPUs that it lacks: Ray would wait forever."""
         there = self._ray.cluster_resources()
         if gpus > there.get("GPU", 0):
             self.close()
@@ -267,11 +267,11 @@ class RayCluster:
         return max(1, int(min(places)))
 
     def free(self) -> bool:
-        """Whether the cluster has a place."""
+        """Return whether the cluster has room for another stack."""
         return len(self._running) < self._workers
 
     def submit(self, stack: int, request: Request, blobs: Mapping[str, Path]) -> None:
-        """Send a stack, and its bytes through Ray's own store: no shared disk."""
+        """Submit a stack, with its artifacts in Ray's object store, so that no shared disk is needed."""
         for sha256, path in blobs.items():
             if sha256 not in self._sent:
                 self._sent[sha256] = self._ray.put(path.read_bytes())
@@ -279,7 +279,7 @@ class RayCluster:
         self._running[self._task.remote(request, self._threads, names, *values)] = (stack, time.perf_counter())
 
     def outcomes(self, timeout_seconds: float) -> list[Outcome]:
-        """Collect what ended."""
+        """Return the stacks that ended; wait for one at most this long."""
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
@@ -296,12 +296,12 @@ class RayCluster:
             return self._ray.get(reference), None
         except errors.RayTaskError as error:
             return None, error.cause or error
-        except errors.RayError as error:  # a worker, a node or an object of the store is gone
+        except errors.RayError as error:  # a worker, a node or an object of the store was lost
             self._sent.clear()
             return None, WorkerLost(f"Ray lost the worker: {str(error).splitlines()[0]}")
 
     def close(self) -> None:
-        """Cancel what runs; leave a cluster that was there before."""
+        """Cancel the running stacks; a cluster that existed before keeps running."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()

@@ -1,4 +1,7 @@
-"""What can be done now: stacks become ready when everything they need is resolved. No clock, no process, no disk."""
+"""Decide which stack can be done next: one is ready when all jobs that it needs are resolved.
+
+This is pure bookkeeping in memory: it uses no clock, process or disk.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from peftport.study.plan import JobBatch
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The jobs of a stack that can be done, and those that cannot: something they need has failed."""
+    """The jobs of a stack that can be done, and those that cannot because a job that they need has failed."""
 
     stack: int
     jobs: tuple[Job, ...]
-    blocked: tuple[tuple[Job, str], ...]  # and the job that failed them
+    blocked: tuple[tuple[Job, str], ...]  # each with the failed job that blocks it
 
 
 class Graph:
-    """Stacks of a plan, their needs, and what became of every job so far."""
+    """The stacks of a plan, the jobs they need, and the state of every job so far."""
 
     def __init__(self, stacks: list[JobBatch], states: Mapping[str, State]) -> None:
-        """Begin with the states of jobs that are on record."""
+        """Begin with the states of the jobs that are on record."""
         self._stacks = stacks
-        # Every job from the start, so that memory does not grow with what ends. None: not yet; True: done.
+        # All jobs are entered at the start, so that memory does not grow later. None: not resolved yet; True: done.
         self._done: dict[str, bool | None] = dict.fromkeys(job.id for stack in stacks for job in stack.jobs)
         self._done.update((job, state == "done") for job, state in states.items())
         self._waiting: dict[int, int] = {}
@@ -44,7 +47,7 @@ class Graph:
                 self._ready.append(stack.index)
 
     def next(self) -> Ready | None:
-        """A stack that can begin; None: nothing is ready now."""
+        """Return a stack that can begin, or None if none is ready now."""
         if not self._ready:
             return None
         stack = self._stacks[self._ready.popleft()]
@@ -57,7 +60,7 @@ class Graph:
         )
 
     def resolve(self, good: Collection[str], bad: Collection[str]) -> None:
-        """Jobs that are done, and jobs that failed or are blocked."""
+        """Mark jobs as done (``good``), or as failed or blocked (``bad``)."""
         self._done.update(dict.fromkeys(good, True))
         self._done.update(dict.fromkeys(bad, False))
         for job in (*good, *bad):
@@ -69,5 +72,5 @@ class Graph:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is ready and nothing waits."""
+        """Return whether no stack is ready and none is waiting."""
         return not self._ready and not self._waiting

@@ -1,10 +1,10 @@
-"""The study file: what is varied, what is held fixed. TOML, read into frozen and closed models.
+"""The study file: what a study varies and what it holds fixed. It is TOML, read into frozen pydantic models.
 
     runs      = techniques x pairs x tasks x budgets x seeds x (porters for ported + samplers for sampled)
-    baseline  = techniques x receivers x receiver tasks x budgets x seeds, trained from scratch: it knows no origin
+    baseline  = techniques x receivers x receiver tasks x budgets x seeds, trained from scratch without an origin
 
-With one porter and one sampler the runs are techniques x pairs x arms x tasks x budgets x seeds. That factorisation is
-ours: how the paper's 1,440 runs factorise is not public.
+With one porter and one sampler the runs are techniques x pairs x arms x tasks x budgets x seeds. This
+factorisation is our own: how the paper's 1,440 runs factorise is not public.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 class StudyTechnique(Closed):
-    """A technique under the name that tables show, which tells settings of one technique apart."""
+    """A technique and its settings, under the name that tables show."""
 
     name: Name
     spec: AnySpec
 
 
 class TaskPair(Closed):
-    """What the module was trained for, and what it is then trained and tested for on the receiver."""
+    """The task that the module is trained for, and the one that it is trained and tested for on the receiver."""
 
     origin: Name
     receiver: Name
 
 
 class Data(Closed):
-    """A task of the user's own: a file, a folder or a hub id, and how it is read; two columns of ``text`` are pairs."""
+    """A task of the user: a file, a folder or a hub id, and how to read it. Two columns of ``text`` are pairs."""
 
     source: Name
     text: str | tuple[str, ...] | None = None
@@ -67,7 +67,7 @@ class Data(Closed):
 
 
 class Update(Closed):
-    """A host that the study makes: ``base``, its pretraining continued on the texts of a task's training split."""
+    """A host that the study makes by continuing the pretraining of ``base`` on the training texts of a task."""
 
     base: Name
     text: Name
@@ -80,33 +80,33 @@ class Update(Closed):
 
 
 class Training(TrainSettings):
-    """Training of every arm, and how long origins are trained. Rates by technique name; none: the technique's own."""
+    """How every arm is trained, and for how long origins are. Without a learning rate, the technique's own is used."""
 
     origin_steps: PositiveInt = 120
     learning_rates: dict[str, PositiveFloat] = {}
 
     @property
     def settings(self) -> TrainSettings:
-        """What all trainings of the study share."""
+        """The settings that all trainings of the study share."""
         return TrainSettings(**self.model_dump(exclude={"origin_steps", "learning_rates"}))
 
 
 class Testing(Closed):
-    """The first ``items`` of the receiver task's test split; the readout of all hosts (none: by the host's kind)."""
+    """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host)."""
 
     items: PositiveInt = 200
     readout: str | None = None
 
 
 class Execution(Closed):
-    """How jobs are carried out: ``stack`` entries trained at once; ``retries`` after a job's first failure."""
+    """How jobs are executed: ``stack`` entries train at once; a job that fails is tried again ``retries`` times."""
 
     stack: PositiveInt = 10
     retries: NonNegativeInt = 1
 
 
 class StudySpec(Closed):
-    """A declared study."""
+    """A study as its file declares it."""
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=SLUG)]
@@ -158,7 +158,7 @@ class StudySpec(Closed):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One train/test run. ``origin`` and ``origin_task`` None: an arm that knows no origin."""
+    """One run of training and testing. ``origin`` and ``origin_task`` are None for arms without an origin."""
 
     technique: str | None
     origin: str | None
@@ -172,7 +172,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """One line that names the run among all of its study."""
+        """A line that identifies the run within its study."""
         origin = f"{self.origin} {self.origin_task} > " if self.origin else ""
         parts = (self.technique, f"{origin}{self.receiver} {self.receiver_task}", self.arm, self.method)
         words = " | ".join(part for part in parts if part)
@@ -180,9 +180,9 @@ class Run:
 
 
 def runs(study: StudySpec) -> Iterator[Run]:
-    """The study's ported and sampled runs, in a fixed order; one at a time, since there may be millions.
+    """Yield the ported and sampled runs of a study in a fixed order, one at a time since there may be millions.
 
-    A method that does not carry a technique has no runs of it.
+    A method that cannot carry a technique has no runs with it.
     """
     for technique in study.techniques:
         factors = (study.pairs, study.tasks, _methods(study, technique), study.seeds, study.budgets)
@@ -191,7 +191,7 @@ def runs(study: StudySpec) -> Iterator[Run]:
 
 
 def baseline(study: StudySpec) -> Iterator[Run]:
-    """What the runs are held against: scratch at every budget, the ceiling at the origins' steps, the bare hosts."""
+    """Yield the baseline: scratch at every budget, the ceiling at the origins' number of steps, the bare hosts."""
     places = sorted({(receiver, task.receiver) for _, receiver in study.pairs for task in study.tasks})
     for receiver, task in places:
         yield Run(None, None, receiver, None, task, "bare", None, 0, None)
@@ -204,13 +204,13 @@ def baseline(study: StudySpec) -> Iterator[Run]:
 
 
 def run_count(study: StudySpec) -> int:
-    """How many runs `runs` gives."""
+    """Return the number of runs that `runs` yields."""
     carried = sum(len(_methods(study, technique)) for technique in study.techniques)
     return carried * len(study.pairs) * len(study.tasks) * len(study.budgets) * len(study.seeds)
 
 
 def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str]]:
-    """Ported and sampled arms of one technique, by each method that carries it."""
+    """List the ported and sampled arms of one technique, each with a method that can carry it."""
     kind, found = technique.spec.kind, list[tuple[Arm, str]]()
     if "ported" in study.arms:
         found += [("ported", name) for name in study.porters if kind in porter_named(name).techniques]
@@ -220,10 +220,10 @@ def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str
 
 
 def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpec:
-    """Read a study file; ``changes`` replace values by dotted key (``testing.items`` -> ``50``), as TOML writes them.
+    """Read a study file. ``changes`` replace values by dotted key (``testing.items`` -> ``50``), written as in TOML.
 
     Raises:
-        BadRequest: no such file, not TOML, an unknown key or a value that makes no sense; the message names the key.
+        BadRequest: the file is missing or not TOML, a key is unknown, or a value is invalid; the message names the key.
 
     """
     try:
@@ -237,7 +237,7 @@ def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpe
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:
-        # A key that is not known comes first: the one that is missing is likely the same, misspelt.
+        # Report an unknown key before a missing one: the unknown key is probably the missing one, misspelt.
         first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         more = len(others)
         where = _dotted(first["loc"])
@@ -268,7 +268,7 @@ def _replace(values: dict[str, Any], key: str, text: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
+        value = text  # a bare word is taken as a string
     place = values
     for table in tables:
         place = place.setdefault(table, {})

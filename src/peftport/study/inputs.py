@@ -1,7 +1,7 @@
-"""What jobs run on: hosts as a whole, tasks by their content, versions of libraries. A study never mixes two of one.
+"""Record and compare the inputs of jobs: hosts, tasks and library versions. A study never mixes different ones.
 
-A job's inputs are a flat table that its row refers to: ``host NAME`` -> fingerprint, ``task NAME`` -> digest of texts
-and labels, ``versions`` -> by library.
+The inputs of a job are a flat table that its row refers to: ``host NAME`` -> fingerprint, ``task NAME`` -> digest of
+texts and labels, ``versions`` -> by library.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from peftport.hosts.sources import read_config
 
 Inputs = Mapping[str, Any]
 VERSIONS = "versions"
-HARMLESS = ("python", "safetensors")  # versions that are recorded and may change: they make no number
-SHOWN = 12  # characters of a digest in a message
+HARMLESS = ("python", "safetensors")  # recorded, but a change is accepted: they do not affect numbers
+SHOWN = 12  # number of characters of a digest that messages show
 REMEDY = "bring the old one back, or give a new --dir"
 
 
 def versions_for(loading: Loading) -> dict[str, str]:
-    """The libraries that numbers depend on; where weights are packed, the one that unpacks them too."""
+    """Return the versions of the libraries that affect numbers, including the one that unpacks quantised weights."""
     packed = {} if loading.bits is None else {"bitsandbytes": version_of("bitsandbytes")}
     return installed_versions() | packed
 
 
 def marked(fingerprint: Fingerprint) -> dict[str, Any]:
-    """A fingerprint as inputs hold it."""
+    """Convert a fingerprint to the form that inputs hold."""
     return fingerprint.model_dump(mode="json")
 
 
 def host_in(folder: Path, name: str) -> dict[str, Any]:
-    """The whole fingerprint of the host in a folder, as it is now.
+    """Compute the whole fingerprint of the host in a folder, as it is now.
 
     Raises:
-        HostRefused: it is broken, or of no known family.
+        HostRefused: the host is broken, or of no known family.
 
     """
     layout = layout_for(read_config(folder)["model_type"], name)
@@ -55,7 +55,7 @@ def host_in(folder: Path, name: str) -> dict[str, Any]:
 
 
 def difference(key: str, was: Any, now: Any) -> str | None:
-    """In one phrase, which input is no longer what it was and how it differs; None if it is the same."""
+    """Say in one phrase how an input differs from what it was; None if it is the same."""
     parts = _parts(was, now)
     if not parts:
         return None
@@ -64,7 +64,7 @@ def difference(key: str, was: Any, now: Any) -> str | None:
 
 
 def version_differences(known: Iterable[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:
-    """Versions that are none of those that jobs on record ran with; those that no job recorded are left out."""
+    """List the versions that no job on record ran with, except those of libraries that no job recorded."""
     found = []
     for library, version in now.items():
         had = list(dict.fromkeys(each[library] for each in known if library in each))
@@ -74,14 +74,14 @@ def version_differences(known: Iterable[Mapping[str, str]], now: Mapping[str, st
 
 
 def worker_difference(driver: Mapping[str, str], worker: Mapping[str, str]) -> str | None:
-    """How a worker's libraries differ from the driver's; None where nothing that makes numbers does."""
+    """Say how a worker's libraries differ from the driver's; None where no library that affects numbers differs."""
     found = version_differences([driver], worker)
     return f"a worker has other libraries than the driver: {', '.join(found)}" if found else None
 
 
 def _parts(was: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """The parts that differ: of a host by their names; of a task, its content."""
-    if isinstance(now, dict) and isinstance(was, str):  # ledgers of version 0 note a host by its weights
+    """List the parts that differ: for a host by their names, for a task its content."""
+    if isinstance(now, dict) and isinstance(was, str):  # ledgers of version 0 record only the weights of a host
         was = {"weights": was}
         now = {"weights": now.get("weights")}
     if not isinstance(was, dict) or not isinstance(now, dict):
@@ -95,7 +95,7 @@ def _parts(was: Any, now: Any) -> list[tuple[str, Any, Any]]:
 def _same_host(was: dict[str, Any], now: dict[str, Any]) -> bool:
     try:
         return Fingerprint.model_validate(was).same_host(Fingerprint.model_validate(now))
-    except ValidationError:  # one of a version that this one cannot read: compared part by part
+    except ValidationError:  # a fingerprint of an unknown version: compared part by part
         return False
 
 

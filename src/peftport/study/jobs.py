@@ -1,4 +1,4 @@
-"""Jobs: the units of computation that runs share, named by what changes their result.
+"""Jobs are the units of computation that runs share. Their ids depend on everything that changes their results.
 
     update     make a host: continue a base host's pretraining             -> its weights
     bare       test a host alone on a task                                 -> scores
@@ -6,7 +6,7 @@
     distance   how far a receiver's weights are from its origin's          -> a number
 
 A job's id is the sha256 of the canonical JSON of its kind, the version of the code that does it, and its inputs (other
-jobs by their ids), never of where or in which company it ran.
+jobs by their ids). It does not depend on where, or in which stack, the job ran.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from peftport.core.hashing import canonical_json
 from peftport.hosts.loading import Loading
 from peftport.study.grid import StudySpec, StudyTechnique, Update
 
-# Raised by hand when the code of a step changes its numbers; golden ids in the tests hold them to that.
+# Increased by hand when a change of the code changes numbers; golden ids in the tests detect accidental changes.
 VERSIONS = {"update": 1, "bare": 1, "chain": 1, "distance": 1}
 Kind = Literal["update", "bare", "chain", "distance"]
 
 
 @dataclass(frozen=True, slots=True)
 class FreshStart:
-    """An entry that starts fresh from its seed."""
+    """The start of an entry that is freshly initialised from its seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PortedStart:
-    """An entry that starts from another chain's matrices, ported; ``sampler``: then drawn anew in their likeness."""
+    """The start of an entry from the ported matrices of another job, or from a ``sampler``'s draws like them."""
 
-    chain: str  # the job whose module it is
-    host: str  # where it was trained; part of the chain's id, so of no further weight here
+    chain: str  # the job that trains the module
+    host: str  # where it was trained; the id of the chain depends on it already
     step: int
     porter: str
     sampler: str | None
@@ -46,7 +46,7 @@ Start = FreshStart | PortedStart
 
 @dataclass(frozen=True, slots=True)
 class UpdateJob:
-    """Make one of the study's own hosts."""
+    """Make one of the hosts that the study defines."""
 
     kind: ClassVar[Kind] = "update"
     id: str
@@ -57,7 +57,7 @@ class UpdateJob:
 
 @dataclass(frozen=True, slots=True)
 class BareJob:
-    """Test a host alone."""
+    """Test a host without a module."""
 
     kind: ClassVar[Kind] = "bare"
     id: str
@@ -68,7 +68,7 @@ class BareJob:
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:
-    """Train one entry on a host and test it on the way. ``budgets``: steps at which it is tested."""
+    """Train one entry on a host, and test it after each number of steps in ``budgets``."""
 
     kind: ClassVar[Kind] = "chain"
     id: str
@@ -84,7 +84,7 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True)
 class DistanceJob:
-    """Measure how far two hosts' weights are from each other."""
+    """Measure the distance between the weights of two hosts."""
 
     kind: ClassVar[Kind] = "distance"
     id: str
@@ -97,10 +97,10 @@ Job = UpdateJob | BareJob | TrainJob | DistanceJob
 
 
 class JobIds:
-    """Ids of one study's jobs."""
+    """Computes the ids of the jobs of one study."""
 
     def __init__(self, study: StudySpec) -> None:
-        """Work out once what all ids share, as canonical JSON: a study may have a million of them."""
+        """Prepare once, as canonical JSON, what all ids share, since a study may have a million jobs."""
         self._study = study
         training = study.training
         settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
@@ -115,19 +115,19 @@ class JobIds:
         self._distances: dict[tuple[str, str], str] = {}
 
     def update(self, update: Update) -> str:
-        """The id of a host's making."""
+        """Return the id of the job that makes a host."""
         return _named("update", canonical_json({**update.model_dump(mode="json"), "text": self._task(update.text)}))
 
     def host_needs(self, *hosts: str) -> tuple[str, ...]:
-        """The jobs that make these hosts, for those that the study makes."""
+        """Return the ids of the jobs that make those of these hosts which the study makes."""
         return tuple(dict.fromkeys(self._updates[host] for host in hosts if host in self._updates))
 
     def bare(self, host: str, task: str) -> str:
-        """The id of a bare host's test."""
+        """Return the id of the job that tests a bare host."""
         return _named("bare", f"[{self._place((host, task))},{self._max_tokens}]")
 
     def distance(self, origin: str, receiver: str) -> str:
-        """The id of a distance."""
+        """Return the id of the job that measures a distance."""
         pair = (origin, receiver)
         if pair not in self._distances:
             self._distances[pair] = _named("distance", canonical_json([self._host(host) for host in pair]))
@@ -141,13 +141,13 @@ class JobIds:
         start: Start,
         steps: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> str:
-        """The id of an entry's training and testing; ``steps``: its budgets and the steps to keep."""
+        """Return the id of a training job. ``steps`` are its budgets and the steps to keep."""
         begin = None if isinstance(start, FreshStart) else [start.chain, start.step, start.porter, start.sampler]
         own = canonical_json([seed, begin, *steps])[1:-1]
         return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
 
     def _place(self, place: tuple[str, str]) -> str:
-        """Host, task, testing and, if not float32, the host's numbers, separated by commas."""
+        """Join host, task, testing and, unless it is float32, the number format of the host by commas."""
         if place not in self._places:
             host, task = canonical_json(self._host(place[0])), canonical_json(self._task(place[1]))
             self._places[place] = f"{host},{task},{self._testing}"
@@ -162,11 +162,11 @@ class JobIds:
 
 
 def _numbers(loading: Loading) -> str:
-    """What of a host's loading changes results: its numbers, not its place; nothing where they are float32."""
+    """Return the part of a loading that changes results: the number format, unless it is float32; not the device."""
     told = loading.model_dump(mode="json", include={"dtype", "bits"}, exclude_defaults=True)
     return f",{canonical_json(told)}" if told else ""
 
 
 def _named(kind: Kind, inputs: str) -> str:
-    """The sha256 of the canonical JSON of ``[kind, version, inputs]``; ``inputs`` is canonical JSON already."""
+    """Return the sha256 of the canonical JSON of ``[kind, version, inputs]``; ``inputs`` is canonical JSON already."""
     return hashlib.sha256(f'["{kind}",{VERSIONS[kind]},{inputs}]'.encode()).hexdigest()

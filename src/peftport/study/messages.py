@@ -1,4 +1,4 @@
-"""What driver and workers say to each other: requests are plain data, answers are metrics or an error.
+"""The messages between driver and workers: requests are plain data, answers are metrics or an error.
 
 A request names hosts and tasks, and other jobs' results by the sha256 of their artifacts.
 """
@@ -20,7 +20,7 @@ from peftport.training.loop import TrainSettings
 
 
 class MadeHost(Closed):
-    """A host that an update job made: the base it came from and the artifact that holds its weights."""
+    """A host that an update job made: the base that it was made from, and the artifact with its weights."""
 
     name: str
     base: str
@@ -43,7 +43,7 @@ class Place(Closed):
 
 
 class OriginModule(Closed):
-    """The module an entry starts from: where its matrices lie, its host, and what carries it over."""
+    """The module that an entry starts from: where its matrices are, its host, and the method that ports it."""
 
     artifact: str
     chain: str
@@ -55,7 +55,7 @@ class OriginModule(Closed):
 
 
 class EntryRequest(Closed):
-    """One chain: its id, its seed and, if it does not start fresh, its origin."""
+    """One training: its id, its seed and, if it does not start fresh, the module it starts from."""
 
     job: str
     seed: int
@@ -63,7 +63,7 @@ class EntryRequest(Closed):
 
 
 class TrainJobsRequest(Closed):
-    """Chains to train in one stack."""
+    """The request to train entries in one stack."""
 
     kind: Literal["chain"] = "chain"
     place: Place
@@ -72,11 +72,11 @@ class TrainJobsRequest(Closed):
     budgets: tuple[int, ...]
     keep: tuple[int, ...]
     entries: tuple[EntryRequest, ...]
-    alone: bool = False  # one by one, after the stack as a whole has failed
+    alone: bool = False  # one by one, because the stack as a whole has failed
 
 
 class BareRequest(Closed):
-    """A bare host to test."""
+    """The request to test a bare host."""
 
     kind: Literal["bare"] = "bare"
     job: str
@@ -84,7 +84,7 @@ class BareRequest(Closed):
 
 
 class UpdateRequest(Closed):
-    """A host to make."""
+    """The request to make a host."""
 
     kind: Literal["update"] = "update"
     job: str
@@ -94,7 +94,7 @@ class UpdateRequest(Closed):
 
 
 class DistanceRequest(Closed):
-    """A distance to measure."""
+    """The request to measure a distance."""
 
     kind: Literal["distance"] = "distance"
     job: str
@@ -103,12 +103,12 @@ class DistanceRequest(Closed):
 
 
 Request = TrainJobsRequest | BareRequest | UpdateRequest | DistanceRequest
-Blobs = Mapping[str, bytes | Path]  # artifacts by sha256: their bytes, or a file on this machine
+Blobs = Mapping[str, bytes | Path]  # artifacts by sha256, as bytes or as a file on this machine
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one job: its metrics, or the error it ended with; and the inputs that it ran on."""
+    """The outcome of one job: its metrics or the error that ended it, and the inputs that it ran on."""
 
     job: str
     metrics: dict[str, Any] | None
@@ -119,19 +119,19 @@ class Answer:
 
 @dataclass(frozen=True)
 class JobResult:
-    """A stack's answers and the one artifact that holds all their arrays (none: nothing to keep)."""
+    """The answers of a stack, and the one artifact with all of their arrays; None where there are none to keep."""
 
     answers: tuple[Answer, ...]
     artifact: bytes | None
 
 
 def told(error: BaseException) -> str:
-    """An error for the ledger: what it says in one line, then its traceback."""
+    """Format an error for the ledger: its message in one line, then its traceback."""
     said = str(error).strip() or type(error).__name__
     first = f"{type(error).__name__}: {said.splitlines()[0]}"
     return first + "\n" + "".join(traceback.format_exception(error))
 
 
 def failed(jobs: Sequence[str], error: BaseException, seconds: float) -> tuple[Answer, ...]:
-    """The answers of a stack that failed as a whole."""
+    """Return the answers of a stack that failed as a whole."""
     return tuple(Answer(job, None, told(error), seconds / len(jobs)) for job in jobs)

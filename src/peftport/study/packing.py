@@ -1,8 +1,8 @@
-"""Artifacts that say whose they are: with a stack's arrays travel its jobs' rows, but for what differs from run to run.
+"""Make artifacts that describe themselves: beside the arrays of a stack they hold the rows of its jobs, without times.
 
 The description is one line of the file's own header (safetensors' metadata, under ``peftport``): what the jobs ran on
-and what was measured. Times are left out, so that the same work gives the same bytes; a ledger that is lost or damaged
-is put together again from it.
+and what was measured. Times are left out, so that the same work gives the same bytes. A lost or damaged ledger is
+restored from these descriptions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMES = ("train_seconds_per_step", "test_seconds")
 
 @dataclass(frozen=True)
 class Described:
-    """What an artifact says of its jobs: their kind, their metrics without times, the digests of their inputs."""
+    """The description in an artifact: kind, metrics without times, and digest of the inputs of each of its jobs."""
 
     kind: str
     metrics: Mapping[str, dict[str, Any]]
@@ -37,7 +37,7 @@ class Described:
 def pack(
     tensors: Mapping[str, Tensor], kind: str, answers: Iterable[Answer], more: Mapping[str, str] | None = None
 ) -> bytes:
-    """An artifact of one stack's jobs, those that were done; ``more``: further metadata."""
+    """Make the artifact of those jobs of a stack that succeeded; ``more`` is further metadata."""
     done = {answer.job: answer for answer in answers if answer.metrics is not None}
     sets = {digest(answer.inputs): answer.inputs for answer in done.values() if answer.inputs}
     told = {
@@ -51,7 +51,7 @@ def pack(
 
 
 def described(path: Path) -> Described | None:
-    """What an artifact says of its jobs; None if it says nothing: one of an older version, or no artifact."""
+    """Read the description in an artifact; None for older versions, which have none, and for other files."""
     try:
         with safe_open(path, framework="np") as tensors:
             text = (tensors.metadata() or {}).get(KEY)
@@ -64,12 +64,12 @@ def described(path: Path) -> Described | None:
 
 
 def timeless(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Metrics without times, as they are once they were JSON."""
+    """Return metrics without times, in the form that they have after a round trip through JSON."""
     return {key: value for key, value in (metrics or {}).items() if key not in TIMES}
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata by name: safetensors writes several in any order."""
+    """Return the same file with its metadata sorted by name, because safetensors writes it in any order."""
     size = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:size])
     if len(header["__metadata__"]) < 2:

@@ -1,7 +1,9 @@
-"""From runs to jobs: every unique piece of work once, in stacks that train on one host at once.
+"""Plan a study: turn its runs into unique jobs, and group the jobs into stacks that train on one host at once.
+
+Work that several runs need is done once:
 
 - An origin's module is trained once, for all receivers, arms and receiver tasks.
-- Scratch on a receiver is the same job as training an origin there: one chain, tested at every budget.
+- Training from scratch on a receiver is the same job as training an origin there, tested at every budget.
 - The budgets of one run are checkpoints of one training.
 - A bare host is tested once.
 """
@@ -23,20 +25,20 @@ Place = tuple[str, str]  # host, task
 
 @dataclass(frozen=True, slots=True)
 class JobBatch:
-    """Jobs that one worker does at once, in this order. Which jobs are stacked is fixed by the study file."""
+    """A stack: jobs that one worker does together, in this order. The study file alone decides what is stacked."""
 
     index: int
     jobs: tuple[Job, ...]
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The jobs that must be resolved before."""
+        """The jobs that must be resolved before this stack can begin."""
         return tuple(dict.fromkeys(need for job in self.jobs for need in job.needs))
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """What sharing saves: training steps of entries if every run did all its own work, and as planned."""
+    """What sharing saves: the training steps if every run did all of its own work, and those that are planned."""
 
     runs: int
     baseline_runs: int
@@ -49,10 +51,10 @@ class Sharing:
 
 
 class Plan:
-    """A study's jobs and stacks, and which job holds the answer to which run."""
+    """The jobs and stacks of a study, and which job answers which run."""
 
     def __init__(self, study: StudySpec, only: dict[str, frozenset[str]] | None = None) -> None:
-        """Plan a study; ``only``: factors and the values that a ported or sampled run must have."""
+        """Plan a study. ``only`` restricts ported and sampled runs to the given values of factors."""
         self.study = study
         self.only = only or {}
         self._naming = JobIds(study)
@@ -64,7 +66,7 @@ class Plan:
             self._add(run)
 
     def runs(self) -> Iterator[Run]:
-        """Every run of the plan: ported and sampled, then the baseline that the receivers need."""
+        """Yield every run of the plan: ported and sampled ones, then the baseline runs that their receivers need."""
         if self._chosen is not None:
             yield from self._chosen
             return
@@ -78,7 +80,7 @@ class Plan:
                 yield run
 
     def part(self, chosen: list[Run]) -> Plan:
-        """A plan of some of the runs and all that they need, stacked as the whole plan stacks them."""
+        """Return a plan of some of the runs and all that they need, with the stacks that the whole plan has."""
         stack_of = {job.id: stack for stack in self.stacks for job in stack.jobs}
         wanted: dict[int, JobBatch] = {}
         todo = [job for run in chosen for job in (self.job_of(run), self.distance_of(run)) if job]
@@ -95,11 +97,11 @@ class Plan:
 
     @cached_property
     def study_has_runs(self) -> bool:
-        """Whether the study has ported or sampled runs at all; one of scratch alone has not."""
+        """Whether the study has any ported or sampled runs, and not only training from scratch."""
         return run_count(self.study) > 0
 
     def job_of(self, run: Run) -> str:
-        """The id of the job that answers a run (at its budget)."""
+        """Return the id of the job that answers a run (at the budget of the run)."""
         if run.arm == "bare":
             return self._naming.bare(run.receiver, run.receiver_task)
         assert run.technique is not None and run.seed is not None
@@ -109,23 +111,23 @@ class Plan:
         return self._carried(technique, (run.origin, run.origin_task), place, run).id
 
     def distance_of(self, run: Run) -> str | None:
-        """The id of the job that measures the distance between a run's hosts."""
+        """Return the id of the job that measures the distance between the hosts of a run, if there is one."""
         return self._naming.distance(run.origin, run.receiver) if run.origin else None
 
     @cached_property
     def stacks(self) -> list[JobBatch]:
-        """All jobs in stacks, those that others wait for first."""
+        """Return all jobs in stacks; those that others wait for come first."""
         groups: dict[tuple[object, ...], list[Job]] = {}
         for job in self.jobs.values():
             groups.setdefault(_group(job), []).append(job)
         size = self.study.execution.stack
         pieces = [tuple(jobs[i : i + size]) for jobs in groups.values() for i in range(0, len(jobs), size)]
-        pieces.sort(key=lambda jobs: _rank(jobs[0]))  # stable: the order of the runs within a rank
+        pieces.sort(key=lambda jobs: _rank(jobs[0]))  # a stable sort keeps the order of the runs within a rank
         return [JobBatch(index, jobs) for index, jobs in enumerate(pieces)]
 
     @cached_property
     def sharing(self) -> Sharing:
-        """How much is asked and how much is needed."""
+        """Count the training steps with and without sharing."""
         chains = [job for job in self.jobs.values() if isinstance(job, TrainJob)]
         needed = sum(max(job.budgets) for job in chains)
         tests = sum(len(job.budgets) for job in chains) + sum(isinstance(job, BareJob) for job in self.jobs.values())
@@ -137,7 +139,7 @@ class Plan:
         return all(str(getattr(run, factor)) in values for factor, values in self.only.items())
 
     def _add(self, run: Run) -> None:
-        """Add the jobs of one run, and what it would cost alone."""
+        """Add the jobs of one run, and the steps that it would cost without sharing."""
         place = (run.receiver, run.receiver_task)
         self._host(run.receiver)
         shared = self._asked
@@ -179,13 +181,13 @@ class Plan:
 
     @cached_property
     def _roles(self) -> tuple[frozenset[Place], frozenset[Place]]:
-        """Places where origins are trained, and places where runs are tested: of the whole study, whatever is run."""
+        """Return the places where origins are trained and where runs are tested, in the whole study."""
         pairs, tasks = self.study.pairs, self.study.tasks
         homes = frozenset((origin, task.origin) for origin, _ in pairs for task in tasks)
         return homes, frozenset((receiver, task.receiver) for _, receiver in pairs for task in tasks)
 
     def _fresh(self, technique: StudyTechnique, place: Place, seed: int) -> TrainJob:
-        """The chain of an origin, of scratch and of the ceiling, all in one."""
+        """Return the training job that serves as an origin, as training from scratch and as the ceiling."""
         homes, receivers = self._roles
         steps = self.study.training.origin_steps
         known = self._chains.get((technique.name, place, seed, FRESH))
@@ -223,10 +225,10 @@ class Plan:
 
 
 def chosen_factors(texts: Iterable[str]) -> dict[str, frozenset[str]]:
-    """``technique=lora,prefix`` and the like as factors and their values.
+    """Parse texts such as ``technique=lora,prefix`` as factors and their values.
 
     Raises:
-        UnknownName: no such factor.
+        UnknownName: there is no such factor.
 
     """
     chosen: dict[str, frozenset[str]] = {}
@@ -239,7 +241,7 @@ def chosen_factors(texts: Iterable[str]) -> dict[str, frozenset[str]]:
 
 
 def _group(job: Job) -> tuple[object, ...]:
-    """Jobs of one group may be stacked: one host, task and technique, one kind of start, equal budgets."""
+    """Return the key of a job's group. Jobs with equal host, task, technique, start and budgets may be stacked."""
     if isinstance(job, TrainJob):
         return (job.technique.name, job.host, job.task, isinstance(job.start, PortedStart), job.budgets, job.keep)
     return (job.id,)

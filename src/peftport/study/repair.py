@@ -1,6 +1,6 @@
-"""Repair of a damaged ledger: rows that can be read and hold stay, artifacts restore what they can, the rest is redone.
+"""Repair a damaged ledger: keep the rows that are valid, restore others from artifacts, leave the rest to be redone.
 
-The new ledger is made beside the old one and takes its place at the end, whole; the old one stays under another name.
+The new ledger is made beside the old one and replaces it at the end as a whole. The old one is kept under another name.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from peftport.study.items import StoredItems
 from peftport.study.packing import described
 from peftport.study.plan import Plan
 
-BESIDE = ("", "-wal", "-shm")  # what SQLite keeps of one ledger
+BESIDE = ("", "-wal", "-shm")  # endings of the files that SQLite keeps for one ledger
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What a repair did, in jobs.
+    """What a repair did, in numbers of jobs.
 
     Attributes:
-        kept: rows that stay as they were.
-        unsummed: of these, rows of an older version, which hold to their items but carry no checksum.
-        restored: rows that were made again from artifacts; what they took in seconds is lost.
-        left: jobs of the study that are on no record now; the next run does them.
-        damaged: where the old ledger is, empty if there was none; None: it was whole, nothing was changed.
+        kept: rows that were kept unchanged.
+        unsummed: the kept rows of an older version, which agree with their items but have no checksum.
+        restored: rows that were made again from artifacts; their times are lost.
+        left: jobs of the study that are not on record now; the next run does them.
+        damaged: the path of the old ledger, empty if there was none; None if it was intact and nothing was changed.
 
     """
 
@@ -60,13 +60,13 @@ def repair(plan: Plan, place: Path) -> Repairs:
 
     Raises:
         BadRequest: there is neither a ledger nor an artifact, or another process runs this study.
-        PeftportError: there is no room for the new ledger.
+        PeftportError: the disk has no room for the new ledger.
 
     """
     artifacts = Artifacts(place / ARTIFACTS)
     if not (place / FILE).is_file() and not artifacts.folder.is_dir():
         raise BadRequest(f"{place}: expected a study that was begun, found no {FILE}; start it: peftport study run")
-    for litter in place.glob(".repair.*"):  # of a repair that was cut off
+    for litter in place.glob(".repair.*"):  # left by a repair that was interrupted
         shutil.rmtree(litter, ignore_errors=True)
     with only_driver(place), tempfile.TemporaryDirectory(prefix=".repair.", dir=place) as home:
         count = _whole(place, artifacts)
@@ -75,7 +75,7 @@ def repair(plan: Plan, place: Path) -> Repairs:
         old = _copy(place, Path(home))
         found = salvage(old) if old else Salvaged()
         items = StoredItems(artifacts)
-        read = sorted(found.rows.values(), key=lambda row: row.artifact or "")  # every artifact is opened once
+        read = sorted(found.rows.values(), key=lambda row: row.artifact or "")  # each artifact is opened once
         kept = {row.id: row for row in read if _holds(row, items, found)}
         restored, inputs = _restored(artifacts, items, kept)
         rows = [*kept.values(), *restored.values()]
@@ -86,7 +86,7 @@ def repair(plan: Plan, place: Path) -> Repairs:
 
 
 def _whole(place: Path, artifacts: Artifacts) -> int | None:
-    """How many jobs a ledger has in which nothing is wrong; None: something is."""
+    """Return the number of jobs in an intact ledger; None if something in it is damaged."""
     if not (place / FILE).is_file():
         return None
     items = StoredItems(artifacts)
@@ -94,7 +94,7 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
         with closing(Ledger(place)) as ledger:
             ledger.check()
             for sha256, jobs in ledger.artifacts().items():
-                rows = [ledger.row(job) for job in jobs] if artifacts.holds(sha256) else []  # else: for the next run
+                rows = [ledger.row(job) for job in jobs] if artifacts.holds(sha256) else []  # else the next run does it
                 if any(row and items.fault(row) for row in rows):
                     return None
             return len(ledger.states())
@@ -103,11 +103,11 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
 
 
 def _holds(row: JobRow, items: StoredItems, found: Salvaged) -> bool:
-    """Whether a row that could be read is what was recorded, as far as can be known."""
+    """Return whether a row that could be read is what was recorded, as far as that can be known."""
     try:
         if items.fault(row):
             return False
-    except PeftportError:  # its artifact is missing or corrupt: the next run would take it off the record too
+    except PeftportError:  # its artifact is missing or corrupt, so the next run would remove the row too
         return False
     return row.id not in found.unsummed or row.artifact is not None
 
@@ -115,7 +115,7 @@ def _holds(row: JobRow, items: StoredItems, found: Salvaged) -> bool:
 def _restored(
     artifacts: Artifacts, items: StoredItems, kept: Mapping[str, JobRow]
 ) -> tuple[dict[str, JobRow], dict[str, dict[str, Any]]]:
-    """Rows of jobs that are not kept, from the artifacts that tell of them; and the inputs that they refer to."""
+    """Restore rows that are not kept from the artifacts that describe them, with the inputs that they refer to."""
     rows, inputs = dict[str, JobRow](), dict[str, dict[str, Any]]()
     for path in sorted(artifacts.folder.glob("*/*.safetensors")):
         told = described(path) if artifacts.holds(path.stem) else None
@@ -129,7 +129,7 @@ def _restored(
 
 
 def _write(home: Path, rows: list[JobRow], found: Salvaged, inputs: Mapping[str, dict[str, Any]]) -> None:
-    """A new ledger, all of it in its one file. Failures and facts go over as far as they could be read."""
+    """Write a new ledger as one file, with the failures and facts that could be read."""
     with closing(Ledger(home)) as ledger:
         ledger.record(rows, found.failures, inputs)
         for key, value in found.facts.items():
@@ -138,7 +138,7 @@ def _write(home: Path, rows: list[JobRow], found: Salvaged, inputs: Mapping[str,
 
 
 def _copy(place: Path, home: Path) -> Path | None:
-    """A copy of the old ledger, which SQLite may do with as it likes."""
+    """Copy the old ledger, so that SQLite may change the copy."""
     for ending in BESIDE[:2]:
         if (place / f"{FILE}{ending}").is_file():
             shutil.copyfile(place / f"{FILE}{ending}", home / f"{FILE}{ending}")
@@ -146,7 +146,7 @@ def _copy(place: Path, home: Path) -> Path | None:
 
 
 def _exchange(place: Path, new: Path) -> str:
-    """Put the new ledger in the old one's place, which stays as ``ledger.sqlite.damaged-N``. Its path."""
+    """Replace the old ledger by the new one. Returns the path of the old one, ``ledger.sqlite.damaged-N``."""
     number = 1
     while (place / f"{FILE}.damaged-{number}").exists():
         number += 1
@@ -154,7 +154,7 @@ def _exchange(place: Path, new: Path) -> str:
     was = (place / FILE).is_file()
     if was:
         shutil.copyfile(place / FILE, kept)
-    for ending in BESIDE[1:]:  # they would be taken for the new ledger's
+    for ending in BESIDE[1:]:  # SQLite would take them for files of the new ledger
         if (place / f"{FILE}{ending}").is_file():
             (place / f"{FILE}{ending}").replace(f"{kept}{ending}")
     with new.open("rb") as file:

@@ -1,4 +1,4 @@
-"""From a planned stack to the request that a worker gets: names resolved, other jobs' results by artifact."""
+"""Turn a planned stack into the request for a worker: names are resolved, other jobs' results given by artifact."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from peftport.study.messages import (
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """A request and the artifacts it reads, by sha256."""
+    """A request, and the sha256 of the artifacts that it reads."""
 
     request: Request
     artifacts: tuple[str, ...]
 
 
 class Requests:
-    """Requests of one study, from its ledger."""
+    """Makes the requests of one study from its ledger."""
 
     def __init__(self, study: StudySpec, ledger: Ledger) -> None:
-        """Work out once what all requests share."""
+        """Prepare once what all requests share."""
         self._study, self._ledger, self._naming = study, ledger, JobIds(study)
         self._training = study.training.settings
 
     def order(self, jobs: tuple[Job, ...], *, alone: bool = False) -> WorkOrder:
-        """The request for jobs of one stack whose needs are all done."""
+        """Return the request for jobs of one stack; all jobs that they need must be done."""
         first = jobs[0]
         if isinstance(first, TrainJob):
             return self._chains([job for job in jobs if isinstance(job, TrainJob)], alone)

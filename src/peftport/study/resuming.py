@@ -1,4 +1,4 @@
-"""Whether a study can go on here: what is there now, held to what its jobs on record ran on. Nothing is mixed."""
+"""Decide whether a study can be resumed: its present inputs must be those that its jobs on record ran on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftport.study.work import open_task
 
 
 def inputs_on_record(plan: Plan, ledger: Ledger) -> dict[str, Any]:
-    """What the plan's jobs on record ran on, by name: hosts and tasks. Versions are not among them."""
+    """Return the hosts and tasks that the plan's jobs on record ran on, by name, without versions."""
     known: dict[str, Any] = {}
     for inputs in _sets(plan, ledger):
         for key, value in inputs.items():
@@ -25,7 +25,7 @@ def inputs_on_record(plan: Plan, ledger: Ledger) -> dict[str, Any]:
 
 
 def versions_on_record(plan: Plan, ledger: Ledger) -> list[dict[str, str]]:
-    """The sets of versions that the plan's jobs on record ran with."""
+    """Return the sets of library versions that the plan's jobs on record ran with."""
     found: list[dict[str, str]] = []
     for inputs in _sets(plan, ledger):
         if inputs.get(VERSIONS) and inputs[VERSIONS] not in found:
@@ -34,10 +34,12 @@ def versions_on_record(plan: Plan, ledger: Ledger) -> list[dict[str, str]]:
 
 
 def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: bool) -> None:
-    """Hold hosts, tasks and libraries to those of the jobs on record; ``here``: this machine has hosts and tasks.
+    """Compare hosts, tasks and libraries with those of the jobs on record.
+
+    ``here`` says whether this machine has the hosts and tasks; on a cluster only the workers have them.
 
     Raises:
-        BadRequest: one is not what it was; the line says which, what it was and is, and what to do.
+        BadRequest: an input has changed; the message says which, what it was and is, and what to do.
 
     """
     now = versions_for(plan.study.loading)
@@ -54,7 +56,7 @@ def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: boo
 
 
 def _now(plan: Plan, key: str, was: Any) -> Any:
-    """A host or a task as it is now. A host that the study makes is what its artifact holds, which is checked apart."""
+    """Return a host or task as it is now. Hosts that the study makes are checked elsewhere, by their artifacts."""
     kind, _, name = key.partition(" ")
     if kind == "task":
         return open_task(name, plan.study.data.get(name)).digest
@@ -62,7 +64,7 @@ def _now(plan: Plan, key: str, was: Any) -> Any:
 
 
 def _sets(plan: Plan, ledger: Ledger) -> Iterator[Mapping[str, Any]]:
-    """Every set of inputs of the plan's jobs that are done, once."""
+    """Yield every distinct set of inputs of the plan's jobs that are done."""
     sets, seen, places = ledger.inputs(), set[str](), set[tuple[str, str]]()
     for job, key in ledger.inputs_of_done():
         planned = plan.jobs.get(job)
@@ -78,6 +80,6 @@ def _sets(plan: Plan, ledger: Ledger) -> Iterator[Mapping[str, Any]]:
 
 
 def _versions_before(ledger: Ledger) -> dict[str, Any]:
-    """What a ledger of version 0 knows of versions: those of the last call."""
+    """Return the versions that a ledger of version 0 records, which are those of the last call."""
     ran = ledger.fact("ran") or {}
     return {VERSIONS: ran["versions"]} if "versions" in ran else {}

@@ -1,7 +1,7 @@
-"""Running a plan: hand ready stacks to workers, put their bytes on disk, then their rows into the ledger.
+"""Run a plan: hand ready stacks to workers, write their artifacts to disk, then their rows into the ledger.
 
-A stack of which some jobs are on record and some are not is done again as a whole, in the same company, so that what
-was missing comes out as it would have; only what is missing is recorded.
+A stack with some jobs on record and some missing is done again as a whole, so that the missing results are the same as
+they would have been the first time. Only the missing jobs are recorded.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from peftport.study.requests import Requests
 from peftport.study.resuming import inputs_on_record
 
 WAIT_SECONDS = 0.5
-WRITERS = 16  # artifacts that are flushed to disk at once
+WRITERS = 16  # number of artifacts that are flushed to disk at the same time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop early: after so many jobs, or when so much time has passed (what is in flight is finished)."""
+    """When to stop early: after a number of jobs, or after a time. Stacks that have begun are finished."""
 
     max_jobs: int | None = None
     stop_after_seconds: float | None = None
@@ -41,17 +41,17 @@ class Limits:
 
 @dataclass
 class Summary:
-    """What one call of `run_study` did, in jobs; ``left``: jobs of the plan that are on no record yet."""
+    """What one call of `run_study` did, in numbers of jobs. ``left`` counts the jobs that are not on record yet."""
 
     done: int = 0
     failed: int = 0
     blocked: int = 0
     before: int = 0
-    failed_before: int = 0  # of those before: failed or blocked then, and not tried again
+    failed_before: int = 0  # jobs that failed or were blocked earlier and are not tried again
     left: int = 0
     seconds: float = 0.0
     steps: int = 0
-    recomputed: list[str] = field(default_factory=list)  # jobs whose artifact was missing or corrupt
+    recomputed: list[str] = field(default_factory=list)  # jobs done again because their artifact was missing or corrupt
 
 
 def run_study(
@@ -65,13 +65,13 @@ def run_study(
     progress: Progress | None = None,
     recorded: Callable[[Iterable[str]], None] = lambda jobs: None,
 ) -> Summary:
-    """Do every job of the plan that is not on record yet; ``recorded`` is told of jobs once their rows are.
+    """Do every job of the plan that is not on record yet; ``recorded`` is called with jobs once they are recorded.
 
-    Ctrl-C, SIGTERM and SIGHUP stop it cleanly, however often they come: workers are killed, what is recorded stays,
-    the call ends in KeyboardInterrupt.
+    Ctrl-C, SIGTERM and SIGHUP stop it cleanly, however often they come: workers are killed, what is recorded is kept,
+    and the call ends in KeyboardInterrupt.
 
     Raises:
-        OSError: the disk is full or broken; what is recorded stays.
+        OSError: the disk is full or broken; what is recorded is kept.
 
     """
     driver = _Driver(plan, ledger, artifacts, executor, limits or Limits(), progress or Silent(), recorded)
@@ -97,17 +97,17 @@ class _Driver:
         self.limits, self.progress, self.recorded = limits, progress, recorded
         self.requests = Requests(plan.study, ledger)
         self.summary = Summary()
-        self.attempts: dict[int, int] = {}  # failed attempts of stacks that are not resolved
-        self.again: list[tuple[int, bool]] = []  # stacks to try again; whether one by one
+        self.attempts: dict[int, int] = {}  # number of failed attempts, by stack that is not resolved
+        self.again: list[tuple[int, bool]] = []  # stacks to try again, and whether their jobs run one by one
         self.flying: dict[int, tuple[Job, ...]] = {}
-        self.inputs: dict[str, Any] = {}  # what the jobs on record ran on, and those of this call
+        self.inputs: dict[str, Any] = {}  # the inputs of the jobs on record and of this call
         self.versions = versions_for(plan.study.loading)
 
     def run(self, retry_failed: bool) -> Summary:
         begun = time.monotonic()
         self._tidy(retry_failed)
         recorded = self.ledger.states()
-        states = {job: recorded.pop(job) for job in self.plan.jobs if job in recorded}  # with the plan's own strings
+        states = {job: recorded.pop(job) for job in self.plan.jobs if job in recorded}  # shares the strings
         self.summary.before = len(states)
         self.summary.failed_before = sum(state != "done" for state in states.values())
         self.inputs = inputs_on_record(self.plan, self.ledger)
@@ -123,7 +123,7 @@ class _Driver:
         return self.summary
 
     def _tidy(self, retry_failed: bool) -> None:
-        """Take off the record what must be done again: failures if asked, and jobs whose artifact is not whole."""
+        """Remove from the ledger what must be done again: failures if asked for, and jobs with a damaged artifact."""
         self.artifacts.sweep()
         if retry_failed:
             self.ledger.forget([job for job, state in self.ledger.states().items() if state != "done"])
@@ -159,7 +159,7 @@ class _Driver:
                 self.graph.resolve([], [job.id for job, _ in ready.blocked])
 
     def _begin(self, index: int, alone: bool) -> None:
-        """Send a stack: all its jobs whose needs are done, those on record too, for they are the others' company."""
+        """Submit all jobs of a stack whose needs are done, including recorded ones: results depend on the stack."""
         stack = self.plan.stacks[index]
         states = self.ledger.states_of([*stack.needs, *(job.id for job in stack.jobs)])
         jobs = tuple(
@@ -185,14 +185,14 @@ class _Driver:
         self.advance(sum(weight(job) for job, _ in blocked))
 
     def _record(self, outcomes: list[Outcome]) -> None:
-        """Artifacts first, then all rows of these outcomes in one transaction."""
+        """Write the artifacts of these outcomes first, then all of their rows in one transaction."""
         rows: list[JobRow] = []
         failures: list[tuple[str, int, str]] = []
         answered: list[tuple[list[Answer], Outcome, int]] = []
         for outcome in outcomes:
             jobs = self.flying.pop(outcome.stack)
             attempt = self.attempts.get(outcome.stack, 0)
-            known = self.ledger.states_of([job.id for job in jobs])  # company, done again for the others' sake
+            known = self.ledger.states_of([job.id for job in jobs])  # done again with their stack
             answers = [answer for answer in self._answers(outcome, jobs) if answer.job not in known]
             bad = [answer for answer in answers if answer.error]
             failures += [(answer.job, attempt, answer.error or "") for answer in bad]
@@ -220,7 +220,7 @@ class _Driver:
         return list(outcome.result.answers)
 
     def _changed(self, answers: tuple[Answer, ...]) -> str | None:
-        """Whether a host, a task or a worker's libraries are not what earlier jobs of this study ran on."""
+        """Say which host, task or library is not the one that earlier jobs of this study ran on; None if all are."""
         known = dict(self.inputs)
         for answer in answers:
             for key, value in (answer.inputs or {}).items():
@@ -234,7 +234,7 @@ class _Driver:
         return None
 
     def _write(self, outcomes: list[Outcome]) -> dict[int, str]:
-        """Put artifacts on disk, several at once, for each waits to be flushed. Their digests, by stack."""
+        """Write artifacts to disk, several at once because each waits to be flushed. Returns their digests by stack."""
         data = {outcome.stack: outcome.result.artifact for outcome in outcomes if outcome.result}
         kept = {stack: artifact for stack, artifact in data.items() if artifact}
         if len(kept) < 2:
@@ -259,7 +259,7 @@ class _Driver:
         ]
 
     def _count(self, rows: list[JobRow]) -> None:
-        mine = self.plan.jobs  # its strings, not those that workers sent: a million of them are kept
+        mine = self.plan.jobs  # keep the strings of the plan, not copies from workers: there may be a million
         good = [mine[row.id].id for row in rows if row.state == "done"]
         bad = [mine[row.id].id for row in rows if row.state != "done"]
         self.summary.done += len(good)
@@ -271,12 +271,12 @@ class _Driver:
 
 
 def weight(job: Job) -> int:
-    """Training steps of an entry; other jobs count as one."""
+    """Return the training steps of a job; jobs that do not train count as one step."""
     return max(1, *job.budgets) if isinstance(job, TrainJob) else 1
 
 
 def _digests(answers: list[Answer], inputs: dict[str, Inputs]) -> list[str | None]:
-    """The digest of what each answer ran on; new sets go into ``inputs``. Answers of one stack share their sets."""
+    """Return the digest of what each answer ran on, and add new sets of inputs to ``inputs``."""
     known: dict[int, str] = {}
     found: list[str | None] = []
     for answer in answers:

@@ -1,7 +1,7 @@
-"""Which runs are told to trackers, and when: each once, as soon as all its columns are on record.
+"""Send the runs of a study to trackers: each once, as soon as all of its columns are on record.
 
-A run is finished when its job is done and the distance between its hosts is known or will never be. Runs that earlier
-calls finished are told as well, so a tracker that is added later, or that failed, gets everything.
+A run is finished when its job is done and the distance between its hosts is known or cannot be known. Runs
+that earlier calls finished are sent as well, so a tracker that is added later, or that failed, receives everything.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def measure_names() -> list[str]:
 
 
 class Tracked:
-    """Tells the trackers of each finished run of a plan, once."""
+    """Sends each finished run of a plan to the trackers once."""
 
     def __init__(self, plan: Plan, ledger: Ledger, lines: Sequence[TrackerThread]) -> None:
-        """Tell of what is on record already."""
+        """Send the runs that are on record already."""
         self._plan, self._ledger, self._lines = plan, ledger, lines
         self._rows: dict[str, JobRow] = {}
-        self._waiting: dict[str, dict[str, Run]] = {}  # by each job that a run waits for, by name
+        self._waiting: dict[str, dict[str, Run]] = {}  # runs by name, by each job that they wait for
         if not lines:
             return
         for run in plan.runs():
@@ -42,7 +42,7 @@ class Tracked:
         self.recorded(ledger.states())
 
     def recorded(self, jobs: Iterable[str]) -> None:
-        """Jobs whose rows are in the ledger now: tell of the runs that they finish."""
+        """Send the runs that are finished by these jobs, whose rows are in the ledger now."""
         for job in jobs:
             row = self._ledger.row(job) if job in self._waiting else None
             if row is not None:
@@ -52,12 +52,12 @@ class Tracked:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """By tracker: runs that were sent, and runs that it had already."""
+        """Return, for each tracker, the number of runs that were sent and of runs that it had already."""
         return {line.name: {"sent": line.sent, "already_there": line.known} for line in self._lines}
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Which trackers failed and how, a line each."""
+        """Say which trackers failed and how, in one line each."""
         return tuple(line.trouble for line in self._lines if line.trouble)
 
     def _jobs_of(self, run: Run) -> list[str]:
@@ -75,7 +75,7 @@ class Tracked:
 
 
 def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
-    """A row of the exported runs as trackers take it."""
+    """Convert a row of the exported runs to the form that trackers take."""
     factors = {name: record[name] for name in (*FACTORS, "job") if record[name] is not None}
     measures = {name: record[name] for name in measure_names() if record[name] is not None}
     return TrackedRun(study, record["run"], record["budget"], factors, measures)
@@ -85,9 +85,10 @@ def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
 def tracking(
     trackers: Mapping[str, Tracker], plan: Plan, ledger: Ledger, warn: Callable[[str], None] = lambda text: None
 ) -> Iterator[Tracked]:
-    """Tell trackers of a study while it runs; ``warn`` hears at once, from another thread, of one that fails.
+    """Send runs to trackers while a study runs. If one fails, ``warn`` is called at once, from another thread.
 
-    Left in order, it waits until all was sent; left by an exception, it does not: the next call sends what is missing.
+    When the block ends normally, it waits until everything is sent. After an exception it does not wait, and the next
+    call sends what is missing.
     """
     with unsaid():
         lines = [TrackerThread(name, each, plan.study.name, ledger.folder, warn) for name, each in trackers.items()]

@@ -1,4 +1,4 @@
-"""Do the committed rows come out again? Recompute some runs from nothing, in their planned company, and compare."""
+"""Check that recorded results can be reproduced: recompute some runs, in their planned stacks, and compare them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Verified:
     """One recomputed run.
 
     Attributes:
-        accuracy_difference: how far its accuracy is from the recorded one.
-        items_that_differ: on how many items the two differ.
-        columns_that_differ: columns of the recorded row that did not come out again.
+        accuracy_difference: the difference between its accuracy and the recorded one.
+        items_that_differ: the number of test items on which the two differ.
+        columns_that_differ: columns of the recorded row that were not reproduced.
 
     """
 
@@ -44,7 +44,7 @@ class Verified:
     columns_that_differ: tuple[str, ...] = ()
 
     def differs(self, tolerance: int) -> bool:
-        """Whether more differs than so many items, and what they can move."""
+        """Return whether more differs than ``tolerance`` items and the changes that these can cause."""
         return self.items_that_differ > tolerance or bool(self.columns_that_differ)
 
 
@@ -57,12 +57,12 @@ def verify(
     progress: Progress | None = None,
     tolerance: int = 0,
 ) -> list[Verified]:
-    """Recompute ``sample`` random runs from nothing and compare them with the recorded tables, runs and items.
+    """Recompute ``sample`` random runs from the beginning and compare them with the recorded runs and items.
 
-    ``tolerance``: items on which a run may differ; its other numbers may differ by as much as these could move them.
+    A run may differ on ``tolerance`` items, and its other numbers by as much as these items could change them.
 
     Raises:
-        BadRequest: there are not so many recorded runs.
+        BadRequest: there are fewer recorded runs.
 
     """
     done = set(recorded.runs.filter(recorded.runs["state"] == "done")["run"])
@@ -82,7 +82,7 @@ def verify(
 
 
 def run_differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:
-    """For each of these runs, how two tables differ: in their items, and in their rows but for the seconds."""
+    """Compare two tables for each of these runs: their items, and their rows except the seconds."""
     rows, items = zip(*(_by_run(each) for each in (ours, theirs)), strict=True)
     found = []
     for run in runs:

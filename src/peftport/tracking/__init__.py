@@ -1,4 +1,4 @@
-"""Trackers that people have already, as sinks of a study's runs. A new one is one file here and one line below."""
+"""Send the runs of a study to experiment trackers. A new tracker needs one file here and one line below."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRACKERS: dict[str, Callable[[], Tracker]] = {
 
 
 def make_trackers(names: Iterable[str]) -> dict[str, Tracker]:
-    """Trackers by name; each library is called as its tracker is, and so is the extra that installs it.
+    """Make trackers by name. The library of a tracker, and the extra that installs it, have the name of the tracker.
 
     Raises:
         UnknownName: there is no such tracker.

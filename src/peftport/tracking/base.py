@@ -1,10 +1,10 @@
-"""What a tracker is told of a study: each finished run with its factors and its measures, under the study's name.
+"""The interface of trackers, which receive each finished run of a study with its factors and measures.
 
-A tracker shows a study; it never holds it. The ledger does, and whatever is missing from a tracker can be sent again:
+A tracker only displays a study. The ledger holds it, so whatever a tracker lacks can be sent again. A run has an id:
 
     id = sha256([study, job, run])[:16]        the same whenever and wherever the run was done
 
-so a run that is there already is left alone, and one that was cut off is completed under its own id.
+Therefore a run that a tracker has already is not sent again, and an incomplete one is completed under its own id.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from peftport.core.hashing import canonical_json
 
 @dataclass(frozen=True, eq=False)
 class TrackedRun:
-    """A finished run, by the columns of `peftport study export`; columns without a value are left out.
+    """A finished run, with the columns of `peftport study export`; columns without a value are left out.
 
-    ``factors``: what was declared, budget and job included. ``measures``: what came out. ``budget``: the step that the
-    measures belong to.
+    ``factors`` are what the study declares, including budget and job. ``measures`` are the results. ``budget`` is the
+    training step that the measures belong to.
     """
 
     study: str
@@ -36,34 +36,34 @@ class TrackedRun:
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits, of the study's name, the job and the run's name."""
+        """The id, 16 hexadecimal digits computed from the names of the study, the job and the run."""
         inputs = canonical_json([self.study, self.factors["job"], self.name])
         return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
     @property
     def curve(self) -> str:
-        """The name of the run's curve: what all its budgets share."""
+        """The name of the curve that the run is a point of; runs that differ only in the budget share it."""
         return " ".join(str(value) for factor, value in self.factors.items() if factor not in ("budget", "job"))
 
 
 class Tracker(Protocol):
-    """Somewhere that shows runs. It may raise whatever it likes: the study does not feel it."""
+    """The interface of a tracker. Exceptions of a tracker do not affect the study."""
 
     def begin(self, study: str, folder: Path) -> Iterable[str]:
-        """Open a study whose own folder is ``folder``; the ids of its runs that are there already, complete."""
+        """Open a study, stored in ``folder``. Returns the ids of the runs that the tracker has completely."""
 
     def log(self, run: TrackedRun) -> None:
-        """Put a run there, or complete it; closed when this returns."""
+        """Send a run, or complete it; the run is closed when this returns."""
 
     def close(self) -> None:
-        """The study has no more runs for now."""
+        """Close the study, which has no more runs for now."""
 
 
 def need(library: str, extra: str) -> None:
-    """Refuse a tracker whose library is not here.
+    """Refuse a tracker if its library is not installed.
 
     Raises:
-        BadRequest: it is not installed.
+        BadRequest: the library is not installed.
 
     """
     if find_spec(library) is None:
@@ -73,17 +73,17 @@ def need(library: str, extra: str) -> None:
 
 
 class Notes:
-    """Which runs were sent, a line each, for a tracker that cannot be asked. Take the file away to send all again."""
+    """A file of the runs that were sent, for trackers that cannot be asked. Delete it to send all runs again."""
 
     def __init__(self, path: Path) -> None:
-        """``path``: the file; made with its first line."""
+        """Use the file ``path``, which is made when the first run is noted."""
         self.path = path
 
     def read(self) -> set[str]:
-        """The ids on it."""
+        """Return the ids of the runs in the file."""
         return set(self.path.read_text(encoding="utf-8").split()) if self.path.is_file() else set()
 
     def add(self, run: TrackedRun) -> None:
-        """One more."""
+        """Note that a run was sent."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{run.id}\n")

@@ -1,4 +1,4 @@
-"""Runs on their way to a tracker, in a thread of its own: a slow one delays nothing, a broken one harms nothing."""
+"""Send runs to a tracker in a separate thread, so that a slow or broken tracker does not affect the study."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ THREAD = "track-"
 
 
 class TrackerThread:
-    """One tracker's thread. After the first failure nothing more is sent: the next call of the study sends the rest."""
+    """The thread of one tracker. After a failure it sends nothing more; the next call of the study sends the rest."""
 
     def __init__(self, name: str, tracker: Tracker, study: str, folder: Path, warn: Callable[[str], None]) -> None:
-        """Begin at once; ``warn`` is called at most once, from the thread."""
+        """Start the thread; ``warn`` is called at most once, from the thread."""
         self.name, self.sent, self.known = name, 0, 0
         self.trouble: str | None = None
         self._tracker, self._study, self._folder, self._warn = tracker, study, folder, warn
@@ -28,11 +28,11 @@ class TrackerThread:
         self._thread.start()
 
     def send(self, run: TrackedRun) -> None:
-        """Put a run in line."""
+        """Put a run in the queue."""
         self._queue.put(run)
 
     def close(self) -> None:
-        """Wait until all that is in line was sent, or the tracker failed."""
+        """Wait until all queued runs are sent, or the tracker has failed."""
         self._queue.put(None)
         self._thread.join()
 
@@ -46,7 +46,7 @@ class TrackerThread:
                     self._tracker.log(run)
                     self.sent += 1
             self._tracker.close()
-        except Exception as error:  # whatever it is, it must not cost the study anything
+        except Exception as error:  # no failure of a tracker may affect the study
             first = (str(error) or "no message").splitlines()[0]
             self.trouble = (
                 f"--track {self.name}: {type(error).__name__}: {first}; the study goes on without it, run the same "
@@ -57,13 +57,13 @@ class TrackerThread:
 
 @contextmanager
 def unsaid() -> Iterator[None]:
-    """What trackers print goes nowhere: some say every run on stdout, which is for the study's one document."""
+    """Discard what trackers print: some print every run on stdout, which is reserved for the result of the study."""
     with redirect_stdout(_OtherThreads(sys.stdout)):
         yield
 
 
 class _OtherThreads:
-    """A stream that hears every thread but those of lines."""
+    """A stream that passes on what all threads write, except those of trackers."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

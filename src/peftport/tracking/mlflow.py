@@ -1,4 +1,4 @@
-"""MLflow: an experiment a study, a run a run. Where the server is, is MLflow's own setting (MLFLOW_TRACKING_URI)."""
+"""Track in MLflow, with one experiment for each study. MLFLOW_TRACKING_URI, a setting of MLflow, names the server."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from peftport.tracking.base import TrackedRun
 
 ID = "peftport.id"
-PAGE = 1000  # runs a request
+PAGE = 1000  # number of runs in one request
 
 
 class MLflow:
-    """Factors become params, measures metrics at the step of the budget."""
+    """Sends factors as parameters, and measures as metrics at the step of the budget."""
 
     def begin(self, study: str, folder: Path) -> Iterable[str]:
-        """Open the experiment. Runs that were begun and not finished are not there yet."""
+        """Open the experiment. Returns the ids of finished runs only."""
         from mlflow import MlflowClient
 
         self._client = MlflowClient()
@@ -33,7 +33,7 @@ class MLflow:
         return finished
 
     def log(self, run: TrackedRun) -> None:
-        """Three requests: make it, fill it, finish it."""
+        """Create, fill and finish the run, in three requests."""
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
@@ -44,7 +44,7 @@ class MLflow:
         self._client.set_terminated(run_id, "FINISHED")
 
     def close(self) -> None:
-        """Every run is closed already."""
+        """Do nothing, because every run is closed already."""
 
     def _make(self, run: TrackedRun, now: int) -> str:
         tags = {ID: run.id, "peftport.study": run.study}

@@ -1,9 +1,9 @@
-"""TensorBoard: a folder a curve under ``tensorboard`` in the study's folder, a file a run, the budget as the step.
+"""Track in TensorBoard: each curve is a folder under ``tensorboard`` in the study's folder, each run a file in it.
 
     tensorboard --logdir runs/NAME/tensorboard
 
-A file is called by the run's budget and id: files are read in the order of budgets, and a run sent again replaces its
-own.
+The step is the budget. A file is named by the budget and id of its run, so that files are read in the order of budgets
+and a run that is sent again replaces its own file.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from pathlib import Path
 from peftport.store.artifacts import write_bytes
 from peftport.tracking.base import TrackedRun
 
-LONGEST = 150  # letters of a curve's name, so that a file system takes it
+LONGEST = 150  # maximum length of a curve's name, so that file systems accept it
 FILE = "events.out.tfevents.{budget:010d}.{id}"
 
 
 class TensorBoard:
-    """Measures become scalars, factors what its HParams page shows."""
+    """Writes measures as scalars, and factors for the HParams page."""
 
     def begin(self, study: str, folder: Path) -> Iterable[str]:
-        """The runs whose files are there."""
+        """Return the ids of the runs whose files exist."""
         self._home = folder / "tensorboard"
         return [path.name.rpartition(".")[2] for path in self._home.glob("*/events.out.tfevents.*")]
 
     def log(self, run: TrackedRun) -> None:
-        """Write the run's file as a whole."""
+        """Write the file of a run, replacing an old one."""
         write_bytes(self._home / curve_folder(run) / FILE.format(budget=run.budget, id=run.id), _events(run))
 
     def close(self) -> None:
-        """Every file is whole already."""
+        """Do nothing, because every file is complete already."""
 
 
 def curve_folder(run: TrackedRun) -> str:
-    """A curve's folder: its name in letters that every file system takes, and its job, which no other curve has."""
+    """Return the folder name of a curve: its name in portable characters, and its job, which is unique."""
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', run.curve)[:LONGEST]}-{str(run.factors['job'])[:8]}"
 
 

@@ -1,6 +1,6 @@
-"""Trackio: a project a study, a run a run. Where it writes or sends is its own (TRACKIO_DIR, TRACKIO_SPACE_ID, ...).
+"""Track in Trackio, with one project for each study. TRACKIO_DIR, TRACKIO_SPACE_ID, ... say where it writes.
 
-It knows runs by name alone, so the id is part of the name; runs that were sent are noted in the study's folder.
+Trackio identifies runs by name, so the id is part of the name. Runs that were sent are noted in the study's folder.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from peftport.tracking.base import Notes, TrackedRun
 
 
 class Trackio:
-    """Factors become the config, measures a point at the step of the budget."""
+    """Sends factors as the configuration, and measures as a point at the step of the budget."""
 
     def begin(self, study: str, folder: Path) -> Iterable[str]:
-        """The runs on the notes."""
+        """Return the ids of the runs that are noted as sent."""
         self._notes = Notes(folder / "tracked-trackio.txt")
         return self._notes.read()
 
     def log(self, run: TrackedRun) -> None:
-        """Open the run of that name, log its one point, finish it."""
+        """Open the run of this name, log its only point, and finish it."""
         import trackio
 
         opened = trackio.init(
@@ -32,4 +32,4 @@ class Trackio:
         self._notes.add(run)
 
     def close(self) -> None:
-        """Every run is closed already."""
+        """Do nothing, because every run is closed already."""

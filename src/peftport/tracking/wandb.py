@@ -1,7 +1,7 @@
-"""Weights & Biases: a group a study, a run a run. Mode, project, entity and folder are its own (WANDB_MODE, ...).
+"""Track in Weights & Biases, with one group for each study. WANDB_MODE, ... set mode, project, entity and folder.
 
 Without WANDB_PROJECT the project is the study's name. Runs that were sent are noted
-in the study's folder, since offline nobody can be asked; one that was cut off is completed under its id.
+in the study's folder, since in offline mode there is no server to ask; an incomplete run is completed under its id.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from peftport.tracking.base import Notes, TrackedRun
 
 
 class Wandb:
-    """Factors become the config, measures a point of the history at the step of the budget."""
+    """Sends factors as the configuration, and measures as a point of the history at the step of the budget."""
 
     def begin(self, study: str, folder: Path) -> Iterable[str]:
-        """The runs on the notes."""
+        """Return the ids of the runs that are noted as sent."""
         import wandb
 
         self._project = wandb.Settings().project or study
@@ -24,10 +24,10 @@ class Wandb:
         return self._notes.read()
 
     def log(self, run: TrackedRun) -> None:
-        """Open the run of that id, log its one point, finish it."""
+        """Open the run of this id, log its only point, and finish it."""
         import wandb
 
-        # Of this machine and this process nothing is recorded: the runs were done by workers, maybe elsewhere.
+        # Do not record this machine and process: workers did the runs, perhaps on other machines.
         quiet = wandb.Settings(
             silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True, disable_code=True
         )
@@ -40,4 +40,4 @@ class Wandb:
         self._notes.add(run)
 
     def close(self) -> None:
-        """Every run is closed already."""
+        """Do nothing, because every run is closed already."""

@@ -1,1 +1,5 @@
-"""The one training loop, evaluation, the memory that a stack of entries needs, and a task bound to a host."""
+"""Training and testing of modules.
+
+`loop` is the only training loop, `evaluation` tests modules, `memory` computes how many of them train at once, and
+`bound_task` puts these together for one task on one host.
+"""

@@ -1,4 +1,4 @@
-"""One host, one task, one objective, tokenised and ready: what training, testing and comparing all stand on."""
+"""A task bound to a host and an objective, tokenised: the object that training, testing and comparing use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class BoundTask:
-    """A host with a task on it. ``readout``: the objective, by the name that users know."""
+    """A host, a task and the objective between them. Users know the objective as the readout."""
 
     host: Host
     task: Task
@@ -53,7 +53,7 @@ class BoundTask:
 
     @cached_property
     def test_split(self) -> Encoded:
-        """The test items (the first ``test_items`` of the test split), tokenised once."""
+        """The test items, which are the first ``test_items`` of the test split, tokenised once."""
         test = self.task.test if self.test_items is None else self.task.test.head(self.test_items)
         return self.readout.encode_split(test)
 
@@ -64,7 +64,7 @@ class BoundTask:
 
     @property
     def record(self) -> TaskRecord:
-        """The task as a module remembers it."""
+        """The record of the task that a module keeps."""
         spec = self.task.spec
         return TaskRecord(
             name=spec.name,
@@ -76,18 +76,18 @@ class BoundTask:
         )
 
     def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
-        """Fresh trainable parameters, the objective's own included (a zero head)."""
+        """Initialise trainable parameters, including those of the objective (a head of zeros) where it has any."""
         technique = technique_named(spec.kind)
         start = technique.start(spec, technique.slots(spec, self.host.slots), seed)
         shapes = self.readout.head_shapes()
         return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
 
     def startable(self, module: Module) -> Parameters:
-        """A module's matrices as a start here: with a fresh head if this objective has one and the module has none.
+        """Return the matrices of a module as a start, with a fresh head if this objective needs one and it has none.
 
         Raises:
-            SlotMismatch: the module's head is for another number of labels.
-            TaskRefused: the module is of another kind of task, or of single texts where these are pairs.
+            SlotMismatch: the head of the module is for a different number of labels.
+            TaskRefused: the module was trained for another kind of task, or for single texts where these are pairs.
 
         """
         check_task(module, self.task.spec)
@@ -114,9 +114,10 @@ class BoundTask:
         title: str = "training",
         budget_bytes: int | None = None,
     ) -> list[dict[int, Checkpoint]]:
-        """Train every start, those of one structure stacked. Returns each one's checkpoints by budget.
+        """Train every start; those with equal structure are stacked. Returns the checkpoints of each by budget.
 
-        ``budget_bytes``: memory for one stack; what does not fit trains in further stacks. None: one stack.
+        ``budget_bytes`` is the memory for one stack: entries that do not fit train in further stacks. None puts all
+        of them in one stack.
         """
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
         found: dict[int, dict[int, Checkpoint]] = {}
@@ -133,14 +134,14 @@ class BoundTask:
         return [found[i] for i in range(len(starts))]
 
     def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
-        """How many of these entries train at once. One alone is not measured: it needs what it needs."""
+        """Return how many of these entries train at once. A single entry is not measured: it cannot be split."""
         if len(entries) == 1 or budget_bytes is None:
             return len(entries)
         need = entry_memory(self.host, self.readout, spec, entries[0], self.settings)
         return min(len(entries), largest_stack(need, budget_bytes))
 
     def spare_bytes(self) -> int:
-        """Memory that a stack may take here: a share of what is free."""
+        """Return the bytes of memory that a stack may use: a share of what is free."""
         return int(SHARE * free_bytes(self.host.device))
 
     def test(
@@ -150,10 +151,10 @@ class BoundTask:
         progress: Progress | None = None,
         title: str = "testing",
     ) -> list[Scores]:
-        """Test modules of one spec, or the bare host, on the test items of a classification.
+        """Test modules of one spec, or the bare host, on the test items of a classification task.
 
         Raises:
-            BadRequest: the task is of another kind, whose predictions are no scores of classes.
+            BadRequest: the task is of another kind, so its predictions are not scores of classes.
 
         """
         found = self.predict(spec, modules, progress, title)
@@ -170,14 +171,14 @@ class BoundTask:
         progress: Progress | None = None,
         title: str = "testing",
     ) -> list[Predictions]:
-        """What modules of one spec, or the bare host, predict for the test items of a task of any kind."""
+        """Predict the test items with modules of one spec, or with the bare host; works for every kind of task."""
         encoded = self.test_split
         advance = (progress or Silent()).stage(title, max(1, len(modules)))
         values = predict_entries(self.host, self.readout, spec, modules, encoded.rows, advance)
         return [self.task.spec.predictions(own, encoded.targets) for own in values]
 
     def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
-        """A checkpoint as a module with its record."""
+        """Make a module, with its records, of a checkpoint."""
         record = TrainingRecord(
             seed=seed,
             steps=checkpoint.step,
@@ -199,10 +200,13 @@ def bind_task(
     test_items: int | None = None,
     loading: Loading | None = None,
 ) -> BoundTask:
-    """Load a host with the weights its objective needs and bind the task to it; ``loading``: where, in what numbers.
+    """Load a host with the weights that its objective needs, and bind the task to it.
+
+    ``loading`` says on which device and in which number format the host is loaded.
 
     Raises:
-        UnknownName, HostRefused: the host; BadRequest: the readout serves no such hosts or tasks.
+        UnknownName, HostRefused: there is no such host, or it is broken.
+        BadRequest: the readout does not work with this kind of host or task.
 
     """
     settings = settings or TrainSettings()
@@ -215,10 +219,10 @@ def bind_task(
 
 
 def check_task(module: Module, spec: TaskSpec) -> None:
-    """Refuse a task of another kind than the module was trained for, or with another number of fields.
+    """Refuse a task with another kind or another number of fields than the module was trained for.
 
     Raises:
-        TaskRefused: as said.
+        TaskRefused: the kind or the number of fields differs.
 
     """
     trained = module.task
@@ -239,7 +243,7 @@ def check_task(module: Module, spec: TaskSpec) -> None:
 
 
 def _alike(starts: Sequence[Start]) -> list[list[int]]:
-    """Indices of starts in groups of equal structure."""
+    """Group the indices of the starts by their structure."""
     groups: list[list[int]] = []
     for index, start in enumerate(starts):
         for group in groups:

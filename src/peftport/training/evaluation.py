@@ -1,9 +1,9 @@
-"""Testing K modules on the same texts: the host's matrices are multiplied once for the rows of all of them.
+"""Test K modules on the same texts in one pass: the host's matrices are multiplied once for the rows of all modules.
 
-Texts go in sorted by length, in batches of about equally many tokens: many short ones or few long ones.
+Texts are sorted by length and batched by their number of tokens: many short ones or few long ones.
 
-What is predicted for each item is kept; metrics are read off it. Predictions that are not finite are none: the test
-fails and says where in the host they began.
+The predictions for each item are kept, and metrics are computed from them. If a prediction is not finite, the test
+fails with a message that says where in the host the first such number occurs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from peftport.tasks.kinds.classification import Scores as Scores
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
 
-# Tokens on the host at once, padding included, all modules together. Measured on a processor, where the activations of
-# more no longer stay in its caches; an accelerator wants more to do at once, how much has not been measured.
+# Tokens in one batch, padding included, of all modules together. The value for a processor is measured: with more, the
+# activations no longer fit in its caches. An accelerator needs more tokens to be busy; its value is not measured.
 TOKENS_AT_ONCE, TOKENS_AT_ONCE_ELSEWHERE = 1024, 16384
 MODULES_AT_ONCE = 8
 
@@ -40,10 +40,10 @@ def predict_entries(
     advance: Callable[[int], None] = lambda modules: None,
     tokens_at_once: int | None = None,
 ) -> list[npt.NDArray[Any]]:
-    """Predict the same N rows with each of K modules of one spec, (N, ...) a module; ``spec`` None: the bare host once.
+    """Predict the same N rows with each of K modules of one spec. Returns an array (N, ...) for each module.
 
-    Values come back in the order of ``rows``. ``tokens_at_once`` bounds what the host reads at once, padding included
-    (None: by the device); it changes no value but by rounding.
+    With ``spec`` None, the bare host predicts once. Predictions are in the order of ``rows``. ``tokens_at_once`` limits
+    the tokens of a batch, padding included (None: by the device); it changes values only by rounding.
     """
     count = len(modules) if spec is not None else 1
     tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
@@ -65,15 +65,15 @@ def score_entries(
     advance: Callable[[int], None] = lambda modules: None,
     tokens_at_once: int | None = None,
 ) -> list[Scores]:
-    """Test K modules on N rows of a classification, whose right classes are ``labels`` (N,), as `predict_entries`."""
+    """Test K modules on N rows of a classification task with the classes ``labels`` (N,); see `predict_entries`."""
     values = predict_entries(host, objective, spec, modules, rows, advance, tokens_at_once)
     return [Scores(own, labels) for own in values]
 
 
 def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of rows, from short to long, in batches of at most ``tokens`` with padding (at least one row each).
+    """Yield the indices of rows, from short to long, in batches of at most ``tokens`` tokens, padding included.
 
-    ``entries``: how many modules see each row, every one of them counted.
+    A batch has at least one row. ``entries`` is the number of modules: a row counts once for each of them.
     """
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
@@ -116,7 +116,7 @@ def _check_finite(
     rows: Sequence[Row],
     values: npt.NDArray[Any],
 ) -> None:
-    """Refuse predictions (K, N, ...) that are NaN or infinite, and say where in the host they begin."""
+    """Refuse predictions (K, N, ...) that are NaN or infinite, and say where in the host they first occur."""
     wrong = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(2)  # (K, N)
     if not wrong.any():
         return

@@ -1,11 +1,11 @@
-"""The one training loop: K entries at once on one frozen host.
+"""The training loop: it trains K entries (modules) at once on one frozen host.
 
-The entries' batches are put one after the other, the host's matrices are multiplied once for all rows, and each
-entry's own matrices act on its own rows (techniques.attach). An entry's loss touches only its own parameters, and
-clipping and AdamW work entry by entry, so an entry's result does not depend on its company.
+The batches of the entries are concatenated, the host's matrices are multiplied once for all rows, and the matrices of
+each entry act on its own rows only (techniques.attach). The loss of an entry depends on its own parameters alone, and
+clipping and AdamW work entry by entry, so the result of an entry does not depend on the others in its stack.
 
-    Adam, decoupled weight decay: Loshchilov & Hutter 2017, arXiv 1711.05101. Constant learning rate, no warm-up:
-    the first b steps of a longer training are the training of b steps.
+The optimiser is Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101). The learning rate is
+constant, without warm-up, so that the first b steps of a longer training equal a training of b steps.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, StackedMatrices, TechniqueSpec
 
-POOL = 16  # batches that are sorted by length together
+POOL = 16  # number of batches whose rows are sorted by length together
 Advance = Callable[[int], None]
 
 
 class TrainSettings(BaseModel):
-    """Settings that all entries of one call share."""
+    """Settings that all entries of one training share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     batch_size: PositiveInt = 16
@@ -48,18 +48,18 @@ class TrainSettings(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One training: where its parameters start, its data, the seed of its data order, its learning rate."""
+    """One of the trainings in a stack: its initial parameters, data, seed of the data order, and learning rate."""
 
     start: Parameters
     rows: Sequence[Row]
-    targets: Targets  # (number of rows, ...); of classification the classes, or their probabilities (number of rows, C)
+    targets: Targets  # (number of rows, ...); for classification the classes, or probabilities (number of rows, C)
     seed: int
     learning_rate: float
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """One entry's matrices after some steps, and its mean loss over the last steps before (None at step 0)."""
+    """The matrices of one entry after some steps, and its mean loss since the last checkpoint (None at step 0)."""
 
     step: int
     matrices: Parameters
@@ -79,10 +79,10 @@ def train_entries(
 
     Args:
         host: the frozen host.
-        objective: what is trained for, bound to this host.
+        objective: the objective of the training, bound to this host.
         spec: the technique of all entries; their parameters must have equal shapes.
         entries: the K entries.
-        budgets: steps at which matrices are kept; 0 is the start. The largest is how long training goes on.
+        budgets: numbers of steps after which matrices are kept; 0 keeps the start, the largest ends the training.
         settings: batch size, weight decay, clipping.
         advance: called with the number of entry-steps done, for a progress bar.
 
@@ -90,7 +90,7 @@ def train_entries(
         For each entry, its checkpoints by budget.
 
     Raises:
-        BadRequest: entries whose batches differ in size; they cannot go in one stack.
+        BadRequest: the batches of the entries differ in size, so they cannot be stacked.
         TrainingFailed: a loss or a matrix became NaN or infinite.
 
     """
@@ -129,7 +129,7 @@ def train_entries(
 def entry_loss(
     host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]
 ) -> Tensor:
-    """The loss of one entry's start on the rows ``pick``, (B,), with its graph: a forward pass as training does it."""
+    """Return the loss of an untrained entry on the rows ``pick``, (B,), with its graph: one training forward pass."""
     technique = technique_named(spec.kind)
     stacked = unflatten(flatten(entry.start, host.wide_dtype, host.device)[None], entry.start)
     matrices = in_host_dtype(host, technique.materialise(spec, technique.slots(spec, host.slots), stacked))
@@ -155,8 +155,8 @@ def _step(
     picks: list[npt.NDArray[np.int64]],
     shift: int,
 ) -> Tensor:
-    """Forward and backward for one batch of every entry. Returns the entries' mean losses, (K,)."""
-    with attached(host, spec, matrices):  # the backward pass too: checkpointed layers run again in it
+    """Run the forward and backward pass for one batch of every entry. Returns the mean loss of each entry, (K,)."""
+    with attached(host, spec, matrices):  # also during the backward pass, in which checkpointed layers run again
         loss = _losses(host, objective, entries, matrices, picks, shift)
         by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
         by_entry.sum().backward()  # type: ignore[no-untyped-call]
@@ -171,7 +171,7 @@ def _losses(
     picks: list[npt.NDArray[np.int64]],
     shift: int,
 ) -> Tensor:
-    """Every entry's rows one after the other, read at once. Returns the loss of each row, (K B,)."""
+    """Run the concatenated rows of all entries through the host. Returns the loss of each row, (K B,)."""
     rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
     targets = np.concatenate([entry.targets[pick] for entry, pick in zip(entries, picks, strict=True)])
     return objective.loss(rows, torch.from_numpy(targets).to(host.device), matrices.get(HEAD), shift)
@@ -186,7 +186,10 @@ def _check_losses(
     begin: int,
     settings: TrainSettings,
 ) -> None:
-    """Refuse a diverged training with the step; where the start gives no finite loss either, the host's place."""
+    """Refuse a training whose loss diverged, naming the step.
+
+    Where the loss is not finite before training either, name the place in the host where that begins.
+    """
     wrong = (~torch.stack(losses).isfinite()).nonzero() if losses else torch.zeros(0, 2)  # (steps, K) -> (some, 2)
     if not len(wrong):
         return
@@ -213,11 +216,11 @@ def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrice
 
 
 def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Indices of batch after batch, for ever: each epoch shuffled, then sorted by length within pools of batches.
+    """Yield the indices of batches without end: epochs are shuffled, then sorted by length within pools of batches.
 
-    Depends on the seed and on the rows' lengths only. Which batch of which pool comes when is the same for every seed,
-    so that entries stacked on one host have batches of like length, with little padding, at every step. A last batch
-    that is not full is left out of its epoch.
+    The batches depend only on the seed and on the lengths of the rows. The order of the batches of a pool is the same
+    for every seed, so that entries stacked on one host have batches of similar length, with little padding, at every
+    step. A last batch that is not full is left out of its epoch.
     """
     lengths = np.array([len(row) for row in rows])
     rng, pace = rng_for(seed, "order"), rng_for(0, "pace")
@@ -235,13 +238,16 @@ def _pieces(values: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int
 
 
 def flatten(parameters: Parameters, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One entry's parameters as one trainable vector: the optimiser then works entry by entry."""
+    """Return the parameters of one entry as one trainable vector, so that the optimiser works entry by entry."""
     parts = [tensor.reshape(-1) for _, _, tensor in _by_name(parameters)]
     return torch.cat(parts).to(device, dtype).clone().requires_grad_()
 
 
 def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]:
-    """(K, number of parameters) -> matrices stacked over K, shaped as ``like``; views, so gradients flow back."""
+    """Split vectors (K, number of parameters) into matrices stacked over K with the shapes in ``like``.
+
+    The matrices are views, so gradients flow back to the vectors.
+    """
     shapes = [(slot, name, tensor.shape) for slot, name, tensor in _by_name(like)]
     pieces = torch.split(vectors, [shape.numel() for _, _, shape in shapes], dim=1)
     matrices: dict[str, dict[str, Tensor]] = {slot: {} for slot in like}
@@ -251,10 +257,10 @@ def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]
 
 
 def same_structure(one: Parameters, other: Parameters) -> bool:
-    """Whether two entries can be trained in one stack."""
+    """Return whether two entries can be trained in one stack."""
     return [(s, n, t.shape) for s, n, t in _by_name(one)] == [(s, n, t.shape) for s, n, t in _by_name(other)]
 
 
 def _by_name(parameters: Parameters) -> list[tuple[str, str, Tensor]]:
-    """Slot, name and tensor in the order of names: a fresh module's slots come in another order than a loaded one's."""
+    """List slot, name and tensor, sorted by name: fresh and loaded modules have their slots in different orders."""
     return [(slot, name, own[name]) for slot, own in sorted(parameters.items()) for name in sorted(own)]

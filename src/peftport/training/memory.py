@@ -1,9 +1,9 @@
-"""How many entries train at once: what one needs, measured, into the memory that is free.
+"""Compute how many entries train at once: the free memory divided by the measured need of one entry.
 
     K = floor(budget / (activations kept for the backward pass + 4 x parameters))
 
-The 4: an entry's parameters, their gradient and Adam's two moments. Activations are those of one entry's longest batch,
-counted, not guessed: one forward pass in which everything that autograd keeps is added up.
+The factor 4 counts the parameters of an entry, their gradient, and Adam's two moments. The activations are those of the
+longest batch of one entry. They are measured: everything that autograd keeps in one forward pass is added up.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from peftport.objectives.base import Objective
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.loop import Entry, TrainSettings, entry_loss
 
-SHARE = 0.5  # of the memory that is free; the rest is for what lives shorter than a step
-UNKNOWN_FREE_BYTES = 4 * 2**30  # where the system does not say
+SHARE = 0.5  # share of the free memory; the rest is for tensors that live for less than a step
+UNKNOWN_FREE_BYTES = 4 * 2**30  # assumed where the system does not report its free memory
 
 
 @dataclass(frozen=True)
 class EntryMemory:
-    """What one entry of a stack needs."""
+    """The memory that one entry of a stack needs."""
 
     activation_bytes: int
     parameter_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """Activations, parameters, their gradient and two moments."""
+        """The bytes of activations, parameters, their gradient, and the two moments."""
         return self.activation_bytes + 4 * self.parameter_bytes
 
 
 def largest_stack(entry: EntryMemory, budget_bytes: int) -> int:
-    """The most entries that fit in the budget, at least one."""
+    """Return the largest number of entries that fits in the budget, at least one."""
     return max(1, budget_bytes // max(1, entry.total_bytes))
 
 
 def entry_memory(
     host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, settings: TrainSettings
 ) -> EntryMemory:
-    """Measure one entry at its longest batch: the forward pass of one step, without a backward pass."""
+    """Measure one entry on its longest batch, by the forward pass of one step without its backward pass."""
     lengths = np.array([len(row) for row in entry.rows])
     longest = np.argsort(-lengths, kind="stable")[: min(settings.batch_size, len(lengths))]
     weights = {p.untyped_storage().data_ptr() for p in (*host.model.parameters(), *host.model.buffers())}
@@ -64,7 +64,7 @@ def entry_memory(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken: of the accelerator, or of this machine and the container it runs in."""
+    """Return the free bytes of the accelerator, or of this machine and the container that the process runs in."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [found for found in (_of_machine(), _of_container()) if found is not None]
@@ -79,7 +79,7 @@ def _of_machine(file: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def _of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control group still allows, page cache counted as free."""
+    """Return the bytes that the control group still allows; its page cache counts as free."""
     limit, used, stat = (folder / name for name in ("memory.max", "memory.current", "memory.stat"))
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return None

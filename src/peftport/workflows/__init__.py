@@ -1,4 +1,5 @@
-"""What people do with modules, one file a job: train, evaluate, port, check, compare, distill, pretrain further.
+"""The jobs that users start, one file for each: train, evaluate, port, check, compare, distill, update a host.
 
-The Python interface and the command line are two faces of what is here.
+Each job takes a request (`requests`) and returns a result. The Python interface and the command line both call these
+functions and contain no logic of their own.
 """

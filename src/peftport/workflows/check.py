@@ -1,4 +1,4 @@
-"""check: what can be said of a port before it is made, and the method that `auto` takes."""
+"""The job `check`: describe a port before it is made, and choose the method that ``--method auto`` uses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from peftport.workflows.requests import CheckRequest
 
 
 def check_module(request: CheckRequest) -> PortCheck:
-    """What fits, how alike the hosts are, what to expect, and which method to use. Nothing is written.
+    """Report what fits, how similar the hosts are, what to expect, and which method to use. Nothing is written.
 
     Hosts are loaded only where ``texts`` are given, to compare activations on them.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or the module records a different origin from the one that is given.
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
@@ -40,16 +40,16 @@ def check_module(request: CheckRequest) -> PortCheck:
 def choose_for(
     module: Module, origin: str | None, to: str, available: AvailableInputs, *, porters_only: bool = False
 ) -> MethodChoice:
-    """The method that `check_module` would choose, without looking at weights slot by slot.
+    """Choose the method that `check_module` would choose, without comparing the weights slot by slot.
 
     Raises:
-        BadRequest: it would choose none.
+        BadRequest: no method is worth using, or none can carry the module.
 
     """
     receiver = open_host(to)
     hosts = compare_hosts(module, find_origin(module, origin, loaded=False), receiver)
     methods = method_checks(module, hosts, receiver, available, recorded().ports)
-    kept = [one for one in methods if not (porters_only and one.name == DISTILL)]
+    kept = [method for method in methods if not (porters_only and method.name == DISTILL)]
     choice = choose_method(kept, same_host=hosts.same_host)
     if choice.method is None:
         raise BadRequest(f"--method auto: {choice.word}: {choice.why}; or name a method (peftport methods)")

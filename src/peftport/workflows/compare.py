@@ -1,4 +1,4 @@
-"""compare: a module is ported to a host and compared there with sampled ones and with training from scratch."""
+"""The job `compare`: port a module to a host and compare it there with sampled modules and training from scratch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from peftport.workflows.requests import CompareRequest
 
 
 def compare_module(request: CompareRequest) -> Comparison:
-    """Port a module to a host and compare it with sampled and scratch on a task.
+    """Port a module to a host and compare it on a task with sampled parameters and with training from scratch.
 
-    Methods that need texts read those of ``texts``, or the task's own without their labels.
+    Methods that need texts read them from ``texts``, or else from the task, without its labels.
 
     Raises:
-        BadRequest: a plan that makes no sense, an unknown name, or ``auto`` and no porter is worth it or can.
+        BadRequest: the plan is contradictory, a name is unknown, or ``auto`` finds no porter that is worth using.
         SlotMismatch: the method cannot carry the module to this host.
         TrainingFailed: a training diverged.
 
@@ -45,11 +45,11 @@ def compare_module(request: CompareRequest) -> Comparison:
         plan = replace(plan, method=choice.method or AUTO)
     settings = train_settings(request.max_tokens, request.batch_size)
     bound = bind_task(to, task, own_readout(module, request.readout), settings, request.test_items, loading)
-    given = open_port_inputs(
+    inputs = open_port_inputs(
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
         progress=request.progress,
     )  # fmt: skip
-    return replace(run_comparison(module, bound, plan, request.progress, given), choice=choice)
+    return replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:

@@ -1,14 +1,15 @@
-"""Base model updates: a host's pretraining continued on unlabelled text, saved as a drop-in for the host.
+"""Update a base model: continue a host's pretraining on unlabelled text by the objective of its kind.
 
-    masked_lm         encoders: 15 % of the tokens are to be told; 80 % of them are masked, 10 % replaced, 10 % left.
+    masked_lm         encoders: 15 % of the tokens are predicted; 80 % of these are masked, 10 % replaced, 10 % kept.
                       Devlin et al. 2018, arXiv 1810.04805, sec. 3.1
-    span_corruption   encoder-decoders: 15 % of the tokens, in spans of mean length 3, give way to sentinels; the target
-                      is the sentinels and what they hide. Raffel et al. 2019, arXiv 1910.10683, sec. 3.1.4
-    next_token        decoders: every token from those before it.
+    span_corruption   encoder-decoders: 15 % of the tokens, in spans of mean length 3, become sentinels; the target
+                      is the sentinels and the tokens that they hide. Raffel et al. 2019, arXiv 1910.10683, sec. 3.1.4
+    next_token        decoders: every token is predicted from the tokens before it.
 
 All weights are trained by AdamW at a constant rate, without weight decay and without dropout. An encoder without a
-masked-LM head (a sentence encoder) gets a fresh one on its word embeddings: trained alone first, then with the body,
-then dropped. A checkpoint has the origin's tensors by name, shape and dtype; config and tokenizer byte for byte.
+masked-LM head (a sentence encoder) gets a fresh one on its word embeddings, which is trained alone first, then with
+the body, and is not saved. A checkpoint has the tensors of the original host with the same names, shapes and dtypes;
+its configuration and tokenizer files are copied byte for byte.
 """
 
 from __future__ import annotations
@@ -60,17 +61,17 @@ NOT_ASKED = -100  # the label that transformers' losses leave out
 
 
 class Distance(Closed):
-    """How far an update is from its origin, over all weights that both hold."""
+    """How far an updated host is from the original one, over all weights that both have."""
 
     weights: float  # ||W' - W|| / ||W||, all tensors together: large embeddings dominate it
-    tensor: str  # the tensor that moved most relative to its own norm; those that were zero do not count
+    tensor: str  # the tensor that moved most relative to its own norm; tensors that were zero do not count
     tensor_distance: float  # how far it moved
     tensor_median: float  # how far half of the tensors moved at most
     function: float  # 1 - cos of the mean-pooled last hidden states, mean over the held-out lines
 
 
 class UpdateSettings(Closed):
-    """What, with the host and the text, repeats an update."""
+    """The settings that, together with the host and the text, make an update reproducible."""
 
     steps: PositiveInt
     seed: int
@@ -81,7 +82,7 @@ class UpdateSettings(Closed):
 
 
 class UpdateRecord(UpdateSettings):
-    """How an update came about and how far it went: ``update.json`` in its folder."""
+    """How an update was made and how far it moved the host; saved as ``update.json`` in its folder."""
 
     version: Literal[1] = 1
     origin: Fingerprint
@@ -95,7 +96,7 @@ class UpdateRecord(UpdateSettings):
 
 @dataclass(frozen=True)
 class HostUpdate:
-    """One checkpoint: a host in ``folder``, loadable by its path, and its record."""
+    """One checkpoint: a host in ``folder``, which can be loaded by its path, and the record of how it was made."""
 
     folder: Path
     record: UpdateRecord
@@ -105,16 +106,16 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     """Continue a host's pretraining on a text file, one text a line; save it at ``save_at`` and at the end.
 
     Empty lines are ignored; the others get the host's text prefix and are cut to ``max_tokens``, special tokens
-    included. The last 5 %, at most 64, are held out. ``learning_rate`` is the host's; a fresh head has its own, 1e-3,
-    and is trained alone for ``head_warm_up_steps`` before the ``steps``. ``seed`` decides the order, what is hidden and
-    a fresh head: the first b steps of a longer update are the update of b steps. Each checkpoint becomes
-    ``out/step-<n>``, and ``out`` is written whole or not at all.
+    included. The last 5 % of the lines, at most 64, are held out. ``learning_rate`` applies to the host; a fresh head
+    has a rate of its own, 1e-3, and is trained alone for ``head_warm_up_steps`` before the ``steps``. ``seed``
+    determines the order of the texts, the hidden tokens and the fresh head, so the first b steps of a longer update
+    equal an update of b steps. Each checkpoint becomes ``out/step-<n>``; ``out`` is written whole or not at all.
 
     Raises:
         BadRequest: a number makes no sense.
-        OutputRefused: ``out`` is taken.
-        TaskRefused: the text is absent, not UTF-8 or too short.
-        HostRefused, UnknownName: no such host, broken, or its tokenizer lacks what the objective needs.
+        OutputRefused: ``out`` exists already.
+        TaskRefused: the text file is missing, not UTF-8 or too short.
+        HostRefused, UnknownName: the host is unknown or broken, or its tokenizer lacks what the objective needs.
         TrainingFailed: a loss or a weight is no longer finite.
 
     """
@@ -155,7 +156,7 @@ def _settings(request: HostUpdateRequest) -> UpdateSettings:
 
 
 def _read_lines(path: Path) -> tuple[list[str], str]:
-    """The lines that are not empty, and the file's sha256."""
+    """Read the lines of a file that are not empty, and the sha256 of the file."""
     try:
         raw = path.read_bytes()
         lines = [line.strip() for line in raw.decode("utf-8-sig").split("\n") if line.strip()]
@@ -168,10 +169,10 @@ def _read_lines(path: Path) -> tuple[list[str], str]:
 
 
 class MaskedTokenHead(nn.Module):
-    """BERT's masked-LM head, fresh: logits = LN(gelu(h W^T + c)) E^T + b, with E the host's word embeddings."""
+    """A fresh masked-LM head as BERT's: logits = LN(gelu(h W^T + c)) E^T + b, where E are the word embeddings."""
 
     def __init__(self, width: int, embeddings: Tensor, rng: Rng) -> None:
-        """W (D_E, D) is normal(0, 0.02), LN the identity, biases zero. embeddings (V, D_E) stay the host's own."""
+        """Draw W (D_E, D) from normal(0, 0.02), LN the identity, biases zero; embeddings (V, D_E) are the host's."""
         super().__init__()
         tokens, narrow = embeddings.shape
         start = torch.from_numpy(rng.normal(0.0, 0.02, size=(narrow, width)))
@@ -180,17 +181,17 @@ class MaskedTokenHead(nn.Module):
         self.token_bias = nn.Parameter(embeddings.new_zeros(tokens))
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """(N, D) -> (N, V)."""
+        """Return the logits (N, V) of the hidden states (N, D)."""
         narrow = F.gelu(F.linear(hidden, self.weight, self.bias))  # (N, D_E)
         return F.linear(F.layer_norm(narrow, self.bias.shape, self.scale, self.shift), embeddings, self.token_bias)
 
 
 def _load(ref: str, seed: int) -> tuple[Host, MaskedTokenHead | None]:
-    """The host with its own language-model head, or its body and a fresh head."""
+    """Load the host with its own language-model head, or else its body with a fresh head."""
     try:
         return load_host(ref, "language_model"), None
     except HostRefused:
-        host = load_host(ref, "body")  # what is broken besides the head raises again
+        host = load_host(ref, "body")  # any fault other than the missing head is raised again here
         if host.kind != "encoder":
             raise
         return host, MaskedTokenHead(host.width, _embeddings(host), rng_for(seed, "masked-LM head"))
@@ -205,7 +206,7 @@ def _special(host: Host) -> frozenset[int]:
 
 
 def _encode(host: Host, lines: list[str], max_tokens: int, path: Path) -> list[Row]:
-    """Token rows of the lines, without those of fewer than two tokens that could be hidden."""
+    """Tokenise the lines; lines with fewer than two tokens that could be hidden are left out."""
     limit = min(getattr(host.config, "max_position_embeddings", None) or max_tokens, host.tokenizer.model_max_length)
     if max_tokens > limit:
         raise BadRequest(f"max_tokens: {host.name} reads {limit} tokens at most, got {max_tokens}; lower it")
@@ -219,7 +220,7 @@ def _encode(host: Host, lines: list[str], max_tokens: int, path: Path) -> list[R
 
 
 class _Run:
-    """One training: the model, its optimiser and the streams of chance."""
+    """One training: the model, its optimiser and the random streams."""
 
     def __init__(self, host: Host, head: MaskedTokenHead | None, rows: list[Row], settings: UpdateSettings) -> None:
         split, seed = len(rows) - max(1, min(64, len(rows) // 20)), settings.seed
@@ -234,7 +235,7 @@ class _Run:
         self.start = self.pooled()
 
     def warm_up(self) -> int:
-        """Train a fresh head alone, then let everything train. Returns the steps, 0 without a fresh head."""
+        """Train a fresh head alone, then unfreeze everything. Returns the number of steps, 0 without a fresh head."""
         steps = 0 if self.head is None else self.settings.head_warm_up_steps
         for _ in range(steps):
             self.step(lambda _: None)
@@ -242,7 +243,7 @@ class _Run:
         return steps
 
     def step(self, advance: Advance) -> float:
-        """One batch forward, backward and applied. Returns its loss."""
+        """Run the forward and backward pass of one batch and update the weights. Returns the loss."""
         loss = self.loss(self.hide([self.rows[i] for i in next(self.order)], self.rng))
         if not math.isfinite(value := float(loss.detach())):
             raise TrainingFailed(f"{self.host.name}: the loss is no longer finite; lower the learning rate")
@@ -255,7 +256,7 @@ class _Run:
         return value
 
     def loss(self, inputs: Inputs) -> Tensor:
-        """Mean cross-entropy of the labels. A fresh head reads the hidden states of the hidden tokens only."""
+        """Return the mean cross-entropy of the labels. A fresh head is applied to the predicted positions only."""
         if self.head is None:
             options = {} if self.host.kind == "encoder" else {"use_cache": False}
             loss: Tensor = self.host.model(**inputs, **options).loss
@@ -267,16 +268,16 @@ class _Run:
 
     @torch.no_grad()
     def pooled(self) -> Tensor:
-        """Mean-pooled hidden states of the held-out lines, (N, D)."""
+        """Return the mean-pooled hidden states of the held-out lines, (N, D)."""
         return torch.cat([mean_pooled(self.host, [row], 0) for row in self.held_out]).double()
 
     def moved(self) -> float:
-        """Mean of 1 - cos between the held-out lines' pooled states at the start and now."""
+        """Return the mean of 1 - cos between the pooled states of the held-out lines at the start and now."""
         return float((1 - F.cosine_similarity(self.pooled(), self.start)).mean().clamp(min=0))
 
 
 def _hiding(host: Host, longest: int) -> Hide:
-    """The function from rows to a batch, by the host's objective."""
+    """Return the function that makes a training batch of token rows, by the objective of the host's kind."""
     special, mask = _special(host), host.tokenizer.mask_token_id
     if host.kind == "decoder":
         return lambda rows, rng: _batch(host, [(row, row) for row in rows])
@@ -290,7 +291,7 @@ def _hiding(host: Host, longest: int) -> Hide:
 
 
 def _batch(host: Host, pairs: Sequence[tuple[Row, Row]]) -> Inputs:
-    """Padded inputs and labels, (B, T) each; labels have a T of their own where they are a second sequence."""
+    """Pad inputs and labels to (B, T) each; where the labels are a second sequence, they have a T of their own."""
     rows, labels = zip(*pairs, strict=True)
     padded = pad(labels, 0, host.device)
     asked = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, NOT_ASKED)
@@ -298,9 +299,9 @@ def _batch(host: Host, pairs: Sequence[tuple[Row, Row]]) -> Inputs:
 
 
 def mask_tokens(row: Row, special: frozenset[int], mask: int, size: int, rng: Rng) -> tuple[Row, Row]:
-    """Hide 15 % of a row's tokens, at least one: the row as it is read, and its labels (-100 where not asked).
+    """Hide 15 % of a row's tokens, at least one. Returns the input row and its labels (-100 elsewhere).
 
-    Of them 80 % become ``mask``, 10 % any of the ``size`` ids, 10 % stay (arXiv 1810.04805, sec. 3.1).
+    Of the hidden tokens 80 % become ``mask``, 10 % any of the ``size`` ids, 10 % stay (arXiv 1810.04805, sec. 3.1).
     """
     places = [i for i, token in enumerate(row) if token not in special]
     read, labels = list(row), [NOT_ASKED] * len(row)
@@ -312,9 +313,9 @@ def mask_tokens(row: Row, special: frozenset[int], mask: int, size: int, rng: Rn
 
 
 def corrupt_spans(row: Row, special: frozenset[int], sentinels: Sequence[int], rng: Rng) -> tuple[Row, Row]:
-    """Replace spans (15 % of the tokens, mean length 3) by sentinels: the row that is read, the row that is told.
+    """Replace spans (15 % of the tokens, mean length 3) by sentinels. Returns the input row and the target row.
 
-    Special tokens at the row's ends stay, and end what is told too (arXiv 1910.10683, sec. 3.1.4).
+    Special tokens at the ends of the row are kept, and end the target row too (arXiv 1910.10683, sec. 3.1.4).
     """
     places = [i for i, token in enumerate(row) if token not in special]
     lead, tokens, tail = row[: places[0]], row[places[0] : places[-1] + 1], row[places[-1] + 1 :]
@@ -330,13 +331,13 @@ def corrupt_spans(row: Row, special: frozenset[int], sentinels: Sequence[int], r
 
 
 def _split(total: int, parts: int, rng: Rng) -> list[int]:
-    """``total`` as a random sum of ``parts`` positive numbers."""
+    """Split ``total`` at random into ``parts`` positive numbers."""
     cuts = sorted((rng.choice(total - 1, size=parts - 1, replace=False) + 1).tolist())
     return [end - begin for begin, end in pairwise([0, *cuts, total])]
 
 
 def _sentinels(host: Host, count: int) -> list[int]:
-    """The ids of <extra_id_0>, <extra_id_1>, ...; without them the highest of the vocabulary, descending, as mT5."""
+    """Return the ids of <extra_id_0>, <extra_id_1>, ...; without such tokens, the highest ids, descending, as mT5."""
     known, rows, special = host.tokenizer.get_vocab(), len(_embeddings(host)), _special(host)
     named = [known[name] for k in range(count) if (name := f"<extra_id_{k}>") in known]
     free = [i for i in range(min(rows, len(known)) - 1, -1, -1) if i not in special]
@@ -350,7 +351,7 @@ def _sentinels(host: Host, count: int) -> list[int]:
 
 
 def _tensor_names(host: Host) -> dict[str, str]:
-    """From the tensor names in the origin's files to the model's; those that the model has no use for are not there."""
+    """Map the tensor names in the host's files to the names in the model, leaving out tensors that it does not use."""
     state, prefix = host.model.state_dict(), f"{getattr(host.model, 'base_model_prefix', '')}."
     names: dict[str, str] = {}
     for file in weight_files(host.folder or Path()):
@@ -369,19 +370,19 @@ def _tensor_names(host: Host) -> dict[str, str]:
 
 
 def _save(host: Host, names: dict[str, str], home: Path, function: float) -> Distance:
-    """Write the trained host into a new folder, file by file as its origin is, and measure the way between them."""
+    """Write the trained host into a new folder with the same files as the original, and measure their distance."""
     folder = host.folder or Path()
     home.mkdir()
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.suffix in COPIED and file.name not in NOT_COPIED:
             shutil.copyfile(file, home / file.name)
     state = host.model.state_dict()
-    moves: dict[str, tuple[float, float]] = {}  # by tensor: ||W' - W||, ||W||
+    moves: dict[str, tuple[float, float]] = {}  # for each tensor: ||W' - W||, ||W||
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             written = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         for name, old in [(name, old) for name, old in written.items() if name in names]:
-            new = written[name] = state[names[name]].to("cpu", old.dtype).contiguous().clone()  # tied ones apart
+            new = written[name] = state[names[name]].to("cpu", old.dtype).contiguous().clone()  # also unties
             moves[name] = float((new.double() - old.double()).norm()), float(old.double().norm())
         save_file(written, home / file.name, metadata={"format": "pt"})
     change, norm = (math.hypot(*column) for column in zip(*moves.values(), strict=True))

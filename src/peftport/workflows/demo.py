@@ -1,6 +1,7 @@
-"""The demonstration: four techniques x {ported, sampled, scratch} x budgets, on real hosts and real reviews.
+"""The job `demo`: compare four techniques x {ported, sampled, scratch} x budgets on real hosts and real reviews.
 
-Origin all-MiniLM-L6-v2, receiver sre (a further tuned MiniLM: a real minor update), task Rotten Tomatoes.
+The origin is all-MiniLM-L6-v2, the receiver is sre (a MiniLM that was tuned further: a real minor update), and the task
+is Rotten Tomatoes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demonstration does; the defaults take about four minutes on two cores."""
+    """The size of the demonstration; with the defaults it takes about four minutes on two cores."""
 
     origin: str = ORIGIN
     receiver: str = RECEIVER
@@ -37,7 +38,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """What the demonstration found: one comparison a technique, and each module's accuracy on its origin."""
+    """The results: one comparison for each technique, and the accuracy of each module on its origin."""
 
     settings: DemoSettings
     comparisons: list[Comparison]
@@ -51,7 +52,7 @@ class Demo:
         return ComparisonAnalysis(self.comparisons)
 
     def as_json(self) -> dict[str, Any]:
-        """Rows of all techniques, and what they were measured with."""
+        """Return the rows of all techniques, and the settings and versions they were measured with."""
         return {
             "rows": [row.as_row() for comparison in self.comparisons for row in comparison.rows],
             "bare_accuracy": self.comparisons[0].bare.accuracy,

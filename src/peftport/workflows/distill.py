@@ -1,10 +1,11 @@
-"""distill: the old module on its origin labels texts, and a new module on the receiver learns to say the same.
+"""Distill a module: the old module labels texts on its origin, and a new one on the receiver learns those labels.
 
     loss = - sum_c p_c log q_c        p: the module's probabilities on its origin, q: the new module's on the receiver
 
-Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which make up or filter the texts; here they are given, and no
-label is looked at. It serves any pair of hosts and any technique, even another than the module's, since nothing is
-carried but what the module says. It trains, so it stands above training and is no porter: the one loop does it.
+This follows Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which generate or filter the texts; here the user gives
+them, and their labels are not used. Distilling works for any pair of hosts and any technique, even a different one from
+the module's, because only the module's predictions are transferred. It uses the ordinary training loop, so it is a
+workflow and not a porter.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How to distill: ``spec`` None makes a module of the old one's technique and settings."""
+    """How to distill. With ``spec`` None, the new module has the technique and settings of the old one."""
 
     steps: int = 120
     seed: int = 0
@@ -52,10 +53,10 @@ def distill(
     how: DistillOptions | None = None,
     progress: Progress | None = None,
 ) -> Module:
-    """A module for ``away``'s host that says of texts what ``module`` says of them on ``home``'s.
+    """Train a module on the host of ``away`` to predict for each text what ``module`` predicts on the host of ``home``.
 
     Raises:
-        BadRequest: no texts, or benches whose tasks have other labels.
+        BadRequest: there are no texts, or the two tasks have different labels.
         TrainingFailed: the training diverged.
 
     """
@@ -90,10 +91,10 @@ def distill(
 
 
 def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module:
-    """Distill as a port asks for it: on its texts, or on the training texts of the task where none are given.
+    """Distill as a port request asks for: on its texts, or on the training texts of the task where none are given.
 
     Raises:
-        ModuleRefused: the origin is not the module's own.
+        ModuleRefused: the origin is not the host that the module was trained on.
 
     """
     settings = train_settings(request.max_tokens)
@@ -113,7 +114,7 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module
 def teacher_probabilities(
     module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress
 ) -> npt.NDArray[np.float32]:
-    """Probabilities that the module gives the labels of each text, (N, C)."""
+    """Return the probabilities that the module assigns to the C labels of each of N texts, (N, C)."""
     rows = home.readout.encode(texts)
     advance = progress.stage(f"asking the module on {home.host.name}", 1)
     nothing = np.zeros(len(rows), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""evaluate: a host is tested on a task, alone or with a module of its own."""
+"""The job `evaluate`: test a host on a task, alone or with a module that belongs to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from peftport.workflows.requests import EvaluateRequest
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedHost:
-    """A host's scores on the test items of a task."""
+    """The scores of a host on the test items of a task."""
 
     task: str
     scores: Scores
@@ -56,7 +56,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
 
 
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:
-    """Refuse a module of other labels, of another host, or of other shapes."""
+    """Refuse a module with other labels, of another host, or with matrices that do not fit this host."""
     check_same_labels(module, bound.task)
     if not module.host.same_host(bound.host.fingerprint):
         raise SlotMismatch(

@@ -1,4 +1,4 @@
-"""What the requests of several jobs name, opened: the module with its origin checked, the task, training settings."""
+"""Open what the requests of several jobs name: a module whose origin is checked, a task, training settings."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from peftport.training.loop import TrainSettings
 
 
 def resolve_task(task: Place | Task) -> Task:
-    """The task itself, or the one that is named."""
+    """Return a task that is given as an object, or load the one that is given by its name."""
     return task if isinstance(task, Task) else load_task(str(task))
 
 
 def train_settings(max_tokens: int, batch_size: int = 16) -> TrainSettings:
-    """The settings of training and testing that requests can change."""
+    """Return the settings of training and testing that a request can change."""
     return TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
 
 
 def path_of(place: Place | None) -> Path | None:
-    """A place as a path; None stays None."""
+    """Convert a file or folder name to a path; None stays None."""
     return None if place is None else Path(place)
 
 
 def name_of(place: Place | None) -> str | None:
-    """A place as a name; None stays None."""
+    """Convert a path to text; None stays None."""
     return None if place is None else str(place)
 
 
 def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:
-    """Read a module folder, checking that it is from ``origin``, or taking it for one of ``trusted_origin``.
+    """Read a module folder; check that its host is ``origin``, or record ``trusted_origin`` as its host unchecked.
 
     Raises:
         BadRequest: both are given.
-        ModuleRefused: the module records another host than ``origin``.
-        SlotMismatch: the module cannot be one of ``trusted_origin``.
+        ModuleRefused: the module records a different host from ``origin``.
+        SlotMismatch: the module does not fit ``trusted_origin``.
 
     """
     if origin is not None and trusted_origin is not None:
@@ -61,12 +61,12 @@ def open_module(folder: Path, origin: str | None, trusted_origin: str | None = N
 
 
 def own_readout(module: Module | None, readout: str | None) -> str | None:
-    """The readout that is asked for, or else the one that the module was trained with."""
+    """Return the readout that is asked for, or else the one that the module was trained with."""
     return readout or (module.task.readout if module is not None and module.task else None)
 
 
 def check_same_labels(module: Module, task: Task) -> None:
-    """Refuse a task of another kind, or with other fields or labels, than the module was trained for.
+    """Refuse a task whose kind, fields or labels differ from those that the module was trained for.
 
     Raises:
         TaskRefused: the kind, the fields or the labels differ, or the order of the labels does.

@@ -1,9 +1,9 @@
-"""Several methods tried on one module: ported by each, tested on validation items, and one of them kept.
+"""Try several porting methods on one module: port by each, test on validation items, and keep one of them.
 
-The best on the validation items is held against every other and against the bare receiver by paired bootstrap intervals
-at one joint level (Bonferroni over all pairs, since the best is chosen from the data). Of the methods not told apart
-from the best, the one named first is kept: who names them puts the simplest first. Test items are looked at once, with
-the kept module.
+The method with the highest accuracy on the validation items is compared with every other one and with the bare receiver
+by paired bootstrap intervals at one joint level (Bonferroni over all pairs, since the best is chosen from the data).
+Among the methods that cannot be distinguished from the best, the one named first is kept, so users name the simplest
+first. The test items are used once, with the module that is kept.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method. ``behind``: the best's accuracy minus this one's; None for the best and for those that cannot.
+    """One method that was tried.
 
-    ``refusal``: why it cannot carry this module; None: it did.
+    ``behind`` is the accuracy of the best method minus that of this one; it is None for the best and for methods that
+    cannot carry the module. ``refusal`` says why a method cannot carry it, and is None where it did.
     """
 
     method: str
@@ -55,19 +56,19 @@ class Candidate:
 
     @property
     def told_apart(self) -> bool:
-        """Whether the interval carries that the best is better."""
+        """Whether the interval shows that the best method is better than this one."""
         return self.behind is not None and self.behind.low > 0
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What the validation items say.
+    """How the methods compare on the validation items.
 
     Attributes:
-        chosen: the first named of those not told apart from ``best``, which has the highest accuracy.
-        entrants: in the order they were named.
-        bare: the bare receiver, and how far it is behind the best.
-        items: how many they are.
+        chosen: the first named of the methods that cannot be distinguished from ``best``, the most accurate one.
+        entrants: all methods, in the order they were named.
+        bare: the bare receiver, and how far it is behind the best method.
+        items: the number of validation items.
 
     """
 
@@ -79,12 +80,12 @@ class Ranking:
 
     @property
     def ranked(self) -> list[Candidate]:
-        """Those that could, the best first; ties in the order they were named."""
+        """The methods that carried the module, the best first; ties are in the order they were named."""
         return sorted((e for e in self.entrants if e.accuracy is not None), key=lambda e: -(e.accuracy or 0.0))
 
     @property
     def sentence(self) -> str:
-        """Which is kept, and what the intervals carry."""
+        """Say in one sentence which method is kept, and what the intervals show."""
         others = [e for e in self.ranked if e.method != self.best]
         apart = [e.method for e in others if e.told_apart]
         close = [e.method for e in others if not e.told_apart]
@@ -100,7 +101,7 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class MethodSelection:
-    """What came of it: the kept module on the receiver, the ranking, and the test items with it and without."""
+    """The result: the module that is kept, the ranking, and the test scores with the module and without it."""
 
     module: Module
     file_format: Format
@@ -110,14 +111,14 @@ class MethodSelection:
 
     @property
     def sentence(self) -> str:
-        """What was kept and why, and how it does on the test items."""
+        """Say which method was kept and why, and how its module performs on the test items."""
         return (
             f"{self.ranking.sentence}. Test accuracy with {self.ranking.chosen}: {self.test.accuracy:.3f}, without: "
             f"{self.bare_test.accuracy:.3f} ({len(self.test.labels)} test items)"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the module and the per-item scores."""
+        """Return everything but the module and the per-item scores as JSON values."""
         found = self.ranking
         return {
             "chosen": found.chosen,
@@ -133,10 +134,11 @@ class MethodSelection:
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
-    """Names of methods that can be tried beside one another.
+    """Check and return the names of methods that are to be tried on one module.
 
     Raises:
-        UnknownName: one is none; BadRequest: one is there twice, or is `auto`.
+        UnknownName: a name is not a method.
+        BadRequest: a name is given twice, or is `auto`.
 
     """
     for name in methods:
@@ -152,12 +154,12 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
 def select_method(
     request: PortRequest, module: Module, task: Task | None, file_format: Format
 ) -> tuple[MethodSelection, Host]:
-    """Port by each method and keep the one that the validation items of the task carry; also return the receiver.
+    """Port by each method and keep the one that the validation items favour; also return the receiver.
 
-    ``test_items`` of the request: the first so many of the validation items and of the test items; None: all.
+    ``test_items`` of the request limits the validation items and the test items to the first so many; None uses all.
 
     Raises:
-        BadRequest: no task, an unknown method, or none that can carry this module.
+        BadRequest: there is no task, a method is unknown, or no method can carry this module.
         TrainingFailed: `distill` diverged.
 
     """
@@ -183,8 +185,11 @@ def select_method(
 
 
 def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str, Floats], bare: Floats) -> Ranking:
-    """Hold the best against the others and the bare receiver; correctness of each validation item by method, (N,)."""
-    best = max(correct, key=lambda name: float(correct[name].mean()))  # the first named of equals
+    """Compare the best method with the others and the bare receiver.
+
+    ``correct`` holds the correctness of each of the N validation items by method, (N,).
+    """
+    best = max(correct, key=lambda name: float(correct[name].mean()))  # among equals, the first that was named
     pairs = len(list(combinations((*correct, BARE), 2)))
 
     def entrant(name: str, own: Floats) -> Candidate:
@@ -202,7 +207,7 @@ def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str
 def _port_all(
     request: PortRequest, module: Module, bound: BoundTask, progress: Progress
 ) -> tuple[dict[str, str], dict[str, Module]]:
-    """Why methods cannot, and what the others made. The origin is read once for all."""
+    """Port by every method. Returns why some cannot, and the modules of the others. The origin is read only once."""
     refusals: dict[str, str] = {}
     ported: dict[str, Module] = {}
     origin, cache = _origin(request.methods, module, request.origin), PortCache()
@@ -211,18 +216,18 @@ def _port_all(
             if name == DISTILL:
                 ported[name] = distill_for(request, module, bound)
             else:
-                given = open_port_inputs(
+                inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
                     as_technique=request.as_, progress=progress, shared=cache,
                 )  # fmt: skip
-                ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), given)
+                ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:
             refusals[name] = str(error)
     return refusals, ported
 
 
 def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str | None:
-    """The origin, loaded or opened as the most demanding method needs; where it is not here, each method says so."""
+    """Load or open the origin as the most demanding method needs it; where it is missing, each method reports that."""
     needs = {PORTERS[name].needs for name in names if name in PORTERS}
     if not needs & {"weights", "texts"}:
         return ref
@@ -233,7 +238,7 @@ def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str
 
 
 def _validated(bound: BoundTask, module: Module | None, progress: Progress, name: str) -> Floats:
-    """Correctness of each validation item with the module, or without any, (N,)."""
+    """Return the correctness of each of the N validation items, with the module or with the bare host, (N,)."""
     rows, labels = bound.valid_split.rows[: bound.test_items], bound.valid_split.targets[: bound.test_items]
     spec = module.spec if module is not None else None
     matrices = [bound.startable(module)] if module is not None else []

@@ -1,4 +1,4 @@
-"""port: a module goes from its host to another, by one method, or by the best of several on validation items."""
+"""The job `port`: carry a module to another host, by one method or by the best of several on validation items."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from peftport.workflows.requests import PortRequest
 
 @dataclass(frozen=True, eq=False)
 class PortedModule:
-    """A module on its new host, and the format that it was written in.
+    """A module on its new host, and the format that it is written in.
 
     Attributes:
-        choice: how ``auto`` chose the method, where it did.
-        selection: how the methods did, where several were tried.
+        choice: how ``auto`` chose the method; None where the user named it.
+        selection: how several methods compared; None where only one was used.
 
     """
 
@@ -57,15 +57,16 @@ class _Landed(NamedTuple):
 
 
 def port_module(request: PortRequest) -> PortedModule:
-    """Port a module folder to another host; written to ``out`` in the format it came in unless told otherwise.
+    """Port a module folder to another host, and write it to ``out`` in its own format unless another one is asked for.
 
-    ``auto`` takes what `check_module` would choose with what is given. Of several methods, the one that the validation
-    items of the task carry is kept. Hosts are loaded only for methods that look at activations or losses.
+    ``auto`` uses the method that `check_module` would choose with the same inputs. Of several methods, the one that the
+    validation items of the task favour is kept. Hosts are loaded only for methods that use activations or losses.
 
     Raises:
-        ModuleRefused: the folder is broken, or records another origin than the one given.
+        ModuleRefused: the folder is broken, or the module records a different origin from the one that is given.
         SlotMismatch: the module does not fit the receiver by this method.
-        BadRequest: ``auto``, and no method is worth it or can; several methods, and no task or none that can.
+        BadRequest: ``auto`` finds no method worth using; or there are several methods, and no task is given or none of
+            them can carry the module.
 
     """
     task = resolve_task(request.task) if request.task is not None else None
@@ -101,7 +102,7 @@ def _port_by_one(
 
 
 def _carried(method: str, request: PortRequest, module: Module, task: Task | None) -> _Landed:
-    """Port by a porter; the task's own texts stand in where it needs some and none are named."""
+    """Port by a porter. Where it needs texts and none are named, it reads those of the task."""
     porter = porter_named(method)
     with_task = porter.needs == "labels" or (porter.needs == "texts" and request.texts is None)
     bound = _bind(request, module, task) if task is not None and with_task else None
@@ -109,11 +110,11 @@ def _carried(method: str, request: PortRequest, module: Module, task: Task | Non
         receiver = bound.host
     else:
         receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
-    given = open_port_inputs(
+    inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bench=bound,
         as_technique=request.as_, progress=request.progress,
     )  # fmt: skip
-    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), given), receiver)
+    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), inputs), receiver)
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:
@@ -125,5 +126,5 @@ def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Land
 
 
 def _bind(request: PortRequest, module: Module, task: Task) -> BoundTask:
-    """The task on the receiver, read as the module reads it."""
+    """Bind the task to the receiver, with the readout that the module was trained with."""
     return bind_task(str(request.to), task, own_readout(module, request.readout), train_settings(request.max_tokens))

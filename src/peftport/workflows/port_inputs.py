@@ -1,4 +1,7 @@
-"""What a port is given besides module and receiver: the origin opened as little as the method needs, texts, labels."""
+"""Gather what a port needs besides the module and the receiver: the origin, texts and labels.
+
+The origin is only opened where a method needs its weights, and loaded where it needs activations.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,14 @@ MOST_TEXTS, MOST_LABELLED = 500, 32
 
 @dataclass(frozen=True, eq=False)
 class TaskLosses:
-    """The first training items of a bench's task, as losses on its host."""
+    """The losses of the first training items of a bound task on its host."""
 
     bench: BoundTask
     module: Module
     items: int = MOST_LABELLED
 
     def losses(self) -> Iterator[Tensor]:
-        """Each item's cross-entropy with whatever is attached; a linear readout reads with the module's own head."""
+        """Yield the loss of each item with the matrices now attached; a linear readout uses the head of the module."""
         check_task(self.module, self.bench.task.spec)
         encoded, host = self.bench.train_split, self.bench.host
         head = self.module.head if self.bench.readout.head_shapes() else None
@@ -60,11 +63,11 @@ def open_port_inputs(
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
-    ``origin``: its name, or the host itself, loaded if this port needs texts. ``bench``: a task on the receiver.
-    ``shared``: what ports before this one found; the origin is loaded once for all.
+    ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts. ``bench`` is
+    a task bound to the receiver. ``shared`` caches what earlier ports computed, so that the origin is loaded only once.
 
     Raises:
-        BadRequest: the origin is not to be found, or the texts are not readable.
+        BadRequest: the origin cannot be found, or the texts cannot be read.
 
     """
     needs = porter.needs_for(module, receiver)
@@ -79,10 +82,10 @@ def open_port_inputs(
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
-    """Texts from a .txt file, one a line, or the training texts of a task, those of a pair joined; no labels.
+    """Read texts from a .txt file, one a line, or the training texts of a task without their labels; pairs are joined.
 
     Raises:
-        BadRequest: the file is not there or not UTF-8, or there is no such task.
+        BadRequest: the file is missing or not UTF-8, or there is no such task.
 
     """
     if not ref.lower().endswith(".txt"):
@@ -95,7 +98,7 @@ def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
 
 
 def _origin(porter: Porter, module: Module, ref: str | Host | None, shared: PortCache) -> Host:
-    """The origin, as it is given, by the name given, or by the one that the module records."""
+    """Return the origin: the given host, or else the host of the given name, or of the name that the module records."""
     if isinstance(ref, Host):
         return ref
     name, take = ref or module.host.name, load_host if porter.needs == "texts" else open_host

@@ -1,4 +1,4 @@
-"""What the commands take: for each a request, the one definition that Python and the command line share.
+"""The inputs of every command: one request class each, which the Python interface and the command line share.
 
 The order of the fields is the order on the help page. Nothing here imports a model library, so that ``--help`` stays
 quick.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
+    """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
     found = pairs("rank=4")(texts)
     if "kind" in found:
         got = f"kind={found['kind']}"
@@ -42,15 +42,15 @@ MODULE_ARGUMENT = option(
 )  # fmt: skip
 TO = option(f"The receiver. {HOST}", metavar="HOST")
 FROM = option("The origin: needed for a PEFT or adapters folder, checked where recorded.", metavar="HOST")
-TRUST_ORIGIN = option("The origin, whatever fingerprint the module records.", metavar="HOST")
-TEXTS = option("Unlabelled texts, for methods that need them: .txt, or a task.", metavar="FILE|TASK")
+TRUST_ORIGIN = option("Use this host as the origin, whatever fingerprint the module records.", metavar="HOST")
+TEXTS = option("Unlabelled texts, for methods that need them: a .txt file or a task.", metavar="FILE|TASK")
 FORMAT = option(
     "native, peft (LoRA only) or adapters (every technique but LoRA).", choices=("native", "peft", "adapters")
 )
-READOUT = option("label_tokens, prototype or linear; default by the host's kind.")
+READOUT = option("label_tokens, prototype or linear; by default chosen by the host's kind.")
 MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
-BATCH_SIZE = option("Texts a training step.", at_least=1)
-LEARNING_RATE = option("Default: the technique's own (peftport techniques).", between=(0, 10))
+BATCH_SIZE = option("Number of texts in a training step.", at_least=1)
+LEARNING_RATE = option("By default the technique's own (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 METRIC = option(
     "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
@@ -80,7 +80,7 @@ class TaskRequest(Request):
         metadata=option("Column of the texts, for your own data; two with a comma between are pairs of texts."),
     )
     label: str | None = field(default=None, metadata=option("Column of the labels, for your own data."))
-    group: str | None = field(default=None, metadata=option("Column of groups that no split may tear apart."))
+    group: str | None = field(default=None, metadata=option("Column of groups; the rows of a group stay in one split."))
     labels: Sequence[str] | None = field(
         default=None, metadata=option("The labels that may occur, in order: negative,positive.", read=names)
     )
@@ -90,14 +90,16 @@ class TaskRequest(Request):
     description: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "What a label means, once a label, in their order; the prototype readout's.", repeated=True, read=tuple
+            "Describes a label for the prototype readout; give one for each label, in their order.",
+            repeated=True,
+            read=tuple,
         ),
     )
     prompt: str | None = field(
         default=None,
         metadata=option(
-            "An encoder-decoder's prompt, with {text} in it; of pairs a decoder's too, with both columns in it, such "
-            "as {premise} and {hypothesis}."
+            "The prompt of an encoder-decoder, which contains {text}; for pairs also of a decoder, with both columns, "
+            "such as {premise} and {hypothesis}."
         ),
     )
 
@@ -110,7 +112,8 @@ class DemoRequest(Request):
     """
 
     settings: DemoSettings | None = field(
-        default=None, metadata=option("How much it does; the default takes about four minutes.", only_python=True)
+        default=None,
+        metadata=option("The size of the demonstration; the default takes about four minutes.", only_python=True),
     )
     _: KW_ONLY
     out: Place | None = field(
@@ -210,8 +213,8 @@ class PortRequest(Request):
     method: str | Sequence[str] = field(
         default="copy",
         metadata=option(
-            "How (peftport methods). auto: as check chooses. Several, the simplest first, such as copy,theseus: "
-            "the one that the validation items of --task carry."
+            "The porting method (peftport methods); auto: what check chooses. Of several, the simplest first, such as "
+            "copy,theseus, the one that the validation items of --task favour is kept."
         ),
     )
     format: Format | None = field(default=None, metadata=FORMAT)
@@ -224,9 +227,11 @@ class PortRequest(Request):
         ),
     )  # fmt: skip
     as_: Literal["adapter"] | None = field(
-        default=None, metadata=option("adapter: carry a Compacter as an adapter, exactly.", choices=("adapter",))
+        default=None, metadata=option("adapter: convert a Compacter exactly to an adapter.", choices=("adapter",))
     )
-    steps: int = field(default=120, metadata=option("Training steps of distill; no other trains.", at_least=1))
+    steps: int = field(
+        default=120, metadata=option("Training steps of distill, the only method that trains.", at_least=1)
+    )
     readout: str | None = field(default=None, metadata=READOUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     test_items: int | None = field(
@@ -241,13 +246,13 @@ class PortRequest(Request):
 
     @property
     def origin(self) -> str | None:
-        """The origin that is named, whether it is to be checked or trusted."""
+        """The origin that the user names, whether it is to be checked or trusted."""
         named = self.trust_origin or self.from_
         return None if named is None else str(named)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that are asked for, whichever way they are written."""
+        """The methods that the user asks for, given either as text with commas or as a sequence."""
         return names(self.method) if isinstance(self.method, str) else tuple(self.method)
 
 
@@ -268,8 +273,10 @@ class CompareRequest(Request):
         default=(0, 10, 40), metadata=option("Steps of further training before each test.", read=numbers)
     )
     seeds: int = field(default=3, metadata=option("How many seeds: 0, 1, ...", at_least=1))
-    arms: Sequence[str] = field(default=ARMS, metadata=option("Which arms.", read=names))
-    method: str = field(default="copy", metadata=option("How to port (peftport methods); auto: as check chooses."))
+    arms: Sequence[str] = field(default=ARMS, metadata=option("The arms to compare.", read=names))
+    method: str = field(
+        default="copy", metadata=option("The porting method (peftport methods); auto: what check chooses.")
+    )
     sampler: str = field(
         default="gaussian", metadata=option("gaussian, permutation, spectrum or norm_matched.")
     )  # fmt: skip
@@ -293,7 +300,7 @@ class CompareRequest(Request):
 
     @property
     def command(self) -> str:
-        """The command that repeats it, as its page shows it."""
+        """The command line that repeats this comparison; its page shows it."""
         task = self.task if isinstance(self.task, str | Path) else self.task.spec.name
         budgets = ",".join(map(str, self.budgets))
         return (
@@ -314,8 +321,10 @@ class HostUpdateRequest(Request):
     _: KW_ONLY
     steps: int = field(metadata=option("Pretraining steps.", at_least=1))
     out: Place = field(metadata=option("The new folder; each checkpoint is a host in it, step-N.", path=True))
-    save_at: Sequence[int] = field(default=(), metadata=option("Further steps to keep: 10,50.", read=numbers))
-    learning_rate: float = field(default=1e-5, metadata=option("The host's; a fresh head has its own."))
+    save_at: Sequence[int] = field(
+        default=(), metadata=option("Further steps to save a checkpoint at: 10,50.", read=numbers)
+    )
+    learning_rate: float = field(default=1e-5, metadata=option("Learning rate of the host; a fresh head has its own."))
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     seed: int = field(default=0, metadata=option("Seed of masks and data order.", at_least=0))

@@ -1,4 +1,4 @@
-"""train: a module is trained on a host, tested there, and written."""
+"""The job `train`: train a module on a host, test it there, and write it to a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftport.workflows.requests import TrainRequest
 
 @dataclass(frozen=True, eq=False)
 class TrainedModule:
-    """A module just trained, and the host's test on the task without it (``bare``) and with it (``scores``)."""
+    """A trained module, and the scores of the host on the task without it (``bare``) and with it (``scores``)."""
 
     task: str
     module: Module
@@ -30,7 +30,8 @@ def train_module(request: TrainRequest) -> TrainedModule:
     """Train a module on a host, test it, and write it to ``out`` if that is given.
 
     Raises:
-        BadRequest: an unknown name, a setting out of range, an output folder in use, a format that cannot hold it.
+        BadRequest: a name is unknown, a setting is out of range, the output folder is in use, or the format cannot hold
+            the module.
         TrainingFailed: the loss diverged.
 
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftport.analysis.prediction.predict import Asked, Predicted, predict
+from peftport.analysis.prediction.predict import Asked, Prediction, predict
 from peftport.analysis.prediction.recorded import Recorded, RecordedPort, recorded
 
-__all__ = ["Asked", "Predicted", "Recorded", "RecordedPort", "predict", "recorded"]
+__all__ = ["Asked", "Prediction", "Recorded", "RecordedPort", "predict", "recorded"]

@@ -56,7 +56,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Prediction:
     """What to expect before any training. ``unknown``: why there is no prediction; ``pairs``: how many it rests on."""
 
     gain: Interval | None = None
@@ -78,25 +78,27 @@ class RecordedOutcome:
     retention: float | None
 
 
-def predict(ports: Iterable[RecordedPort], asked: Asked) -> Predicted:
+def predict(ports: Iterable[RecordedPort], asked: Asked) -> Prediction:
     """Gain over the bare receiver and zero-shot retention, or why they are unknown."""
     others = [port for port in ports if port.pair != asked.marks]
     alike = [port for port in others if _alike(port, asked)]
     if not alike:
-        return Predicted(unknown=_unseen(others, asked))
+        return Prediction(unknown=_unseen(others, asked))
     pairs = outcomes(alike, measured=asked.distance is not None)
     if len(pairs) < FEWEST:
-        return Predicted(unknown=f"{len(pairs)} other pairs of hosts on record, expected {FEWEST} or more")
+        return Prediction(unknown=f"{len(pairs)} other pairs of hosts on record, expected {FEWEST} or more")
     if asked.distance is not None:
         known = sorted(pair.distance for pair in pairs if pair.distance is not None)
         if not known[0] <= asked.distance <= known[-1]:
-            return Predicted(
+            return Prediction(
                 unknown=f"weights are {asked.distance:.2g} apart, ports on record {known[0]:.2g} to {known[-1]:.2g}"
             )
         at = asked.distance
         pairs = sorted(pairs, key=lambda pair: abs(math.log((pair.distance or at) / at)))[:NEAREST]
     kept = [pair.retention for pair in pairs if pair.retention is not None]
-    return Predicted(_spread([pair.gain for pair in pairs]), _spread(kept) if len(kept) >= FEWEST else None, len(pairs))
+    return Prediction(
+        _spread([pair.gain for pair in pairs]), _spread(kept) if len(kept) >= FEWEST else None, len(pairs)
+    )
 
 
 def outcomes(ports: Iterable[RecordedPort], *, measured: bool) -> list[RecordedOutcome]:

@@ -1,1 +1,1 @@
-"""Hosts and texts that install as Python packages, for machines that reach no hub."""
+"""Hosts and texts that install from Python packages, for machines that cannot reach the hub."""

@@ -1,4 +1,4 @@
-"""Hosts and texts that install as Python packages: what exists (offline.toml) and where it was put.
+"""The catalogue of hosts and texts that install from Python packages (catalogue.toml), and where they are put.
 
     <cache>/hosts/NAME/   a transformers folder      <cache>/texts/NAME/   files as their package holds them
 
@@ -26,14 +26,14 @@ class _ClosedEntry(BaseModel):
 
 
 class _Offline(_ClosedEntry):
-    """What every table of offline.toml says."""
+    """The keys that every table of the catalogue has."""
 
     family: str
     description: str
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the hosts that must be made before this one."""
+        """The names of the hosts that must be made before this one."""
         return ()
 
 
@@ -147,7 +147,7 @@ OfflineText = Annotated[FilesText | TarMembersText, Field(discriminator="convert
 
 
 class OfflineCatalogue(_ClosedEntry):
-    """Everything offline.toml lists, in its order."""
+    """Everything that catalogue.toml lists, in its order."""
 
     hosts: dict[str, OfflineHost]
     texts: dict[str, OfflineText]
@@ -155,14 +155,14 @@ class OfflineCatalogue(_ClosedEntry):
 
 @cache
 def offline_catalogue() -> OfflineCatalogue:
-    """Read offline.toml, once per process."""
+    """Read catalogue.toml, once per process."""
     path = Path(__file__).with_name("catalogue.toml")
     return OfflineCatalogue.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
 def cache_dir() -> Path:
     """Where offline hosts and texts live: $PEFTPORT_CACHE, or ~/.cache/peftport."""
-    # os.path leaves a home that nobody has as it is, where pathlib raises.
+    # Where the home folder is unknown, os.path leaves the tilde as it is, and pathlib raises.
     return Path(os.path.expanduser(os.environ.get("PEFTPORT_CACHE") or "~/.cache/peftport"))
 
 
@@ -179,7 +179,7 @@ def offline_host_folder(name: str) -> Path | None:
 def offline_text_folder(name: str) -> Path:
     """Return the folder of an offline text.
 
-    Raises UnknownName for a name not in offline.toml, and TaskRefused, with the command that installs it, if the
+    Raises UnknownName for a name not in catalogue.toml, and TaskRefused, with the command that installs it, if the
     text is known but not installed.
     """
     if name not in offline_catalogue().texts:

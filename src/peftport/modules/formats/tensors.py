@@ -1,4 +1,6 @@
-"""Safetensors files of modules, from anyone: bounded before they are read, checked before they are used.
+"""Read safetensors files from untrusted sources: sizes are limited before reading, tensors checked before use.
+
+The layout of such a file:
 
 8 bytes: N, little-endian     N bytes: a JSON header     the numbers, exactly as many as the header says
 """
@@ -17,26 +19,26 @@ from torch import Tensor, isfinite
 from peftport.core.errors import ModuleRefused
 
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MOST_BYTES = 8 * 2**30  # far above any module, and what a machine of today can hold
-MOST_HEADER_BYTES = 100_000_000  # the format's own bound
+MOST_BYTES = 8 * 2**30  # far larger than any module, and small enough for today's machines
+MOST_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MOST_TEXT_BYTES = 64 * 2**20
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, by name in alphabetical order.
+    """Read every tensor of a safetensors file, by name in alphabetical order.
 
     Raises:
-        ModuleRefused: missing, too large, truncated, corrupt, or with a NaN or infinite number in it.
+        ModuleRefused: the file is missing, too large, truncated or corrupt, or contains NaN or infinity.
 
     """
     return parse_tensors(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a safetensors file whose size and header length are possible. Nothing large is read before that.
+    """Read the bytes of a safetensors file, after checking that its size and header length are possible.
 
     Raises:
-        ModuleRefused: missing, unreadable, too large, or with a header longer than the file.
+        ModuleRefused: the file is missing, unreadable or too large, or its header is longer than the file.
 
     """
     if not path.is_file():
@@ -61,10 +63,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors in the bytes of a safetensors file, by name in alphabetical order.
+    """Parse the bytes of a safetensors file into tensors, by name in alphabetical order.
 
     Raises:
-        ModuleRefused: truncated, corrupt, or with a NaN or infinite number in it.
+        ModuleRefused: the file is truncated or corrupt, or contains NaN or infinity.
 
     """
     try:
@@ -85,14 +87,15 @@ def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
             )
-    return dict(sorted(flat.items()))  # safetensors gives them in another order every time
+    return dict(sorted(flat.items()))  # safetensors returns them in a different order every time
 
 
 def read_text(path: Path) -> str:
-    """A small text file.
+    """Read a small text file.
 
     Raises:
-        OSError, UnicodeDecodeError: as `Path.read_text`; ValueError: larger than any configuration.
+        OSError, UnicodeDecodeError: as in `Path.read_text`.
+        ValueError: the file is larger than any configuration.
 
     """
     size = path.stat().st_size
@@ -102,11 +105,11 @@ def read_text(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """A name out of a stranger's file as one short line."""
+    """Return a name from an untrusted file as one short printable line."""
     shown = text if text.isprintable() else ascii(text)[1:-1]
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, as one short line."""
+    """Return the message of another library's error as one short line."""
     return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -1,4 +1,8 @@
-"""Before a port: what fits, how alike the hosts are, what recorded ports foretell, and which method to use."""
+"""Examine a port before it is made: what fits, how similar the hosts are, what recorded ports predict, what to use.
+
+`slots`, `likeness` and `host_comparison` compare the two hosts, `methods` lists every method with its needs and its
+record, `choice` picks one, and `check` puts all of it together.
+"""
 
 from __future__ import annotations
 

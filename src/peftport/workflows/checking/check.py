@@ -1,4 +1,4 @@
-"""Everything that can be said of a port before it is made."""
+"""Put together everything that is known about a port before it is made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_TEXTS = "not measured: give --texts FILE|TASK, and both hosts are loaded to r
 
 @dataclass(frozen=True, eq=False)
 class PortCheck:
-    """What was found. ``layers_note``: why the likeness of layers was not measured, if it was not."""
+    """The result of a check. ``layers_note`` says why layers were not compared, where they were not."""
 
     technique: str
     kinship: HostComparison
@@ -35,23 +35,23 @@ class PortCheck:
     choice: MethodChoice
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
-        kin = self.kinship
-        tokens = None if kin.tokens is None else {**asdict(kin.tokens), "share": kin.tokens.share}
+        """Return the whole result as JSON values."""
+        hosts = self.kinship
+        tokens = None if hosts.tokens is None else {**asdict(hosts.tokens), "share": hosts.tokens.share}
         return {
             "technique": self.technique,
-            "origin": kin.origin.model_dump(),
-            "receiver": kin.receiver.model_dump(),
-            "same_host": kin.same_host,
-            "same": kin.same,
-            "origin_at_hand": kin.at_hand,
-            "origin_note": kin.note or None,
-            "weight_distance": kin.distance,
+            "origin": hosts.origin.model_dump(),
+            "receiver": hosts.receiver.model_dump(),
+            "same_host": hosts.same_host,
+            "same": hosts.same,
+            "origin_at_hand": hosts.at_hand,
+            "origin_note": hosts.note or None,
+            "weight_distance": hosts.distance,
             "tokens": tokens,
             **asdict(self.slots),
             "layers": [asdict(layer) for layer in self.layers],
             "layers_note": self.layers_note,
-            "methods": [{**asdict(one), "able": one.able} for one in self.methods],
+            "methods": [{**asdict(method), "able": method.able} for method in self.methods],
             "choice": asdict(self.choice),
         }
 
@@ -68,16 +68,16 @@ def check_port(
     """Compare the hosts, slot by slot and layer by layer, and choose a method.
 
     Args:
-        module: what would be ported.
-        origin: its host, loaded where texts are given.
-        receiver: loaded where texts are given.
-        texts: unlabelled; none: activations are not compared.
-        rng: for randomised singular vectors of wide matrices.
-        progress: told how far it is.
+        module: the module that would be ported.
+        origin: the host of the module, loaded where texts are given.
+        receiver: the new host, loaded where texts are given.
+        texts: unlabelled texts; without any, activations are not compared.
+        rng: the random numbers for randomised singular vectors of wide matrices.
+        progress: receives the progress of the check.
 
     """
     progress = progress or Silent()
-    kin = compare_hosts(module, origin, receiver)
+    hosts = compare_hosts(module, origin, receiver)
     slots = slot_checks(module, origin.host, receiver, progress, rng)
     layers: tuple[LayerCheck, ...] = ()
     note: str | None = NO_TEXTS
@@ -86,6 +86,6 @@ def check_port(
         note = None if layers else "the hosts have no stack of layers of one kind"
     elif texts:
         note = f"not measured: {origin.note}"
-    methods = method_checks(module, kin, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
-    choice = choose_method(methods, same_host=kin.same_host)
-    return PortCheck(module.spec.kind, kin, slots, layers, note, methods, choice)
+    methods = method_checks(module, hosts, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
+    choice = choose_method(methods, same_host=hosts.same_host)
+    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice)

@@ -1,17 +1,20 @@
-"""Which method to use, and why: from what is on record, and where nothing is, from what methods declare.
+"""Choose a porting method and say why: from recorded gains, and where there are none, from what methods declare.
+
+The rules, the first that applies:
 
     1  one host                                             copy
-    2  a method's gain over the bare receiver is on record (between these hosts, or foretold from others), above zero
-                                                            the first such; a later one if its interval lies above
-    3  gains on record, none settled above zero, every estimate under `FLOOR`            retrain
-    4  gains on record, none settled above zero             the best estimate: not enough evidence
-    5  nothing on record                                    the first that can of `UNMEASURED`: not enough evidence
-    6  no porter can                                        distill with a task; else retrain
+    2  a method's gain over the bare receiver is known (recorded between these hosts, or predicted from others) and its
+       interval lies above zero                             the first such; a later one if its interval lies above
+    3  gains are known, none settled above zero, every estimate under `FLOOR`            retrain
+    4  gains are known, none settled above zero             the best estimate: not enough evidence
+    5  no gain is known                                     the first usable of `UNMEASURED`: not enough evidence
+    6  no porter can carry the module                       distill with a task; else retrain
 
-"First" in 2 is the order of `peftport methods`: by what they ask for. `UNMEASURED` rests on no measured benefit but on
-declared needs and tested properties: `copy` where it fits; with texts `regress`, which undoes every change of basis
-that others undo and unfolded gains besides; `skip` where layers differ in number alone, since matrices go over as they
-are; with weights `crosslora`, declared for every technique, width and depth; with nothing, `resize`.
+"First" in rule 2 is the order of `peftport methods`, which lists methods with fewer needs first. The order of
+`UNMEASURED` rests on no measured benefit but on declared needs and tested properties: `copy` where it fits; with texts
+`regress`, which undoes every change of basis that the other methods undo, and unfolded gains as well; `skip` where only
+the number of layers differs, since it copies matrices unchanged; with weights `crosslora`, which is declared for
+every technique, width and depth; with nothing, `resize`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ UNMEASURED = (COPY, "regress", "theseus", "skip", "crosslora", "resize")
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """``method`` None: none; train another module. ``measured``: whether records carry it."""
+    """The method to use. ``method`` None means to train a new module; ``measured`` says whether records support it."""
 
     method: str | None
     word: Word
@@ -39,12 +42,12 @@ class MethodChoice:
 
 
 def choose_method(methods: Sequence[MethodCheck], *, same_host: bool) -> MethodChoice:
-    """Choose among the methods that can, with what is given."""
-    able = {one.name: one for one in methods if one.able}
+    """Choose among the methods that can carry the module with the inputs that are given."""
+    able = {method.name: method for method in methods if method.able}
     if same_host and COPY in able:
         return MethodChoice(COPY, "copy", "the receiver is the origin, so every number stays right", True)
-    porters = [one for one in able.values() if one.name != DISTILL]
-    known = {one.name: gain for one in able.values() if (gain := one.gain) is not None}
+    porters = [method for method in able.values() if method.name != DISTILL]
+    known = {method.name: gain for method in able.values() if (gain := method.gain) is not None}
     if known:
         return _by_record(known, able, methods)
     if not porters:
@@ -66,34 +69,36 @@ def _by_record(
     best = max(known, key=lambda name: known[name].estimate)
     if known[best].estimate < FLOOR:
         why = f"no method on record ({', '.join(known)}) gained {FLOOR:.2f} or more; the most: {_gained(able[best])}"
-        return MethodChoice(None, "retrain", why + _left([one for one in methods if one.name not in known]), True)
+        return MethodChoice(
+            None, "retrain", why + _left([method for method in methods if method.name not in known]), True
+        )
     return MethodChoice(best, "not enough evidence", f"{_gained(able[best])}, the most on record, not settled", True)
 
 
 def _left(methods: Sequence[MethodCheck]) -> str:
-    """What training again has beside it where labels are missing: distilling, if a task's texts are given or not."""
-    one = next((one for one in methods if one.name == DISTILL and one.refusal is None), None)
-    if one is None:
+    """Return the alternative to training again for users without labels: distilling, whether a task is given or not."""
+    method = next((method for method in methods if method.name == DISTILL and method.refusal is None), None)
+    if method is None:
         return ""
-    gained = _gained(one) if one.gain is not None else "its gain is not measured"
+    gained = _gained(method) if method.gain is not None else "its gain is not measured"
     return f". Without labels, --method {DISTILL} trains on texts alone (--task TASK): {gained}"
 
 
-def _gained(one: MethodCheck) -> str:
-    """The gain on record, and where it was recorded."""
-    gain = one.gain
+def _gained(method: MethodCheck) -> str:
+    """Return the known gain of a method in words, and where it was recorded."""
+    gain = method.gain
     assert gain is not None, "asked for methods on record only"
-    where = f"between these hosts (study {one.here[0].study})" if one.here else "between hosts as far apart"
+    where = f"between these hosts (study {method.here[0].study})" if method.here else "between hosts as far apart"
     return (
-        f"ports by {one.name} {where} changed accuracy over the bare receiver by {gain.estimate:+.3f} "
+        f"ports by {method.name} {where} changed accuracy over the bare receiver by {gain.estimate:+.3f} "
         f"[{gain.low:+.3f}, {gain.high:+.3f}]"
     )
 
 
 def _without_porters(methods: Sequence[MethodCheck], distil: bool) -> MethodChoice:
-    first = next((one for one in methods if one.name != DISTILL), None)
-    said = next((why for one in methods if (why := one.refusal or one.lacking)), "")
-    blocked = f"no method carries this module (first, {first.name}: {said})" if first else "no method is known"
+    first = next((method for method in methods if method.name != DISTILL), None)
+    obstacle = next((why for method in methods if (why := method.refusal or method.lacking)), "")
+    blocked = f"no method carries this module (first, {first.name}: {obstacle})" if first else "no method is known"
     if distil:
         return MethodChoice(
             DISTILL, "refresh", f"{blocked}; distilling serves any pair; its gain is not measured", False
@@ -102,12 +107,12 @@ def _without_porters(methods: Sequence[MethodCheck], distil: bool) -> MethodChoi
     return MethodChoice(None, "retrain", why, False)
 
 
-def _serves(one: MethodCheck) -> bool:
-    """`skip` is taken unmeasured only where matrices go over as they are."""
-    return one.name != "skip" or one.needs == "nothing"
+def _serves(method: MethodCheck) -> bool:
+    """Whether a method may be chosen unmeasured: `skip` only where it copies matrices unchanged."""
+    return method.name != "skip" or method.needs == "nothing"
 
 
-def _unmeasured(one: MethodCheck, methods: Sequence[MethodCheck]) -> str:
+def _unmeasured(method: MethodCheck, methods: Sequence[MethodCheck]) -> str:
     reasons = {
         COPY: "it fits as it is and asks for nothing",
         "skip": "layers differ in number only, and their matrices go over as they are",
@@ -116,5 +121,5 @@ def _unmeasured(one: MethodCheck, methods: Sequence[MethodCheck]) -> str:
         "crosslora": "copy does not fit, both hosts' weights are at hand, and it serves any width and depth",
         "resize": "it is the only one that asks for nothing here; it knows nothing of the hosts",
     }
-    why = reasons.get(one.name, "it is the first that can")
-    return f"{why}; its gain is not measured: {one.predicted.unknown}"
+    why = reasons.get(method.name, "it is the first that can")
+    return f"{why}; its gain is not measured: {method.predicted.unknown}"

@@ -1,4 +1,4 @@
-"""Which hosts these are, and what they are to one another: fingerprints, vocabularies, distance of their weights."""
+"""Compare the origin and the receiver of a port: fingerprints, vocabularies, and the distance of their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftport.porting.alignment.words import shared_tokens
 
 @dataclass(frozen=True, eq=False)
 class FoundOrigin:
-    """The module's host, if it is at hand; else why it is not."""
+    """The host of a module if it is found on this machine, or else a note that says why it is not."""
 
     host: Host | None
     note: str = ""
@@ -25,7 +25,7 @@ class FoundOrigin:
 
 @dataclass(frozen=True)
 class Tokens:
-    """How many of the receiver's tokens the origin knows too, by spelling. ``equal``: the ids are the same as well."""
+    """The numbers of tokens, and how many have the same spelling in both hosts. ``equal``: they also have equal ids."""
 
     shared: int
     origin: int
@@ -34,20 +34,20 @@ class Tokens:
 
     @property
     def share(self) -> float:
-        """Of the receiver's tokens, those that the origin knows."""
+        """The share of the receiver's tokens that the origin knows too."""
         return self.shared / max(1, self.receiver)
 
 
 @dataclass(frozen=True)
 class HostComparison:
-    """What origin and receiver are to one another.
+    """How the origin and the receiver of a port differ.
 
     Attributes:
-        origin: as the module records it.
-        receiver: as it is.
-        at_hand: whether the origin itself was found and has the recorded fingerprint; ``note``: why not.
+        origin: the fingerprint that the module records.
+        receiver: the fingerprint of the receiver.
+        at_hand: whether the origin was found here with the recorded fingerprint; ``note`` says why not.
         distance: ||W_t - W_s|| / ||W_s|| over all tensors; None where shapes differ or the origin is not at hand.
-        tokens: None where the origin is not at hand.
+        tokens: the shared tokens; None where the origin is not at hand.
 
     """
 
@@ -60,12 +60,12 @@ class HostComparison:
 
     @property
     def same_host(self) -> bool:
-        """One host under two names, perhaps."""
+        """Whether both are the same host, possibly under two names."""
         return self.origin.same_host(self.receiver)
 
     @property
     def same(self) -> dict[str, bool]:
-        """By part of the fingerprint: whether both have it alike."""
+        """For each part of the fingerprint, whether it is equal in both hosts."""
         parts = ("family", "model_type", "layers", "width", "architecture", "weights")
         apart = self.origin.differences(self.receiver)
         return {part: getattr(self.origin, part) == getattr(self.receiver, part) for part in parts} | {
@@ -75,10 +75,10 @@ class HostComparison:
 
 
 def find_origin(module: Module, ref: str | None, *, loaded: bool) -> FoundOrigin:
-    """Open (or load) the origin that is named, or else the one that the module records, if it is here.
+    """Open (or load) the origin that is named, or else the one that the module records if it is on this machine.
 
     Raises:
-        BadRequest: the named one is no host, or not the module's own.
+        BadRequest: the name is not a host, or not the host that the module was trained on.
 
     """
     get = load_host if loaded else open_host
@@ -102,7 +102,7 @@ def find_origin(module: Module, ref: str | None, *, loaded: bool) -> FoundOrigin
 
 
 def compare_hosts(module: Module, origin: FoundOrigin, receiver: Host) -> HostComparison:
-    """Compare; the weights are read from both folders, tensor by tensor."""
+    """Compare the hosts; their weights are read from the two folders, tensor by tensor."""
     distance, tokens = None, None
     if origin.host is not None:
         if origin.host.folder is not None and receiver.folder is not None:

@@ -1,4 +1,4 @@
-"""How alike both hosts' layers are on texts: CKA of the residual stream behind each, as method `lorasuite` takes it."""
+"""How similar the layers of two hosts are on texts: CKA of the residual stream after each, as in `lorasuite`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftport.porting.pairs import by_end
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """A layer of the receiver beside the origin's layer that it would take, and beside the one most like it."""
+    """A layer of the receiver, compared with the origin's layer it would receive from and with the most similar one."""
 
     layer: str
     takes: int
@@ -21,15 +21,15 @@ class LayerCheck:
     most_like_cka: float
 
 
-def layer_checks(origin: Host, receiver: Host, given: PortInputs) -> tuple[LayerCheck, ...]:
-    """CKA of every layer of stacks that both hosts have; empty where they have none in common.
+def layer_checks(origin: Host, receiver: Host, inputs: PortInputs) -> tuple[LayerCheck, ...]:
+    """Compute CKA for the layers of every stack that both hosts have; empty where they have none in common.
 
     Raises:
-        BadRequest: a host is only opened, or the texts have hardly a word that both read.
+        BadRequest: a host is not loaded, or the texts have too few words that both tokenizers share.
 
     """
     found = []
-    for stack, table in similarity(origin, receiver, given).items():
+    for stack, table in similarity(origin, receiver, inputs).items():
         origin_layers, receiver_layers = table.shape
         for j in range(receiver_layers):
             takes, best = by_end(stack, j, origin_layers, receiver_layers), int(table[:, j].argmax())

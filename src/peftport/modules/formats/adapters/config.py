@@ -1,8 +1,8 @@
-"""``adapter_config.json`` of the `adapters` library (1.x) of the techniques we share, read in full and written.
+"""Read and write the ``adapter_config.json`` of the `adapters` library (1.x) for the techniques it shares with us.
 
     {"config": {...}, "model_type": ..., "hidden_size": ..., "name": ..., "version": "adapters.1.3.0", ...}
 
-Every key inside ``config`` is either one we compute, or has the one value we compute with, or is refused by name.
+Every key inside ``config`` is supported, or must have the one value that peftport computes with, or is refused by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peftport.techniques.prefix import PrefixSpec
 CONFIG = "adapter_config.json"
 Placement = Literal["houlsby", "pfeiffer"]
 VERSION = "adapters.1.3.0"
-# What a bottleneck must say for ours to compute the same: the library's defaults, and the two placements.
+# The settings with which a bottleneck computes the same as here: the library's defaults, and the two placements.
 BOTTLENECK: dict[str, Any] = {
     "ln_before": False, "ln_after": False, "is_parallel": False, "scaling": 1.0, "use_gating": False,
     "residual_before_ln": True, "adapter_residual_before_ln": False, "original_ln_after": True, "inv_adapter": None,
@@ -43,7 +43,7 @@ PREFIX: dict[str, Any] = {
 }  # fmt: skip
 READ = ("architecture", "mh_adapter", "original_ln_before", "reduction_factor", "phm_layer", "phm_dim", "phm_rank",
         "flat", "prefix_length", "bottleneck_size", "non_linearity")  # fmt: skip
-# How a module starts and is trained.
+# Settings for the initialisation and training of a module.
 HARMLESS: dict[str, Any] = {
     "init_weights": "bert", "init_weights_seed": None, "dropout": 0.0, "stochastic_depth": 0.0,
     "inv_adapter_reduction_factor": None, "phm_c_init": "normal", "phm_init_range": 0.0001, "learn_phm": True,
@@ -53,7 +53,7 @@ UNUSED_WITHOUT_GATES = "shared_gating"
 
 
 class AdaptersConfig(BaseModel):
-    """A configuration as far as it decides what is computed: our spec, the adapter's name, a prefix's MLP (0: none)."""
+    """The part of a configuration that affects outputs: the spec, the adapter's name, the MLP of a prefix (0: none)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     spec: TechniqueSpec
@@ -62,7 +62,7 @@ class AdaptersConfig(BaseModel):
 
 
 class _Settings(BaseModel):
-    """The numbers in ``config``."""
+    """The numeric settings in ``config``."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     reduction_factor: float = 16.0
@@ -75,10 +75,10 @@ class _Settings(BaseModel):
 
 
 def parse_adapters_config(read: dict[str, Any], path: Path, host: Host) -> AdaptersConfig:
-    """The configuration of a bottleneck adapter, Compacter or prefix on this host; ``path``: where its JSON lies.
+    """Parse the configuration of a bottleneck adapter, Compacter or prefix on this host; ``path`` is its JSON file.
 
     Raises:
-        ModuleRefused: not a configuration, another technique, another host, or a setting that would be lost.
+        ModuleRefused: it is not a configuration, has another technique or host, or a setting that would be lost.
 
     """
     config, name = read.get("config"), read.get("name")
@@ -88,7 +88,7 @@ def parse_adapters_config(read: dict[str, Any], path: Path, host: Host) -> Adapt
             f"name {printable(repr(name))}; save the adapter again"
         )
     _check_host(path, read, host)
-    old = "version" not in read  # before the library's version 2, gelu was another function
+    old = "version" not in read  # before version 2 of the library, gelu was a different function
     try:
         settings = _Settings.model_validate(config)
     except ValidationError as error:
@@ -111,7 +111,7 @@ def parse_adapters_config(read: dict[str, Any], path: Path, host: Host) -> Adapt
 
 
 def written_config(spec: TechniqueSpec, host: Host, record: AdaptersRecord) -> dict[str, Any]:
-    """The ``adapter_config.json`` for a spec of ours: as it was read, but for what a port changed."""
+    """Return the ``adapter_config.json`` for a spec: as it was read, except for what a port changed."""
     fresh, said = _fresh(spec, host, record.name), dict(record.config)
     if not said:
         return fresh
@@ -122,17 +122,17 @@ def written_config(spec: TechniqueSpec, host: Host, record: AdaptersRecord) -> d
         said |= {key: fresh[key] for key in of_the_host}
     try:
         meant = parse_adapters_config(said, Path(CONFIG), host)
-    except ModuleRefused:  # a factor of the origin's that makes no bottleneck here
+    except ModuleRefused:  # the origin's reduction factor gives no bottleneck on this host
         meant = None
     if meant is None or meant.spec != spec:
         return said | {"config": said["config"] | fresh["config"], "version": VERSION}
-    if meant.mlp:  # a module holds the keys and values that come out of it
+    if meant.mlp:  # the module holds the outputs of the MLP, not the MLP
         return said | {"config": said["config"] | {"flat": True}}
     return said
 
 
 def _fresh(spec: TechniqueSpec, host: Host, name: str) -> dict[str, Any]:
-    """The configuration of a module that was in no file of the library."""
+    """Make the configuration of a module that was not read from a file of the library."""
     if isinstance(spec, PrefixSpec):
         config = {
             **PREFIX, "architecture": "prefix_tuning", "flat": True, "prefix_length": spec.length,
@@ -188,7 +188,7 @@ def _bottleneck(path: Path, config: dict[str, Any], settings: _Settings, host: H
     if not 1 <= asked < 1e9:
         raise _lost(path, "reduction_factor", asked, "peftport computes with factors of at least 1")
     width = library_width(asked, host)
-    for factor in (int(asked), max(1, host.width // width)):  # whole factors that may give the same bottleneck
+    for factor in (int(asked), max(1, host.width // width)):  # integers that may give the same bottleneck
         if not settings.phm_layer and max(1, host.width // factor) == width:
             return AdapterSpec(placement=placement, reduction_factor=factor, activation=activation)
         spec = CompacterSpec(
@@ -212,7 +212,7 @@ def _placement(path: Path, config: dict[str, Any]) -> Placement:
 
 
 def library_width(factor: float, host: Host) -> int:
-    """The bottleneck that the library makes of a reduction factor."""
+    """Return the bottleneck width that the library computes from a reduction factor."""
     return max(1, int(host.width // factor))
 
 

@@ -1,11 +1,11 @@
 """Folders of the `adapters` library: bottleneck adapters, Compacters and prefixes, read and written.
 
-    adapter_config.json     adapters_config.py
+    adapter_config.json     see config.py
     adapter.safetensors     <layer>.<module>.adapters.NAME.adapter_down.0.weight (R, D), adapter_up.weight, ...
                             shared_parameters.NAME.phm_rule (n, n, n)
                             prefix_tuning.prefix_tunings.NAME.<location>.control_trans (P * L * 2 * D)
 
-A prefix may lie there as the MLP it is trained through; a module holds the keys and values that come out.
+A prefix may be stored as the MLP that it is trained through; a module holds the keys and values that the MLP outputs.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ POOL, ALIAS = "prefix_tuning.prefix_tunings.", "prefix_tuning.pool.prefix_tuning
 
 
 def read_adapters(folder: Path, host: Host) -> Module:
-    """A folder of the `adapters` library as a module on the host it was trained on.
+    """Read a folder of the `adapters` library as a module on the host that it was trained on.
 
     Raises:
-        ModuleRefused: another technique, a setting that is not supported, a prediction head, pickled weights, or a
-            file that is broken.
-        SlotMismatch: the library has no such technique on this kind of host, or a matrix has the wrong shape.
+        ModuleRefused: the technique or a setting is not supported, the folder has a prediction head or pickled weights,
+            or a file is broken.
+        SlotMismatch: the library does not support the technique on this kind of host, or a matrix has a wrong shape.
 
     """
     said = read_object(folder / CONFIG, "a configuration of the adapters library")
@@ -88,10 +88,10 @@ def read_adapters(folder: Path, host: Host) -> Module:
 
 
 def check_adapters_holds(spec: TechniqueSpec, host: Host) -> None:
-    """Refuse what the library has not, or computes in another way than we do.
+    """Refuse a module that the library does not support, or computes differently.
 
     Raises:
-        ModuleRefused: a technique or a kind of host that its format cannot hold.
+        ModuleRefused: the format cannot hold the technique or the kind of host.
 
     """
     if not isinstance(spec, AdapterSpec | CompacterSpec | PrefixSpec):
@@ -113,7 +113,7 @@ def check_adapters_holds(spec: TechniqueSpec, host: Host) -> None:
 
 
 def write_adapters(module: Module, host: Host, folder: Path) -> None:
-    """Write a module of this host as the library does, into an existing folder. What it holds was checked before."""
+    """Write a module of this host as the library does into an existing folder; the caller has checked the module."""
     record = module.file if isinstance(module.file, AdaptersRecord) else AdaptersRecord(name=NEW_NAME)
     prefix, flat = head_prefix(host), dict[str, Tensor]()
     if isinstance(module.spec, PrefixSpec):
@@ -136,7 +136,7 @@ def _places() -> dict[str, dict[str, dict[str, str]]]:
 
 
 def _keys(spec: TechniqueSpec, host: Host, name: str) -> dict[tuple[str, str], str]:
-    """The library's name, below the base model, of each of our matrices, by slot and matrix."""
+    """Return the library's name of each matrix, relative to the base model, by slot and matrix."""
     keys: dict[tuple[str, str], str] = {}
     technique, places = technique_named(spec.kind), _places()[host.fingerprint.model_type]
     layers = {stack.name: stack.layers for stack in host.layout.stacks}
@@ -157,7 +157,7 @@ def _prefix_key(name: str, place: str, host: Host) -> str:
 
 
 def _by_place(path: Path, flat: dict[str, Tensor], config: AdaptersConfig, host: Host) -> Parameters:
-    """The file's tensors by slot (prefix: by stack) and our names, every one and no other, of the right shapes."""
+    """Return the tensors of the file by slot (for prefixes, by stack) and matrix; refuse missing or wrong ones."""
     check_adapters_holds(config.spec, host)
     if isinstance(config.spec, PrefixSpec):
         keys, shapes = _prefix_keys(config, host), _prefix_shapes(config, host)
@@ -193,7 +193,7 @@ def _shapes(spec: TechniqueSpec, host: Host) -> dict[tuple[str, str], tuple[int,
 
 
 def _without_aliases(flat: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without those that a layer has only because it points to the pool of all prefixes."""
+    """Drop the duplicates that a layer has only because it refers to the pool of all prefixes."""
     pools = {key[key.index(POOL) :]: tensor for key, tensor in flat.items() if POOL in key}
     aliases = set()
     for key, tensor in flat.items():
@@ -229,7 +229,7 @@ def _prefix_shapes(config: AdaptersConfig, host: Host) -> dict[tuple[str, str], 
 
 
 def _prefix(named: Parameters, config: AdaptersConfig, host: Host) -> Parameters:
-    """Keys and values (P, D) of every slot: run the MLP, or cut the flat parameter (P, L, 2, D)."""
+    """Return keys and values (P, D) of every slot, by running the MLP or splitting the flat parameter (P, L, 2, D)."""
     assert isinstance(config.spec, PrefixSpec)
     technique = technique_named("prefix")
     slots = technique.slots(config.spec, host.slots)

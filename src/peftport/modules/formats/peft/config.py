@@ -1,6 +1,6 @@
-"""PEFT's ``adapter_config.json`` of a LoRA, read in full: each setting is understood, harmless, or refused by name.
+"""Read PEFT's ``adapter_config.json`` of a LoRA: each setting is supported, harmless, or refused by name.
 
-Keys that older versions of PEFT did not write yet take the values that PEFT gives them.
+Keys that older versions of PEFT do not write get PEFT's default values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftport.modules.formats.tensors import one_line, printable, read_text
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 Layers = Annotated[tuple[int, ...], BeforeValidator(lambda v: (v,) if isinstance(v, int) else v)]
-# Settings that change the update and are not read: anything but these values is refused.
+# Unsupported settings that change the update: any other values than these are refused.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "use_qalora": (False, None), "bias": ("none", None), "lora_bias": (False, None),
     "modules_to_save": (None, []), "layer_replication": (None, []), "trainable_token_indices": (None, [], {}),
@@ -45,8 +45,8 @@ REMEDIES = {
     "enable_lora": "save the adapter again with a PEFT of today",
 }
 UNKNOWN = "this version of peftport does not know it; if the trained LoRA computes the same without, set it to null"
-NUMBERS = ("r", "lora_alpha")  # they may be absent, not null
-# Settings that a trained LoRA computes the same without: where it came from, how it started, how it was trained.
+NUMBERS = ("r", "lora_alpha")  # these may be absent, but not null
+# Settings that do not affect a trained LoRA: where it came from, how it was initialised and trained.
 HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
     "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_type", "peft_version",
@@ -56,7 +56,7 @@ MOST_DEPTH = 50
 
 
 class PeftConfig(BaseModel):
-    """The settings of a LoRA that decide what it computes and where."""
+    """The settings of a LoRA that determine what it computes, and on which matrices."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     r: PositiveInt = 8
@@ -72,16 +72,16 @@ class PeftConfig(BaseModel):
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object out of a file.
+    """Read a JSON object from a file.
 
     Raises:
-        ModuleRefused: unreadable, too large, nested too deeply, or anything else than an object.
+        ModuleRefused: the file is unreadable, too large, nested too deeply, or not an object.
 
     """
     try:
         read = json.loads(read_text(path))
         _check_writable(read, "the file", 0)
-        json.dumps(read, ensure_ascii=False).encode()  # half a character cannot be written again
+        json.dumps(read, ensure_ascii=False).encode()  # an unpaired surrogate could not be written again
     except (OSError, ValueError, RecursionError) as error:
         raise ModuleRefused(f"{path}: expected {what}, got: {one_line(error)}; save the adapter again") from error
     if not isinstance(read, dict):
@@ -90,7 +90,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 
 def _check_writable(value: Any, where: str, depth: int) -> None:
-    """Refuse numbers that JSON has not, and objects so deep within objects that they could not be written again."""
+    """Refuse numbers that JSON does not have, and objects nested so deeply that they could not be written again."""
     if depth > MOST_DEPTH or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{where}: {'objects too deep within objects' if depth > MOST_DEPTH else value}")
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -99,10 +99,10 @@ def _check_writable(value: Any, where: str, depth: int) -> None:
 
 
 def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
-    """What a configuration of a PEFT LoRA says, out of its JSON; ``path``: where that lies.
+    """Parse the configuration of a PEFT LoRA; ``path`` is its JSON file.
 
     Raises:
-        ModuleRefused: not a configuration, of another PEFT type, or with a setting that would be lost.
+        ModuleRefused: it is not a configuration, has another PEFT type, or a setting that would be lost.
 
     """
     kind = read.get("peft_type")
@@ -133,7 +133,7 @@ def _refuse_what_would_be_lost(path: Path, read: dict[str, Any]) -> None:
         ):
             continue
         if key not in REFUSED and (value is None or value is False or value in ("", [], {})):
-            continue  # a setting of a later version that is off
+            continue  # a setting of a later version that is switched off
         raise ModuleRefused(
             f"{path}: {printable(key)} = {printable(repr(value))} is not supported, and dropping it would change the "
             f"module; {REMEDIES.get(key, MERGE) if key in REFUSED else UNKNOWN}"

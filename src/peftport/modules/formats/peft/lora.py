@@ -1,11 +1,12 @@
-"""PEFT LoRA checkpoints: read wherever a module is, written so that ``PeftModel.from_pretrained`` loads them.
+"""Read PEFT LoRA checkpoints as modules; `write` writes them so that ``PeftModel.from_pretrained`` loads them.
 
-    adapter_config.json            r, lora_alpha, target_modules, rank_pattern, ... (peft_config.py)
+    adapter_config.json            r, lora_alpha, target_modules, rank_pattern, ... (see config.py)
     adapter_model.safetensors      base_model.model.<path>.lora_A.weight (R, D_in), ...lora_B.weight (D_out, R)
 
-A file may have another rank and alpha at every slot, and layers without a LoRA; `record.py` says how a module holds
-that. Where slots are parts of one fused matrix (GPT-2's q, k, v), PEFT sees one LoRA on the whole matrix: the parts' A
-are put above one another and their B on a diagonal, rank and alpha growing alike, which is the same update exactly.
+A file may have a different rank and alpha at every slot, and layers without a LoRA; `record.py` says how a module holds
+that. Where slots are parts of one fused matrix (GPT-2's q, k, v), PEFT has one LoRA on the whole matrix: the A of the
+parts are stacked and their B are put on a block diagonal, with rank and alpha scaled alike, which is exactly the same
+update.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """One LoRA of the file: what PEFT calls the matrix it is on, the slot, and A and B as they are there."""
+    """One LoRA in the file: PEFT's name of its matrix, the slot, and A and B as the file has them."""
 
     name: str
     slot: Slot
@@ -43,11 +44,11 @@ class Found:
 
 
 def read_peft(folder: Path, host: Host) -> Module:
-    """A PEFT LoRA folder as a module on the host it was trained on.
+    """Read a PEFT LoRA folder as a module on the host that it was trained on.
 
     Raises:
-        ModuleRefused: another PEFT type, a setting that is not supported, pickled weights, or a file that is broken.
-        SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape there.
+        ModuleRefused: the PEFT type or a setting is not supported, the weights are pickled, or a file is broken.
+        SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape for it.
 
     """
     said = read_object(folder / CONFIG, "a PEFT configuration")
@@ -85,30 +86,30 @@ def read_peft(folder: Path, host: Host) -> Module:
 
 
 def in_file_scale(slot: SlotInFile, use_rslora: bool) -> float:
-    """What PEFT multiplies B A by at a slot."""
+    """Return the factor that PEFT multiplies B A by at a slot."""
     return slot.alpha / (slot.rank**0.5 if use_rslora else slot.rank)
 
 
 def reading_factor(own: SlotInFile, spec: LoraSpec, use_rslora: bool) -> float:
-    """What B is multiplied by where the file's scale at a slot becomes the spec's."""
+    """Return the factor for B that converts the scale of the file at a slot to the scale of the spec."""
     return in_file_scale(own, use_rslora) * spec.rank / spec.alpha
 
 
 def number_type(flat: dict[str, Tensor]) -> NumberType:
-    """The type that all tensors have, float32 where they differ."""
+    """Return the dtype that all tensors have, or float32 where they differ."""
     kinds = {tensor.dtype for tensor in flat.values()}
     names: dict[torch.dtype, NumberType] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
     return names.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
 def head_prefix(host: Host, headed: bool | None = None) -> str:
-    """Path of the base model inside a model with a head; none without a head (None: as the host is)."""
+    """Return the path of the base model in a model with a head; empty without one. None means as in the host."""
     name = getattr(host.model, "base_model_prefix", "")
     return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
 
 
 def whole_slots(host: Host) -> dict[str, Slot]:
-    """The linear slots that are whole matrices, by name."""
+    """Return the linear slots that are whole matrices, by name."""
     return {
         name: slot
         for name, slot in host.slots.items()
@@ -117,7 +118,7 @@ def whole_slots(host: Host) -> dict[str, Slot]:
 
 
 def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]:
-    """The file's LoRAs by slot, in the order of the host's slots."""
+    """Return the LoRAs of the file by slot, in the order of the host's slots."""
     by_path = {slot.path: slot for slot in whole_slots(host).values()}
     prefix = getattr(host.model, "base_model_prefix", "") + "."
     found: dict[str, Found] = {}
@@ -139,7 +140,7 @@ def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]
 
 
 def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, host: Host) -> None:
-    """Refuse matrices that PEFT would leave aside, and a file that lacks some that PEFT would look for."""
+    """Refuse matrices that PEFT would ignore, and files that lack matrices that PEFT would look for."""
     if not found:
         raise ModuleRefused(
             f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again"
@@ -165,7 +166,7 @@ def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, hos
 
 
 def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
-    """Refuse names of which some start at the model with its head and some below it: PEFT finds one kind only."""
+    """Refuse a file that mixes names with and without the model's head in front: PEFT finds only one kind."""
     for lora in found.values():
         if lora.name != prefix + lora.slot.path:
             raise ModuleRefused(
@@ -191,7 +192,7 @@ def _check_stacks(folder: Path, found: dict[str, Found], targets: Targets, prefi
 
 
 def _only(layers: str, names: str | tuple[str, ...] | None) -> str:
-    """A pattern for the same matrices in one stack of layers."""
+    """Return a pattern for the same matrices in one stack of layers only."""
     inside = f"(?=({names})$)" if isinstance(names, str) else ""
     ends = "" if isinstance(names, str) else rf"\.({'|'.join(names or ())})"
     return f"{inside}{re.escape(layers)}.*{ends}"
@@ -208,7 +209,7 @@ def _check_shapes(folder: Path, lora: Found, rank: int, host: Host) -> None:
 
 
 def _spec(config: PeftConfig, slots: dict[str, SlotInFile], host: Host) -> LoraSpec:
-    """The largest rank of any slot, and the scale that most slots have."""
+    """Make the spec of the largest rank of any slot, and the scale that most slots have."""
     [(common, _)] = Counter(slots.values()).most_common(1)
     rank = max(slot.rank for slot in slots.values())
     root = rank**0.5 if config.use_rslora else 1.0  # alpha / sqrt(r) = (alpha sqrt(r)) / r
@@ -223,7 +224,7 @@ def _nothing(spec: LoraSpec) -> SlotInFile:
 
 
 def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: PeftRecord, host: Host) -> Parameters:
-    """Every slot's A (R, D_in) and B (D_out, R) at the spec's rank and scale: zeros where the file has less."""
+    """Return A (R, D_in) and B (D_out, R) of every slot at the rank and scale of the spec, padded with zeros."""
     size = sum(4 * spec.rank * (host.slots[n].in_width + host.slots[n].out_width) for n in record.slots)
     if size > MOST_BYTES:
         raise ModuleRefused(
@@ -248,5 +249,5 @@ def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: Pe
 
 
 def times(b: Tensor, factor: float) -> Tensor:
-    """B times a factor, bit for bit B where the factor is 1 but for rounding."""
+    """Multiply B by a factor; where the factor is 1 up to rounding, return B unchanged."""
     return b if abs(factor - 1) < 1e-12 else b * factor

@@ -1,9 +1,9 @@
-"""The names of tensors in a PEFT file: which matrix of the host each is on, or why it is on none that we carry.
+"""Parse the names of tensors in a PEFT file: find the host's matrix of each, or say why there is no slot for it.
 
-    base_model.model.<name>.lora_A[.<adapter>].weight      <name>: the matrix, from the model that was trained
+    base_model.model.<name>.lora_A[.<adapter>].weight      <name>: the path of the matrix in the trained model
 
-Wrappers that a training loop left in the names are no part of them: ``torch.compile``, FSDP, activation checkpointing
-and DistributedDataParallel each put a module of its own, always of that name, around another.
+Wrappers that a training loop left in the names are ignored: ``torch.compile``, FSDP, activation checkpointing and
+DistributedDataParallel each wrap a module in one of their own, which always has the same name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from peftport.hosts.host import Host
 from peftport.modules.formats.tensors import printable
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-PARALLEL = "module."  # only at the start: inside a model it can be anyone's name
+PARALLEL = "module."  # only at the start, because inside a model it can be any module's name
 ROOT = "base_model.model."
-# `.default` and the like: an adapter's name, which PEFT leaves out of its files and training scripts leave in.
+# An adapter's name such as `.default`, which PEFT omits from its files and some training scripts keep.
 KEY = re.compile(r"(?P<name>.+)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
-# Modules above the layers that transformers puts on a model for a task.
+# Modules that transformers puts on top of the layers of a model for a task.
 HEADS = frozenset({
     "classification_head", "classifier", "cls", "lm_head", "pooler", "pre_classifier", "predictions", "qa_outputs",
     "score", "summary", "vocab_projector", "vocab_transform",
@@ -31,17 +31,17 @@ HEADS = frozenset({
 
 @dataclass(frozen=True)
 class Named:
-    """One tensor's name taken apart: the matrix it is on, and whether it is A or B."""
+    """The parts of a tensor's name: the matrix it belongs to, and whether it is A or B."""
 
     name: str
     matrix: str
 
 
 def parse_key(key: str, where: object) -> Named:
-    """Take a tensor's name apart.
+    """Split the name of a tensor into its parts.
 
     Raises:
-        ModuleRefused: it is not an A or B of a LoRA on a linear map.
+        ModuleRefused: the tensor is not an A or B of a LoRA on a linear map.
 
     """
     bare = ".".join(part for part in key.split(".") if part not in WRAPPERS)
@@ -66,7 +66,7 @@ def _what(bare: str) -> str:
 
 
 def no_slot(folder: str, key: str, name: str, host: Host) -> BadRequest:
-    """Why a LoRA is on no slot of the host, as the error to raise."""
+    """Return the error to raise for a LoRA that is on no slot of the host, with the reason."""
     prefix = getattr(host.model, "base_model_prefix", "") + "."
     short = name.removeprefix(prefix)
     what = f"{folder}: {printable(key)}: {host.name} has no slot at {printable(short)}"
@@ -87,7 +87,7 @@ def no_slot(folder: str, key: str, name: str, host: Host) -> BadRequest:
 
 
 def empty_tensor(where: object, key: str) -> ModuleRefused:
-    """A tensor without numbers."""
+    """Return the error to raise for a tensor without numbers."""
     return ModuleRefused(
         f"{where}: {printable(key)}: expected numbers, got an empty tensor: DeepSpeed ZeRO-3 keeps them in its own "
         "checkpoint unless they are gathered before saving; make the weights of that checkpoint whole "
@@ -96,7 +96,7 @@ def empty_tensor(where: object, key: str) -> ModuleRefused:
 
 
 def _is_linear(host: Host, name: str) -> bool:
-    """Whether the host has a matrix of that name, which then is none of its slots."""
+    """Return whether the host has a matrix of this name, although it is not a slot."""
     for model in (host.model, host.base):
         try:
             found = model.get_submodule(name)

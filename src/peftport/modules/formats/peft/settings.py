@@ -1,11 +1,11 @@
-"""The ``adapter_config.json`` that is written: the one that was read, but for what a port changed.
+"""Make the ``adapter_config.json`` to write: the one that was read, except for what a port changed.
 
 base_model_name_or_path, revision    the receiver, unless the file was read on that very host
-target_modules and the like          kept where their words name the same matrices on the receiver
-r, rank_pattern; alpha likewise      kept where they give every matrix what it has
-task_type                            kept; a language model's becomes that of the receiver's kind
-auto_mapping                         a class of the origin's model type: dropped on another
-all else                             kept, known to us or not
+target_modules and the like          kept where they select the same matrices on the receiver
+r, rank_pattern; alpha likewise      kept where they give every matrix its actual value
+task_type                            kept; for a language model, changed to the receiver's kind
+auto_mapping                         a class of the origin's model type; dropped for another type
+everything else                      kept, whether known to peftport or not
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadMode
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """One LoRA as the file gets it: A (r, D_in), B (D_out, r), and the alpha beside them."""
+    """One LoRA as it is written: A (r, D_in), B (D_out, r), and their alpha."""
 
     a: Tensor
     b: Tensor
@@ -43,15 +43,15 @@ class Written:
 
     @property
     def rank(self) -> int:
-        """r, at this matrix."""
+        """The rank r at this matrix."""
         return int(self.a.shape[0])
 
 
 def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
-    """The configuration of these LoRAs, by path below the base model.
+    """Return the configuration of LoRAs that are given by path below the base model.
 
     Raises:
-        ModuleRefused: the record holds a configuration that is none.
+        ModuleRefused: the configuration in the record is invalid.
 
     """
     fresh = _fresh(loras, record, host)
@@ -63,11 +63,11 @@ def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Hos
         ranks = all(rules.rank(prefix + path) == lora.rank for path, lora in loras.items())
         alphas = all(rules.alpha(prefix + path) == lora.alpha for path, lora in loras.items())
         places = _targeted(rules, prefix, record, host, loras) == loras.keys()
-    except ModuleRefused:  # a pattern that takes for ever on this host's names
+    except ModuleRefused:  # a pattern that takes too long on this host's names
         ranks = alphas = places = False
     if not ranks:
         said |= {key: fresh[key] for key in ("r", "rank_pattern")}
-        if said.get("init_lora_weights") == "orthogonal":  # PEFT makes no such start for odd ranks, in loading neither
+        if said.get("init_lora_weights") == "orthogonal":  # PEFT refuses it for odd ranks
             said["init_lora_weights"] = True
     if not alphas:
         said |= {key: fresh[key] for key in ("lora_alpha", "alpha_pattern")}
@@ -78,9 +78,9 @@ def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Hos
 
 
 def written_prefix(record: PeftRecord, host: Host) -> str:
-    """What the names of the host's matrices start with in the file.
+    """Return the prefix of the names of the host's matrices in the file.
 
-    On the model type of the file: as they did. On another: that of the class which stands where its class stood.
+    For the model type of the file it is unchanged; for another type it is that of the corresponding class.
     """
     headed = record.headed
     if record.host is not None and record.host.model_type != host.fingerprint.model_type and _of_language_model(record):
@@ -95,7 +95,7 @@ def _of_language_model(record: PeftRecord) -> bool:
 
 
 def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
-    """The configuration of a LoRA that was in no PEFT file."""
+    """Make the configuration of a LoRA that was not read from a PEFT file."""
     rank = Counter(lora.rank for lora in loras.values()).most_common(1)[0][0]
     alpha = Counter(lora.alpha for lora in loras.values()).most_common(1)[0][0]
     return {
@@ -116,7 +116,7 @@ def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict
 
 
 def _of_the_host(said: dict[str, Any], record: PeftRecord, host: Host, fresh: dict[str, Any]) -> dict[str, Any]:
-    """What a configuration says of its host, where the file was read on another one."""
+    """Return the settings that depend on the host, for a file that was read on another host."""
     before, now = record.host, host.fingerprint
     if before is None or before.same_host(now):
         return {}
@@ -132,7 +132,7 @@ def _of_the_host(said: dict[str, Any], record: PeftRecord, host: Host, fresh: di
 
 
 def _base(host: Host) -> dict[str, str | None]:
-    """Where the host is to be loaded from: its folder, or its hub id and revision."""
+    """Return where the host is loaded from: its folder, or its hub id and revision."""
     if host.folder is None or "/" in host.name:
         name, _, revision = host.name.partition("@")
         return {"base_model_name_or_path": name, "revision": revision or None}
@@ -140,7 +140,7 @@ def _base(host: Host) -> dict[str, str | None]:
 
 
 def _targeted(rules: Targets, prefix: str, record: PeftRecord, host: Host, loras: Iterable[str]) -> set[str]:
-    """Paths of the modules on which PEFT would put a LoRA on this host, by the file's own words."""
+    """Return the paths of the modules on this host that PEFT would put a LoRA on, by the settings of the file."""
     if not rules.known:  # PEFT has a default by leaf names for each model type
         if record.host is None or record.host.model_type != host.fingerprint.model_type:
             return set()
@@ -156,7 +156,7 @@ def _targeted(rules: Targets, prefix: str, record: PeftRecord, host: Host, loras
 
 
 def _lies_fan_in(host: Host) -> bool:
-    """Whether the host's matrices lie as GPT-2's do, (D_in, D_out)."""
+    """Return whether the host stores its matrices as GPT-2 does, (D_in, D_out)."""
     linear: list[Slot] = [slot for slot in host.slots.values() if slot.kind == "linear"]
     return any(not isinstance(host.slot_module(slot), torch.nn.Linear) for slot in linear)
 
@@ -166,7 +166,7 @@ def _number(alpha: float) -> float | int:
 
 
 def _targets(host: Host, paths: list[str]) -> list[str]:
-    """Names by which PEFT finds these matrices and no others: the last parts of their paths, or else whole paths."""
+    """Return names by which PEFT finds exactly these matrices: the last parts of their paths, or else whole paths."""
     leaves = {path.rpartition(".")[2] for path in paths}
     found = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
     return sorted(leaves) if len(found) == len(paths) else sorted(paths)

@@ -1,10 +1,10 @@
-"""Which matrices a PEFT LoRA is on, and with which rank and alpha, by the rules of PEFT's configuration.
+"""Find the matrices that a PEFT LoRA is on, with their rank and alpha, by the rules of PEFT's configuration.
 
     target_modules    "all-linear"; a pattern that the whole name must match; or names, of which one must be the name
                       or its end behind a dot, in the layers of `layers_to_transform` where that is given
     rank_pattern      the first pattern that is the name, or its end behind a dot
 
-Patterns are a stranger's regular expressions: each is given a moment, so that one made to take for ever is refused.
+Patterns are regular expressions from untrusted files: each has a time limit, so that malicious ones are refused.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from peftport.modules.formats.tensors import one_line, printable
 ALL_LINEAR = "all-linear"
 MOST_PATTERN_CHARACTERS = 10_000
 SECONDS_A_NAME, SECONDS_ALTOGETHER = 0.1, 5.0
-ANY_LAYERS = r".*?\.[^.]*"  # PEFT's own idea of where layers lie, where layers_pattern is not given
+ANY_LAYERS = r".*?\.[^.]*"  # PEFT's pattern for layers, where layers_pattern is not given
 
 
 class Targets:
-    """One configuration's rules."""
+    """The rules of one configuration for target modules, ranks and alphas."""
 
     def __init__(self, config: PeftConfig, path: Path) -> None:
         self.config, self.path = config, path
@@ -36,11 +36,11 @@ class Targets:
 
     @property
     def known(self) -> bool:
-        """Whether the configuration says where the LoRA is. Without, PEFT has a default for each model type."""
+        """Whether the configuration names target modules; if not, PEFT has a default for each model type."""
         return self.config.target_modules is not None
 
     def has(self, name: str) -> bool:
-        """Whether PEFT puts a LoRA on the linear map of that name."""
+        """Return whether PEFT puts a LoRA on the linear map of this name."""
         targets = self.config.target_modules
         if self._named(self.config.exclude_modules, name):
             return False
@@ -51,11 +51,11 @@ class Targets:
         return _ends(name, targets) and self._in_layers(name)
 
     def rank(self, name: str) -> int:
-        """Its rank there."""
+        """Return the rank of the LoRA on the linear map of this name."""
         return next((r for p, r in self.config.rank_pattern.items() if self._ends_with(p, name)), self.config.r)
 
     def alpha(self, name: str) -> float:
-        """Its alpha there."""
+        """Return the alpha of the LoRA on the linear map of this name."""
         own = (a for p, a in self.config.alpha_pattern.items() if self._ends_with(p, name))
         return next(own, self.config.lora_alpha)
 
@@ -98,7 +98,7 @@ def _compile(pattern: str) -> Any:
     if len(pattern) > MOST_PATTERN_CHARACTERS:
         raise ValueError(f"{len(pattern)} characters, expected at most {MOST_PATTERN_CHARACTERS}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on what the pattern may come to mean in versions to come
+        warnings.simplefilter("ignore")  # about changes of the pattern's meaning in future versions
         return regex.compile(pattern)
 
 

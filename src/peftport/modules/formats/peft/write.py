@@ -1,4 +1,4 @@
-"""Writing a LoRA as PEFT does: with the ranks, alphas and numbers of the PEFT file it came from, where it has any."""
+"""Write a LoRA as PEFT does, with the ranks, alphas and dtype of the PEFT file that it came from, if any."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peftport.modules.module import Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.lora import LoraSpec
 
-ROUNDING = 2.0**-22  # a factor multiplied into float32 and out again is off by no more
+ROUNDING = 2.0**-22  # largest relative error of multiplying float32 by a factor and dividing again
 
 
 def write_peft(module: Module, host: Host, folder: Path) -> None:
-    """Write a LoRA module of this host as PEFT does, into an existing folder. What it holds was checked before."""
+    """Write a LoRA module of this host as PEFT does into an existing folder; the caller has checked the module."""
     assert isinstance(module.spec, LoraSpec)
     record = module.file if isinstance(module.file, PeftRecord) else PeftRecord(slots={})
     paths: dict[str, list[Slot]] = {}
@@ -37,12 +37,12 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
     config = written_settings(kept, record, host)
     (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
-    as_read = bool(record.config)  # of patterns the first that matches counts: sorted, they could say something else
+    as_read = bool(record.config)  # the first matching pattern counts, so their order is kept
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
 
 
 def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor]:
-    """The tensors in the type that the file had, if all of them can be written in it without loss; else in float32."""
+    """Cast the tensors to the dtype that the file had if no number changes; otherwise to float32."""
     narrow = {name: tensor.to(getattr(torch, numbers)).contiguous() for name, tensor in flat.items()}
     same = all(
         bool(((narrow[name].float() - tensor.float()).abs() <= ROUNDING * tensor.float().abs()).all())
@@ -52,7 +52,7 @@ def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor
 
 
 def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) -> Written | None:
-    """The LoRA on one matrix of the host; None where the file had none and there still is none."""
+    """Return the LoRA on one matrix of the host; None where the file had none and there still is none."""
     spec, parts = module.spec, len(slots)
     assert isinstance(spec, LoraSpec)
     a, b = _fuse(module, slots, spec.rank * parts, host)
@@ -70,7 +70,7 @@ def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) 
 
 
 def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Tensor, Tensor]:
-    """A (R, D_in) and B (D_out, R) of the whole matrix from those of its parts."""
+    """Combine the LoRAs of the parts of a fused matrix into A (R, D_in) and B (D_out, R) of the whole."""
     out_width, in_width = linear_shape(host.slot_module(slots[0]))
     a, b, row = torch.zeros(rank, in_width), torch.zeros(out_width, rank), 0
     for slot in slots:
