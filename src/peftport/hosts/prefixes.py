@@ -28,5 +28,5 @@ class Watched:
 
 # The prefixes now attached, by attention module. Filled and emptied by techniques.attach.
 prefixes: dict[nn.Module, Prefix] = {}
-# Who is told what an attention block attends with. Filled and emptied by porting.activations.
+# Who is told what an attention block attends with. Filled and emptied by porting.alignment.activations.
 watchers: dict[nn.Module, Callable[[Watched], None]] = {}

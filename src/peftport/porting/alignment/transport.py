@@ -5,7 +5,7 @@ Rows x_s of the origin and x_t of the receiver, x_t ~ x_s T and x_s ~ x_t T'. At
     LoRA        A' = A T'_in^T        B' = T_out^T B                    the rank stays what it is
     adapter     down' = down T'_in^T  up' = T_out^T up  up_bias' = T_out^T up_bias
     Compacter   the adapter it stands for, then the nearest Compacter   (porting.kronecker)
-    prefix      keys' = keys T_keys   values' = values T_values         maps that keep to heads (porting.heads)
+    prefix      keys' = keys T_keys   values' = values T_values         maps that keep to heads (alignment.heads)
 
 An adapter behind a linear map reads and writes that map's output; one at a sum reads the sum behind its norm. Where
 the receiver's bottleneck is narrower, the units that move most are kept; where it is wider, the new units get fresh
