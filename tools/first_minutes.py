@@ -1,4 +1,4 @@
-"""The README by the letter, timed: a fresh clone, an empty home, then every command it shows, one after another.
+"""Every command of the README, run as it is written and timed: a fresh clone, an empty home, then every command it shows, one after another.
 
     python3.11 tools/first_minutes.py [--test] [--folder DIR]
 
