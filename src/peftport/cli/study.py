@@ -78,7 +78,11 @@ def plan_study(
     changes: Changes = None,
     only: Only = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Time a few steps of every technique on every host that is here.")
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Estimate the duration: time a few steps of every technique on every host that is installed.",
+        ),
     ] = False,
     workers: Workers = None,
     json_: AsJson = False,
@@ -174,12 +178,14 @@ _STATES = ("done", "failed", "blocked", "left")
 def export_study(
     study: StudyFile,
     out: Annotated[
-        Path, typer.Option("--out", help="A folder for runs.FORMAT, correct.FORMAT and study.json; replaced.")
+        Path, typer.Option("--out", help="A folder for runs.FORMAT, correct.FORMAT and study.json, which are replaced.")
     ],
     folder: Folder = None,
     changes: Changes = None,
     only: Only = None,
-    file_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
+    file_format: Annotated[
+        str, typer.Option("--format", help="The format of the tables: parquet, csv or jsonl.")
+    ] = "parquet",
     json_: AsJson = False,
 ) -> None:
     """Write one row a run, every factor a column; what each run got right item by item; how it was run.
@@ -205,11 +211,11 @@ def export_study(
 @app.command("verify")
 def verify_study(
     study: StudyFile,
-    results: Annotated[Path, typer.Option("--results", help="A folder that study export wrote as Parquet.")],
+    results: Annotated[Path, typer.Option("--results", help="A folder that study export wrote, as Parquet.")],
     sample: Annotated[int, typer.Option("--sample", min=1, help="How many random runs to recompute.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which ones.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random choice.")] = 0,
     tolerance: Annotated[
-        int, typer.Option("--tolerance", min=0, help="Items on which a run may differ from the recorded one.")
+        int, typer.Option("--tolerance", min=0, help="How many items of a run may differ from the recorded ones.")
     ] = 0,
     changes: Changes = None,
     executor: ExecutorName = "processes",

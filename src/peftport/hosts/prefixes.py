@@ -28,5 +28,5 @@ class Watched:
 
 # The prefixes that are attached now, by attention module. techniques.attach sets and removes them.
 prefixes: dict[nn.Module, Prefix] = {}
-# Functions called with the inputs of an attention block. porting.activations sets and removes them.
+# Functions called with the inputs of an attention block. porting.alignment.activations sets and removes them.
 watchers: dict[nn.Module, Callable[[Watched], None]] = {}

@@ -30,19 +30,20 @@ class StudyRequest(Request):
     _: KW_ONLY
     dir: Place | None = field(
         default=None,
-        metadata=option("Where the study's ledger and artifacts are; default runs/NAME.", path=True),
+        metadata=option("The folder of the study's ledger and artifacts. The default is runs/NAME.", path=True),
     )  # fmt: skip
     set: Mapping[str, object] | None = field(
         default=None,
         metadata=option(
-            "Replace a value of the study file: --set testing.items=50.", metavar="KEY=VALUE", repeated=True,
+            "Replace a value of the study file, such as --set testing.items=50.", metavar="KEY=VALUE", repeated=True,
             read=_changes,
         ),
     )  # fmt: skip
     only: Sequence[str] = field(
         default=(),
         metadata=option(
-            "Only these runs, and what they need: --only arm=ported.", metavar="FACTOR=VALUE,...", repeated=True,
+            "Only these runs and the jobs that they need, such as --only arm=ported.",
+            metavar="FACTOR=VALUE,...", repeated=True,
             read=tuple,
         ),
     )  # fmt: skip
@@ -56,31 +57,37 @@ class RunRequest(Request):
     """
 
     executor: str = field(
-        default="processes", metadata=option("processes (this machine) or ray (a cluster, or this machine).")
+        default="processes",
+        metadata=option("Where jobs run: processes (on this machine) or ray (on a cluster, or on this machine)."),
     )
     workers: int | None = field(
         default=None,
-        metadata=option("Stacks worked on at once; default: one a GPU, else cores / threads.", at_least=1),
+        metadata=option(
+            "Worker processes. The default is one per GPU, or without GPUs the number of cores divided by --threads.",
+            at_least=1,
+        ),
     )  # fmt: skip
-    threads: int = field(default=1, metadata=option("Threads a worker.", at_least=1))
-    max_jobs: int | None = field(default=None, metadata=option("Stop after about so many jobs.", at_least=1))
+    threads: int = field(default=1, metadata=option("Threads per worker.", at_least=1))
+    max_jobs: int | None = field(default=None, metadata=option("Stop after about this many jobs.", at_least=1))
     stop_after_seconds: float | None = field(
         default=None,
         metadata=option(
-            "Begin nothing after that long: 90s, 45m, 2h.", name="--stop-after", metavar="TIME", read=_seconds
+            "Begin no new work after this time, such as 90s, 45m or 2h.",
+            name="--stop-after", metavar="TIME", read=_seconds,
         ),
     )  # fmt: skip
-    retry_failed: bool = field(default=False, metadata=option("Try again what failed before."))
+    retry_failed: bool = field(default=False, metadata=option("Do failed and blocked jobs again."))
     accept_versions: bool = field(
-        default=False, metadata=option("Go on with other libraries than the jobs on record ran with.")
+        default=False,
+        metadata=option("Continue although the versions of libraries differ from those that finished jobs ran with."),
     )
     track: Sequence[str] = field(
         default=(),
         metadata=option(
-            "Show finished runs in mlflow, wandb, trackio or tensorboard too.", metavar="NAME", repeated=True,
+            "Send finished runs to a tracker: mlflow, wandb, trackio or tensorboard.", metavar="NAME", repeated=True,
             read=tuple,
         ),
     )  # fmt: skip
     warn: Callable[[str], None] | None = field(
-        default=None, metadata=option("Told of a tracker that fails, when it does.", only_python=True)
+        default=None, metadata=option("Called with a message when a tracker fails.", only_python=True)
     )

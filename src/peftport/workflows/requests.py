@@ -38,19 +38,29 @@ TASK = "A built-in task (peftport tasks list), a .csv, .jsonl or .parquet file, 
 HOST_ARGUMENT = option(HOST, argument=True, metavar="HOST")
 TASK_ARGUMENT = option(TASK, argument=True, metavar="TASK")
 MODULE_ARGUMENT = option(
-    "A module folder: native, PEFT or adapters.", argument=True, metavar="MODULE", path=True
+    "A module's folder, as peftport, PEFT or the library adapters writes it.",
+    argument=True, metavar="MODULE", path=True,
 )  # fmt: skip
-TO = option(f"The receiver. {HOST}", metavar="HOST")
-FROM = option("The origin: needed for a PEFT or adapters folder, checked where recorded.", metavar="HOST")
-TRUST_ORIGIN = option("Use this host as the origin, whatever fingerprint the module records.", metavar="HOST")
-TEXTS = option("Unlabelled texts, for methods that need them: a .txt file or a task.", metavar="FILE|TASK")
-FORMAT = option(
-    "native, peft (LoRA only) or adapters (every technique but LoRA).", choices=("native", "peft", "adapters")
+TO = option(f"The receiver, the host to port to. {HOST}", metavar="HOST")
+FROM = option(
+    "The origin, the host that the module was trained on. Needed if the folder does not record it, else checked.",
+    metavar="HOST",
 )
-READOUT = option("label_tokens, prototype or linear; by default chosen by the host's kind.")
+TRUST_ORIGIN = option("Like --from, but accepted even if the module records another fingerprint.", metavar="HOST")
+TEXTS = option(
+    "Unlabelled texts, for methods that need them: a .txt file with one text per line, or a task.", metavar="FILE|TASK"
+)
+FORMAT = option(
+    "The format to write: native, peft (LoRA only) or adapters (every technique but LoRA).",
+    choices=("native", "peft", "adapters"),
+)
+READOUT = option(
+    "How predictions are read out of the host: label_tokens, prototype or linear. The default depends on the "
+    "host's kind."
+)
 MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
-BATCH_SIZE = option("Number of texts in a training step.", at_least=1)
-LEARNING_RATE = option("By default the technique's own (peftport techniques).", between=(0, 10))
+BATCH_SIZE = option("Texts per training step.", at_least=1)
+LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 METRIC = option(
     "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
@@ -77,20 +87,26 @@ class TaskRequest(Request):
     _: KW_ONLY
     text: str | Sequence[str] | None = field(
         default=None,
-        metadata=option("Column of the texts, for your own data; two with a comma between are pairs of texts."),
+        metadata=option("The column of texts in your own data; two columns, separated by a comma, for pairs of texts."),
     )
-    label: str | None = field(default=None, metadata=option("Column of the labels, for your own data."))
-    group: str | None = field(default=None, metadata=option("Column of groups; the rows of a group stay in one split."))
+    label: str | None = field(default=None, metadata=option("The column of labels in your own data."))
+    group: str | None = field(
+        default=None,
+        metadata=option("A column of groups, such as authors; all items of a group go into the same split."),
+    )
     labels: Sequence[str] | None = field(
-        default=None, metadata=option("The labels that may occur, in order: negative,positive.", read=names)
+        default=None, metadata=option("All labels that may occur, in order, such as negative,positive.", read=names)
     )
     words: Sequence[str] | None = field(
-        default=None, metadata=option("Label words, in the order of the labels: bad,good.", read=names)
+        default=None,
+        metadata=option(
+            "The words that the host reads or predicts for the labels, in the same order, such as bad,good.", read=names
+        ),
     )
     description: Sequence[str] | None = field(
         default=None,
         metadata=option(
-            "Describes a label for the prototype readout; give one for each label, in their order.",
+            "A description of a label, for the readout prototype; give it once per label, in the same order.",
             repeated=True,
             read=tuple,
         ),
@@ -98,8 +114,8 @@ class TaskRequest(Request):
     prompt: str | None = field(
         default=None,
         metadata=option(
-            "The prompt of an encoder-decoder, which contains {text}; for pairs also of a decoder, with both columns, "
-            "such as {premise} and {hypothesis}."
+            "The prompt of an encoder-decoder, which contains {text}. For pairs of texts it is the prompt of decoders "
+            "too, and contains both columns, such as {premise} and {hypothesis}."
         ),
     )
 
@@ -119,7 +135,7 @@ class DemoRequest(Request):
     out: Place | None = field(
         default=None,
         metadata=option(
-            "Where report.html, table.md and results.json go; files there are replaced.", path=True,
+            "The folder for report.html, table.md and results.json; existing files are replaced.", path=True,
             default=Path("demo"),
         ),
     )  # fmt: skip
@@ -140,18 +156,24 @@ class TrainRequest(Request):
     host: Place = field(metadata=HOST_ARGUMENT)
     task: Place | Task = field(metadata=TASK_ARGUMENT)
     technique: str = field(
-        default="lora", metadata=option("lora, adapter, compacter or prefix.", short="-t", default=REQUIRED)
+        default="lora",
+        metadata=option("The technique: lora, adapter, compacter or prefix.", short="-t", default=REQUIRED),
     )
     _: KW_ONLY
     out: Place | None = field(default=None, metadata=option("The new module's folder.", path=True, default=REQUIRED))
     set: Mapping[str, Any] | None = field(
         default=None,
         metadata=option(
-            "A setting of the technique, such as rank=4.", metavar="KEY=VALUE", repeated=True, read=_technique_settings
+            "Change a setting of the technique (peftport techniques), such as rank=4.",
+            metavar="KEY=VALUE",
+            repeated=True,
+            read=_technique_settings,
         ),
     )
     steps: int = field(default=120, metadata=option("Training steps.", at_least=1))
-    seed: int = field(default=0, metadata=option("Seed of initialisation and data order.", at_least=0))
+    seed: int = field(
+        default=0, metadata=option("Seed of the initialisation and of the order of the data.", at_least=0)
+    )
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
@@ -172,7 +194,8 @@ class EvaluateRequest(Request):
     task: Place | Task = field(metadata=TASK_ARGUMENT)
     _: KW_ONLY
     module: Place | None = field(
-        default=None, metadata=option("A module of this host; without it the host alone is tested.", path=True)
+        default=None,
+        metadata=option("The folder of a module of this host. Without it the host alone is tested.", path=True),
     )
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
@@ -213,30 +236,33 @@ class PortRequest(Request):
     method: str | Sequence[str] = field(
         default="copy",
         metadata=option(
-            "The porting method (peftport methods); auto: what check chooses. Of several, the simplest first, such as "
-            "copy,theseus, the one that the validation items of --task favour is kept."
+            "The porting method (peftport methods), or auto for the one that peftport check recommends. Of several, "
+            "such as copy,theseus, the best on the validation items of --task is used; name the simplest first."
         ),
     )
     format: Format | None = field(default=None, metadata=FORMAT)
-    seed: int = field(default=0, metadata=option("Seed of methods that draw numbers.", at_least=0))
+    seed: int = field(default=0, metadata=option("Seed of methods that draw random numbers.", at_least=0))
     texts: Place | None = field(default=None, metadata=TEXTS)
     task: Place | Task | None = field(
         default=None,
         metadata=option(
-            "Labelled items, for methods that need labels, and to choose between several.", metavar="TASK"
+            "A task, for methods that need labels or training, and to choose between several methods.", metavar="TASK"
         ),
     )  # fmt: skip
     as_: Literal["adapter"] | None = field(
-        default=None, metadata=option("adapter: convert a Compacter exactly to an adapter.", choices=("adapter",))
+        default=None,
+        metadata=option(
+            "With the value adapter, a Compacter is ported exactly, as a bottleneck adapter.", choices=("adapter",)
+        ),
     )
     steps: int = field(
-        default=120, metadata=option("Training steps of distill, the only method that trains.", at_least=1)
+        default=120, metadata=option("Training steps of the method distill; no other method trains.", at_least=1)
     )
     readout: str | None = field(default=None, metadata=READOUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     test_items: int | None = field(
         default=None,
-        metadata=option("With several methods: the first N validation and N test items only.", at_least=1),
+        metadata=option("With several methods, use the first N validation items and N test items only.", at_least=1),
     )
 
     def __post_init__(self) -> None:
@@ -270,15 +296,22 @@ class CompareRequest(Request):
     from_: Place | None = field(default=None, metadata=FROM)
     trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
     budgets: Sequence[int] = field(
-        default=(0, 10, 40), metadata=option("Steps of further training before each test.", read=numbers)
+        default=(0, 10, 40),
+        metadata=option(
+            "Training steps on the receiver before each test; 0 tests without further training.", read=numbers
+        ),
     )
-    seeds: int = field(default=3, metadata=option("How many seeds: 0, 1, ...", at_least=1))
-    arms: Sequence[str] = field(default=ARMS, metadata=option("The arms to compare.", read=names))
+    seeds: int = field(default=3, metadata=option("How many seeds to run: 0, 1, ...", at_least=1))
+    arms: Sequence[str] = field(
+        default=ARMS, metadata=option("What to compare: ported, sampled, scratch, or some of them.", read=names)
+    )
     method: str = field(
-        default="copy", metadata=option("The porting method (peftport methods); auto: what check chooses.")
+        default="copy",
+        metadata=option("The porting method (peftport methods), or auto for the one that peftport check recommends."),
     )
     sampler: str = field(
-        default="gaussian", metadata=option("gaussian, permutation, spectrum or norm_matched.")
+        default="gaussian",
+        metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
     )  # fmt: skip
     texts: Place | None = field(default=None, metadata=TEXTS)
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
@@ -289,7 +322,10 @@ class CompareRequest(Request):
     test_items: int | None = field(default=500, metadata=TEST_ITEMS)
     metric: str | None = field(default=None, metadata=METRIC)
     out: Place | None = field(
-        default=None, metadata=option("Also write a page (HTML); replaced if it exists.", path=True)
+        default=None,
+        metadata=option(
+            "Also write the result as an HTML page to this file, which is replaced if it exists.", path=True
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -317,17 +353,17 @@ class HostUpdateRequest(Request):
     """
 
     host: Place = field(metadata=HOST_ARGUMENT)
-    text: Place = field(metadata=option("Unlabelled UTF-8 text, one text a line.", path=True))
+    text: Place = field(metadata=option("A UTF-8 file of unlabelled texts, one text per line.", path=True))
     _: KW_ONLY
     steps: int = field(metadata=option("Pretraining steps.", at_least=1))
-    out: Place = field(metadata=option("The new folder; each checkpoint is a host in it, step-N.", path=True))
+    out: Place = field(metadata=option("The new folder. Each checkpoint in it, step-N, is a host.", path=True))
     save_at: Sequence[int] = field(
-        default=(), metadata=option("Further steps to save a checkpoint at: 10,50.", read=numbers)
+        default=(), metadata=option("Further steps at which a checkpoint is saved, such as 10,50.", read=numbers)
     )
     learning_rate: float = field(default=1e-5, metadata=option("Learning rate of the host; a fresh head has its own."))
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
-    seed: int = field(default=0, metadata=option("Seed of masks and data order.", at_least=0))
+    seed: int = field(default=0, metadata=option("Seed of the masks and of the order of the data.", at_least=0))
     head_warm_up_steps: int = field(
         default=100, metadata=option("Steps that train a fresh head alone, before the others.", only_python=True)
     )

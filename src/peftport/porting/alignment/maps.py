@@ -2,7 +2,7 @@
 
 Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
 
-    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           porting.rotations
+    orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           alignment.rotations
     ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
     assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
 """

@@ -5,7 +5,7 @@
 
 Rows often span fewer dimensions than the space has: a map that puts out more than the residual stream holds, few texts,
 a layer norm that takes the mean away. Any orthogonal map between the rest serves the first line as well as another; the
-one taken here is the nearest to P, the map that is expected before a row is read (porting.expected): the identity
+one taken here is the nearest to P, the map that is expected before a row is read (alignment.parts): the identity
 between streams of one width, a rotation a head, an assignment of FFN units. Without a P the rest is left out, since
 nothing speaks for one map of it or another. c pulls towards P with m, the mean energy of a dimension, and is the
 largest that costs nothing on rows held out: so hosts that are nearly one have maps that are nearly the identity,

@@ -7,7 +7,7 @@
 The paper's: these three, its head matching, and a short tuning without warm-up afterwards, which is left to the budget
 of a comparison here. Ours: the pseudo-inverse of W_s, where the paper has W_s^T; without it a port to the same host is
 not the identity. A matrix that puts out more than it takes in, or fewer tokens than dimensions, leave a map open: it is
-completed by the identity between streams of one width, and behind a map by one rotation a head (porting.parts), which
+completed by the identity between streams of one width, and behind a map by one rotation a head (alignment.parts), which
 is fitted on the two matrices' rows. What a slot's record says of tokens is explained of every second one by a fit on
 the others. FFN units are matched one to one by the cosine of W_s W_h and W_t, since their maps have no inverse. Hosts
 of equal depth are paired layer by layer: the only order-preserving way.

@@ -2,7 +2,7 @@
 
 Read texts with both bare hosts. At a slot let the origin's rows be x_s, the receiver's x_t, and T the ridge regression
 of the receiver's outputs on the origin's; the change to make is delta_t = delta_s T. Where the texts say little, every
-regression is drawn towards what the best multiple of an orthogonal map would have it be (porting.rotations), so that a
+regression is drawn towards what the best multiple of an orthogonal map would make it (alignment.rotations), so that a
 port to the same host is the identity.
 
     LoRA      delta_s = (alpha / r) x_s A^T B^T.  The best rank-r map from x_t to delta_t given T is the regression of
@@ -15,7 +15,7 @@ port to the same host is the identity.
     scaling   l' = the slope of delta_t on x_t, coordinate by coordinate (of outputs, as (IA)3 scales them)
     prefix    a key is what queries see of it: k' = scaling_s / scaling_t M k with M the regression of a head's
               queries q_s on q_t, so that q_t k' is the best guess of q_s k; values through the regression of the
-              receiver's values on the origin's. Heads are matched as in porting.heads.
+              receiver's values on the origin's. Heads are matched as in alignment.heads.
 
 Every penalty c is chosen on texts held out, and what a slot's record says is explained is so on those, about their
 mean, by a fit on the others: it is under 0 where the mean would do better. Nothing is trained: no loss, no gradient, no

@@ -3,7 +3,7 @@
     receiver unit j takes origin unit i(j):  max sum_j r(i(j), j),  i one to one        (Hungarian method)
 
 arXiv 2403.18804: layers by skipping, units by correlated activations and linear assignment. Ours: how texts are aligned
-(porting.words), heads matched before units within them, and that a unit without a partner starts at zero. Where the
+(alignment.words), heads matched before units within them, and that a unit without a partner starts at zero. Where the
 receiver's slots have the origin's shapes nothing is needed but the module, whose matrices are taken as they are.
 """
 

@@ -7,7 +7,7 @@ may differ. Ours: rows are words that both hosts read, whatever their tokenizers
 adapters go through the maps of the residual stream; prefixes through one rotation a head. There a head's keys are also
 scaled so that q k^T keeps its size, its values by the ratio of the hosts' own: both are 1 between bases of one host.
 Rows often span less than the space, and leave the map open there: it is completed by what the space is known for
-(porting.parts, porting.rotations), so a port to the same host is the identity whatever its shapes. A fused matrix's
+(alignment.parts, alignment.rotations), so a port to the same host is the identity whatever its shapes. A fused matrix's
 queries, keys and values have a map each.
 """
 
