@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from peftport.core.hashing import rng_for
 from peftport.hosts import slots
 from peftport.hosts.slots import Layout
 from peftport.metrics import METRICS
+from peftport.metrics.resampling import resampled
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import stack
 from peftport.objectives import OBJECTIVES
@@ -32,7 +34,8 @@ from peftport.tasks.kinds import KINDS
 from peftport.techniques.attach import attached
 from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
-from pico import SPECS, inputs_of, pico_host, random_matrices
+from peftport.workflows import compare_tables
+from pico import SPECS, WORDS, inputs_of, pico_host, random_matrices
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -316,3 +319,61 @@ def test_the_recipe_of_a_family(technique: str, monkeypatch: pytest.MonkeyPatch)
         again = host.model(**inputs).logits
     assert not torch.allclose(bare, changed, atol=1e-3)
     assert torch.equal(bare, again)
+
+
+def test_the_recipe_of_a_metric(
+    peftport: Run, hosts: Folders, modules: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its file and line alone it is in evaluate, train, compare (table, JSON, verdict) and on the page."""
+    metric = executed("docs/extending.md", "class WorstRecall(")["WorstRecall"]()
+    monkeypatch.setitem(METRICS, metric.name, metric)
+    monkeypatch.setattr(compare_tables, "resampled", partial(resampled, draws=12))
+    short = ["--max-tokens", 32, "--metric", metric.name]
+    said = peftport("evaluate", hosts["bert"], reviews, *short, "--json").json
+    assert 0 <= said[metric.name] <= said["accuracy"] and said["metric"] == metric.name
+    assert (
+        f": {metric.title} {said[metric.name]:.3f}, accuracy"
+        in peftport("evaluate", hosts["bert"], reviews, *short).out
+    )
+    trained = peftport(
+        "train", hosts["bert"], reviews, "-t", "lora", "--steps", 1, "--out", tmp_path / "m", "--json"
+    ).json
+    assert {metric.name} <= trained["bare"].keys() & trained["with_module"].keys()
+    page = tmp_path / "page.html"
+    options = [
+        "--to",
+        hosts["bert-updated"],
+        "--task",
+        reviews,
+        "--budgets",
+        "0,1",
+        "--seeds",
+        2,
+        *short,
+        "--out",
+        page,
+    ]
+    told = peftport("compare", modules["lora"], *options)
+    assert told.code == 0 and metric.title in told.err + told.out
+    found = peftport("compare", modules["lora"], *options, "--json").json
+    assert all(0 <= row[metric.name] <= 1 for row in found["rows"]) and found["metric"]["name"] == metric.name
+    assert f"difference in {metric.title}" in found["verdict"]["sentence"] and metric.title in found["summary"]
+    text = page.read_text(encoding="utf-8")
+    assert f'"column": "{metric.name}"' in text and f"{metric.title.capitalize()} on held-out items" in text
+    assert f"--metric {metric.name}" in text and found["verdict"]["verdict"] in text
+    wrong = peftport("compare", modules["lora"], *options[:-1], "worst_recal")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1) and f"did you mean '{metric.name}'" in wrong.err
+
+
+def test_a_lopsided_set_is_judged_by_balanced_accuracy(peftport: Run, hosts: Folders, tmp_path: Path) -> None:
+    """The share of the frequent class is said, and why; --metric says otherwise."""
+    texts = [" ".join(words) for words in product(("good", "bad", "great"), ("film", "plot"), WORDS[:20])]
+    lines = [f"{text},{'rare' if i % 8 == 0 else 'usual'}" for i, text in enumerate(texts)]
+    (tmp_path / "lop.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    told = peftport("evaluate", hosts["bert"], tmp_path / "lop.csv", "--json")
+    assert told.json["majority"] > 0.8 and told.json["metric"] == "balanced_accuracy"
+    line = peftport("evaluate", hosts["bert"], tmp_path / "lop.csv")
+    assert ": balanced accuracy" in line.out and f"{told.json['majority']:.3f} of them of the most frequent" in line.out
+    assert "judged by balanced accuracy; --metric accuracy" in line.err
+    asked = peftport("evaluate", hosts["bert"], tmp_path / "lop.csv", "--metric", "accuracy")
+    assert ": accuracy" in asked.out and "judged by" not in asked.err

@@ -241,7 +241,7 @@ class Study:
         from peftport.report.studied import study_findings  # imported here because figures are slow to import
 
         exported, told = self._read()
-        return study_findings(exported.runs, exported.correct, told)
+        return study_findings(exported.runs, exported.correct, told, judged_by=exported.judged)
 
     def report(self, out: str | Path) -> Path:
         """Write the report: one self-contained page."""

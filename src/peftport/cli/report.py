@@ -151,4 +151,4 @@ def _findings(plan: Plan, study: Path, folder: Path | None, results: Path | None
         tables, told = read_export(results), read_about(results)
     else:
         tables, told = tables_of(plan, study, folder)
-    return study_findings(tables.runs, tables.correct, told)
+    return study_findings(tables.runs, tables.correct, told, judged_by=tables.judged)

@@ -17,6 +17,7 @@ from peftport.analysis.measures import (
     retention,
     savings,
 )
+from peftport.analysis.measures.columns import completed
 from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict import regret_report, verdicts
@@ -24,13 +25,25 @@ from peftport.core.hashing import rng_for
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
+from peftport.study.judged import JudgedItems
 
 
 def study_findings(
-    runs: pl.DataFrame, correct: pl.DataFrame, told: About, declared: Declared | None = None
+    runs: pl.DataFrame,
+    correct: pl.DataFrame,
+    told: About,
+    declared: Declared | None = None,
+    judged_by: JudgedItems | None = None,
 ) -> Findings:
-    """Everything a study's report shows, from its two exported tables."""
-    study, evidence = told.study, Evidence.of(runs, correct, declared)
+    """Everything a study's report shows, from its two exported tables, and the items of the metric it is judged by."""
+    study = told.study
+    evidence = Evidence.of(
+        completed(runs),
+        correct,
+        declared or Declared(metric=study.testing.metric),
+        items=judged_by.items if judged_by else None,
+        draws=judged_by.draws if judged_by else None,
+    )
     kept = retention(evidence)
     grid, judged = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)
     gained, together = gains(evidence, rng=rng_for(0, "gains")), pooled(evidence)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About
 from peftport.study.grid import Run
 from peftport.study.items import CLOSE, StoredItems
+from peftport.study.judged import JudgedItems, judged_items
 from peftport.study.plan import Plan
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -47,10 +48,14 @@ FORMULA = r"^'*[=+\-@\t\r\n]"
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """The two tables. ``correct``: run, correct (one boolean a test item, in the order of the task's test split)."""
+    """The two tables. ``correct``: run, correct (one boolean a test item, in the order of the task's test split).
+
+    ``judged``: what items say of the metric that the study is judged by; it is not written, the stored scores have it.
+    """
 
     runs: pl.DataFrame
     correct: pl.DataFrame
+    judged: JudgedItems = field(default_factory=JudgedItems)
 
 
 def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = True) -> Exported:
@@ -77,7 +82,8 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)
     found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
-    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"))
+    judged = judged_items(plan.study.testing.metric, runs, rows, stored) if items else JudgedItems()
+    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), judged)
 
 
 def write_export(exported: Exported, folder: Path, file_format: str) -> list[Path]:
@@ -162,7 +168,7 @@ def read_export(folder: Path) -> Exported:
     if (folder / ABOUT).is_file():
         _check_sums(paths, read_about(folder).tables)
     try:
-        read = Exported(*(pl.read_parquet(path) for path in paths))
+        read = Exported(pl.read_parquet(paths[0]), pl.read_parquet(paths[1]))
     except (PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         raise BadRequest(f"{folder}: expected tables that study export wrote, got: {first}; {_ANEW}") from error

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -29,6 +30,7 @@ from pydantic import (
 from peftport.core.arms import ARMS
 from peftport.core.errors import BadRequest
 from peftport.hosts.loading import Loading
+from peftport.metrics import metric_named
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
 from peftport.techniques import AnySpec, make_spec
@@ -91,11 +93,19 @@ class Training(TrainSettings):
         return TrainSettings(**self.model_dump(exclude={"origin_steps", "learning_rates"}))
 
 
+def _known_metric(name: str) -> str:
+    return metric_named(name).name
+
+
 class Testing(Closed):
-    """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host)."""
+    """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host).
+
+    ``metric``: the metric that gains and verdicts are of. Computed from stored scores, it is no part of a job's id.
+    """
 
     items: PositiveInt = 200
     readout: str | None = None
+    metric: Annotated[str, AfterValidator(_known_metric)] = "accuracy"
 
 
 class Execution(Closed):

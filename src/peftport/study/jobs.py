@@ -105,7 +105,8 @@ class JobIds:
         training = study.training
         settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
         self._max_tokens, self._training = canonical_json(settings["max_tokens"]), canonical_json(settings)
-        self._testing = canonical_json(study.testing.model_dump(mode="json")) + _numbers(study.loading)
+        testing = study.testing.model_dump(mode="json", exclude={"metric"})  # read off what a job stores
+        self._testing = canonical_json(testing) + _numbers(study.loading)
         self._specs = {
             t.name: canonical_json([t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)])
             for t in study.techniques

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from peftport.analysis.measures import Declared, Evidence, curves, gains
-from peftport.analysis.measures.columns import CORRECT, run_columns
+from peftport.analysis.measures.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict import verdicts
 from peftport.analysis.verdict.choice import Contrast
@@ -29,7 +29,6 @@ from peftport.metrics.resampling import resampled
 from peftport.training.evaluation import Scores
 from peftport.workflows.comparison import Comparison
 
-ITEMS: dict[str, Any] = {"run": pl.String, "metric": pl.String, "values": pl.List(pl.Float64)}
 CEILING = "ceiling"
 
 

@@ -19,6 +19,7 @@ LAST: dict[str, Any] = {
 }  # fmt: skip
 OLD_METRICS = ("accuracy", "auroc", "accuracy_at_median")  # what every table has, those of early versions too
 CORRECT: dict[str, Any] = {"run": pl.String, "correct": pl.List(pl.Boolean)}
+ITEMS: dict[str, Any] = {"run": pl.String, "metric": pl.String, "values": pl.List(pl.Float64)}
 
 
 def run_columns() -> dict[str, Any]:

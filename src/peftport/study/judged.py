@@ -1,0 +1,55 @@
+"""What a study's test items say of the metric that it is judged by, where that is not accuracy: from stored scores."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from peftport.analysis.measures.columns import ITEMS
+from peftport.core.hashing import rng_for
+from peftport.metrics import metric_named
+from peftport.metrics.resampling import resampled
+from peftport.store.ledger import JobRow
+from peftport.study.items import StoredItems
+from peftport.training.evaluation import Scores
+
+MOST_RESAMPLED = 2000  # tests; a metric on draws of more would take hours, and their seeds alone are paired
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedItems:
+    """Per-item results (``run``, ``metric``, ``values``), or by run the metric on draws of the items, (B,)."""
+
+    items: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ITEMS))
+    draws: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+
+def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> JudgedItems:
+    """Read the done runs' tests. Those whose right classes are not known (of old artifacts) are left out."""
+    metric, places = metric_named(name), defaultdict[tuple[str, str], dict[str, Scores]](dict)
+    known: dict[tuple[str, int], Scores | None] = {}  # runs may share a test
+    if name == "accuracy":
+        return JudgedItems()
+    columns = ("run", "job", "budget", "receiver", "receiver_task")
+    for run, job, budget, *place in runs.filter(state="done").select(columns).iter_rows():
+        if (job, budget) not in known:
+            known[job, budget] = stored.scores(rows[job], budget)
+        scores = known[job, budget]
+        if scores is not None:
+            places[place[0], place[1]][run] = scores
+    each: list[tuple[str, str, Any]] = []
+    draws: dict[str, npt.NDArray[np.float64]] = {}
+    for (receiver, task), tests in places.items():
+        values = {run: metric.per_item(scores) for run, scores in tests.items()}
+        if all(own is not None for own in values.values()):
+            each += [(run, name, np.asarray(own, np.float64).tolist()) for run, own in values.items()]
+        elif len(known) <= MOST_RESAMPLED:
+            drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items", receiver, task))
+            draws |= dict(zip(tests, drawn, strict=True))
+    return JudgedItems(pl.DataFrame(each, schema=ITEMS, orient="row"), draws)
