@@ -100,6 +100,8 @@ class Case:
         """Begin a command; the child's process id, which is its session's too."""
         count = len(list(self.folder.glob("out-*")))
         streams = [self.folder / f"{name}-{count}" for name in ("out", "err")]
+        for stream in streams:  # here: the child may be killed before it has written anything
+            stream.touch()
         child = os.fork()
         if child:
             (self.folder / f"pid-{child}").write_text(str(count))
