@@ -243,3 +243,16 @@ def test_head_for_another_number_of_labels(
     says = ("readout", "(2, 16)", "(3, 16)", "train another")
     refused("evaluate", hosts["bert"], task, "--module", module, "--readout", "linear", says=says)
     refused("compare", module, "--to", hosts["bert"], "--task", task, "--readout", "linear", says=says)
+
+
+def test_a_readout_on_record_that_is_none_is_told_as_the_module_s(
+    refused: Refused, broken: Function, hosts: Folders, reviews: Path
+) -> None:
+    """One letter of module.json altered: nobody asked for that readout, so the line must not read as if they had."""
+
+    module = broken("lora")
+    path = module / "module.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"prototype"', '"proTotype"'), encoding="utf-8")
+    says = ("this module's record of its task", "'proTotype'", "fetch the module again")
+    refused("evaluate", hosts["bert"], reviews, "--module", module, says=says)
+    refused("compare", module, "--to", hosts["bert-updated"], "--task", reviews, says=says)

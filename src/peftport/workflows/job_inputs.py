@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.errors import BadRequest, ModuleRefused, TaskRefused
 from peftport.core.request import Place
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import read_module
 from peftport.modules.module import Module
 from peftport.modules.origin import check_origin, trust_origin
+from peftport.objectives import OBJECTIVES
 from peftport.tasks import Task, load_task
 from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
@@ -61,8 +62,20 @@ def open_module(folder: Path, origin: str | None, trusted_origin: str | None = N
 
 
 def own_readout(module: Module | None, readout: str | None) -> str | None:
-    """Return the readout that is asked for, or else the one that the module was trained with."""
-    return readout or (module.task.readout if module is not None and module.task else None)
+    """Return the readout that is asked for, or else the one that the module was trained with.
+
+    Raises:
+        ModuleRefused: the module records a readout that does not exist.
+
+    """
+    if readout is not None or module is None or module.task is None:
+        return readout
+    if module.task.readout not in OBJECTIVES:
+        raise ModuleRefused(
+            f"this module's record of its task: readout: expected one of {', '.join(OBJECTIVES)}, got "
+            f"{module.task.readout!r}; its file was altered: fetch the module again, or name the readout (--readout)"
+        )
+    return module.task.readout
 
 
 def check_same_labels(module: Module, task: Task) -> None:
