@@ -361,7 +361,7 @@ def test_the_recipe_of_a_metric(
     text = page.read_text(encoding="utf-8")
     assert f'"column": "{metric.name}"' in text and f"{metric.title.capitalize()} on held-out items" in text
     assert f"--metric {metric.name}" in text and found["verdict"]["verdict"] in text
-    wrong = peftport("compare", modules["lora"], *options[:-1], "worst_recal")
+    wrong = peftport("compare", modules["lora"], *options, "--metric", "worst_recal")
     assert (wrong.code, wrong.err.count("\n")) == (2, 1) and f"did you mean '{metric.name}'" in wrong.err
 
 

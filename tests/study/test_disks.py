@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,12 +127,18 @@ def test_a_disk_that_can_only_be_read(state: str, study: Study, tmp_path: Path, 
         assert "Read-only file system" in ran.err
 
 
-def test_a_folder_that_may_only_be_read(tmp_path: Path, undisturbed: Path) -> None:
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that every user can enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+def test_a_folder_that_may_only_be_read(undisturbed: Path, open_to_all: Path) -> None:
     """Without the right to write, as another user of the machine."""
-    folder = tmp_path / "runs"
+    folder = open_to_all / "runs"
     shutil.copytree(undisturbed, folder)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     expected = len(contents(undisturbed))

@@ -105,7 +105,7 @@ def test_what_does_not_fit_trains_in_further_stacks(technique: str, monkeypatch:
     from peftport.training import bound_task
 
     bench, starts = a_bench(technique)
-    spec, sizes, train = SPECS[technique], list[int](), bound_task.train
+    spec, sizes, train = SPECS[technique], list[int](), bound_task.train_entries
     coded = bench.train_split
     need = entry_memory(
         bench.host, bench.readout, spec, Entry(starts[0].parameters, coded.rows, coded.targets, 0, 1e-2), SETTINGS

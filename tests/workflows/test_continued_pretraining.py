@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -239,14 +240,18 @@ def test_a_crash_leaves_nothing(tmp_path: Path, text: Path) -> None:
     folder = saved("gpt2", tmp_path / "host")
     done: list[int] = []
 
-    def advance(steps: int) -> None:
-        done.append(steps)
-        if len(done) == 3:
-            raise KeyboardInterrupt
+    class Impatient:
+        def stage(self, title: str, total: int) -> Callable[[int], None]:
+            return self.advance
+
+        def advance(self, steps: int) -> None:
+            done.append(steps)
+            if len(done) == 3:
+                raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        update(folder, text, tmp_path / "out", save_at=(1,), advance=advance)
+        update(folder, text, tmp_path / "out", save_at=(1,), progress=Impatient())
     assert done == [1, 1, 1]
     assert sorted(tmp_path.iterdir()) == before
 
