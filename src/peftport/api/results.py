@@ -59,12 +59,12 @@ class Evaluated(Result):
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """The name of the task that was tested on."""
         return self.found.task
 
     @property
     def module(self) -> Path | None:
-        """The module's folder."""
+        """The folder of the module, or None if there is none."""
         return path_of(self.request.module)
 
     @property
@@ -111,17 +111,17 @@ class Trained(Result):
 
     @property
     def task(self) -> str:
-        """The task's name."""
+        """The name of the task that was tested on."""
         return self.found.task
 
     @property
     def out(self) -> Path | None:
-        """The module's folder."""
+        """The folder of the module, or None if there is none."""
         return path_of(self.request.out)
 
     @property
     def module(self) -> Module:
-        """The module."""
+        """The module that was just trained."""
         return self.found.module
 
     @property
@@ -241,7 +241,7 @@ class Ported(Result):
         return [f"{self.trial.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
-        """How ``auto`` chose."""
+        """How the method ``auto`` chose, where it was asked for."""
         return chosen(self.choice)
 
 

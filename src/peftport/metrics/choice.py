@@ -32,7 +32,7 @@ class MetricChoice:
 
     @property
     def title(self) -> str:
-        """What people read."""
+        """The name of the metric as people read it."""
         return metric_named(self.name).title
 
 

@@ -65,7 +65,7 @@ class Permutation(Sampler):
     title = "each matrix's own entries, shuffled"
 
     def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
-        """All entries shuffled."""
+        """Shuffle all entries of the matrix."""
         return rng.permutation(matrix.ravel()).reshape(matrix.shape)
 
 

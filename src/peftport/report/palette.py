@@ -31,7 +31,7 @@ class Palette:
     techniques: tuple[str, ...]
 
     def theme(self) -> dict[str, Any]:
-        """The Vega-Lite configuration."""
+        """The configuration of Vega-Lite in these colours."""
         font = "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"
         axis = {
             "labelColor": self.soft,

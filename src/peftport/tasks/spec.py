@@ -57,7 +57,7 @@ class Predictions:
     kind: ClassVar[str] = ""
 
     def __len__(self) -> int:
-        """N."""
+        """The number N of items that were predicted."""
         return len(self.targets)
 
     def measures(self) -> dict[str, float | None]:

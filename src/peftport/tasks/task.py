@@ -42,7 +42,7 @@ class Split:
         return self.targets
 
     def __len__(self) -> int:
-        """N."""
+        """The number N of items in the split."""
         return len(self.examples)
 
     def head(self, n: int) -> Split:

@@ -63,7 +63,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     can_be_left_out = False  # even keys and values of zero take a share of the attention
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
-        """Every attention block."""
+        """The sites of the technique: every attention block."""
         return ("attn", "cross")
 
     def shapes(self, spec: PrefixSpec, slot: Slot) -> Shapes:

@@ -103,7 +103,7 @@ class Evidence:
 
     @property
     def metric(self) -> Metric:
-        """What is judged."""
+        """The metric that the runs are judged by."""
         return metric_named(self.declared.metric)
 
     def as_scored(self, values: Floats) -> Floats:

@@ -50,7 +50,7 @@ class Pool:
 
     @classmethod
     def empty(cls) -> Pool:
-        """Nothing yet."""
+        """Make a pool that holds no differences yet."""
         return cls(defaultdict(dict), defaultdict(dict))
 
     def add(self, stratum: Stratum, seed: int, differences: Floats, cells: int = 1) -> None:

@@ -41,7 +41,7 @@ class Setting:
 
     @cached_property
     def choice(self) -> Decision:
-        """What is decided."""
+        """The decision that the comparisons of this setting lead to."""
         return decide(self.duels, self.between)
 
     @cached_property

@@ -106,7 +106,7 @@ class AligningPorter(Porter):
         return pair_slots(module, receiver.slots, receiver.kind, self.layer)
 
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Pair, align, carry."""
+        """Pair the slots, find the maps between them, and carry the matrices through."""
         pairs = self.pairs(module, receiver, given)
         found = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)

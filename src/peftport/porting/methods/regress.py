@@ -93,7 +93,7 @@ class SlotFit:
 
 
 class Fitted(Aligner):
-    """Regressions by slot."""
+    """The regressions that were fitted, by slot."""
 
     def __init__(
         self,
