@@ -31,6 +31,7 @@ from peftport.modules.module import stack
 from peftport.objectives import OBJECTIVES
 from peftport.tasks import load_task
 from peftport.tasks.kinds import KINDS
+from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques.attach import attached
 from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
@@ -276,18 +277,18 @@ def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
     spec = SPECS["lora"]
     [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [1, 30], 1e-2)
     assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
-    [bare], [found] = bench.predict(None, []), bench.predict(spec, [kept[30].matrices])
+    [bare], [found] = bench.test(None, []), bench.test(spec, [kept[30].matrices])
     assert len(found) == len(task.test) and found.values.shape == found.targets.shape
     assert found.measures()["mean_squared_error"] == pytest.approx(
         float(((found.values - task.test.targets) ** 2).mean())
     )
     assert found.measures() != bare.measures()
     with pytest.raises(BadRequest, match="expected a classification here, got a task of kind rating"):
-        bench.test(None, [])
+        as_scores(found)
     write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "rating")
     back = read_module(tmp_path / "rating")
     assert back.task is not None and back.task.kind == "rating"
-    [again] = bench.predict(spec, [bench.startable(back)])
+    [again] = bench.test(spec, [bench.startable(back)])
     assert torch.equal(torch.from_numpy(again.values), torch.from_numpy(found.values))
     porting.porter_named("copy").port(back, bench.host, rng_for(0, "porting"))
     plain = bind_task(str(hosts[host]), load_task(str(reviews)), readout="linear")

@@ -13,7 +13,7 @@ from peftport.metrics import metric_named
 from peftport.metrics.choice import MetricChoice
 from peftport.report.tables import Table
 from peftport.store.artifacts import write_text
-from peftport.training.evaluation import Scores
+from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice
 
 
@@ -51,18 +51,18 @@ class Result(ABC):
         return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
 
 
-def measures(scores: Scores) -> dict[str, Any]:
+def measures(scores: Predictions) -> dict[str, Any]:
     """The measures of one test, as a row of a table has them."""
     return {**scores.measures(), "n_items": len(scores)}
 
 
-def value_of(judged: MetricChoice, scores: Scores) -> str:
+def value_of(judged: MetricChoice, scores: Predictions) -> str:
     """A metric of a test in text."""
     value = metric_named(judged.name).aggregate(scores)
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def said_first(scores: Scores, judged: MetricChoice) -> str:
+def said_first(scores: Predictions, judged: MetricChoice) -> str:
     """Every metric that is defined, the one that counts first."""
     others = [
         f"{metric_named(name).title} {value:.3f}"

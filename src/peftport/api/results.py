@@ -28,7 +28,7 @@ from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
 from peftport.report.checked import check_sentences, check_tables, trial_table
 from peftport.report.tables import Table, items_text
-from peftport.training.evaluation import Scores
+from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
 from peftport.workflows.continued_pretraining import HostUpdate
 from peftport.workflows.evaluate import EvaluatedHost
@@ -68,19 +68,19 @@ class Evaluated(Result):
         return path_of(self.request.module)
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> Predictions:
         """The scores of every test item."""
         return self.found.scores
 
     @property
-    def accuracy(self) -> float:
-        """Share of the test items that were right."""
-        return self.scores.accuracy
+    def accuracy(self) -> float | None:
+        """Share of the test items that were right; None where the task's answers are not classes."""
+        return self.scores.measures().get("accuracy")
 
-    @cached_property
+    @property
     def judged(self) -> MetricChoice:
         """The metric that is named first, and the share of the most frequent class."""
-        return choose_metric(self.scores.labels, self.request.metric)
+        return self.found.judged
 
     def __str__(self) -> str:
         s = self.scores
@@ -125,19 +125,19 @@ class Trained(Result):
         return self.found.module
 
     @property
-    def bare(self) -> Scores:
+    def bare(self) -> Predictions:
         """The test of the host alone."""
         return self.found.bare
 
     @property
-    def scores(self) -> Scores:
+    def scores(self) -> Predictions:
         """The test of the host with the module."""
         return self.found.scores
 
     @property
-    def accuracy(self) -> float:
-        """Share of the test items that were right with the module."""
-        return self.scores.accuracy
+    def accuracy(self) -> float | None:
+        """Share of the test items that were right with the module; None where the task's answers are not classes."""
+        return self.scores.measures().get("accuracy")
 
     def __str__(self) -> str:
         module = self.module
@@ -150,7 +150,7 @@ class Trained(Result):
     @cached_property
     def judged(self) -> MetricChoice:
         """The metric that is named, and the share of the most frequent class."""
-        return choose_metric(self.bare.labels)
+        return choose_metric(self.bare)
 
     def remarks(self) -> list[str]:
         """Why the module is not judged by accuracy, where it is not."""

@@ -39,7 +39,12 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
-def measured_by_all(predictions: Predicted, kind: str) -> dict[str, float | None]:
-    """The value of every metric of a kind of task, by name; None where a metric is not defined."""
+def metrics_of(*kinds: str) -> dict[str, Metric]:
+    """The metrics that measure tasks of any of these kinds, by name, in the order of the columns."""
+    return {name: metric for name, metric in METRICS.items() if set(kinds) & set(metric.kinds)}
+
+
+def measured_by_all(predictions: Predicted) -> dict[str, float | None]:
+    """The value of every metric of the kind of task that was tested, by name; None where a metric is not defined."""
     with unchecked():
-        return {name: metric.aggregate(predictions) for name, metric in METRICS.items() if kind in metric.kinds}
+        return {name: metric.aggregate(predictions) for name, metric in metrics_of(predictions.kind).items()}

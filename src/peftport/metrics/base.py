@@ -20,6 +20,10 @@ class Predicted(Protocol):
     """The predictions of one test: what was predicted for N items, ``values`` (N, ...), and what is right."""
 
     @property
+    def kind(self) -> str:
+        """The kind of task, which says what values and targets are."""
+
+    @property
     def values(self) -> npt.NDArray[Any]:
         """What was predicted for each item, (N, ...); of a classification the scores of its classes, (N, C)."""
 

@@ -1,14 +1,18 @@
-"""Which metric a test is judged by, where none was asked for: accuracy, unless one class is nearly all there is."""
+"""Which metric a test is judged by, where none was asked for: the usual one of its kind of task.
+
+A classification is judged by accuracy, unless one class is nearly all there is.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from peftport.core.errors import BadRequest
-from peftport.metrics import metric_named
+from peftport.metrics import metric_named, metrics_of
 from peftport.metrics.base import Predicted
 
 LOPSIDED = 0.8
@@ -21,13 +25,14 @@ class MetricChoice:
 
     Attributes:
         name: the metric.
-        majority: the share of the most frequent class, which naming it every time would score in accuracy.
-        note: why it is not accuracy, where nobody asked for another; else empty.
+        majority: of a classification, the share of the most frequent class, which naming it every time would score in
+            accuracy; None for other kinds of task.
+        note: why it is not the usual metric, where nobody asked for another; else empty.
 
     """
 
     name: str
-    majority: float
+    majority: float | None = None
     note: str = ""
 
     @property
@@ -36,16 +41,39 @@ class MetricChoice:
         return metric_named(self.name).title
 
 
-def choose_metric(targets: npt.NDArray[np.int64], asked: str | None = None) -> MetricChoice:
-    """The metric that was asked for, or the one that fits the classes that are right, (N,).
+class Judged(Predicted, Protocol):
+    """Predictions that know by which metric they are usually judged."""
+
+    def usual_metric(self) -> MetricChoice:
+        """The metric that the test is judged by where none is asked for."""
+
+
+def choose_metric(test: Judged, asked: str | None = None) -> MetricChoice:
+    """The metric that was asked for, or the one that fits the kind of task and what is right for its items.
 
     Raises:
         UnknownName: there is no metric of the name that was asked for.
+        BadRequest: it does not measure tasks of this kind.
 
     """
+    if asked is None:
+        return test.usual_metric()
+    if test.kind not in metric_named(asked).kinds:
+        raise BadRequest(
+            f"--metric {asked}: expected one that measures a task of kind {test.kind} "
+            f"({', '.join(metrics_of(test.kind))}), got one of {' and '.join(metric_named(asked).kinds)}; name another"
+        )
+    return MetricChoice(asked, test.usual_metric().majority)
+
+
+def first_of(kind: str) -> MetricChoice:
+    """The first of the metrics of a kind of task."""
+    return MetricChoice(next(iter(metrics_of(kind))))
+
+
+def choice_for_classes(targets: npt.NDArray[np.int64]) -> MetricChoice:
+    """Accuracy, or balanced accuracy where over 80 % of N items are of one class. ``targets``: right classes, (N,)."""
     majority = float(np.bincount(targets).max() / len(targets))
-    if asked is not None:
-        return MetricChoice(metric_named(asked).name, majority)
     if majority <= LOPSIDED:
         return MetricChoice(USUAL, majority)
     note = (
@@ -55,16 +83,19 @@ def choose_metric(targets: npt.NDArray[np.int64], asked: str | None = None) -> M
     return MetricChoice(OF_LOPSIDED, majority, note)
 
 
-def check_defined(metric: str, predictions: Predicted) -> None:
+def check_defined(metric: str, test: Predicted) -> None:
     """Refuse a metric that the tested items do not have.
 
     Raises:
         BadRequest: as said.
 
     """
-    if metric_named(metric).aggregate(predictions) is None:
-        present = len(np.unique(predictions.targets))
-        raise BadRequest(
-            f"--metric {metric}: expected one that is defined for {predictions.values.shape[1]} labels, of which "
-            f"{present} occur among {len(predictions.targets)} test items, got one that is not; name another"
-        )
+    if metric_named(metric).aggregate(test) is not None:
+        return
+    present = f"{len(test.targets)} test items"
+    if test.kind == "classification":
+        found = len(np.unique(test.targets))
+        present = f"{test.values.shape[1]} labels, of which {found} occur among {present}"
+    raise BadRequest(
+        f"--metric {metric}: expected one that is defined for {present}, got one that is not; name another"
+    )

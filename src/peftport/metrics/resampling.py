@@ -24,6 +24,7 @@ TRIES = 100
 class Drawn:
     """Some items of a test, (N, ...)."""
 
+    kind: str
     values: npt.NDArray[Any]
     targets: npt.NDArray[Any]
 
@@ -38,7 +39,7 @@ def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Gene
     with unchecked():
         for row, test in enumerate(tests):
             if id(test) not in known:
-                each = (metric.aggregate(Drawn(test.values[pick], test.targets[pick])) for pick in picks)
+                each = (metric.aggregate(Drawn(test.kind, test.values[pick], test.targets[pick])) for pick in picks)
                 known[id(test)] = np.array([np.nan if value is None else value for value in each])
             found[row] = known[id(test)]
     return found

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -40,9 +41,20 @@ class PairRow(tuple[int, ...]):
         return row
 
 
+def row_length(row: Row) -> int:
+    """How many tokens a host reads of a row: its own, and those of the text that a row may carry as its target."""
+    return len(row) + len(getattr(row, "target", ()))
+
+
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A split as an objective trains and tests on it: a row and a target for each item."""
+    """A split as an objective trains and tests on it: N rows, and what is right for each of them.
+
+    Attributes:
+        rows: the rows, which may carry more than the example (`Objective.encode_split`).
+        targets: (N, ...), what the loss takes; numbers.
+
+    """
 
     rows: list[Row]
     targets: Targets
@@ -85,6 +97,15 @@ class Objective(ABC):
     @abstractmethod
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """The predicted values, (N, ...): what the predictions of the task's kind are made of."""
+
+    def weights(self, rows: Sequence[Row]) -> Tensor | None:
+        """How much each row counts in the loss of its entry's batch, (N,); None: all the same."""
+        return None
+
+    def finite(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which predicted values (N, ...) are finite numbers, (N,)."""
+        found: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(1)
+        return found
 
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the objective's own trainable matrices; most have none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftport.analysis.prediction.predict import LEVEL
 from peftport.analysis.stats import Interval
+from peftport.metrics import metric_named
 from peftport.report.tables import Table
 from peftport.workflows.checking import PortCheck
 from peftport.workflows.checking.host_comparison import HostComparison
@@ -47,10 +48,11 @@ def trial_table(tried: MethodSelection) -> Table:
     for one in (*ranking.ranked, ranking.bare):
         apart = "the best" if one.method == ranking.best else "yes" if one.told_apart else "no"
         kept = "kept" if one.method == ranking.chosen else ""
-        rows.append((one.method, f"{one.accuracy:.3f}", _signed(one.behind), apart, kept))
+        rows.append((one.method, f"{one.value:.3f}", _signed(one.behind), apart, kept))
     rows += [(one.method, "", "", "", f"cannot: {one.refusal}") for one in ranking.entrants if one.refusal is not None]
-    title = f"accuracy on {ranking.items} validation items; intervals jointly 95 %"
-    return Table(title, ("method", "accuracy", "the best is ahead by", "told apart", ""), tuple(rows))
+    metric = metric_named(ranking.metric).title
+    title = f"{metric} on {ranking.items} validation items; intervals jointly 95 %"
+    return Table(title, ("method", metric, "the best is ahead by", "told apart", ""), tuple(rows))
 
 
 def _hosts(kin: HostComparison) -> Table:

@@ -37,7 +37,11 @@ def metrics(findings: Findings) -> pl.DataFrame:
     """Every metric of every cell, arm and budget: means over the seeds that are done."""
     key = [*PLACE, "arm", "method", "budget"]
     done = findings.runs.filter(pl.col("state") == "done")
-    return done.group_by(key).agg(pl.col(name).mean() for name in METRICS).sort(key, nulls_last=True)
+    return (
+        done.group_by(key)
+        .agg(pl.col(name).mean() for name in METRICS if name in done.columns)
+        .sort(key, nulls_last=True)
+    )
 
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from peftport.analysis.measures.columns import completed, run_columns
+from peftport.metrics import METRICS
 
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 PLACE = {"technique": TEXT, "origin": TEXT, "receiver": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
@@ -119,7 +120,9 @@ class Findings:
 def _conform(name: str, given: pl.DataFrame) -> pl.DataFrame:
     """The frame with the declared columns and types; NaN and infinities read as null."""
     schema = schema_of(name)
-    given = completed(given) if name == "runs" else given
+    if name == "runs":
+        given = completed(given)
+        schema |= {column: REAL for column in given.columns if column in METRICS}
     missing = [column for column in schema if column not in given.columns]
     assert not missing, f"findings.{name}: expected columns {', '.join(schema)}; missing {', '.join(missing)}"
     kept = given.select(pl.col(column).cast(kind) for column, kind in schema.items())

@@ -86,7 +86,7 @@ def render(findings: Findings) -> str:
                 {
                     "tables": {
                         name: [shown.as_json() for shown in columns]
-                        for name, columns in shown_tables(metric.title).items()
+                        for name, columns in shown_tables(metric.title, frames["metrics"].columns).items()
                     },
                     "charts": charts,
                     "techniques": findings.techniques,

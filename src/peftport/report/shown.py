@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -161,9 +162,11 @@ TABLES: dict[str, tuple[Shown, ...]] = {
 }
 
 
-def shown_tables(metric: str) -> dict[str, tuple[Shown, ...]]:
-    """The tables of a page whose levels are of the metric of that title, and the table of every metric."""
+def shown_tables(metric: str, measured: Collection[str]) -> dict[str, tuple[Shown, ...]]:
+    """The tables of a page whose levels are of the metric of that title, and the table of the metrics ``measured``."""
     level = replace(LEVEL, title=f"{metric} [95 %]")
     named = {name: tuple(level if one == LEVEL else one for one in columns) for name, columns in TABLES.items()}
     run = (*PLACE, Shown("arm", "arm"), Shown("method", "method"), Shown("budget", "steps", "whole"))
-    return named | {"metrics": (*run, *(Shown(name, one.title, "share") for name, one in METRICS.items()))}
+    return named | {
+        "metrics": (*run, *(Shown(name, METRICS[name].title, "share") for name in METRICS if name in measured))
+    }

@@ -49,7 +49,9 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
 
 
 def items_text(judged: MetricChoice, items: int) -> str:
-    """How many items were tested, and the share of the most frequent class, which a constant answer scores."""
+    """How many items were tested, and of classes the share of the most frequent, which a constant answer scores."""
+    if judged.majority is None:
+        return f"{items} test items"
     return f"{items} test items, {judged.majority:.3f} of them of the most frequent class"
 
 

@@ -14,7 +14,7 @@ from peftport.core.errors import PeftportError
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
-from peftport.training.evaluation import Scores
+from peftport.tasks.kinds.classification import Scores
 
 Arrays = dict[str, npt.NDArray[Any]]
 CLOSE = 1e-9

@@ -17,7 +17,7 @@ from peftport.metrics import metric_named
 from peftport.metrics.resampling import resampled
 from peftport.store.ledger import JobRow
 from peftport.study.items import StoredItems
-from peftport.training.evaluation import Scores
+from peftport.tasks.kinds.classification import Scores
 
 MOST_RESAMPLED = 2000  # tests; a metric on draws of more would take hours, and their seeds alone are paired
 

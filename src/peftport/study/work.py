@@ -47,10 +47,10 @@ from peftport.study.messages import (
 )
 from peftport.study.packing import pack
 from peftport.tasks import Task, load_task
+from peftport.tasks.kinds.classification import Scores, as_scores
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start, bind_task
-from peftport.training.evaluation import Scores
 from peftport.training.loop import Checkpoint
 from peftport.workflows.continued_pretraining import update_host
 from peftport.workflows.port_inputs import open_port_inputs
@@ -83,7 +83,7 @@ def perform(request: Request, blobs: Blobs) -> JobResult:
 def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
     bench = _bench(request.place, blobs)
-    [scores] = bench.test(None, [])
+    scores = as_scores(bench.test(None, [])[0])
     metrics = {**_facts(bench), "tests": {"0": measured(scores)}}
     tensors = _arrays(request.job, {0: scores}) | _labels(scores)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bench))
@@ -146,7 +146,9 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainJob
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
     kept = bench.train(spec, [starts[job] for job in jobs], request.budgets, rate)
     trained = time.perf_counter()
-    scores = {b: bench.test(spec, [one[b].matrices for one in kept]) for b in request.budgets}
+    scores = {
+        b: [as_scores(test) for test in bench.test(spec, [one[b].matrices for one in kept])] for b in request.budgets
+    }
     ended = time.perf_counter()
     found = _Found([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from peftport.core.errors import TaskRefused
 from peftport.metrics import measured_by_all
+from peftport.metrics.choice import MetricChoice, first_of
 
 if TYPE_CHECKING:
     from peftport.tasks.columns import Columns, Wording
@@ -60,9 +61,13 @@ class Predictions:
         """The number N of items that were predicted."""
         return len(self.targets)
 
+    def usual_metric(self) -> MetricChoice:
+        """The metric that the test is judged by where none is asked for: the first of its kind."""
+        return first_of(self.kind)
+
     def measures(self) -> dict[str, float | None]:
         """The value of each metric of the kind, by name; None where a metric is not defined."""
-        return measured_by_all(self, self.kind)
+        return measured_by_all(self)
 
 
 class ReadTargets(NamedTuple):
@@ -111,6 +116,10 @@ class TaskSpec(BaseModel, ABC):
             TaskRefused: as said.
 
         """
+
+    def summary(self, targets: Targets) -> dict[str, float]:
+        """What ``tasks show`` says of the targets of a split, (N, ...), by word; here nothing."""
+        return {}
 
     def contradict(self, targets: Targets) -> bool:
         """Whether several items of one and the same example, with these targets, contradict each other."""

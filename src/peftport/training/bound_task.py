@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from peftport.core.errors import BadRequest, SlotMismatch, TaskRefused
+from peftport.core.errors import SlotMismatch, TaskRefused
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
@@ -18,9 +18,8 @@ from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
 from peftport.objectives import bind_objective, objective_for
 from peftport.objectives.base import Encoded, Objective
-from peftport.tasks.kinds.classification import Scores
 from peftport.tasks.spec import Predictions, TaskSpec
-from peftport.tasks.task import Task
+from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.training.evaluation import predict_entries
@@ -53,14 +52,25 @@ class BoundTask:
 
     @cached_property
     def test_split(self) -> Encoded:
-        """The test items, which are the first ``test_items`` of the test split, tokenised once."""
-        test = self.task.test if self.test_items is None else self.task.test.head(self.test_items)
-        return self.readout.encode_split(test)
+        """The test items, tokenised once."""
+        return self.readout.encode_split(self.tested)
 
     @cached_property
     def valid_split(self) -> Encoded:
-        """The validation split, tokenised once."""
-        return self.readout.encode_split(self.task.valid)
+        """The validation items, tokenised once."""
+        return self.readout.encode_split(self._validated)
+
+    @property
+    def tested(self) -> Split:
+        """The test items, which are the first ``test_items`` of the test split."""
+        return self._first(self.task.test)
+
+    @property
+    def _validated(self) -> Split:
+        return self._first(self.task.valid)
+
+    def _first(self, split: Split) -> Split:
+        return split if self.test_items is None else split.head(self.test_items)
 
     @property
     def record(self) -> TaskRecord:
@@ -150,32 +160,32 @@ class BoundTask:
         modules: Sequence[Parameters],
         progress: Progress | None = None,
         title: str = "testing",
-    ) -> list[Scores]:
-        """Test modules of one spec, or the bare host, on the test items of a classification task.
+    ) -> list[Predictions]:
+        """Test modules of one spec, or the bare host, on the test items; works for every kind of task."""
+        return self._predicted(spec, modules, self.tested, self.test_split, progress, title)
 
-        Raises:
-            BadRequest: the task is of another kind, so its predictions are not scores of classes.
-
-        """
-        found = self.predict(spec, modules, progress, title)
-        scores = [own for own in found if isinstance(own, Scores)]
-        if len(scores) < len(found):
-            kind = self.task.spec.kind
-            raise BadRequest(f"{self.task.spec.name}: expected a classification here, got a task of kind {kind}")
-        return scores
-
-    def predict(
+    def validate(
         self,
         spec: TechniqueSpec | None,
         modules: Sequence[Parameters],
         progress: Progress | None = None,
-        title: str = "testing",
+        title: str = "validating",
     ) -> list[Predictions]:
-        """Predict the test items with modules of one spec, or with the bare host; works for every kind of task."""
-        encoded = self.test_split
+        """Predict as many validation items as may be tested; else as `test`."""
+        return self._predicted(spec, modules, self._validated, self.valid_split, progress, title)
+
+    def _predicted(
+        self,
+        spec: TechniqueSpec | None,
+        modules: Sequence[Parameters],
+        items: Split,
+        encoded: Encoded,
+        progress: Progress | None,
+        title: str,
+    ) -> list[Predictions]:
         advance = (progress or Silent()).stage(title, max(1, len(modules)))
         values = predict_entries(self.host, self.readout, spec, modules, encoded.rows, advance)
-        return [self.task.spec.predictions(own, encoded.targets) for own in values]
+        return [self.task.spec.predictions(own, items.targets) for own in values]
 
     def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
         """Make a module, with its records, of a checkpoint."""

@@ -20,7 +20,7 @@ from peftport.core.errors import NotFinite
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, in_host_dtype, stack
-from peftport.objectives.base import Objective, Row
+from peftport.objectives.base import Objective, Row, row_length
 from peftport.tasks.kinds.classification import Scores as Scores
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
@@ -75,7 +75,7 @@ def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterato
 
     A batch has at least one row. ``entries`` is the number of modules: a row counts once for each of them.
     """
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    lengths = np.array([row_length(row) for row in rows], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")
     begin = 0
     for end in range(1, len(order) + 1):
@@ -117,7 +117,7 @@ def _check_finite(
     values: npt.NDArray[Any],
 ) -> None:
     """Refuse predictions (K, N, ...) that are NaN or infinite, and say where in the host they first occur."""
-    wrong = ~np.isfinite(values).reshape(*values.shape[:2], -1).all(2)  # (K, N)
+    wrong = np.array([~objective.finite(own) for own in values])  # (K, N)
     if not wrong.any():
         return
     entry, item = (int(place) for place in np.argwhere(wrong)[0])

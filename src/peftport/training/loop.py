@@ -26,7 +26,7 @@ from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
-from peftport.objectives.base import Objective, Row
+from peftport.objectives.base import Objective, Row, row_length
 from peftport.tasks.spec import Targets
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
@@ -129,7 +129,7 @@ def train_entries(
 def entry_loss(
     host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, pick: npt.NDArray[np.int64]
 ) -> Tensor:
-    """Return the loss of an untrained entry on the rows ``pick``, (B,), with its graph: one training forward pass."""
+    """Return the mean loss of an untrained entry on the rows ``pick``, (1,), with its graph: one forward pass."""
     technique = technique_named(spec.kind)
     stacked = unflatten(flatten(entry.start, host.wide_dtype, host.device)[None], entry.start)
     matrices = in_host_dtype(host, technique.materialise(spec, technique.slots(spec, host.slots), stacked))
@@ -157,8 +157,7 @@ def _step(
 ) -> Tensor:
     """Run the forward and backward pass for one batch of every entry. Returns the mean loss of each entry, (K,)."""
     with attached(host, spec, matrices):  # also during the backward pass, in which checkpointed layers run again
-        loss = _losses(host, objective, entries, matrices, picks, shift)
-        by_entry = loss.view(len(entries), -1).mean(1)  # (K B,) -> (K,)
+        by_entry = _losses(host, objective, entries, matrices, picks, shift)
         by_entry.sum().backward()  # type: ignore[no-untyped-call]
     return by_entry.detach()
 
@@ -171,10 +170,15 @@ def _losses(
     picks: list[npt.NDArray[np.int64]],
     shift: int,
 ) -> Tensor:
-    """Run the concatenated rows of all entries through the host. Returns the loss of each row, (K B,)."""
+    """Run the concatenated rows of all entries through the host. Returns the mean loss of each entry, (K,)."""
     rows = [entry.rows[i] for entry, pick in zip(entries, picks, strict=True) for i in pick]
     targets = np.concatenate([entry.targets[pick] for entry, pick in zip(entries, picks, strict=True)])
-    return objective.loss(rows, torch.from_numpy(targets).to(host.device), matrices.get(HEAD), shift)
+    loss = objective.loss(rows, torch.from_numpy(targets).to(host.device), matrices.get(HEAD), shift)  # (K B,)
+    loss, weights = loss.view(len(entries), -1), objective.weights(rows)
+    if weights is None:
+        return loss.mean(1)
+    weights = weights.to(loss).view(loss.shape)
+    return (loss * weights).sum(1) / weights.sum(1)
 
 
 def _check_losses(
@@ -222,7 +226,7 @@ def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[npt.NDArray[n
     for every seed, so that entries stacked on one host have batches of similar length, with little padding, at every
     step. A last batch that is not full is left out of its epoch.
     """
-    lengths = np.array([len(row) for row in rows])
+    lengths = np.array([row_length(row) for row in rows])
     rng, pace = rng_for(seed, "order"), rng_for(0, "pace")
     size = min(size, len(rows))
     while True:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.host import Host
-from peftport.objectives.base import Objective
+from peftport.objectives.base import Objective, row_length
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.loop import Entry, TrainSettings, entry_loss
 
@@ -46,7 +46,7 @@ def entry_memory(
     host: Host, objective: Objective, spec: TechniqueSpec, entry: Entry, settings: TrainSettings
 ) -> EntryMemory:
     """Measure one entry on its longest batch, by the forward pass of one step without its backward pass."""
-    lengths = np.array([len(row) for row in entry.rows])
+    lengths = np.array([row_length(row) for row in entry.rows])
     longest = np.argsort(-lengths, kind="stable")[: min(settings.batch_size, len(lengths))]
     weights = {p.untyped_storage().data_ptr() for p in (*host.model.parameters(), *host.model.buffers())}
     kept: dict[int, int] = {}

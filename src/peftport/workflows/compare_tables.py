@@ -26,7 +26,8 @@ from peftport.core.hashing import rng_for
 from peftport.metrics import metric_named
 from peftport.metrics.choice import MetricChoice
 from peftport.metrics.resampling import resampled
-from peftport.training.evaluation import Scores
+from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions
 from peftport.workflows.comparison import Comparison
 
 CEILING = "ceiling"
@@ -38,7 +39,7 @@ class Frames:
 
     runs: pl.DataFrame
     correct: pl.DataFrame
-    tests: Mapping[str, Scores] = field(repr=False)
+    tests: Mapping[str, Predictions] = field(repr=False)
 
 
 def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
@@ -48,7 +49,7 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
     the ceiling: shares of the lift are of what those steps give.
     """
     rows: list[dict[str, Any]] = []
-    tests: dict[str, Scores] = {}
+    tests: dict[str, Predictions] = {}
     for one in comparisons:
         for own, scores in _runs(one):
             name = "/".join(str(own[key]) for key in ("technique", "arm", "budget", "seed"))
@@ -57,14 +58,15 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
     bare = comparisons[0].bare
     rows.append({**_row(comparisons[0], BARE_ARM, 0, bare, bare.measures()), "run": BARE_ARM, "job": BARE_ARM})
     tests[BARE_ARM] = bare
-    correct = [{"run": name, "correct": scores.correct.tolist()} for name, scores in tests.items()]
-    return Frames(pl.DataFrame(rows, schema=run_columns()), pl.DataFrame(correct, schema=CORRECT), tests)
+    classes = {name: test for name, test in tests.items() if isinstance(test, Scores)}
+    correct = [{"run": name, "correct": test.correct.tolist()} for name, test in classes.items()]
+    return Frames(pl.DataFrame(rows, schema=run_columns(bare.kind)), pl.DataFrame(correct, schema=CORRECT), tests)
 
 
 BARE_ARM = "bare"  # as tables of runs call the bare host
 
 
-def _runs(one: Comparison) -> list[tuple[dict[str, Any], Scores]]:
+def _runs(one: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
     plan, longest = one.plan, max(one.plan.budgets)
     known = {(row.arm, row.budget, row.seed): row for row in one.rows}
     found = []
@@ -82,7 +84,7 @@ def _runs(one: Comparison) -> list[tuple[dict[str, Any], Scores]]:
 
 
 def _row(
-    one: Comparison, arm: str, budget: int, scores: Scores, measured: Mapping[str, float | None]
+    one: Comparison, arm: str, budget: int, scores: Predictions, measured: Mapping[str, float | None]
 ) -> dict[str, Any]:
     place = {"receiver": one.receiver, "receiver_task": one.task, "arm": arm, "budget": budget, "steps": budget}
     return {**place, "state": "done", **measured, "n_items": len(scores)}

@@ -20,10 +20,10 @@ from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
 from peftport.modules.module import Module
 from peftport.porting import AUTO, porter_named, sampler_named
 from peftport.porting.base import PortInputs
+from peftport.tasks.spec import Predictions
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start
-from peftport.training.evaluation import Scores
 from peftport.training.loop import Checkpoint
 from peftport.workflows.checking import MethodChoice
 
@@ -94,18 +94,19 @@ class Comparison:
     task: str
     plan: ComparisonPlan
     learning_rate: float
-    bare: Scores
+    bare: Predictions
     rows: list[ComparisonRow]
-    scores: dict[tuple[str, int, int], Scores] = field(repr=False)  # by (arm, budget, seed)
+    scores: dict[tuple[str, int, int], Predictions] = field(repr=False)  # by (arm, budget, seed)
     choice: MethodChoice | None = None  # how `auto` chose the method
 
     @cached_property
     def judged(self) -> MetricChoice:
         """The metric that all arms are judged by."""
-        return choose_metric(self.bare.labels, self.plan.metric)
+        return choose_metric(self.bare, self.plan.metric)
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the per-example scores."""
+        bare = self.bare.measures()
         return {
             "technique": self.technique,
             "origin": self.origin,
@@ -115,8 +116,8 @@ class Comparison:
             "learning_rate": self.learning_rate,
             "choice": asdict(self.choice) if self.choice else None,
             "metric": asdict(self.judged),
-            "bare_accuracy": self.bare.accuracy,
-            "bare": self.bare.measures(),
+            "bare_accuracy": bare.get("accuracy"),
+            "bare": bare,
             "rows": [row.as_row() for row in self.rows],
         }
 
@@ -137,7 +138,7 @@ def run_comparison(
     """
     progress = progress or Silent()
     [bare] = bench.test(None, [])
-    check_defined(choose_metric(bare.labels, plan.metric).name, bare)
+    check_defined(choose_metric(bare, plan.metric).name, bare)
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     starts = _starts(module, bench, plan, given)
@@ -165,7 +166,7 @@ def run_comparison(
             budget=budget,
             seed=seed,
             measures=s.measures(),
-            n_items=len(s.labels),
+            n_items=len(s),
             seconds=round(train_seconds * budget + test_seconds, 3),
         )
         for (arm, budget, seed), s in scores.items()
@@ -200,7 +201,7 @@ def _test(
     trained: dict[tuple[Arm, int], dict[int, Checkpoint]],
     progress: Progress,
     title: str,
-) -> dict[tuple[str, int, int], Scores]:
+) -> dict[tuple[str, int, int], Predictions]:
     """Test every (arm, budget, seed); the ported module before training is one module whatever the seed."""
     first = plan.seeds[0]
     jobs: dict[tuple[str, int, int], Parameters] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from peftport.core.progress import Progress, Silent
 from peftport.tasks import load_task
+from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques import TECHNIQUES, make_spec
 from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
@@ -55,7 +56,7 @@ class Demo:
         """Return the rows of all techniques, and the settings and versions they were measured with."""
         return {
             "rows": [row.as_row() for comparison in self.comparisons for row in comparison.rows],
-            "bare_accuracy": self.comparisons[0].bare.accuracy,
+            "bare_accuracy": as_scores(self.comparisons[0].bare).accuracy,
             "origin_bare_accuracy": self.origin_bare,
             "origin_accuracy": self.origin_accuracy,
             "settings": asdict(self.settings),
@@ -82,6 +83,6 @@ def run_demo(settings: DemoSettings | None = None, progress: Progress | None = N
         title = f"training {technique.name} on {settings.origin}"
         [kept] = home.train(spec, [start], [settings.origin_steps], rate, progress, title)
         module = home.module(spec, kept[settings.origin_steps], 0, rate)
-        accuracy[technique.name] = home.test(spec, [module.matrices])[0].accuracy
+        accuracy[technique.name] = as_scores(home.test(spec, [module.matrices])[0]).accuracy
         comparisons.append(run_comparison(module, away, plan, progress))
-    return Demo(settings, comparisons, accuracy, home_bare.accuracy, time.perf_counter() - begun)
+    return Demo(settings, comparisons, accuracy, as_scores(home_bare).accuracy, time.perf_counter() - begun)

@@ -8,21 +8,22 @@ from pathlib import Path
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.loading import loading_of
 from peftport.metrics import metric_named
-from peftport.metrics.choice import check_defined
+from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import Module, check_fits
+from peftport.tasks.spec import Predictions
 from peftport.training.bound_task import BoundTask, bind_task
-from peftport.training.evaluation import Scores
 from peftport.workflows.job_inputs import check_same_labels, own_readout, path_of, resolve_task, train_settings
 from peftport.workflows.requests import EvaluateRequest
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedHost:
-    """The scores of a host on the test items of a task."""
+    """What a host predicts for the test items of a task, and the metric that it is judged by."""
 
     task: str
-    scores: Scores
+    scores: Predictions
+    judged: MetricChoice
 
 
 def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
@@ -50,9 +51,10 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         module = native or read_module(folder, bound.host)
         _check_its_own(module, folder, bound, str(request.host))
         [scores] = bound.test(module.spec, [bound.startable(module)], progress, "testing the module")
+    judged = choose_metric(scores, request.metric)
     if request.metric is not None:
         check_defined(request.metric, scores)
-    return EvaluatedHost(task.spec.name, scores)
+    return EvaluatedHost(task.spec.name, scores, judged)
 
 
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:

@@ -1,7 +1,8 @@
 """Try several porting methods on one module: port by each, test on validation items, and keep one of them.
 
-The method with the highest accuracy on the validation items is compared with every other one and with the bare receiver
-by paired bootstrap intervals at one joint level (Bonferroni over all pairs, since the best is chosen from the data).
+The method that does best on the validation items is compared with every other one and with the bare receiver by paired
+bootstrap intervals at one joint level (Bonferroni over all pairs, since the best is chosen from the data). What is
+measured is the task's usual metric where that has a value for each item, else the first that has.
 Among the methods that cannot be distinguished from the best, the one named first is kept, so users name the simplest
 first. The test items are used once, with the module that is kept.
 """
@@ -24,13 +25,15 @@ from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
+from peftport.metrics import metric_named, metrics_of
+from peftport.metrics.base import Metric
 from peftport.modules.folders import Format, check_holds
 from peftport.modules.module import HEAD, Module
 from peftport.porting import AUTO, PORTERS
 from peftport.porting.base import PortCache
 from peftport.tasks import Task
+from peftport.tasks.spec import Predictions
 from peftport.training.bound_task import BoundTask, bind_task
-from peftport.training.evaluation import Scores, score_entries
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.distill import distill_for
 from peftport.workflows.job_inputs import check_same_labels, name_of, own_readout, train_settings
@@ -45,13 +48,14 @@ Floats = npt.NDArray[np.float64]
 class Candidate:
     """One method that was tried.
 
-    ``behind`` is the accuracy of the best method minus that of this one; it is None for the best and for methods that
-    cannot carry the module. ``refusal`` says why a method cannot carry it, and is None where it did.
+    ``value`` is the metric on the validation items. ``behind`` is by how much the best method is better; it is None for
+    the best and for methods that cannot carry the module. ``refusal`` says why a method cannot carry it, and is None
+    where it did.
     """
 
     method: str
     refusal: str | None = None
-    accuracy: float | None = None
+    value: float | None = None
     behind: Interval | None = None
 
     @property
@@ -65,10 +69,11 @@ class Ranking:
     """How the methods compare on the validation items.
 
     Attributes:
-        chosen: the first named of the methods that cannot be distinguished from ``best``, the most accurate one.
+        chosen: the first named of the methods that cannot be distinguished from ``best``.
         entrants: all methods, in the order they were named.
         bare: the bare receiver, and how far it is behind the best method.
         items: the number of validation items.
+        metric: the name of the metric that was measured.
 
     """
 
@@ -77,11 +82,13 @@ class Ranking:
     entrants: tuple[Candidate, ...]
     bare: Candidate
     items: int
+    metric: str = "accuracy"
 
     @property
     def ranked(self) -> list[Candidate]:
         """The methods that carried the module, the best first; ties are in the order they were named."""
-        return sorted((e for e in self.entrants if e.accuracy is not None), key=lambda e: -(e.accuracy or 0.0))
+        sign = -1 if metric_named(self.metric).higher_is_better else 1
+        return sorted((e for e in self.entrants if e.value is not None), key=lambda e: sign * (e.value or 0.0))
 
     @property
     def sentence(self) -> str:
@@ -89,7 +96,9 @@ class Ranking:
         others = [e for e in self.ranked if e.method != self.best]
         apart = [e.method for e in others if e.told_apart]
         close = [e.method for e in others if not e.told_apart]
-        parts = [f"{self.best} has the highest accuracy on {self.items} validation items"]
+        metric = metric_named(self.metric)
+        most = "highest" if metric.higher_is_better else "lowest"
+        parts = [f"{self.best} has the {most} {metric.title} on {self.items} validation items"]
         if apart:
             parts.append(f"told apart from {', '.join(apart)}")
         if close:
@@ -106,31 +115,39 @@ class MethodSelection:
     module: Module
     file_format: Format
     ranking: Ranking
-    test: Scores
-    bare_test: Scores
+    test: Predictions
+    bare_test: Predictions
 
     @property
     def sentence(self) -> str:
         """Say which method was kept and why, and how its module performs on the test items."""
+        metric = metric_named(self.ranking.metric)
         return (
-            f"{self.ranking.sentence}. Test accuracy with {self.ranking.chosen}: {self.test.accuracy:.3f}, without: "
-            f"{self.bare_test.accuracy:.3f} ({len(self.test.labels)} test items)"
+            f"{self.ranking.sentence}. Test {metric.title} with {self.ranking.chosen}: "
+            f"{metric.aggregate(self.test):.3f}, without: {metric.aggregate(self.bare_test):.3f} "
+            f"({len(self.test)} test items)"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the module and the per-item scores as JSON values."""
+        """Return everything but the module and the per-item scores as JSON values; a measure by its metric's name."""
         found = self.ranking
+        metric = metric_named(found.metric)
         return {
             "chosen": found.chosen,
             "best": found.best,
-            "methods": [{**asdict(one), "told_apart": one.told_apart} for one in found.entrants],
-            "bare": {**asdict(found.bare), "told_apart": found.bare.told_apart},
+            "methods": [_as_json(one, metric.name) for one in found.entrants],
+            "bare": _as_json(found.bare, metric.name),
             "validation_items": found.items,
-            "test_accuracy": self.test.accuracy,
-            "bare_test_accuracy": self.bare_test.accuracy,
-            "test_items": len(self.test.labels),
+            f"test_{metric.name}": metric.aggregate(self.test),
+            f"bare_test_{metric.name}": metric.aggregate(self.bare_test),
+            "test_items": len(self.test),
             "sentence": self.sentence,
         }
+
+
+def _as_json(one: Candidate, metric: str) -> dict[str, Any]:
+    own = {metric if name == "value" else name: value for name, value in asdict(one).items()}
+    return own | {"told_apart": one.told_apart}
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
@@ -176,32 +193,49 @@ def select_method(
     if not ported:
         reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
         raise BadRequest(f"--method {','.join(names)}: expected one that can carry this module, got none ({reasons})")
-    correct = {name: _validated(bound, made, progress, name) for name, made in ported.items()}
-    ranking = rank(names, refusals, correct, _validated(bound, None, progress, BARE))
+    [bare] = bound.validate(None, [], progress, f"validating {BARE}")
+    metric = metric_by_items(bare)
+    values = {name: _validated(bound, made, metric, progress, name) for name, made in ported.items()}
+    ranking = rank(names, refusals, values, _values(metric, bare), metric)
     kept = ported[ranking.chosen]
     [test] = bound.test(kept.spec, [bound.startable(kept)], progress, f"testing {ranking.chosen}")
     [bare_test] = bound.test(None, [])
     return MethodSelection(kept, file_format, ranking, test, bare_test), bound.host
 
 
-def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str, Floats], bare: Floats) -> Ranking:
+def metric_by_items(test: Predictions) -> Metric:
+    """The usual metric of a test, or else the first of its kind, that has a value for each item."""
+    names = [test.usual_metric().name, *metrics_of(test.kind)]
+    return next(metric_named(name) for name in names if metric_named(name).per_item(test) is not None)
+
+
+def rank(
+    names: Sequence[str],
+    refusals: Mapping[str, str],
+    values: Mapping[str, Floats],
+    bare: Floats,
+    metric: Metric | None = None,
+) -> Ranking:
     """Compare the best method with the others and the bare receiver.
 
-    ``correct`` holds the correctness of each of the N validation items by method, (N,).
+    ``values`` holds the metric (None: accuracy) of each of the N validation items by method, (N,).
     """
-    best = max(correct, key=lambda name: float(correct[name].mean()))  # among equals, the first that was named
-    pairs = len(list(combinations((*correct, BARE), 2)))
+    metric = metric or metric_named("accuracy")
+    sign = 1.0 if metric.higher_is_better else -1.0
+    best = max(values, key=lambda name: sign * float(values[name].mean()))  # among equals, the first that was named
+    pairs = len(list(combinations((*values, BARE), 2)))
 
     def entrant(name: str, own: Floats) -> Candidate:
         rng = rng_for(0, "bootstrap", best, name)
-        behind = paired_difference(correct[best], own, level=1 - (1 - LEVEL) / pairs, rng=rng) if name != best else None
+        ahead, level = sign * values[best], 1 - (1 - LEVEL) / pairs
+        behind = paired_difference(ahead, sign * own, level=level, rng=rng) if name != best else None
         return Candidate(name, None, float(own.mean()), behind)
 
     entrants = tuple(
-        Candidate(name, refusals[name]) if name in refusals else entrant(name, correct[name]) for name in names
+        Candidate(name, refusals[name]) if name in refusals else entrant(name, values[name]) for name in names
     )
-    kept = next(one.method for one in entrants if one.accuracy is not None and not one.told_apart)
-    return Ranking(kept, best, entrants, entrant(BARE, bare), len(bare))
+    kept = next(one.method for one in entrants if one.value is not None and not one.told_apart)
+    return Ranking(kept, best, entrants, entrant(BARE, bare), len(bare), metric.name)
 
 
 def _port_all(
@@ -237,11 +271,11 @@ def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str
         return ref
 
 
-def _validated(bound: BoundTask, module: Module | None, progress: Progress, name: str) -> Floats:
-    """Return the correctness of each of the N validation items, with the module or with the bare host, (N,)."""
-    rows, labels = bound.valid_split.rows[: bound.test_items], bound.valid_split.targets[: bound.test_items]
-    spec = module.spec if module is not None else None
-    matrices = [bound.startable(module)] if module is not None else []
-    advance = progress.stage(f"validating {name}", 1)
-    [scores] = score_entries(bound.host, bound.readout, spec, matrices, rows, labels, advance)
-    return scores.correct.astype(np.float64)
+def _validated(bound: BoundTask, module: Module, metric: Metric, progress: Progress, name: str) -> Floats:
+    """Return the metric of each of the N validation items with the module, (N,)."""
+    [test] = bound.validate(module.spec, [bound.startable(module)], progress, f"validating {name}")
+    return _values(metric, test)
+
+
+def _values(metric: Metric, test: Predictions) -> Floats:
+    return np.asarray(metric.per_item(test), dtype=np.float64)

@@ -9,21 +9,21 @@ from peftport.hosts.loading import loading_of
 from peftport.modules.folders import check_holds, write_module
 from peftport.modules.module import Module
 from peftport.store.artifacts import check_free
+from peftport.tasks.spec import Predictions
 from peftport.techniques import make_spec, technique_named
 from peftport.training.bound_task import Start, bind_task
-from peftport.training.evaluation import Scores
 from peftport.workflows.job_inputs import path_of, resolve_task, train_settings
 from peftport.workflows.requests import TrainRequest
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModule:
-    """A trained module, and the scores of the host on the task without it (``bare``) and with it (``scores``)."""
+    """A trained module, and what the host predicts on the task without it (``bare``) and with it (``scores``)."""
 
     task: str
     module: Module
-    bare: Scores
-    scores: Scores
+    bare: Predictions
+    scores: Predictions
 
 
 def train_module(request: TrainRequest) -> TrainedModule:

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from peftport.metrics import METRICS
+from peftport.metrics import METRICS, metrics_of
 
 FACTORS: dict[str, Any] = {
     "technique": pl.String, "origin": pl.String, "receiver": pl.String, "origin_task": pl.String,
@@ -17,18 +17,24 @@ LAST: dict[str, Any] = {
     "n_items": pl.Int64, "loss": pl.Float64, "steps": pl.Int64, "train_seconds": pl.Float64, "test_seconds": pl.Float64,
     "host_distance": pl.Float64, "error": pl.String, "job": pl.String,
 }  # fmt: skip
+USUAL_KIND = "classification"
 OLD_METRICS = ("accuracy", "auroc", "accuracy_at_median")  # what every table has, those of early versions too
 CORRECT: dict[str, Any] = {"run": pl.String, "correct": pl.List(pl.Boolean)}
 ITEMS: dict[str, Any] = {"run": pl.String, "metric": pl.String, "values": pl.List(pl.Float64)}
 
 
-def run_columns() -> dict[str, Any]:
-    """The columns of a table of runs and their types: factors, a column for each metric, and what it took."""
-    return {**FIRST, **dict.fromkeys(METRICS, pl.Float64), **LAST}
+def run_columns(*kinds: str) -> dict[str, Any]:
+    """The columns of a table of runs and their types: factors, a column for each metric, and what it took.
+
+    ``kinds``: the kinds of task whose metrics it has (none named: classification); those of early tables always.
+    """
+    metrics = [name for name in METRICS if name in OLD_METRICS or name in metrics_of(*(kinds or (USUAL_KIND,)))]
+    return {**FIRST, **dict.fromkeys(metrics, pl.Float64), **LAST}
 
 
 def completed(runs: pl.DataFrame) -> pl.DataFrame:
     """A table of runs with all columns: metrics that it does not know, as one of an early version, are null."""
-    columns = run_columns()
-    lacking = [pl.lit(None, columns[name]).alias(name) for name in METRICS if name not in runs.columns]
+    kinds = {kind for name, one in METRICS.items() if name in runs.columns for kind in one.kinds}
+    columns = run_columns(USUAL_KIND, *kinds)
+    lacking = [pl.lit(None, columns[name]).alias(name) for name in METRICS if name in columns.keys() - runs.columns]
     return runs.with_columns(lacking).select(*[name for name in columns if name in {*runs.columns, *METRICS}])

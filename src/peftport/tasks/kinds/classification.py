@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from peftport.core.errors import TaskRefused
+from peftport.core.errors import BadRequest, TaskRefused
 from peftport.metrics.accuracy import Accuracy
+from peftport.metrics.choice import MetricChoice, choice_for_classes
 from peftport.tasks.columns import Columns, Wording, name_of
 from peftport.tasks.spec import ONE_TEXT, Example, Predictions, ReadTargets, Targets, TaskSpec
 
@@ -62,10 +63,21 @@ class Scores(Predictions):
         """Share of items that were right."""
         return float(self.correct.mean())
 
-    @property
-    def majority(self) -> float:
-        """Share of the items that are of the most frequent class: the accuracy of naming it every time."""
-        return float(np.bincount(self.labels).max() / len(self))
+    def usual_metric(self) -> MetricChoice:
+        """Accuracy, unless one class is nearly all there is."""
+        return choice_for_classes(self.targets)
+
+
+def as_scores(test: Predictions) -> Scores:
+    """The predictions of a classification.
+
+    Raises:
+        BadRequest: they are of another kind of task.
+
+    """
+    if not isinstance(test, Scores):
+        raise BadRequest(f"expected a classification here, got a task of kind {test.kind}; give a task of classes")
+    return test
 
 
 class Classification(TaskSpec):
@@ -119,6 +131,10 @@ class Classification(TaskSpec):
                     f"{self.name}: label {self.labels[label]!r} has no item in {split}, expected at least 1; "
                     "add items of it"
                 )
+
+    def summary(self, targets: Targets) -> dict[str, float]:
+        """How many items each label has."""
+        return {label: int((targets == index).sum()) for index, label in enumerate(self.labels)}
 
     def identity(self) -> dict[str, Any]:
         """Without the kind: classification was there before there were others, and its digests stay."""
