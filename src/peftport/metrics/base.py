@@ -14,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+# What a completion predicts for an item: log-probability of the first reference in nats, how many tokens that has (its
+# end included), and the generated text, None where none was generated.
+ANSWER = np.dtype([("log_likelihood", np.float64), ("tokens", np.int64), ("text", object)])
 
 
 class Predicted(Protocol):

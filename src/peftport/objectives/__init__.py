@@ -8,13 +8,14 @@ from __future__ import annotations
 from peftport.core.errors import BadRequest, UnknownName
 from peftport.hosts.host import Host
 from peftport.hosts.slots import HostKind
+from peftport.objectives.answer_tokens import AnswerTokens
 from peftport.objectives.base import Objective
 from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
 from peftport.objectives.prototype import Prototype
 from peftport.tasks.spec import TaskSpec
 
-OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (LabelTokens, Prototype, Linear)}
+OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (LabelTokens, Prototype, Linear, AnswerTokens)}
 
 
 def objective_named(name: str, kind: HostKind) -> type[Objective]:
@@ -41,6 +42,11 @@ def objective_for(name: str | None, kind: HostKind, task: TaskSpec) -> type[Obje
 
     """
     admitted = task.objectives(kind)
+    if not admitted:
+        raise BadRequest(
+            f"{task.name}: a task of kind {task.kind} needs a host that generates (a decoder or an encoder-decoder), "
+            f"got a host of kind {kind}; name another host"
+        )
     found = objective_named(name or admitted[0], kind)
     if found.name not in admitted:
         asked = f"{task.kind} of {'pairs of texts' if len(task.fields) > 1 else 'texts'} ({', '.join(task.fields)})"

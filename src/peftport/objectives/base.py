@@ -111,8 +111,12 @@ class Objective(ABC):
         """Shapes of the objective's own trainable matrices; most have none."""
         return {}
 
-    def encode_split(self, split: Split) -> Encoded:
-        """The rows and targets that a split is trained and tested on."""
+    def encode_split(self, split: Split, generate: int = 0) -> Encoded:
+        """The rows and targets that a split is trained and tested on.
+
+        ``generate``: for how many of the first items a text is generated when they are tested, where the objective
+        generates texts.
+        """
         return Encoded(self.encode(split.examples), split.targets)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:

@@ -52,6 +52,7 @@ class Wording:
     words: tuple[str, ...] | None = None
     descriptions: tuple[str, ...] | None = None
     prompt: str | None = None
+    template: str | None = None
 
     def changes(self) -> dict[str, object]:
         """What is said of words and prompts, as fields of a spec; words stand for those of a mask too."""

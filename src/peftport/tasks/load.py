@@ -9,6 +9,7 @@ from pathlib import Path
 
 from peftport.core.errors import TaskRefused, UnknownName
 from peftport.tasks import hub
+from peftport.tasks.chats import read_template
 from peftport.tasks.columns import Columns, Names, Wording, examples_of, field_names, items_of
 from peftport.tasks.files import SUFFIXES, read_file
 from peftport.tasks.kinds import KINDS
@@ -29,6 +30,7 @@ def load_task(
     words: tuple[str, ...] | None = None,
     descriptions: tuple[str, ...] | None = None,
     prompt: str | None = None,
+    template: str | None = None,
     kind: str = "classification",
 ) -> Task:
     """Load the task that ``ref`` names, split without leaks.
@@ -43,12 +45,16 @@ def load_task(
     Raises UnknownName if ``ref`` or ``kind`` names nothing, TaskRefused if what it names cannot be read or split as
     asked.
     """
-    wording, names = Wording(labels, words, descriptions, prompt), Names(field_names(text), label, group)
+    wording, names = (
+        Wording(labels, words, descriptions, prompt, read_template(template)),
+        Names(field_names(text), label, group),
+    )
     if kind not in KINDS:
         raise UnknownName.of("kind of task", kind, KINDS)
     if ref in TASKS:
         return _built_in(ref, names, wording)
     name, columns = _columns(ref, names)
+    columns = KINDS[kind].prepared(columns)
     examples_of(columns)  # a text that is missing is told before the target that is
     spec, targets = KINDS[kind].read(name, columns, wording)
     return make_task(spec, items_of(columns, targets))

@@ -26,6 +26,8 @@ from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Checkpoint, Entry, TrainSettings, same_structure, train_entries
 from peftport.training.memory import SHARE, entry_memory, free_bytes, largest_stack
 
+GENERATED = 100  # test items for which texts are generated, unless a user says otherwise
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -44,6 +46,7 @@ class BoundTask:
     readout: Objective
     settings: TrainSettings
     test_items: int | None = None
+    generate: int = GENERATED
 
     @cached_property
     def train_split(self) -> Encoded:
@@ -53,12 +56,12 @@ class BoundTask:
     @cached_property
     def test_split(self) -> Encoded:
         """The test items, tokenised once."""
-        return self.readout.encode_split(self.tested)
+        return self.readout.encode_split(self.tested, self.generate)
 
     @cached_property
     def valid_split(self) -> Encoded:
         """The validation items, tokenised once."""
-        return self.readout.encode_split(self._validated)
+        return self.readout.encode_split(self._validated, self.generate)
 
     @property
     def tested(self) -> Split:
@@ -209,10 +212,12 @@ def bind_task(
     settings: TrainSettings | None = None,
     test_items: int | None = None,
     loading: Loading | None = None,
+    generate: int = GENERATED,
 ) -> BoundTask:
     """Load a host with the weights that its objective needs, and bind the task to it.
 
-    ``loading`` says on which device and in which number format the host is loaded.
+    ``loading`` says on which device and in which number format the host is loaded; ``generate`` for how many test items
+    texts are generated, where the task's answers are texts.
 
     Raises:
         UnknownName, HostRefused: there is no such host, or it is broken.
@@ -224,7 +229,7 @@ def bind_task(
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
     loaded = load_host(host, objective_for(readout, kind, task.spec).view, loading)
     return BoundTask(
-        loaded, task, bind_objective(readout, loaded, task.spec, settings.max_tokens), settings, test_items
+        loaded, task, bind_objective(readout, loaded, task.spec, settings.max_tokens), settings, test_items, generate
     )
 
 

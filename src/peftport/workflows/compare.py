@@ -44,7 +44,9 @@ def compare_module(request: CompareRequest) -> Comparison:
         choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
         plan = replace(plan, method=choice.method or AUTO)
     settings = train_settings(request.max_tokens, request.batch_size)
-    bound = bind_task(to, task, own_readout(module, request.readout), settings, request.test_items, loading)
+    bound = bind_task(
+        to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
+    )
     inputs = open_port_inputs(
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
         progress=request.progress,

@@ -43,7 +43,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         check_same_labels(native, task)
     bound = bind_task(
         str(request.host), task, own_readout(native, request.readout), train_settings(request.max_tokens),
-        request.test_items, loading,
+        request.test_items, loading, request.generate,
     )  # fmt: skip
     if folder is None:
         [scores] = bound.test(None, [], progress, "testing the bare host")

@@ -187,7 +187,7 @@ def select_method(
         raise TaskRefused(f"{task.spec.name}: expected validation items to choose by, got none; add some")
     check_same_labels(module, task)
     readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
-    bound = bind_task(str(request.to), task, readout, settings, request.test_items)
+    bound = bind_task(str(request.to), task, readout, settings, request.test_items, generate=request.generate)
     check_holds(file_format, module.spec, bound.host, HEAD in module.matrices)
     refusals, ported = _port_all(request, module, bound, progress)
     if not ported:

@@ -62,6 +62,10 @@ MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
+GENERATE = option(
+    "Generate the answers of the first N test items only, where answers are texts; their likelihood is taken for all.",
+    at_least=0,
+)
 METRIC = option(
     "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
     "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
@@ -116,6 +120,14 @@ class TaskRequest(Request):
         metadata=option(
             "The prompt of an encoder-decoder, which contains {text}. For pairs of texts it is the prompt of decoders "
             "too, and contains both columns, such as {premise} and {hypothesis}."
+        ),
+    )
+    template: str | None = field(
+        default=None,
+        metadata=option(
+            "How prompts and conversations are put to hosts: auto (the host's own chat template where it has one), "
+            "none (the plain prompt), or a file with a chat template.",
+            metavar="auto|none|FILE",
         ),
     )
 
@@ -180,6 +192,7 @@ class TrainRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+    generate: int = field(default=100, metadata=GENERATE)
     format: Format = field(default="native", metadata=FORMAT)
 
 
@@ -201,6 +214,7 @@ class EvaluateRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+    generate: int = field(default=100, metadata=GENERATE)
     metric: str | None = field(default=None, metadata=METRIC)
 
 
@@ -264,6 +278,7 @@ class PortRequest(Request):
         default=None,
         metadata=option("With several methods, use the first N validation items and N test items only.", at_least=1),
     )
+    generate: int = field(default=100, metadata=GENERATE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -320,6 +335,7 @@ class CompareRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=500, metadata=TEST_ITEMS)
+    generate: int = field(default=100, metadata=GENERATE)
     metric: str | None = field(default=None, metadata=METRIC)
     out: Place | None = field(
         default=None,

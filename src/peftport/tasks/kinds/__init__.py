@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftport.tasks.kinds.classification import Classification
+from peftport.tasks.kinds.completion import Completion
 from peftport.tasks.spec import TaskSpec
 
-KINDS: dict[str, type[TaskSpec]] = {kind.kind: kind for kind in (Classification,)}
+KINDS: dict[str, type[TaskSpec]] = {kind.kind: kind for kind in (Classification, Completion)}

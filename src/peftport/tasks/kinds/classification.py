@@ -115,6 +115,8 @@ class Classification(TaskSpec):
     @classmethod
     def read(cls, name: str, columns: Columns, wording: Wording) -> ReadTargets:
         """The labels are the declared ones, or else those found, in sorted order (a hub data set's: in its own)."""
+        if wording.template is not None:
+            raise TaskRefused(f"{name}: --template is of prompts and answers, got a task of classes; drop it")
         labels, targets = read_classes(columns, wording.labels or columns.classes)
         return ReadTargets(own_spec(name, labels, wording, tuple(columns.fields)), targets)
 

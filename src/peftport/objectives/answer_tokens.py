@@ -1,0 +1,170 @@
+"""answer_tokens: the likelihood of an answer's tokens after its prompt, and the answers that a host generates.
+
+    loss = - sum_t log p(y_t | prompt, y_<t) / number of tokens, over all answers of a batch
+
+The prompt's tokens are read and not learnt; the token that ends an answer is. That is the language-model loss of
+supervised fine-tuning with the prompts masked.
+
+Letters: as in `peftport.objectives.base`; S tokens of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from peftport.core.errors import TaskRefused
+from peftport.hosts.host import Host
+from peftport.metrics.base import ANSWER
+from peftport.objectives.base import Encoded, Head, Objective, Row, decoder_inputs, pad
+from peftport.objectives.generation import generated
+from peftport.objectives.templates import Template
+from peftport.tasks.chats import Chat, turns_of
+from peftport.tasks.kinds.completion import Completion, check_lengths
+from peftport.tasks.spec import Example, TaskSpec
+from peftport.tasks.task import Split
+
+BEYOND = 8  # tokens that a generated answer may have more than the longest reference of its split
+
+
+class AnswerRow(tuple[int, ...]):
+    """The tokens of a prompt, beside them those of its answer; ``most``: how many are generated at most, 0: none."""
+
+    target: Row
+    most: int
+
+    def __new__(cls, prompt: Iterable[int], target: Row, most: int = 0) -> Self:
+        """Of the prompt's tokens and the answer's."""
+        row = super().__new__(cls, prompt)
+        row.target, row.most = target, most
+        return row
+
+
+class AnswerTokens(Objective):
+    """The likelihood of answers, and greedy answers."""
+
+    name = "answer_tokens"
+    title = "log-probabilities of the answer's tokens"
+    kinds = ("encoder_decoder", "decoder")
+    view = "language_model"
+    task: Completion
+
+    def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
+        """Bind to a host and a task. Prompts are cut to ``max_tokens`` tokens, answers never."""
+        super().__init__(host, task, max_tokens)
+        self.template = Template.of(host, self.task)
+
+    def wording(self, example: Example) -> Example:
+        """The prompt as the host reads it."""
+        return self.template.prompt(str(example))
+
+    def encode_split(self, split: Split, generate: int = 0) -> Encoded:
+        """Prompts with the tokens of the first reference of each; the numbers of these are the targets, (N,)."""
+        prompts = self._cut(split.examples)
+        firsts = [references[0] for references in split.targets]
+        answers = [
+            self.template.answer_tokens(str(prompt), answer) for prompt, answer in zip(prompts, firsts, strict=True)
+        ]
+        lengths = np.array([len(answer) for answer in answers], dtype=np.int64)
+        check_lengths(self.task.name, lengths, self.max_tokens)
+        most = min(self.max_tokens, int(lengths.max(initial=0)) + BEYOND)
+        rows: list[Row] = [
+            AnswerRow(self.template.prompt_tokens(str(prompt)), answer, most if place < generate else 0)
+            for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        ]
+        return Encoded(rows, lengths)
+
+    def encode(self, examples: Sequence[Example]) -> list[Row]:
+        """The prompts alone."""
+        return [self.template.prompt_tokens(str(prompt)) for prompt in self._cut(examples)]
+
+    def weights(self, rows: Sequence[Row]) -> Tensor:
+        """An answer counts by its tokens, (N,)."""
+        return torch.tensor([len(_target(row)) for row in rows])
+
+    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
+        """Mean negative log-probability of the tokens of each answer, (N,)."""
+        return -self._log_likelihood(rows, shift) / self.weights(rows).to(self.host.device)
+
+    def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
+        """Log-likelihoods and generated texts, (N,) of `ANSWER`."""
+        values = np.empty(len(rows), dtype=ANSWER)
+        values["log_likelihood"] = self._log_likelihood(rows, shift).double().cpu().numpy()
+        values["tokens"] = [len(_target(row)) for row in rows]
+        values["text"] = None
+        asked = [place for place, row in enumerate(rows) if getattr(row, "most", 0)]
+        if asked:
+            most = max(getattr(rows[place], "most", 0) for place in asked)
+            values["text"][asked] = self.texts([rows[place] for place in asked], most, shift)
+        return values
+
+    def texts(self, rows: Sequence[Row], most: int, shift: int) -> list[str]:
+        """The text that the host answers to each prompt, of ``most`` tokens at most."""
+        answers = generated(self.host, rows, self.ends, most, shift)
+        return [self.host.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self.template.ends()
+
+    def finite(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether the likelihoods are finite, (N,)."""
+        found: npt.NDArray[np.bool_] = np.isfinite(values["log_likelihood"])
+        return found
+
+    def _log_likelihood(self, rows: Sequence[Row], shift: int) -> Tensor:
+        """Log-probability of the tokens of each answer, (N,)."""
+        targets = [_target(row) for row in rows]
+        padded = pad(targets, 0, self.host.device, left=self.host.kind == "decoder")
+        tokens, counted = padded["input_ids"], padded["attention_mask"]  # (N, S)
+        logits = self._logits(rows, targets, tokens, shift).to(self.host.device, self.host.wide_dtype)  # (N, S, V)
+        chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        return (chosen * counted).sum(-1)
+
+    def _logits(self, rows: Sequence[Row], targets: Sequence[Row], tokens: Tensor, shift: int) -> Tensor:
+        """Logits that predict each token of the answers, (N, S, V); those at padding do not matter."""
+        if self.host.kind == "encoder_decoder":
+            inputs = pad(rows, self.host.tokenizer.pad_token_id, self.host.device)
+            start = torch.full((len(rows), 1), int(self.host.config.decoder_start_token_id), device=self.host.device)
+            said = torch.cat([start, tokens[:, :-1]], dim=1)
+            return self.host.model(**inputs, decoder_input_ids=said, use_cache=False).logits  # type: ignore[no-any-return]
+        whole: list[Row] = [(*row, *target) for row, target in zip(rows, targets, strict=True)]
+        inputs = decoder_inputs(self.host, whole, shift)
+        logits: Tensor = self.host.model(**inputs, logits_to_keep=tokens.shape[1] + 1).logits
+        return logits[:, :-1]
+
+    def _cut(self, examples: Sequence[Example]) -> list[Example]:
+        """Prompts of at most ``max_tokens`` tokens: the oldest turns go first, then the end of the only one left."""
+        return list(map(self._shortened, examples))
+
+    def _shortened(self, example: Example) -> str:
+        turns = list(turns_of(str(example)) if not isinstance(example, Chat) else example.turns)
+        lengths = [len(self._spans(turn.content)) for turn in turns]
+        while sum(lengths) > self.max_tokens and len(turns) > 1:
+            oldest = 1 if turns[0].role == "system" and len(turns) > 2 else 0
+            del turns[oldest], lengths[oldest]
+        last = turns[-1]
+        if lengths[-1] > self.max_tokens:
+            last = last._replace(content=last.content[: self._spans(last.content)[self.max_tokens - 1][1]])
+        if not isinstance(example, Chat):
+            return last.content
+        return Chat((*turns[:-1], last))
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        found = self.host.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans: list[tuple[int, int]] = found["offset_mapping"]
+        return spans
+
+
+def _target(row: Row) -> Row:
+    found: Row | None = getattr(row, "target", None)
+    if found is None:
+        raise TaskRefused("expected rows with answers, got prompts alone; encode a split of the task")
+    return found

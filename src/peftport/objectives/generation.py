@@ -1,0 +1,100 @@
+"""Greedy generation of the answers of K modules at once, with a cache of keys and values.
+
+    y_t = argmax p(y | prompt, y_<t)        until a token that ends an answer, or a number of tokens
+
+Decoders read prompts padded on the left, so that all end together; an encoder-decoder encodes each prompt once.
+
+Shapes: N rows of all entries, T tokens of a prompt, V vocabulary, S generated tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftport.hosts.host import Host
+from peftport.objectives.base import Row, decoder_inputs, pad
+
+NextLogits = Callable[[Tensor], Tensor]  # the token of each row that was chosen last, (N, 1) -> logits (N, V)
+
+
+@torch.no_grad()
+def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: int, shift: int) -> list[Row]:
+    """The tokens that each prompt is continued with, without the one that ends them.
+
+    Args:
+        host: a decoder or an encoder-decoder, with modules attached or alone.
+        prompts: N rows, those of the entries one entry after the other.
+        ends: the tokens that end an answer.
+        most: how many tokens are generated at most.
+        shift: positions before the text, as a prefix takes them.
+
+    Returns:
+        For each row, its tokens.
+
+    """
+    starting = _from_encoder if host.kind == "encoder_decoder" else _from_prompt
+    logits, following = starting(host, prompts, shift)
+    stop = torch.tensor(sorted(ends), device=logits.device)
+    chosen: list[Tensor] = []
+    going = torch.ones(len(prompts), dtype=torch.bool, device=logits.device)
+    for step in range(most):
+        chosen.append(logits.argmax(-1))
+        going &= ~torch.isin(chosen[-1], stop)
+        if step + 1 == most or not going.any():
+            break
+        logits = following(chosen[-1][:, None])
+    tokens = torch.stack(chosen, dim=1).tolist() if chosen else [[] for _ in prompts]
+    return [_until(row, set(ends)) for row in tokens]
+
+
+def _until(tokens: list[int], ends: set[int]) -> Row:
+    """The tokens before the first that ends them."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tuple(tokens[:end])
+
+
+def _from_prompt(host: Host, prompts: Sequence[Row], shift: int) -> tuple[Tensor, NextLogits]:
+    """The logits after each prompt of a decoder, and those after each further token."""
+    inputs = decoder_inputs(host, prompts, shift) | {"use_cache": True}
+    out = host.model(**inputs, logits_to_keep=1)
+    cache, mask = out.past_key_values, inputs["attention_mask"]
+    place = inputs["position_ids"][:, -1:]
+
+    def following(token: Tensor) -> Tensor:
+        nonlocal mask, place, cache
+        mask, place = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), place + 1
+        out = host.model(
+            input_ids=token, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True
+        )
+        cache = out.past_key_values
+        return _last(out)
+
+    return _last(out), following
+
+
+def _from_encoder(host: Host, prompts: Sequence[Row], shift: int) -> tuple[Tensor, NextLogits]:
+    """The logits of the first token of an encoder-decoder's answers, and those after each further token."""
+    inputs = pad(prompts, host.tokenizer.pad_token_id, host.device)
+    encoded = (host.model.get_encoder()(**inputs).last_hidden_state,)  # type: ignore[operator]
+    cache: Any = None
+
+    def following(token: Tensor) -> Tensor:
+        nonlocal cache
+        out = host.model(
+            encoder_outputs=encoded, attention_mask=inputs["attention_mask"], decoder_input_ids=token,
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        cache = out.past_key_values
+        return _last(out)
+
+    start = torch.full((len(prompts), 1), int(host.config.decoder_start_token_id), device=host.device)
+    return following(start), following
+
+
+def _last(out: Any) -> Tensor:
+    logits: Tensor = out.logits[:, -1]
+    return logits

@@ -1,0 +1,135 @@
+"""What a host reads of a prompt, and what it is to answer, token by token.
+
+    tokens of the prompt | tokens of the answer, and what ends it
+
+A host with a chat template reads a conversation as that renders it (`apply_chat_template` of transformers, up to where
+the assistant's turn begins); the rest of the rendered conversation is the answer and its end. Other decoders read the
+task's plain prompt, the answer follows after a space, and the tokenizer's end token ends it. An encoder-decoder reads
+the prompt in its encoder; its decoder says the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peftport.core.errors import TaskRefused
+from peftport.hosts.host import Host
+from peftport.tasks.chats import AUTO, NONE, Turn, turns_of
+from peftport.tasks.kinds.completion import Completion
+
+PROBE = "x"
+
+
+@dataclass(frozen=True)
+class Template:
+    """How one task's prompts and answers are put to one host.
+
+    Attributes:
+        host: the host.
+        task: the task, which says the prompt and which template is asked for.
+        chat: the chat template, or None where the plain prompt is used.
+
+    """
+
+    host: Host
+    task: Completion
+    chat: str | None
+
+    @classmethod
+    def of(cls, host: Host, task: Completion) -> Template:
+        """The template that the task asks for on this host."""
+        if task.template == NONE:
+            return cls(host, task, None)
+        chat = host.tokenizer.chat_template if task.template == AUTO else task.template
+        return cls(host, task, chat if isinstance(chat, str) else None)
+
+    def prompt(self, example: str) -> str:
+        """The text that the host reads before its answer."""
+        if self.chat is not None:
+            return self._rendered(self._turns(example), True)
+        return self.task.prompt_for(example) if self._encoder_decoder else self.task.causal_prompt_for(example)
+
+    def whole(self, example: str, answer: str) -> str:
+        """The text of prompt, answer and end together; of an encoder-decoder, of the answer alone."""
+        if self.chat is not None:
+            return self._rendered((*self._turns(example), Turn("assistant", answer)), False)
+        if self._encoder_decoder:
+            return answer
+        prompt = self.prompt(example)
+        return f"{prompt}{'' if prompt[-1:].isspace() else ' '}{answer}"
+
+    def prompt_tokens(self, example: str) -> tuple[int, ...]:
+        """The tokens of the prompt, with those that the tokenizer puts around a text."""
+        ids = self._tokens(self.prompt(example), around=self.chat is None)
+        end = self.host.tokenizer.eos_token_id
+        return ids[:-1] if not self._encoder_decoder and self.chat is None and ids and ids[-1] == end else ids
+
+    def answer_tokens(self, example: str, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer as they follow the prompt, its end included.
+
+        Raises:
+            TaskRefused: the chat template renders the prompt differently once the answer follows.
+
+        """
+        if self._encoder_decoder and self.chat is None:
+            return self._ended(self._tokens(answer, around=False))
+        before, whole = self.prompt(example), self.whole(example, answer)
+        if not whole.startswith(before):
+            raise TaskRefused(
+                f"{self.task.name}: expected a chat template that renders a prompt as it begins the answered "
+                f"conversation, that of {self.host.name} does not; give --template none, or a template of your own"
+            )
+        rest = whole[len(before) :]
+        if self._encoder_decoder:
+            return self._ended(self._tokens(rest, around=False))
+        start = self.prompt_tokens(example)
+        ids = self._tokens(whole, around=self.chat is None)
+        follows = ids[len(start) :] if ids[: len(start)] == start else self._tokens(rest, around=False)
+        return follows if self.chat is not None else self._ended(follows)
+
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: the host's own, and the one that the chat template puts after it."""
+        own = getattr(self.host.model, "generation_config", None)
+        known = [self.host.tokenizer.eos_token_id, getattr(own, "eos_token_id", None), self.host.config.eos_token_id]
+        found = {one for each in known for one in (each if isinstance(each, list) else [each]) if one is not None}
+        if self.chat is not None:
+            after = self.whole(PROBE, PROBE).rpartition(PROBE)[2]
+            special = set(self.host.tokenizer.all_special_ids)
+            found |= {next((one for one in self._tokens(after, around=False) if one in special), None)} - {None}
+        return frozenset(found)
+
+    @property
+    def _encoder_decoder(self) -> bool:
+        return self.host.kind == "encoder_decoder"
+
+    def _turns(self, example: str) -> tuple[Turn, ...]:
+        """The conversation, whose last turn is worded by the task's prompt."""
+        *before, last = turns_of(example)
+        return (*before, Turn(last.role, self.task.prompt_for(last.content)))
+
+    def _rendered(self, turns: tuple[Turn, ...], answer_follows: bool) -> str:
+        """A conversation as the chat template renders it. Raises TaskRefused where it fails."""
+        try:
+            rendered: str = self.host.tokenizer.apply_chat_template(
+                [turn.message() for turn in turns],
+                chat_template=self.chat,
+                add_generation_prompt=answer_follows,
+                tokenize=False,
+            )
+        except Exception as error:  # a template may raise anything
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            roles = ", ".join(turn.role for turn in turns)
+            raise TaskRefused(
+                f"{self.task.name}: the chat template fails on turns of {roles} on {self.host.name} ({first}); correct "
+                "the conversations, or give --template none or a template of your own"
+            ) from error
+        return rendered
+
+    def _tokens(self, text: str, *, around: bool) -> tuple[int, ...]:
+        found: dict[str, Any] = self.host.tokenizer(text, add_special_tokens=around, verbose=False)
+        return tuple(found["input_ids"])
+
+    def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        end = self.host.tokenizer.eos_token_id
+        return ids if end is None or (ids and ids[-1] == end) else (*ids, end)
