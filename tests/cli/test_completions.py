@@ -1,0 +1,59 @@
+"""Prompts and answers through the Python interface: train, evaluate, compare, a page; nothing is cut in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import peftport
+from peftport.core.errors import BadRequest, TaskRefused
+from peftport.tasks import Task, load_task
+from pico import WORDS
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """Prompts of words; the answer is the last of them."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    texts = [" ".join(rng.permutation(WORDS[:14])[: rng.integers(4, 9)]) for _ in range(120)]
+    path.write_text("".join(json.dumps({"text": t, "label": t.split()[-1]}) + "\n" for t in texts), encoding="utf-8")
+    return load_task(str(path), kind="completion")
+
+
+@pytest.mark.parametrize("host", ["llama", "t5"])
+def test_answers_are_trained_evaluated_and_compared(
+    host: str, hosts: dict[str, Path], questions: Task, tmp_path: Path
+) -> None:
+    short = {"max_tokens": 24, "test_items": 12}
+    trained = peftport.train(
+        hosts[host], questions, "lora", out=tmp_path / "m", steps=30, learning_rate=1e-2, generate=4, **short
+    )
+    bare, own = (test.measures()["negative_log_likelihood"] for test in (trained.bare, trained.scores))
+    assert bare is not None and own is not None and own < bare
+    assert trained.accuracy is None and "majority" in trained.as_json()
+    again = peftport.evaluate(hosts[host], questions, module=tmp_path / "m", generate=4, **short)
+    assert again.scores.values["text"].tolist() == trained.scores.values["text"].tolist()
+    assert sum(text is not None for text in again.scores.values["text"]) == 4
+    assert "negative_log_likelihood" in again.as_json() and again.as_json()["n_items"] == 12
+    with pytest.raises(BadRequest, match="--metric accuracy: expected one that measures a task of kind completion"):
+        peftport.evaluate(hosts[host], questions, module=tmp_path / "m", metric="accuracy", **short)
+    compared = peftport.compare(
+        tmp_path / "m", to=hosts[f"{host}-updated"], task=questions, budgets=(0, 2), seeds=2, batch_size=8, generate=3,
+        metric="negative_log_likelihood", out=tmp_path / "page.html", **short,
+    )  # fmt: skip
+    document = compared.as_json()
+    assert {row["arm"] for row in document["rows"]} == {"ported", "sampled", "scratch"}
+    assert all(isinstance(row["negative_log_likelihood"], float) for row in document["rows"])
+    assert document["metric"]["name"] == "negative_log_likelihood"
+    assert "negative log-likelihood" in (tmp_path / "page.html").read_text(encoding="utf-8").lower()
+
+
+def test_what_cannot_answer_is_refused(hosts: dict[str, Path], questions: Task) -> None:
+    with pytest.raises(BadRequest, match="needs a host that generates"):
+        peftport.evaluate(hosts["bert"], questions)
+    with pytest.raises(TaskRefused, match="answers have more than 1 tokens"):
+        peftport.evaluate(hosts["llama"], questions, max_tokens=1)
