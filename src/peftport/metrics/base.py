@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-# What a completion predicts for an item: log-probability of the first reference in nats, how many tokens that has (its
-# end included), and the generated text, None where none was generated.
+# What was predicted for an item of a completion task: the log-probability, in nats, of all tokens of its first
+# reference, how many these are (the end token included), and the generated answer, None where none was generated.
 ANSWER = np.dtype([("log_likelihood", np.float64), ("tokens", np.int64), ("text", object)])
 
 
@@ -28,11 +28,17 @@ class Predicted(Protocol):
 
     @property
     def values(self) -> npt.NDArray[Any]:
-        """What was predicted for each item, (N, ...); of a classification the scores of its classes, (N, C)."""
+        """What was predicted for each item, (N, ...): of a classification the scores of its classes, (N, C).
+
+        Of a completion a record of the fields of `ANSWER`, (N,).
+        """
 
     @property
     def targets(self) -> npt.NDArray[Any]:
-        """What is right for each item, (N, ...); of a classification the right class, (N,)."""
+        """What is right for each item, (N, ...): of a classification the right class, (N,).
+
+        Of a completion a tuple of one or more reference texts, (N,).
+        """
 
 
 class Metric(ABC):
@@ -44,17 +50,23 @@ class Metric(ABC):
         higher_is_better: the direction.
         kinds: the kinds of task whose predictions it measures.
         bounds: the lowest and the highest value that it can take.
+        needs: what a test must have for the metric to be defined, for the message where it lacks it; empty: nothing
+            that can be named.
 
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    name: str
+    title: str
+    higher_is_better: bool = True
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    needs: ClassVar[str] = ""
 
     def per_item(self, predictions: Predicted) -> npt.NDArray[Any] | None:
-        """The value of each item, (N,), whose mean is the metric; None where it belongs to the whole test only."""
+        """The value of each item, (N,), whose mean is the metric; None where it belongs to the whole test only.
+
+        A metric of generated answers has a value for each item that has one, which are the same items for every arm.
+        """
         return None
 
     def aggregate(self, predictions: Predicted) -> float | None:

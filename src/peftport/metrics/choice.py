@@ -90,12 +90,14 @@ def check_defined(metric: str, test: Predicted) -> None:
         BadRequest: as said.
 
     """
-    if metric_named(metric).aggregate(test) is not None:
+    found, present = metric_named(metric), f"{len(test.targets)} test items"
+    if found.aggregate(test) is not None:
         return
-    present = f"{len(test.targets)} test items"
+    if found.needs:
+        raise BadRequest(f"--metric {metric}: expected {found.needs}, got {present} without; name another")
     if test.kind == "classification":
-        found = len(np.unique(test.targets))
-        present = f"{test.values.shape[1]} labels, of which {found} occur among {present}"
+        occurring = len(np.unique(test.targets))
+        present = f"{test.values.shape[1]} labels, of which {occurring} occur among {present}"
     raise BadRequest(
         f"--metric {metric}: expected one that is defined for {present}, got one that is not; name another"
     )

@@ -46,8 +46,12 @@ def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Gene
 
 
 def _pick(targets: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Indices of N items, drawn with replacement; of several classes not one alone, which says nothing of ranks."""
-    n, several = len(targets), bool((targets != targets[0]).any())
+    """Indices of N items, drawn with replacement; of several classes not one alone, which says nothing of ranks.
+
+    Targets that are objects, such as references, are no classes.
+    """
+    n = len(targets)
+    several = targets.dtype != object and bool((targets != targets[0]).any())
     pick = rng.integers(0, n, n)
     for _ in range(TRIES):
         if not several or (targets[pick] != targets[pick[0]]).any():
