@@ -284,3 +284,28 @@ def test_what_is_refused() -> None:
     twisted = replace(broken, chat="{{ messages|length }} {{ messages[0]['content'] }}")
     with pytest.raises(TaskRefused, match="renders a prompt as it begins the answered conversation"):
         twisted.answer_tokens("good", "bad")
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_examples_in_the_prompt_are_read_before_it(chat: bool) -> None:
+    host = host_of("llama", chat)
+    shots = (("good film", "fine"), (Chat([Turn("system", "it is"), Turn("user", "plot")]), "dull"))
+    template = Template.of(host, spec_of(), shots)
+    asked = Chat([Turn("system", "this"), Turn("user", "a review")])
+    if not chat:
+        assert (
+            template.prompt("a") == "good film\nAnswer: fine\n\nSystem: it is\nUser: plot\nAnswer: dull\n\na\nAnswer:"
+        )
+        return
+    messages = [
+        ("system", "this"),
+        ("user", "good film"),
+        ("assistant", "fine"),
+        ("user", "plot"),
+        ("assistant", "dull"),
+    ]
+    rendered = host.tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in [*messages, ("user", "a review")]],
+        add_generation_prompt=True, tokenize=False,
+    )  # fmt: skip
+    assert template.prompt(asked) == rendered

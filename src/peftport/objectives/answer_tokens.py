@@ -24,7 +24,7 @@ from peftport.hosts.host import Host
 from peftport.metrics.base import ANSWER
 from peftport.objectives.base import Encoded, Head, Objective, Row, decoder_inputs, pad
 from peftport.objectives.generation import generated
-from peftport.objectives.templates import Template
+from peftport.objectives.templates import Shots, Template
 from peftport.tasks.chats import Chat, turns_of
 from peftport.tasks.kinds.completion import Completion, check_lengths
 from peftport.tasks.spec import Example, TaskSpec
@@ -55,10 +55,13 @@ class AnswerTokens(Objective):
     view = "language_model"
     task: Completion
 
-    def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
-        """Bind to a host and a task. Prompts are cut to ``max_tokens`` tokens, answers never."""
+    def __init__(self, host: Host, task: TaskSpec, max_tokens: int, shots: Shots = ()) -> None:
+        """Bind to a host and a task. Prompts are cut to ``max_tokens`` tokens, answers never.
+
+        ``shots``: prompts and their answers, which the host reads before each prompt; their prompts are cut as well.
+        """
         super().__init__(host, task, max_tokens)
-        self.template = Template.of(host, self.task)
+        self.template = Template.of(host, self.task, tuple((self._shortened(shot), answer) for shot, answer in shots))
 
     def wording(self, example: Example) -> Example:
         """The prompt as the host reads it."""

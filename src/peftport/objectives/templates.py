@@ -10,8 +10,9 @@ the prompt in its encoder; its decoder says the answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from peftport.core.errors import TaskRefused
 from peftport.hosts.host import Host
@@ -19,6 +20,7 @@ from peftport.tasks.chats import AUTO, NONE, Turn, turns_of
 from peftport.tasks.kinds.completion import Completion
 
 PROBE = "x"
+Shots: TypeAlias = tuple[tuple[str, str], ...]  # prompts and their answers
 
 
 @dataclass(frozen=True)
@@ -29,35 +31,35 @@ class Template:
         host: the host.
         task: the task, which says the prompt and which template is asked for.
         chat: the chat template, or None where the plain prompt is used.
+        shots: examples and their answers, which the host reads before each prompt.
 
     """
 
     host: Host
     task: Completion
     chat: str | None
+    shots: Shots = ()
 
     @classmethod
-    def of(cls, host: Host, task: Completion) -> Template:
+    def of(cls, host: Host, task: Completion, shots: Shots = ()) -> Template:
         """The template that the task asks for on this host."""
         if task.template == NONE:
-            return cls(host, task, None)
+            return cls(host, task, None, shots)
         chat = host.tokenizer.chat_template if task.template == AUTO else task.template
-        return cls(host, task, chat if isinstance(chat, str) else None)
+        return cls(host, task, chat if isinstance(chat, str) else None, shots)
 
     def prompt(self, example: str) -> str:
         """The text that the host reads before its answer."""
         if self.chat is not None:
             return self._rendered(self._turns(example), True)
-        return self.task.prompt_for(example) if self._encoder_decoder else self.task.causal_prompt_for(example)
+        before = [_answered(self._plain(shot), answer) for shot, answer in self.shots]
+        return "\n\n".join([*before, self._plain(example)])
 
     def whole(self, example: str, answer: str) -> str:
         """The text of prompt, answer and end together; of an encoder-decoder, of the answer alone."""
         if self.chat is not None:
             return self._rendered((*self._turns(example), Turn("assistant", answer)), False)
-        if self._encoder_decoder:
-            return answer
-        prompt = self.prompt(example)
-        return f"{prompt}{'' if prompt[-1:].isspace() else ' '}{answer}"
+        return answer if self._encoder_decoder else _answered(self.prompt(example), answer)
 
     def prompt_tokens(self, example: str) -> tuple[int, ...]:
         """The tokens of the prompt, with those that the tokenizer puts around a text."""
@@ -103,10 +105,20 @@ class Template:
     def _encoder_decoder(self) -> bool:
         return self.host.kind == "encoder_decoder"
 
+    def _plain(self, example: str) -> str:
+        return self.task.prompt_for(example) if self._encoder_decoder else self.task.causal_prompt_for(example)
+
     def _turns(self, example: str) -> tuple[Turn, ...]:
-        """The conversation, whose last turn is worded by the task's prompt."""
+        """The conversation, whose last turn is worded by the task's prompt; shots come after what the system says."""
         *before, last = turns_of(example)
-        return (*before, Turn(last.role, self.task.prompt_for(last.content)))
+        start = 1 if before and before[0].role == "system" else 0
+        shown = [
+            turn
+            for shot, answer in self.shots
+            for turn in (*_worded(self.task, turns_of(shot)), Turn("assistant", answer))
+            if turn.role != "system"
+        ]
+        return (*before[:start], *shown, *before[start:], *_worded(self.task, (last,)))
 
     def _rendered(self, turns: tuple[Turn, ...], answer_follows: bool) -> str:
         """A conversation as the chat template renders it. Raises TaskRefused where it fails."""
@@ -133,3 +145,13 @@ class Template:
     def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         end = self.host.tokenizer.eos_token_id
         return ids if end is None or (ids and ids[-1] == end) else (*ids, end)
+
+
+def _answered(prompt: str, answer: str) -> str:
+    return f"{prompt}{'' if prompt[-1:].isspace() else ' '}{answer}"
+
+
+def _worded(task: Completion, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Turns, the last of which is worded by the task's prompt."""
+    *before, last = turns
+    return (*before, Turn(last.role, task.prompt_for(last.content)))
