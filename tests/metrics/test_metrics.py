@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from peftport.core.errors import UnknownName
 from peftport.metrics import METRICS, metric_named
-from peftport.metrics.base import log_probabilities
+from peftport.metrics.base import Metric, log_probabilities
 from peftport.metrics.choice import choose_metric
 from peftport.tasks.kinds.classification import Scores
 
@@ -136,3 +136,16 @@ def test_lopsided_sets_are_judged_by_balanced_accuracy(labels: list[int]) -> Non
     assert (found.name, bool(found.note)) == (("balanced_accuracy", True) if most > 0.8 else ("accuracy", False))
     for asked in METRICS:
         assert (choose_metric(targets, asked).name, choose_metric(targets, asked).note) == (asked, "")
+
+
+@given(drawn_tests(), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_counted_items_are_repeated_items(scores: Scores, seed: int) -> None:
+    """Every metric on counts is scikit-learn's on the items so often repeated, undefined where that is."""
+    rng, n = np.random.default_rng(seed), len(scores)
+    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(6)]).astype(np.float64)
+    counts[-1] = rng.integers(0, 3, n) + (np.arange(n) == 0)
+    for name, metric in METRICS.items():
+        np.testing.assert_allclose(
+            metric.on_counts(scores, counts), Metric.on_counts(metric, scores, counts), atol=1e-12, err_msg=name
+        )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peftport.metrics.base import Metric, Predicted, one_against_rest
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
+from peftport.metrics.counts import mean_over_rankings
 
 
 class Auroc(Metric):
@@ -18,3 +21,14 @@ class Auroc(Metric):
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score(*asked, average="macro"))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From scores that are sorted once."""
+        return mean_over_rankings(_area, predictions, counts)
+
+
+def _area(own: Floats, other: Floats) -> Floats:
+    """The share of pairs in which the own item scores higher, ties half, (B, U) twice -> (B,)."""
+    below = np.cumsum(other, axis=1) - other / 2
+    found: Floats = (own * below).sum(1) / (own.sum(1) * other.sum(1))
+    return found

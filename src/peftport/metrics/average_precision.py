@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peftport.metrics.base import Metric, Predicted, one_against_rest
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
+from peftport.metrics.counts import divided, mean_over_rankings
 
 
 class AveragePrecision(Metric):
@@ -18,3 +21,14 @@ class AveragePrecision(Metric):
         from sklearn.metrics import average_precision_score
 
         return float(average_precision_score(*asked, average="macro"))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From scores that are sorted once."""
+        return mean_over_rankings(_precision, predictions, counts)
+
+
+def _precision(own: Floats, other: Floats) -> Floats:
+    """Precision at each threshold, weighted by the recall that it adds, (B, U) twice -> (B,)."""
+    found_own, found_all = (np.cumsum(x[:, ::-1], axis=1)[:, ::-1] for x in (own, own + other))
+    found: Floats = (own * divided(found_own, found_all)).sum(1) / own.sum(1)
+    return found

@@ -8,24 +8,15 @@ Shapes: R tests, N items, B draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from peftport.metrics.base import Floats, Metric, Predicted, unchecked
+from peftport.metrics.base import Floats, Metric, Predicted
 
 DRAWS = 200  # a standard error of 5 % for the standard deviation
 TRIES = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Some items of a test, (N, ...)."""
-
-    values: npt.NDArray[Any]
-    targets: npt.NDArray[Any]
 
 
 def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
@@ -33,14 +24,13 @@ def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Gene
     found = np.full((len(tests), draws), np.nan)
     if not tests:
         return found
-    picks = [_pick(tests[0].targets, rng) for _ in range(draws)]
+    n = len(tests[0].targets)
+    counts = np.stack([np.bincount(_pick(tests[0].targets, rng), minlength=n) for _ in range(draws)]).astype(np.float64)
     known: dict[int, Floats] = {}  # runs may share a test
-    with unchecked():
-        for row, test in enumerate(tests):
-            if id(test) not in known:
-                each = (metric.aggregate(Drawn(test.values[pick], test.targets[pick])) for pick in picks)
-                known[id(test)] = np.array([np.nan if value is None else value for value in each])
-            found[row] = known[id(test)]
+    for row, test in enumerate(tests):
+        if id(test) not in known:
+            known[id(test)] = metric.on_counts(test, counts)
+        found[row] = known[id(test)]
     return found
 
 
