@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
-from peftport.metrics.counts import mean_over_rankings
+from peftport.metrics.counts import Ranking, divided, mean_over_rankings
 
 
 class Auroc(Metric):
@@ -23,12 +23,12 @@ class Auroc(Metric):
         return float(roc_auc_score(*asked, average="macro"))
 
     def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
-        """From scores that are sorted once."""
+        """From strengths that are sorted once."""
         return mean_over_rankings(_area, predictions, counts)
 
 
-def _area(own: Floats, other: Floats) -> Floats:
-    """The share of pairs in which the own item scores higher, ties half, (B, U) twice -> (B,)."""
-    below = np.cumsum(other, axis=1) - other / 2
-    found: Floats = (own * below).sum(1) / (own.sum(1) * other.sum(1))
-    return found
+def _area(ranking: Ranking) -> Floats:
+    """The share of pairs in which the own item is the stronger, ties half, (B,)."""
+    own, other = ranking.totals
+    below = ranking.other_below("left") + ranking.other_below("right")
+    return divided(np.einsum("pb,pb->b", ranking.own, below), 2 * own * other)

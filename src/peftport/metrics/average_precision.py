@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
-from peftport.metrics.counts import divided, mean_over_rankings
+from peftport.metrics.counts import Ranking, divided, mean_over_rankings
 
 
 class AveragePrecision(Metric):
@@ -23,12 +23,12 @@ class AveragePrecision(Metric):
         return float(average_precision_score(*asked, average="macro"))
 
     def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
-        """From scores that are sorted once."""
+        """From strengths that are sorted once."""
         return mean_over_rankings(_precision, predictions, counts)
 
 
-def _precision(own: Floats, other: Floats) -> Floats:
-    """Precision at each threshold, weighted by the recall that it adds, (B, U) twice -> (B,)."""
-    found_own, found_all = (np.cumsum(x[:, ::-1], axis=1)[:, ::-1] for x in (own, own + other))
-    found: Floats = (own * divided(found_own, found_all)).sum(1) / own.sum(1)
-    return found
+def _precision(ranking: Ranking) -> Floats:
+    """Precision where each item of the class is the weakest that is taken, averaged over them, (B,)."""
+    own, other = ranking.totals
+    right, wrong = own - ranking.own_below(), other - ranking.other_below("left")
+    return divided(np.einsum("pb,pb->b", ranking.own, divided(right, right + wrong)), own)

@@ -69,8 +69,13 @@ class Metric(ABC):
     def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
         """The values of B tests that hold each item so many times, counts (B, N) -> (B,); NaN where not defined.
 
-        Counts are whole numbers. The same as ``aggregate`` of the items so often repeated, which is what this does.
+        Counts are whole numbers. The same as ``aggregate`` of the items so often repeated, which is what this computes
+        where the items have no value of their own.
         """
+        each = self.per_item(predictions)
+        if each is not None:
+            means: Floats = counts @ each / counts.sum(1)
+            return means
         found = np.full(len(counts), np.nan)
         with unchecked():
             for row, own in enumerate(counts):
