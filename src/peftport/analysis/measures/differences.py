@@ -49,20 +49,20 @@ def differences(evidence: Evidence, rows: pl.DataFrame, group: Sequence[str], ar
         begins = np.cumsum(sizes) - sizes
         for s in np.unique(sizes[settled]):
             at = settled[sizes[settled] == s]
-            p[at] = _swapped(evidence, pairs.runs[begins[at, None] + np.arange(s)], at, pairs)
+            p[at] = _swapped(evidence, pairs.runs[begins[at, None] + np.arange(s)])
     return Differences(pairs, replace(found, swapped=p))
 
 
-def _swapped(evidence: Evidence, runs: Ints, at: Ints, pairs: Pairs) -> Floats:
+def _swapped(evidence: Evidence, runs: Ints) -> Floats:
     """The permutation test of groups of as many seeds, runs (G, S, 2) -> (G,); NaN where items cannot be swapped."""
-    p, items = np.full(len(at), np.nan), pairs.crossed.items[at]
+    p, items = np.full(len(runs), np.nan), evidence.counts[runs[:, 0, 0]]
     held = (evidence.begins[runs] >= 0).all((1, 2))
     for n in np.unique(items[held]):
         own, each = np.flatnonzero(held & (items == n)), max(1, DIFFERENCES_AT_ONCE // (runs.shape[1] * int(n)))
         for part in (own[begin : begin + each] for begin in range(0, len(own), each)):
             p[part] = _of_items(evidence, runs[part], int(n))
     for k in np.flatnonzero(~held):
-        p[k] = _of_tests(evidence, runs[k], pairs, int(at[k]))
+        p[k] = _of_tests(evidence, runs[k])
     return p
 
 
@@ -74,7 +74,7 @@ def _of_items(evidence: Evidence, runs: Ints, n: int) -> Floats:
     return swapped_items(one - other, rng=rng_for(0, "swaps"), swaps=swaps)
 
 
-def _of_tests(evidence: Evidence, runs: Ints, pairs: Pairs, group: int) -> float:
+def _of_tests(evidence: Evidence, runs: Ints) -> float:
     """Of one group, runs (S, 2), whose metric is computed anew with the predictions of items swapped."""
     names = evidence.runs["run"]
     tests = [(evidence.tests.get(names[int(one)]), evidence.tests.get(names[int(other)])) for one, other in runs]
@@ -87,8 +87,4 @@ def _of_tests(evidence: Evidence, runs: Ints, pairs: Pairs, group: int) -> float
     swaps = swaps_of(differs, rng=rng_for(0, "swaps"), swaps=OF_DRAWN)
     sign = 1 if evidence.metric.higher_is_better else -1
     values = sign * swapped(evidence.metric, whole, swaps.signs > 0)  # (B, S)
-    by_item, rest = (
-        float(part[group, 0, 0] - 2 * part[group, 0, 1] + part[group, 1, 1])
-        for part in (pairs.crossed.by_item, pairs.crossed.rest)
-    )
-    return swapped_values(values, by_item, rest, len(differs), swaps)
+    return swapped_values(values, len(differs), swaps)

@@ -5,12 +5,12 @@ The statistic is the t of the crossed design (stats.crossed), which has the seed
 
     z = normal score of |mean| / sqrt(Var(mean)) under Student's t with Satterthwaite's degrees of freedom
 
-so that samples with few degrees of freedom are held against others fairly. With one seed this is Pitman's test (1937, JRSS
-Suppl. 4), of right and wrong answers McNemar's exact one. With several, swapping items alone leaves the seeds' variation
-out, and a statistic without it (the mean) would reject too often; divided by a variance of both, the test is valid for
-both in large samples: Chung & Romano 2013, Annals of Statistics 41 (studentised permutation tests); MacKinnon, Nielsen &
-Webb 2021, JBES 39 (two-way clusters, signs drawn for one dimension). Flipping the signs of seeds too would leave too few
-patterns: see stats.permutation.
+so that samples with few degrees of freedom are held against others fairly. With one seed this is Pitman's test (1937,
+JRSS Suppl. 4), of right and wrong answers McNemar's exact one. With several, swapping items alone leaves the seeds'
+variation out, and a statistic without it (the mean) would reject too often; divided by a variance of both, the test is
+valid for both in large samples: Chung & Romano 2013, Annals of Statistics 41 (studentised permutation tests);
+MacKinnon, Nielsen & Webb 2021, JBES 39 (two-way clusters, signs drawn for one dimension). Flipping the signs of seeds
+too would leave too few patterns: see stats.permutation.
 
 Shapes: G groups, S seeds, N items, B patterns.
 """
@@ -107,21 +107,24 @@ def _statistics(differences: npt.NDArray[np.float32], signs: npt.NDArray[np.floa
     return _scores(mean, (of_seeds / (max(1, s - 1) * s), of_items / (max(1, n - 1) * n), rest), (s, n))
 
 
-def swapped_values(values: Floats, by_item: float, rest: float, items: int, swaps: Swaps) -> float:
+def swapped_values(values: Floats, items: int, swaps: Swaps) -> float:
     """Two-sided p where items have no value of their own.
+
+    What items do to the variance of the mean is then what the swaps do to it: one number for all patterns, while the
+    spread of the seeds is each pattern's own.
 
     Args:
         values: the difference of the metric, computed anew under every pattern, for every seed, (B, S).
-        by_item: what items do to the variance of the mean, from draws of them (`crossed_from_draws`).
-        rest: the part of that which the seeds' spread contains too.
         items: how many, N.
         swaps: the patterns.
 
     """
-    s = values.shape[1]
-    spread = ((values - values.mean(1, keepdims=True)) ** 2).sum(1) / (max(1, s - 1) * s)
-    parts = spread[:, None], *(np.full((len(values), 1), part) for part in (by_item, rest))
-    return float(swaps.p(_scores(values.mean(1)[:, None], parts, (s, items)))[0])
+    s, mean = values.shape[1], values.mean(1)
+    spread = ((values - mean[:, None]) ** 2).sum(1) / (max(1, s - 1) * s)
+    of_mean, of_one = float((mean**2).mean()), float((values**2).mean())
+    rest = max(of_one - of_mean, 0.0) / (s - 1) if s > 1 else 0.0
+    by_item, shared = (np.full((len(values), 1), part) for part in (of_mean, rest))
+    return float(swaps.p(_scores(mean[:, None], (spread[:, None], by_item, shared), (s, items)))[0])
 
 
 def _scores(mean: Floats, parts: tuple[Floats, Floats, Floats], shape: tuple[int, int]) -> Floats:
