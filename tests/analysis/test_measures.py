@@ -28,7 +28,7 @@ COLUMNS = {
     "curves": "technique origin receiver origin_task receiver_task arm method budget mean low high seeds items",
     "retention": "technique origin receiver origin_task receiver_task method base ceiling ported retention low high "
     "eligible reason host_distance",
-    "gains": "technique origin receiver origin_task receiver_task method budget versus gain low high p p_holm "
+    "gains": "technique origin receiver origin_task receiver_task method budget versus gain low high p p_holm permuted "
     "seeds note",
     "savings": "technique origin receiver origin_task receiver_task method target steps_ported steps_scratch "
     "ported_censored scratch_censored training_saved break_even area_ported area_sampled area_scratch negative_flips "

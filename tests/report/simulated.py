@@ -178,6 +178,7 @@ def _gains(cells: pl.DataFrame, runs: pl.DataFrame, rng: np.random.Generator) ->
         high=pl.Series(gain + 0.03),
         p=pl.Series(p),
         p_holm=pl.Series(np.minimum(1, p * 6)),
+        permuted=pl.lit("items"),
         seeds=pl.lit(5),
         note=pl.lit(None, dtype=pl.String),
     )

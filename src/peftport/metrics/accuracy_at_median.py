@@ -7,8 +7,9 @@ ported without training may. The threshold lies at the median of the margins of 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from peftport.metrics.base import Metric, Predicted, margins
+from peftport.metrics.base import Floats, Metric, Predicted, margins
 
 
 class AccuracyAtMedian(Metric):
@@ -22,3 +23,20 @@ class AccuracyAtMedian(Metric):
             return None
         margin = margins(predictions)
         return float(((margin > np.median(margin)) == (predictions.targets == 1)).mean())
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From margins that are sorted once."""
+        if predictions.values.shape[1] != 2:
+            return np.full(len(counts), np.nan)
+        margin = margins(predictions)
+        order: npt.NDArray[np.int64] = np.argsort(margin, kind="stable")
+        held, ordered = counts[:, order], margin[order]
+        second, up_to = predictions.targets[order] == 1, np.cumsum(held, axis=1)
+        n = up_to[:, -1]
+        # The two items in the middle, the same one twice where their number is odd.
+        middle = np.stack([(n - 1) // 2, n // 2])
+        medians = ordered[(up_to <= middle[:, :, None]).sum(2)].mean(0)
+        above = np.searchsorted(ordered, medians, side="right")[:, None]
+        given_second = np.arange(len(ordered)) >= above
+        found: Floats = (held * (given_second == second)).sum(1) / n
+        return found

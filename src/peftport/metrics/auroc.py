@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peftport.metrics.base import Metric, Predicted, one_against_rest
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
+from peftport.metrics.counts import Ranking, divided, mean_over_rankings
 
 
 class Auroc(Metric):
@@ -18,3 +21,14 @@ class Auroc(Metric):
         from sklearn.metrics import roc_auc_score
 
         return float(roc_auc_score(*asked, average="macro"))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From strengths that are sorted once."""
+        return mean_over_rankings(_area, predictions, counts)
+
+
+def _area(ranking: Ranking) -> Floats:
+    """The share of pairs in which the own item is the stronger, ties half, (B,)."""
+    own, other = ranking.totals
+    below = ranking.other_below("left") + ranking.other_below("right")
+    return divided(np.einsum("pb,pb->b", ranking.own, below), 2 * own * other)

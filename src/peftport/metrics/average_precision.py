@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peftport.metrics.base import Metric, Predicted, one_against_rest
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
+from peftport.metrics.counts import Ranking, divided, mean_over_rankings
 
 
 class AveragePrecision(Metric):
@@ -18,3 +21,14 @@ class AveragePrecision(Metric):
         from sklearn.metrics import average_precision_score
 
         return float(average_precision_score(*asked, average="macro"))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From strengths that are sorted once."""
+        return mean_over_rankings(_precision, predictions, counts)
+
+
+def _precision(ranking: Ranking) -> Floats:
+    """Precision where each item of the class is the weakest that is taken, averaged over them, (B,)."""
+    own, other = ranking.totals
+    right, wrong = own - ranking.own_below(), other - ranking.other_below("left")
+    return divided(np.einsum("pb,pb->b", ranking.own, divided(right, right + wrong)), own)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftport.metrics.base import Metric, Predicted, predicted_classes
+from peftport.metrics.base import Floats, Metric, Predicted, predicted_classes
+from peftport.metrics.counts import confusions, divided
 
 
 class BalancedAccuracy(Metric):
@@ -18,3 +19,9 @@ class BalancedAccuracy(Metric):
 
         present = np.unique(predictions.targets)
         return float(recall_score(predictions.targets, predicted_classes(predictions), labels=present, average="macro"))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From the confusion tables of all draws."""
+        tables = confusions(predictions, counts)
+        hits, rows = tables.diagonal(axis1=1, axis2=2), tables.sum(2)
+        return divided(divided(hits, rows).sum(1), (rows > 0).sum(1), np.nan)

@@ -1,6 +1,6 @@
 """What a metric is: a pure function of one test's predictions, with a name, a title and a direction.
 
-Shapes: N items, C classes.
+Shapes: N items, C classes, B draws.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -41,8 +42,19 @@ class Predicted(Protocol):
         """
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Some items of a test, (N, ...)."""
+
+    kind: str
+    values: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+
+
 class Metric(ABC):
     """One number for a test. A metric overrides ``per_item``, or ``aggregate``, or both.
+
+    One without ``per_item`` may override ``on_counts`` too, which makes its intervals and tests over items fast.
 
     Attributes:
         name: the column, the key and the word after ``--metric``.
@@ -73,6 +85,24 @@ class Metric(ABC):
         """The value of the whole test; None where it is not defined."""
         each = self.per_item(predictions)
         return None if each is None or not len(each) else float(each.mean())
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """The values of B tests that hold each item so many times, counts (B, N) -> (B,); NaN where not defined.
+
+        Counts are whole numbers. The same as ``aggregate`` of the items so often repeated, which is what this computes
+        where the items have no value of their own.
+        """
+        each = self.per_item(predictions)
+        if each is not None:
+            means: Floats = counts @ each / counts.sum(1)
+            return means
+        found = np.full(len(counts), np.nan)
+        with unchecked():
+            for row, own in enumerate(counts):
+                at = np.repeat(np.arange(len(own)), own.astype(np.int64))
+                value = self.aggregate(Drawn(predictions.kind, predictions.values[at], predictions.targets[at]))
+                found[row] = np.nan if value is None else value
+        return found
 
 
 @contextmanager

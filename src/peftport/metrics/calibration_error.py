@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from peftport.metrics.base import Metric, Predicted, log_probabilities, predicted_classes
+from peftport.metrics.base import Floats, Metric, Predicted, log_probabilities, predicted_classes
 
 BINS = 15
 
@@ -18,9 +19,23 @@ class CalibrationError(Metric):
         """Mean distance of confidence from accuracy, each bin weighing as many items as it holds."""
         from sklearn.calibration import calibration_curve
 
-        right = predicted_classes(predictions) == predictions.targets
-        sure = np.exp(log_probabilities(predictions)).max(1).clip(0.0, 1.0)
+        right, sure, bins = _binned(predictions)
         accuracies, confidences = calibration_curve(right, sure, n_bins=BINS, pos_label=True)
-        inner = np.linspace(0.0, 1.0, BINS + 1)[1:-1]  # the edges between calibration_curve's bins
-        counts = np.bincount(np.searchsorted(inner, sure), minlength=BINS)
+        counts = np.bincount(bins, minlength=BINS)
         return float(np.abs(accuracies - confidences) @ counts[counts > 0] / len(sure))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """A bin's weight times its distance is the distance of the sums over its items."""
+        right, sure, bins = _binned(predictions)
+        apart = np.zeros((len(sure), BINS))
+        apart[np.arange(len(sure)), bins] = right - sure
+        found: Floats = np.abs(counts @ apart).sum(1) / counts.sum(1)
+        return found
+
+
+def _binned(predictions: Predicted) -> tuple[npt.NDArray[np.bool_], Floats, npt.NDArray[np.int64]]:
+    """Whether each item is right, how sure its class was said to be, and the bin of that, (N,) each."""
+    right = predicted_classes(predictions) == predictions.targets
+    sure: Floats = np.exp(log_probabilities(predictions)).max(1).clip(0.0, 1.0)
+    inner = np.linspace(0.0, 1.0, BINS + 1)[1:-1]  # the edges between calibration_curve's bins
+    return right, sure, np.searchsorted(inner, sure)

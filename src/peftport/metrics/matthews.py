@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftport.metrics.base import Metric, Predicted, predicted_classes
+from peftport.metrics.base import Floats, Metric, Predicted, predicted_classes
+from peftport.metrics.counts import confusions, divided
 
 
 class Matthews(Metric):
@@ -20,3 +21,11 @@ class Matthews(Metric):
         if len(np.union1d(predictions.targets, picks)) < 2:
             return 0.0
         return float(matthews_corrcoef(predictions.targets, picks))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From the confusion tables of all draws."""
+        tables = confusions(predictions, counts)
+        rows, columns, n = tables.sum(2), tables.sum(1), tables.sum((1, 2))
+        together = tables.trace(axis1=1, axis2=2) * n - (rows * columns).sum(1)
+        spread = (n**2 - (rows**2).sum(1)) * (n**2 - (columns**2).sum(1))
+        return divided(together, np.sqrt(spread))

@@ -1,32 +1,22 @@
-"""A metric on resampled items: what it would have been on other draws of as many items.
+"""A metric on resampled items: what it would have been on other draws, or with two tests' predictions swapped.
 
 All tests get the same draws, so that what they share (items that are hard for all of them) stays shared.
 
-Shapes: R tests, N items, B draws.
+Shapes: R tests, N items, B draws or swaps, S seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from peftport.metrics.base import Floats, Metric, Predicted, unchecked
+from peftport.metrics.base import Drawn, Floats, Metric, Predicted
 
 DRAWS = 200  # a standard error of 5 % for the standard deviation
 TRIES = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Some items of a test, (N, ...)."""
-
-    kind: str
-    values: npt.NDArray[Any]
-    targets: npt.NDArray[Any]
 
 
 def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
@@ -34,14 +24,34 @@ def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Gene
     found = np.full((len(tests), draws), np.nan)
     if not tests:
         return found
-    picks = [_pick(tests[0].targets, rng) for _ in range(draws)]
+    n = len(tests[0].targets)
+    counts = np.stack([np.bincount(_pick(tests[0].targets, rng), minlength=n) for _ in range(draws)]).astype(np.float64)
     known: dict[int, Floats] = {}  # runs may share a test
-    with unchecked():
-        for row, test in enumerate(tests):
-            if id(test) not in known:
-                each = (metric.aggregate(Drawn(test.kind, test.values[pick], test.targets[pick])) for pick in picks)
-                known[id(test)] = np.array([np.nan if value is None else value for value in each])
-            found[row] = known[id(test)]
+    for row, test in enumerate(tests):
+        if id(test) not in known:
+            known[id(test)] = metric.on_counts(test, counts)
+        found[row] = known[id(test)]
+    return found
+
+
+def swapped(metric: Metric, pairs: Sequence[tuple[Predicted, Predicted]], kept: npt.NDArray[np.bool_]) -> Floats:
+    """The metric of the first test of every pair minus that of the second, where items have changed places.
+
+    Args:
+        metric: what is computed.
+        pairs: S pairs of tests of the same N items.
+        kept: where the two predictions of an item stay where they are, the same for all pairs, (B, N).
+
+    Returns:
+        (B, S); NaN where undefined.
+
+    """
+    first = np.concatenate([kept, ~kept], axis=1).astype(np.float64)
+    second = 1.0 - first
+    found = np.empty((len(kept), len(pairs)))
+    for at, (one, other) in enumerate(pairs):
+        both = Drawn(one.kind, np.concatenate([one.values, other.values]), np.concatenate([one.targets, other.targets]))
+        found[:, at] = metric.on_counts(both, first) - metric.on_counts(both, second)
     return found
 
 

@@ -24,7 +24,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "retention": {**CELL, "base": REAL, "ceiling": REAL, "ported": REAL, "retention": REAL, "low": REAL, "high": REAL}
     | {"eligible": FLAG, "reason": TEXT, "host_distance": REAL},
     "gains": {**CELL, "budget": WHOLE, "versus": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL}
-    | {"p_holm": REAL, "seeds": WHOLE, "note": TEXT},
+    | {"p_holm": REAL, "permuted": TEXT, "seeds": WHOLE, "note": TEXT},
     "savings": {**CELL, "target": REAL, "steps_ported": REAL, "steps_scratch": REAL, "ported_censored": FLAG}
     | {"scratch_censored": FLAG, "training_saved": REAL, "break_even": REAL, "area_ported": REAL}
     | {"area_sampled": REAL, "area_scratch": REAL, "negative_flips": REAL, "regret": REAL},

@@ -80,6 +80,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("gain", "gain [95 %]", "signed", "low", "high"),
         Shown("p", "p", "p"),
         Shown("p_holm", "p (Holm)", "p"),
+        Shown("permuted", "permuted"),
         Shown("seeds", "seeds", "whole"),
         Shown("note", "note", "long"),
     ),

@@ -43,6 +43,7 @@ def study_findings(
         declared or Declared(metric=study.testing.metric),
         items=judged_by.items if judged_by else None,
         draws=judged_by.draws if judged_by else None,
+        tests=judged_by.tests if judged_by else None,
     )
     kept = retention(evidence)
     grid, judged = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)

@@ -28,6 +28,7 @@ class JudgedItems:
 
     items: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ITEMS))
     draws: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    tests: Mapping[str, Scores] = field(default_factory=dict)  # by run, those that the draws are of
 
 
 def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> JudgedItems:
@@ -45,6 +46,7 @@ def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stor
             places[place[0], place[1]][run] = scores
     each: list[tuple[str, str, Any]] = []
     draws: dict[str, npt.NDArray[np.float64]] = {}
+    drawn_of: dict[str, Scores] = {}
     for (receiver, task), tests in places.items():
         values = {run: metric.per_item(scores) for run, scores in tests.items()}
         if all(own is not None for own in values.values()):
@@ -52,4 +54,5 @@ def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stor
         elif len(known) <= MOST_RESAMPLED:
             drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items", receiver, task))
             draws |= dict(zip(tests, drawn, strict=True))
-    return JudgedItems(pl.DataFrame(each, schema=ITEMS, orient="row"), draws)
+            drawn_of |= tests
+    return JudgedItems(pl.DataFrame(each, schema=ITEMS, orient="row"), draws, drawn_of)

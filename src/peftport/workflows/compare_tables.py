@@ -16,6 +16,7 @@ import polars as pl
 
 from peftport.analysis.measures import Declared, Evidence, curves, gains
 from peftport.analysis.measures.columns import CORRECT, ITEMS, run_columns
+from peftport.analysis.measures.differences import differences
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict import verdicts
 from peftport.analysis.verdict.choice import Contrast
@@ -116,7 +117,7 @@ class ComparisonAnalysis:
             rows = [(name, metric.name, _numbers(values)) for name, values in each.items()]
             return Evidence.of(runs, None, declared, items=pl.DataFrame(rows, schema=ITEMS, orient="row"))
         drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items"))
-        return Evidence.of(runs, None, declared, draws=dict(zip(tests, drawn, strict=True)))
+        return Evidence.of(runs, None, declared, draws=dict(zip(tests, drawn, strict=True)), tests=tests)
 
     @cached_property
     def gains(self) -> pl.DataFrame:
@@ -160,8 +161,11 @@ class ComparisonAnalysis:
             sides.append(own.drop("seed") if arm == BARE_ARM else own)
         bare = any("seed" not in side.columns for side in sides)
         joined = sides[0].join(sides[1], how="cross") if bare else sides[0].join(sides[1], on="seed")
-        pairs = self.evidence.pairs(joined.with_columns(all=pl.lit(0)), ("all",), ("one", "other"))
-        found, level = pairs.crossed.contrast([1.0, -1.0]), self.evidence.declared.level
+        both = joined.with_columns(all=pl.lit(0))
+        found, level = (
+            differences(self.evidence, both, ("all",), ("one", "other")).estimates,
+            self.evidence.declared.level,
+        )
         estimate, margin = float(found.estimate[0]), float(found.margin(level)[0])
         return Interval(estimate, estimate - margin, estimate + margin, level)
 

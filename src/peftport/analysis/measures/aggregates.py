@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
-from peftport.analysis.measures.gains import VERSUS, differences
+from peftport.analysis.measures.gains import VERSUS, gained
 from peftport.analysis.measures.retention import retained
 from peftport.analysis.stats.intervals import Interval
 from peftport.analysis.stats.mixed import mixed_model
@@ -121,7 +121,7 @@ def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
     if any(why_not):
         yield None, quantity, None, None, None, f"not fitted: {', '.join(filter(None, why_not))}"
         return
-    found = differences(evidence, versus)
+    found = gained(evidence, versus)
     table = plain(found.pairs.table.with_columns(y=pl.lit(found.estimates.estimate)))
     table = table.join(plain(planned), on=(*CELL, "budget"), how="semi", nulls_equal=True).sort(SETTING)
     data = pl.format("{} -> {}", pl.col("origin_task").fill_null("unknown"), "receiver_task")

@@ -14,7 +14,7 @@ from peftport.analysis.measures.declared import Declared
 from peftport.analysis.stats.crossed import Crossed, crossed_from_draws, crossed_from_items, crossed_from_means
 from peftport.core.errors import BadRequest
 from peftport.metrics import metric_named
-from peftport.metrics.base import Metric
+from peftport.metrics.base import Metric, Predicted
 
 SETTING = ("technique", "origin", "receiver", "origin_task", "receiver_task")  # what arms of one question share
 CELL = (*SETTING, "method")
@@ -32,12 +32,14 @@ Floats = npt.NDArray[np.float64]
 class Pairs:
     """What G groups of seeds say about K arms; ``table`` has a row a group, in the order of ``crossed``.
 
-    ``itemised``: whether per-item results were held for all runs of the group, (G,).
+    ``itemised``: whether per-item results were held for all runs of the group, (G,). ``runs``: the rows of the paired
+    runs in `Evidence.runs`, the seeds of the groups end to end, (P, K).
     """
 
     table: pl.DataFrame
     crossed: Crossed
     itemised: npt.NDArray[np.bool_]
+    runs: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,7 @@ class Evidence:
     items: npt.NDArray[np.uint8] | Floats = field(repr=False)  # per-item results of all runs, end to end
     begins: Ints = field(repr=False)  # where each run's items begin, (R,); -1: not held
     draws: Floats = field(repr=False)  # each run's values on resampled items, (R, B); NaN: not held
+    tests: Mapping[str, Predicted] = field(repr=False)  # by run, the predictions that draws were made of
     _arms: dict[str, pl.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -64,6 +67,7 @@ class Evidence:
         *,
         items: pl.DataFrame | None = None,
         draws: Mapping[str, Floats] | None = None,
+        tests: Mapping[str, Predicted] | None = None,
     ) -> Evidence:
         """Check and index a table of runs.
 
@@ -73,6 +77,7 @@ class Evidence:
             declared: how it is judged.
             items: ``run``, ``metric`` and ``values``, a list of numbers, one a test item: those of other metrics.
             draws: by run, the declared metric on resampled test items, (B,), where an item has no value of its own.
+            tests: by run, the predictions that ``draws`` were made of, which a permutation test swaps between arms.
 
         Without per-item results and draws, seeds alone are paired.
 
@@ -99,7 +104,8 @@ class Evidence:
                 "for one; leave one out"
             )
         own = _items_of(declared.metric, correct, items, sign)
-        return cls(indexed, declared, *_laid_out(indexed, declared.metric, own), _drawn(indexed, draws or {}, sign))
+        laid_out, drawn = _laid_out(indexed, declared.metric, own), _drawn(indexed, draws or {}, sign)
+        return cls(indexed, declared, *laid_out, drawn, tests or {})
 
     @property
     def metric(self) -> Metric:
@@ -199,19 +205,21 @@ class Evidence:
         grouped = rows.group_by(*group, maintain_order=True).agg(*columns)
         sizes = grouped[columns[0]].list.len().to_numpy() if len(grouped) else np.zeros(0, np.int64)
         index = (
-            np.stack([grouped[c].explode().to_numpy().astype(np.int64) for c in columns], -1) if len(grouped) else None
+            np.stack([grouped[c].explode().to_numpy().astype(np.int64) for c in columns], -1)
+            if len(grouped)
+            else np.zeros((0, len(columns)), np.int64)
         )
         crossed, itemised = self._crossed(index, sizes.astype(np.int64), len(arms))
-        return Pairs(grouped.drop(columns), crossed, itemised)
+        return Pairs(grouped.drop(columns), crossed, itemised, index)
 
-    def _crossed(self, index: Ints | None, sizes: Ints, arms: int) -> tuple[Crossed, npt.NDArray[np.bool_]]:
+    def _crossed(self, index: Ints, sizes: Ints, arms: int) -> tuple[Crossed, npt.NDArray[np.bool_]]:
         """Of runs end to end, group after group (P, K), by groups of like shape."""
         groups, square = len(sizes), (len(sizes), arms, arms)
         out = Crossed(
             np.zeros((groups, arms)), np.zeros(square), np.zeros(square), np.zeros(square), sizes, np.zeros(groups, int)
         )
         itemised = np.zeros(groups, bool)
-        if index is None:
+        if not len(index):
             return out, itemised
         begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         n = self.counts[index]

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from peftport.analysis.measures.evidence import CELL, Evidence, Pairs, join, plain
-from peftport.analysis.stats.crossed import Estimates
+from peftport.analysis.measures.differences import Differences, differences
+from peftport.analysis.measures.evidence import CELL, Evidence, join, plain
 from peftport.analysis.stats.permutation import holm, sign_flip, sign_flip_floor
 
 VERSUS = ("sampled", "scratch", "bare")
-COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "seeds", "note")
+COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "permuted", "seeds", "note")
 
 
-@dataclass(frozen=True, eq=False)
-class Differences:
-    """Paired differences, a row of ``pairs.table`` each, with their variance and degrees of freedom."""
-
-    pairs: Pairs
-    estimates: Estimates
-
-
-def differences(evidence: Evidence, versus: str) -> Differences:
+@lru_cache(maxsize=len(VERSUS))  # the gains and the mixed model of one table in turn
+def gained(evidence: Evidence, versus: str) -> Differences:
     """Ported minus another arm in every cell and budget where a seed finished in both."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
-    pairs = evidence.pairs(rows, (*CELL, "budget"), ("ported", versus))
-    return Differences(pairs, pairs.crossed.contrast([1.0, -1.0]))
+    return differences(evidence, rows, (*CELL, "budget"), ("ported", versus))
 
 
 def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
@@ -45,7 +37,7 @@ def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
 
 
 def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.DataFrame:
-    found, level = differences(evidence, versus), evidence.declared.level
+    found, level = gained(evidence, versus), evidence.declared.level
     margin = found.estimates.margin(level)
     by_signs = evidence.declared.test == "sign_flip"
     p = _sign_flips(evidence, versus, rng) if by_signs else found.estimates.p
@@ -56,13 +48,17 @@ def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.Da
         p=pl.lit(p),
         seeds=pl.lit(found.pairs.crossed.seeds),
         itemised=pl.lit(found.pairs.itemised),
+        permuted=pl.lit(np.where(found.permuted, "items", "")).replace("", None),
+        swapped=pl.lit(found.estimates.swapped).fill_nan(None),
     )
+    if by_signs:
+        table = table.with_columns(permuted=pl.lit("seeds"))
     whole = evidence.planned.join(table, on=(*CELL, "budget"), how="left", nulls_equal=True)
     seeds = pl.col("seeds").fill_null(0)
-    return whole.with_columns(versus=pl.lit(versus), note=_note(level if by_signs else None), seeds=seeds)
+    return whole.with_columns(versus=pl.lit(versus), note=_note(level, by_signs), seeds=seeds)
 
 
-def _note(level: float | None) -> pl.Expr:
+def _note(level: float, by_signs: bool) -> pl.Expr:
     """What a reader must know of an interval or a p; null where nothing."""
     seeds, planned = pl.col("seeds").fill_null(0), pl.col("planned")
     parts = [
@@ -75,7 +71,10 @@ def _note(level: float | None) -> pl.Expr:
             pl.lit("no per-item results: test items are taken as unpaired, the interval is wide")
         ),
     ]
-    if level is not None:
+    doubted = pl.col("swapped") > 1 - level
+    said = "swapping items between the arms does not settle it (p {}), so the interval reaches zero"
+    parts.append(pl.when(doubted).then(pl.format(said, pl.col("swapped").round(4))))
+    if by_signs:
         few = (seeds > 0) & (pl.lit(2.0).pow(1 - seeds.cast(pl.Int64)) > 1 - level)
         floor = pl.lit(2.0).pow(1 - seeds.cast(pl.Int64)).round(4)
         parts.append(pl.when(few).then(pl.format("not enough seeds: a sign-flip p cannot fall under {}", floor)))
@@ -84,7 +83,7 @@ def _note(level: float | None) -> pl.Expr:
 
 
 def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Sign-flip p over the seeds of every group, in the order of `differences`."""
+    """Sign-flip p over the seeds of every group, in the order of `gained`."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     values = evidence.values
     d = values[rows["row_ported"].to_numpy()] - values[rows[f"row_{versus}"].to_numpy()]

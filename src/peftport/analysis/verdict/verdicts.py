@@ -8,7 +8,8 @@ from functools import cached_property, lru_cache
 
 import polars as pl
 
-from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, Pairs, join, plain
+from peftport.analysis.measures.differences import Differences, differences
+from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
 from peftport.analysis.measures.retention import retained
 from peftport.analysis.measures.savings import table_of_means
 from peftport.analysis.stats.crossed import Estimates
@@ -103,14 +104,15 @@ def settings_of(evidence: Evidence) -> list[Setting]:
     return found
 
 
-def _compared(kind: str, pairs: Pairs) -> pl.DataFrame:
+def _compared(kind: str, compared: Differences) -> pl.DataFrame:
     """Differences of the first arm from the second, with what their intervals need."""
-    found = pairs.crossed.contrast([1.0, -1.0])
+    pairs, found = compared.pairs, compared.estimates
     return pairs.table.with_columns(
         kind=pl.lit(kind),
         gain=pl.lit(found.estimate),
         variance=pl.lit(found.variance),
         df=pl.lit(found.df),
+        swapped=pl.lit(found.swapped),
         seeds=pl.lit(pairs.crossed.seeds),
         items=pl.lit(pairs.crossed.items),
         itemised=pl.lit(pairs.itemised),
@@ -125,8 +127,8 @@ def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
     instead = scratch.filter(pl.col("budget") == 0).join(tested, on=CELL, how="anti", nulls_equal=True)
     scratch = pl.concat([instead, scratch.filter(pl.col("budget") > 0)])
     group = (*CELL, "budget")
-    against_bare = _compared("bare", evidence.pairs(untrained, group, ("ported", "bare")))
-    return pl.concat([against_bare, _compared("scratch", evidence.pairs(scratch, group, ("ported", SCRATCH)))])
+    against_bare = _compared("bare", differences(evidence, untrained, group, ("ported", "bare")))
+    return pl.concat([against_bare, _compared("scratch", differences(evidence, scratch, group, ("ported", SCRATCH)))])
 
 
 def _between(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
@@ -140,7 +142,7 @@ def _between(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
     cheaper = ranked.rename({"method": "cheaper", "row_ported": "row_cheaper", "rank": "rank_cheaper"})
     both = ranked.join(cheaper, on=keys, how="inner", nulls_equal=True, maintain_order="left")
     both = both.filter(pl.col("rank") > pl.col("rank_cheaper"))
-    return _compared("between", evidence.pairs(both, (*CELL, "cheaper", "budget"), ("ported", "cheaper")))
+    return _compared("between", differences(evidence, both, (*CELL, "cheaper", "budget"), ("ported", "cheaper")))
 
 
 def _overtaking(evidence: Evidence, ported: pl.DataFrame, allowed: pl.Expr) -> pl.DataFrame:
@@ -149,15 +151,15 @@ def _overtaking(evidence: Evidence, ported: pl.DataFrame, allowed: pl.Expr) -> p
     scratch = evidence.arm(SCRATCH).filter(allowed & (pl.col("budget") > 0))
     on = ("technique", "receiver", "receiver_task", "seed")
     rows = untrained.join(scratch, on=on, how="inner", nulls_equal=True, maintain_order="left")
-    return _compared("overtaking", evidence.pairs(rows, (*CELL, "budget"), ("ported", SCRATCH)))
+    return _compared("overtaking", differences(evidence, rows, (*CELL, "budget"), ("ported", SCRATCH)))
 
 
 def _fill_duels(found: list[Setting], compared: pl.DataFrame, ids: pl.DataFrame, level: float) -> None:
     """Joint intervals: all comparisons of a setting are one family (Bonferroni)."""
     table = compared.join(ids, on=SETTING, how="inner", nulls_equal=True, maintain_order="left")
     family = table.select(pl.len().over("setting")).to_series().to_numpy()
-    gain, variance, df = (table[name].to_numpy() for name in ("gain", "variance", "df"))
-    margin = Estimates(gain, variance, df).margin(1 - (1 - level) / family)
+    gain, variance, df, swapped = (table[name].to_numpy() for name in ("gain", "variance", "df", "swapped"))
+    margin = Estimates(gain, variance, df, swapped).margin(1 - (1 - level) / family)
     table = table.with_columns(low=pl.lit(gain - margin), high=pl.lit(gain + margin)).sort("setting", "budget")
     if "cheaper" not in table.columns:
         table = table.with_columns(cheaper=pl.lit(None, pl.String))
