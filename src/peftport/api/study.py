@@ -49,10 +49,6 @@ class Planned(Result):
             f"{self.study}: {s.runs} runs, {s.jobs} jobs, {s.steps_needed:,} of {s.steps_asked:,} training steps needed"
         )
 
-    def to_polars(self) -> pl.DataFrame:
-        """Return one row of counts."""
-        return pl.DataFrame([{"study": self.study, **asdict(self.sharing)}])
-
     def as_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
         return {"study": self.study, **asdict(self.sharing)}
@@ -125,10 +121,6 @@ class Repaired(Result):
 
     def __str__(self) -> str:
         return f"{self.study}: {self.repairs}"
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return one row of counts."""
-        return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts, and the name under which the damaged file is kept."""
