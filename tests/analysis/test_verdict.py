@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence
-from peftport.analysis.measures.columns import run_columns
 from peftport.analysis.verdict import regret_report, verdicts
 from peftport.analysis.verdict.choice import Contrast, decide, decided, word_of
 from peftport.analysis.verdict.verdicts import SCHEMA, settings_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from peftport.analysis.measures.columns import completed, run_columns
+from peftport.analysis.columns import completed, run_columns
 
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 PLACE = {"technique": TEXT, "origin": TEXT, "receiver": TEXT, "origin_task": TEXT, "receiver_task": TEXT}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from peftport.core.errors import HostRefused, UnknownName
 from peftport.study.grid import StudySpec, StudyTechnique
+from peftport.study.inputs import open_task
 from peftport.study.jobs import TrainJob, UpdateJob
 from peftport.study.plan import Plan
-from peftport.study.work import open_task
 from peftport.training.bound_task import BoundTask, Start, bind_task
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32

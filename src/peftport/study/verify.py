@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peftport.analysis.measures.columns import FACTORS, OLD_METRICS
+from peftport.analysis.columns import FACTORS, OLD_METRICS
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress

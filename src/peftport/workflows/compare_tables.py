@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from peftport.analysis.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.measures import Declared, Evidence, curves, gains
-from peftport.analysis.measures.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict import verdicts
 from peftport.analysis.verdict.choice import Contrast
