@@ -166,9 +166,3 @@ class ComparisonAnalysis:
 
 def _numbers(values: npt.NDArray[Any] | None) -> list[float]:
     return [] if values is None else np.asarray(values, dtype=np.float64).tolist()
-
-
-def verdict_of(comparison: Comparison) -> dict[str, Any] | None:
-    """The verdict on one comparison, as a row of `verdicts`; None where no ported arm was run."""
-    found = ComparisonAnalysis([comparison]).verdicts
-    return found.row(0, named=True) if len(found) else None
