@@ -34,9 +34,9 @@ def export_of(tiny: Path, folder: Path) -> Exported:
         ledger.close()
 
 
-@pytest.fixture
-def exported(tiny: Path, undisturbed: Path) -> Exported:
-    return export_of(tiny, undisturbed)
+@pytest.fixture(scope="module")
+def exported(home: Path, undisturbed: Path) -> Exported:
+    return export_of(home / "tiny.toml", undisturbed)
 
 
 @pytest.fixture
