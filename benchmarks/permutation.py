@@ -29,8 +29,8 @@ import polars as pl
 from coverage import Setting
 from machine import machine_facts
 
+from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence, gains
-from peftport.analysis.measures.columns import run_columns
 from peftport.analysis.stats.crossed import crossed_from_items
 from peftport.analysis.stats.permutation import sign_flip
 from peftport.analysis.stats.swaps import swapped_items, swaps_of

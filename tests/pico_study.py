@@ -44,7 +44,8 @@ items = 8
 [execution]
 stack = 3
 """
-LONG = list(range(12))  # the tiny study with so many seeds: at work for seconds, so that it can be stopped within
+# Seeds with which the tiny study is at work for seconds, so that it can be stopped within: again and again, or once.
+LONG, SHORTER = list(range(12)), list(range(6))
 HOSTS = ("bert", "bert-updated", "t5", "t5-updated")
 SECONDS = ("train_seconds_per_step", "test_seconds")
 

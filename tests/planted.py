@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from peftport.analysis.measures.columns import CORRECT, run_columns
+from peftport.analysis.columns import CORRECT, run_columns
 
 Rate = Callable[["Key"], float]
 

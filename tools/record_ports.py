@@ -17,9 +17,8 @@ from typing import Any
 
 import polars as pl
 
+from held_out_pairs import Errors, HeldOut, leave_one_pair_out
 from peftport.analysis.measures import Evidence
-from peftport.analysis.prediction.collect import Relation, collect
-from peftport.analysis.prediction.held_out import Errors, HeldOut, leave_one_pair_out
 from peftport.analysis.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
 from peftport.core.hashing import digest
 from peftport.hosts.distance import weight_distance
@@ -29,8 +28,9 @@ from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.study.about import FILE, About
 from peftport.workflows.distill import NAME as DISTILL
+from recorded_of_runs import Relation, collect
 
-OUT = Path(__file__).parents[1] / "src" / "peftport" / "prediction" / TABLE
+OUT = Path(__file__).parents[1] / "src" / "peftport" / "analysis" / "prediction" / TABLE
 
 
 def main(folders: list[str]) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from held_out_pairs import leave_one_pair_out
 from peftport.analysis.measures import Evidence
 from peftport.analysis.prediction import Asked, RecordedPort, predict, recorded
-from peftport.analysis.prediction.collect import Relation, collect
-from peftport.analysis.prediction.held_out import leave_one_pair_out
 from peftport.analysis.prediction.predict import FEWEST, LEVEL, NEAREST
+from record_ports import distilled_ports, markdown
+from recorded_of_runs import Relation, collect
 
 RESULTS = Path(__file__).parents[2] / "results"
 ASKED = Asked("lora", "copy", "bert", "bert", True, 0.01, frozenset({"a", "new"}))
@@ -32,7 +32,6 @@ def port(receiver: str, distance: float | None, gain: float, lift: float = 0.1, 
     return made.model_copy(update=changes)
 
 
-Distilled = Callable[..., list[RecordedPort]]
 LADDER = [port("b", 0.001, 0.10), port("c", 0.005, 0.08), port("d", 0.02, 0.06), port("e", 0.05, 0.01)]
 
 
@@ -111,7 +110,7 @@ def test_held_out_errors_are_those_of_what_came_out() -> None:
     assert kind.gain.mean_absolute == pytest.approx(np.mean(errors))
 
 
-def remade(source: Path, ports: Sequence[RecordedPort], distilled_ports: Distilled) -> list[RecordedPort]:
+def remade(source: Path, ports: Sequence[RecordedPort]) -> list[RecordedPort]:
     """The records of one source of the table, with the relations and, where not measured there, distances it holds."""
     document = json.loads((source if source.is_file() else source / "study.json").read_text(encoding="utf-8"))
     study = source.stem if source.is_file() else document["study"]["name"]
@@ -126,27 +125,20 @@ def remade(source: Path, ports: Sequence[RecordedPort], distilled_ports: Distill
     return collect(study, evidence, relations)
 
 
-def test_the_table_is_what_the_committed_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_what_the_committed_results_say() -> None:
     """Made anew from the same sources, with the relations that the table holds, it is the same table."""
-    monkeypatch.syspath_prepend(str(RESULTS.parent / "tools"))
-    from record_ports import distilled_ports
-
     table = recorded()
     sources = [Path(word) for word in table.command.split()[2:]]
     assert sources
     made = []
     for source in sources:
-        made += remade(RESULTS.parent / source, table.ports, distilled_ports)
+        made += remade(RESULTS.parent / source, table.ports)
     assert len(made) == len(table.ports) > 10
     for one, other in zip(made, table.ports, strict=True):
         assert one.model_copy(update={"distance": other.distance}) == other
         assert one.distance == pytest.approx(other.distance)
 
 
-def test_the_documented_errors_are_those_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(RESULTS.parent / "tools"))
-    monkeypatch.delitem(sys.modules, "record_ports", raising=False)
-    from record_ports import markdown  # type: ignore[import-not-found]
-
+def test_the_documented_errors_are_those_of_the_table() -> None:
     page = (RESULTS.parent / "docs" / "check.md").read_text(encoding="utf-8")
     assert markdown(leave_one_pair_out(recorded().ports)) in page, f"paste what `{recorded().command}` prints"

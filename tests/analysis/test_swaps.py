@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence, gains
-from peftport.analysis.measures.columns import run_columns
 from peftport.analysis.stats.crossed import crossed_from_items
 from peftport.analysis.stats.swaps import swapped_items, swaps_of
 from peftport.analysis.verdict import verdicts

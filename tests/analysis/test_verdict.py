@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence
-from peftport.analysis.measures.columns import run_columns
 from peftport.analysis.verdict import regret_report, verdicts
 from peftport.analysis.verdict.choice import Contrast, decide, decided, word_of
 from peftport.analysis.verdict.verdicts import SCHEMA, settings_of
 from peftport.training.evaluation import Scores
-from peftport.workflows.compare_tables import compare_frames, verdict_of
+from peftport.workflows.compare_tables import ComparisonAnalysis, compare_frames
 from peftport.workflows.comparison import Comparison, ComparisonPlan
 from planted import Grid, Key, Rate, curve, ledger
 
@@ -239,6 +240,11 @@ def test_a_comparison_becomes_the_tables_of_a_study() -> None:
     for run, accuracy, items in frames.runs.select("run", "accuracy", "n_items").iter_rows():
         right = frames.correct.filter(run=run)["correct"][0].to_numpy()
         assert (right.mean(), len(right)) == (pytest.approx(accuracy), items)
+
+
+def verdict_of(one: Comparison) -> dict[str, Any] | None:
+    found = ComparisonAnalysis([one]).verdicts
+    return found.row(0, named=True) if len(found) else None
 
 
 def test_a_comparison_gets_a_verdict() -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 import typer.main
 
+from first_minutes import commands_of
 from peftport import cli, porting
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.hashing import rng_for
@@ -209,10 +210,7 @@ def test_python_of_a_page_runs(name: str, place: Path, peftport: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_timed_first_minutes_are_the_readme_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    from first_minutes import commands_of
-
+def test_the_timed_first_minutes_are_the_readme_s() -> None:
     *typed, python = commands_of((ROOT / "README.md").read_text(encoding="utf-8"))
     assert [words[1:] for words in typed] == list(lines_of(ROOT / "README.md"))
     assert python[:2] == ["python", "-c"] and "import peftport" in python[2]

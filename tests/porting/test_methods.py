@@ -20,7 +20,6 @@ from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting import porter_named
 from peftport.porting.alignment import spaces
-from peftport.porting.alignment.activations import paired_rows
 from peftport.porting.alignment.layer_cka import in_order, similarity
 from peftport.porting.alignment.low_rank import compress, leading
 from peftport.porting.alignment.maps import Moments, assignment, matched, ridge
@@ -92,7 +91,8 @@ def test_ports_that_share_are_those_that_do_not(method: str, technique: str, mon
     one, other = (pico_host("bert", seed=seed, dtype=torch.float64) for seed in (0, 1))
     spec, porter, calls = SPECS[technique], porter_named(method), []
     modules = [a_module(one, spec, seed) for seed in (0, 1)]
-    monkeypatch.setattr(spaces, "paired_rows", lambda *given: calls.append(1) or paired_rows(*given))
+    collect = spaces._collect
+    monkeypatch.setattr(spaces, "_collect", lambda *given: calls.append(1) or collect(*given))
     apart = [porter.port(m, other, rng(), PortInputs(origin=one, texts=sentences(40))) for m in modules]
     assert len(calls) == 2
     shared = PortCache()

@@ -20,7 +20,6 @@ from peftport.porting.alignment import bases, low_rank
 from peftport.porting.alignment.maps import Moments
 from peftport.porting.alignment.rotations import polar, rotation, unmoved
 from peftport.porting.base import PortInputs
-from peftport.porting.methods import crosslora, subspace
 from peftport.techniques import make_spec
 from pico import SPECS, pico_host, random_matrices
 from porting.rebase import rebase, sentences
@@ -133,8 +132,7 @@ def test_random_ranges_of_one_matrix_are_one(technique: str, method: str, monkey
     monkeypatch.setattr(low_rank, "EXACT_WIDTH", 4)
     monkeypatch.setattr(low_rank, "OVERSAMPLING", 1)
     monkeypatch.setattr(low_rank, "POWER_ITERATIONS", 0)
-    monkeypatch.setattr(crosslora, "LARGEST_K", 6)
-    monkeypatch.setattr(subspace, "LARGEST_K", 6)
+    monkeypatch.setattr(bases, "LARGEST_K", 6)
     case = hard("a bottleneck for units", technique, method)
     assert port(case).error < BOUND
     assert bases.leading is low_rank.leading

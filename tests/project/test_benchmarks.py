@@ -323,27 +323,20 @@ def test_faults_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_faults_go_on_where_they_stopped(tmp_path: Path) -> None:
-    """A campaign of one, then of two: the first is not struck again."""
+    """A campaign of two, of which one is on record: that is not struck again, and the record that it leaves goes on."""
     import subprocess
 
-    out = tmp_path / "faults.json"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "faults.py"),
-        "--out",
-        str(out),
-        "--kinds",
-        "artifact",
-        "kill",
-        "--faults",
-    ]
+    import faults
+
+    out, kinds = tmp_path / "faults.json", ["artifact", "kill"]
+    before = {"index": 0, "kind": "artifact", "outcome": "refused", "how": "", "seconds": 1234.5}
+    faults._write(out, 0, kinds, [before])
+    command = [sys.executable, str(BENCHMARKS / "faults.py"), "--out", str(out), "--kinds", *kinds, "--faults", "2"]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src"), "TMPDIR": str(tmp_path)}
-    seconds = []
-    for count in ("1", "2"):
-        done = subprocess.run([*command, count], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done
-        said = json.loads(out.read_text(encoding="utf-8"))
-        assert (said["count"], said["failures"], said["left_out"].count("signals")) == (int(count), 0, 1)
-        seconds.append(said["faults"][0]["seconds"])
-    assert seconds[0] == seconds[1]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    said = json.loads(out.read_text(encoding="utf-8"))
+    assert (said["count"], said["failures"], said["left_out"].count("signals")) == (2, 0, 1)
+    assert said["faults"][0] == before and said["faults"][1]["kind"] in kinds
+    assert faults._before(out, 0, kinds) == said["faults"]
     assert [path.name for path in tmp_path.iterdir()] == ["faults.json"]

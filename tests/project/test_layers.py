@@ -172,6 +172,18 @@ def test_help_starts_without_torch() -> None:
     assert done.stderr.splitlines()[-1] == "heavy: []"
 
 
+def test_a_study_s_driver_starts_without_what_only_workers_need() -> None:
+    """Those libraries take most of a start's time, and a driver neither loads a host nor computes a measure."""
+    script = (
+        "import sys, peftport.cli, peftport.study.execute\n"
+        "print(sorted({'transformers', 'datasets', 'scipy', 'sklearn', 'statsmodels'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_no_two_classes_have_one_name() -> None:
     """One name has one meaning, wherever a reader meets it."""
     names = Counter(node.name for _, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))

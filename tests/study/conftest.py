@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +10,9 @@ import pytest
 import torch
 
 from peftport.study import work
-from pico_folders import Run, cut_off, in_process, process_environment, save_hosts, save_reviews
-from pico_study import HOSTS, LONG, TINY, plan_of, run_in
+from pico_folders import Run, cut_off, in_process, process_environment, save_hosts, save_reviews, unmeasured
+from pico_study import HOSTS, LONG, SHORTER, TINY, plan_of, run_in
+from study.driving import MARK, Driver
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,12 @@ def undisturbed_long(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return in_one_go(home, tmp_path_factory.mktemp("undisturbed"), seeds=str(LONG))
 
 
+@pytest.fixture(scope="session")
+def undisturbed_shorter(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the seeds of `SHORTER`."""
+    return in_one_go(home, tmp_path_factory.mktemp("undisturbed"), seeds=str(SHORTER))
+
+
 def in_one_go(home: Path, folder: Path, **changes: str) -> Path:
     """A folder with the tiny study at its end, worked on by nobody but this process."""
     with pytest.MonkeyPatch.context() as patch:
@@ -80,3 +90,26 @@ def forget() -> None:
     """What a worker keeps from one stack to the next goes, as it does when a worker ends."""
     work._open_bench.cache_clear()
     work.open_task.cache_clear()
+
+
+@pytest.fixture
+def mark() -> str:
+    """What the environments of a test's processes are marked with, so that orphans are found."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) -> Driver:
+    """Start ``peftport study run`` as users do, by default with the seeds of `LONG`: no stop comes too late."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
+        command = ["study", "run", "tiny.toml", "--set", f"seeds={LONG}", "--dir", str(tmp_path / "runs")]
+        return subprocess.Popen(
+            [sys.executable, "-m", "peftport", *command, "--workers", str(workers), *map(str, more)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, start_new_session=True,
+            env={**unmeasured(environment), MARK: mark, "TMPDIR": str(temporary)},
+        )  # fmt: skip
+
+    return start

@@ -20,11 +20,12 @@ from peftport.core.errors import PeftportError, TrainingFailed
 from peftport.store import artifacts as store
 from peftport.store.ledger import FILE, Ledger, only_driver
 from peftport.study import executors
+from peftport.study.inputs import open_task
 from peftport.study.jobs import PortedStart, TrainJob
 from peftport.study.messages import Request, TrainJobsRequest, told
 from peftport.study.plan import Plan
 from peftport.study.run import Limits
-from peftport.study.work import _open_bench, open_task
+from peftport.study.work import _open_bench
 from peftport.training.bound_task import BoundTask
 from pico import pico_model
 from pico_folders import Result, Run

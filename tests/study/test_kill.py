@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,69 +14,10 @@ import pytest
 from peftport.hosts.loading import Loading
 from peftport.study.executors import Outcome, Processes
 from peftport.study.messages import DistanceRequest, Request
-from pico_folders import unmeasured
-from pico_study import LONG, contents, files, plan_of, records, run_in
+from pico_study import contents, files, plan_of, records, run_in
+from study.driving import PATIENCE_SECONDS, Driver, alive, known, until, until_at_work
 
-KILLS, PATIENCE_SECONDS = 10, 240.0
-MARK = "PEFTPORT_TEST_MARK"
-Driver = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def mark() -> str:
-    """What the environments of a test's processes are marked with, so that orphans are found."""
-    return uuid.uuid4().hex
-
-
-@pytest.fixture
-def drive(environment: dict[str, str], home: Path, tmp_path: Path, mark: str) -> Driver:
-    """Start ``peftport study run`` as users do, with the seeds of `LONG`: no stop of these tests comes too late."""
-
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-
-    def start(*more: object, workers: int = 1) -> subprocess.Popen[str]:
-        command = ["study", "run", "tiny.toml", "--set", f"seeds={LONG}", "--dir", str(tmp_path / "runs")]
-        return subprocess.Popen(
-            [sys.executable, "-m", "peftport", *command, "--workers", str(workers), *map(str, more)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, start_new_session=True,
-            env={**unmeasured(environment), MARK: mark, "TMPDIR": str(temporary)},
-        )  # fmt: skip
-
-    return start
-
-
-def alive(mark: str) -> list[int]:
-    """Processes that carry the mark."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                found.append(int(place.name))
-        except OSError:  # it has ended, or is not ours
-            continue
-    return found
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}"
-        time.sleep(0.05)
-
-
-def until_at_work(driver: subprocess.Popen[str], mark: str, folder: Path, jobs: int) -> None:
-    """Until a driver has workers and so many jobs are on record; it must not end before."""
-
-    def at_work() -> bool:
-        assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()}"
-        return len(known(folder)) >= jobs and len(alive(mark)) > 1
-
-    until(at_work, f"{jobs} jobs are on record and the driver has workers")
-
-
-def known(folder: Path) -> dict[str, tuple[int, float]]:
-    return records(folder) if (folder / "ledger.sqlite").exists() else {}
+KILLS = 10
 
 
 def test_drivers_killed_at_random(drive: Driver, mark: str, tmp_path: Path, undisturbed_long: Path) -> None:
@@ -113,46 +50,6 @@ def test_drivers_killed_at_random(drive: Driver, mark: str, tmp_path: Path, undi
     assert on_record == set(files(undisturbed_long))
     until(lambda: not alive(mark), "the workers end with their driver")
     assert list((tmp_path / "temporary").iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted(number: int, drive: Driver, mark: str, tmp_path: Path, undisturbed_long: Path) -> None:
-    """Control-C and a lost terminal reach every process: one line, exit 130, nobody left; the same command goes on."""
-    driver = drive(workers=2)
-    until_at_work(driver, mark, tmp_path / "runs", 3)
-    if number != signal.SIGTERM:
-        os.killpg(driver.pid, number)
-    else:
-        driver.send_signal(number)
-    out, said = driver.communicate(timeout=PATIENCE_SECONDS)
-    assert (driver.returncode, out) == (130, "")
-    assert said.splitlines() == ["peftport: interrupted; nothing half-written was left behind"]
-    until(lambda: not alive(mark), "nobody is left")
-    assert list((tmp_path / "temporary").iterdir()) == []
-    assert not [name for name in files(tmp_path / "runs") if name.startswith(".")]
-    before = records(tmp_path / "runs")
-    second = drive()
-    assert second.wait() == 0
-    second.communicate()
-    assert before.items() <= records(tmp_path / "runs").items()
-    assert contents(tmp_path / "runs") == contents(undisturbed_long)
-    assert files(tmp_path / "runs") == files(undisturbed_long)
-
-
-def test_a_second_driver_waits_for_nobody(drive: Driver, mark: str, tmp_path: Path) -> None:
-    """It is refused while the first works, and leaves it alone."""
-    many = ("--set", f"seeds={list(range(200))}")
-    first = drive(*many)
-    until(lambda: bool(known(tmp_path / "runs")), "the first works")
-    second = drive(*many)
-    _, said = second.communicate()
-    assert second.returncode == 2
-    assert re.fullmatch(r"peftport: .*another process is running this study.*\n", said)
-    assert first.poll() is None
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=PATIENCE_SECONDS)
-    assert first.returncode == 130
-    until(lambda: not alive(mark), "nobody is left")
 
 
 class Murderous(Processes):

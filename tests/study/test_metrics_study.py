@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from peftport.analysis.measures.columns import OLD_METRICS, run_columns
+from peftport.analysis.columns import OLD_METRICS, run_columns
 from peftport.core.errors import PeftportError
 from peftport.metrics import METRICS
 from peftport.metrics.base import Metric, Predicted, predicted_classes

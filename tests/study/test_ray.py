@@ -102,7 +102,10 @@ def test_a_node_is_lost(tmp_path: Path, home: Path, tiny: Path, undisturbed: Pat
 def test_stacks_ask_for_a_gpu_where_the_cluster_has_some(
     tmp_path: Path, tiny: Path, undisturbed: Path, cluster: Any
 ) -> None:
-    """Two GPUs by name only: Ray hands them out one a stack, torch sees none and works on the processor."""
+    """Two GPUs by name only: Ray hands them out one a stack, torch sees none and works on the processor.
+
+    Two stacks, of the runs that need no others: Ray starts a process for each stack that has a GPU.
+    """
     import ray
 
     cluster.add_node(num_cpus=3, num_gpus=2, object_store_memory=100 * 2**20)
@@ -113,11 +116,14 @@ def test_stacks_ask_for_a_gpu_where_the_cluster_has_some(
     assert RayCluster(None, 1, Loading(device="cuda", spread=True))._workers == 1
     seen = ray.remote(num_gpus=1)(lambda: ray.get_gpu_ids())
     assert sorted(ray.get([seen.remote(), seen.remote()])) in ([[0], [1]], [["0"], ["1"]])
-    part = {"technique": frozenset({"lora-2"}), "receiver": frozenset({"bert-updated"})}
-    summary = run_in(tmp_path / "runs", plan_of(tiny, part, loading__device="auto"), executor)
+    plan = plan_of(tiny, loading__device="auto")
+    alone = [run for run in plan.runs() if run.receiver == "bert-updated" and run.arm in ("bare", "scratch")]
+    part = plan.part([run for run in alone if run.technique in (None, "lora-2")])
+    assert len(part.stacks) == 2
+    summary = run_in(tmp_path / "runs", part, executor)
     assert (summary.failed, summary.blocked, summary.left) == (0, 0, 0)
     whole = contents(undisturbed)
-    assert contents(tmp_path / "runs") == {job: whole[job] for job in plan_of(tiny, part).jobs}
+    assert contents(tmp_path / "runs") == {job: whole[job] for job in part.jobs}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from peftport import tracking
-from peftport.analysis.measures.columns import FACTORS
+from peftport.analysis.columns import FACTORS
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import executors

@@ -25,12 +25,12 @@ class Result(ABC):
         """What came out, in one line."""
 
     @abstractmethod
-    def to_polars(self) -> pl.DataFrame:
-        """The result as a table."""
-
-    @abstractmethod
     def as_json(self) -> dict[str, Any]:
         """The document that ``--json`` prints."""
+
+    def to_polars(self) -> pl.DataFrame:
+        """The result as a table; by default one row, of what ``--json`` prints."""
+        return pl.DataFrame([self.as_json()])
 
     def tables(self) -> list[Table]:
         """The tables that the command line prints first."""

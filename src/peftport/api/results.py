@@ -46,7 +46,39 @@ from peftport.workflows.train import TrainedModule
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Evaluated(Result):
+class Tested(Result):
+    """A host's test on one task."""
+
+    request: EvaluateRequest | TrainRequest
+    found: EvaluatedHost | TrainedModule
+
+    @property
+    def task(self) -> str:
+        """The name of the task that was tested on."""
+        return self.found.task
+
+    @property
+    def scores(self) -> Predictions:
+        """The scores of every test item; of the host with the module, if there is one."""
+        return self.found.scores
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the test items that were right; None where the task's answers are not classes."""
+        return self.scores.measures().get("accuracy")
+
+    @cached_property
+    def judged(self) -> MetricChoice:
+        """The metric that is named first, and the share of the most frequent class."""
+        return choose_metric(self.scores)
+
+    def remarks(self) -> list[str]:
+        """Why the test is not judged by accuracy, where it is not."""
+        return noted(self.judged)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluated(Tested):
     """A host's test on a task, alone (``module`` None) or with a module."""
 
     request: EvaluateRequest
@@ -58,26 +90,11 @@ class Evaluated(Result):
         return str(self.request.host)
 
     @property
-    def task(self) -> str:
-        """The name of the task that was tested on."""
-        return self.found.task
-
-    @property
     def module(self) -> Path | None:
         """The folder of the module, or None if there is none."""
         return path_of(self.request.module)
 
-    @property
-    def scores(self) -> Predictions:
-        """The scores of every test item."""
-        return self.found.scores
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the test items that were right; None where the task's answers are not classes."""
-        return self.scores.measures().get("accuracy")
-
-    @property
+    @cached_property
     def judged(self) -> MetricChoice:
         """The metric that is named first, and the share of the most frequent class."""
         return self.found.judged
@@ -87,32 +104,19 @@ class Evaluated(Result):
         module = f" with {self.module}" if self.module else ""
         return f"{self.host} on {self.task}{module}: {said_first(s, self.judged)} ({items_text(self.judged, len(s))})"
 
-    def to_polars(self) -> pl.DataFrame:
-        """One row: host, task, module, every metric, n_items, the most frequent class's share."""
-        return pl.DataFrame([self.as_json()])
-
     def as_json(self) -> dict[str, Any]:
         """Host, task, module and measures."""
         module = str(self.module) if self.module else None
         own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
 
-    def remarks(self) -> list[str]:
-        """Why the test is not judged by accuracy, where it is not."""
-        return noted(self.judged)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Trained(Result):
+class Trained(Tested):
     """A module just trained, its folder if it was written, and the host's test without and with it."""
 
     request: TrainRequest
     found: TrainedModule
-
-    @property
-    def task(self) -> str:
-        """The name of the task that was tested on."""
-        return self.found.task
 
     @property
     def out(self) -> Path | None:
@@ -129,16 +133,6 @@ class Trained(Result):
         """The test of the host alone."""
         return self.found.bare
 
-    @property
-    def scores(self) -> Predictions:
-        """The test of the host with the module."""
-        return self.found.scores
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of the test items that were right with the module; None where the task's answers are not classes."""
-        return self.scores.measures().get("accuracy")
-
     def __str__(self) -> str:
         module = self.module
         return (
@@ -146,15 +140,6 @@ class Trained(Result):
             f"{self.request.steps} steps; {self.judged.title} on {self.task} {value_of(self.judged, self.scores)}, "
             f"host alone {value_of(self.judged, self.bare)} ({items_text(self.judged, len(self.bare))})"
         )
-
-    @cached_property
-    def judged(self) -> MetricChoice:
-        """The metric that is named, and the share of the most frequent class."""
-        return choose_metric(self.bare)
-
-    def remarks(self) -> list[str]:
-        """Why the module is not judged by accuracy, where it is not."""
-        return noted(self.judged)
 
     def to_polars(self) -> pl.DataFrame:
         """Two rows: the bare host, and the host with the module."""

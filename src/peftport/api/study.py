@@ -6,8 +6,7 @@ Workers are processes that import the calling script, so it must call ``run`` un
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from peftport.core.errors import BadRequest
 from peftport.core.progress import duration
 from peftport.core.request import method_takes, takes
 from peftport.store.artifacts import Artifacts, write_text
-from peftport.store.ledger import Ledger, open_ledger
+from peftport.store.ledger import open_ledger
 from peftport.study.about import About, about
 from peftport.study.commands import RunRequest, StudyRequest
 from peftport.study.execute import RunOptions, execute
@@ -48,10 +47,6 @@ class Planned(Result):
         return (
             f"{self.study}: {s.runs} runs, {s.jobs} jobs, {s.steps_needed:,} of {s.steps_asked:,} training steps needed"
         )
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return one row of counts."""
-        return pl.DataFrame([{"study": self.study, **asdict(self.sharing)}])
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -125,10 +120,6 @@ class Repaired(Result):
 
     def __str__(self) -> str:
         return f"{self.study}: {self.repairs}"
-
-    def to_polars(self) -> pl.DataFrame:
-        """Return one row of counts."""
-        return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts, and the name under which the damaged file is kept."""
@@ -212,7 +203,7 @@ class Study:
 
     def status(self) -> Status:
         """Return how far the study is, and what failed."""
-        with self._ledger() as ledger:
+        with closing(open_ledger(self.dir)) as ledger:
             ledger.check()
             states = ledger.states()
             failures = tuple(
@@ -251,17 +242,9 @@ class Study:
         return Path(out)
 
     def _read(self) -> tuple[Exported, About]:
-        with self._ledger() as ledger:
+        with closing(open_ledger(self.dir)) as ledger:
             exported = export(self.planned, ledger, self._artifacts)
             return exported, about(self.planned, ledger, f"peftport study run {self.file}")
-
-    @contextmanager
-    def _ledger(self) -> Iterator[Ledger]:
-        ledger = open_ledger(self.dir)
-        try:
-            yield ledger
-        finally:
-            ledger.close()
 
     def _repr_html_(self) -> str:
         return self.plan()._repr_html_()

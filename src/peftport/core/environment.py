@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
 
 
+@cache
 def version_of(library: str) -> str:
     """Return the version of a library, or that it is not installed."""
     try:

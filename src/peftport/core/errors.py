@@ -20,6 +20,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or the name of its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class PeftportError(Exception):
     """The work failed; the message says where and why."""
 

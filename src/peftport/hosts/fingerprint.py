@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import SafetensorError, safe_open
 
-from peftport.core.errors import HostRefused
+from peftport.core.errors import HostRefused, first_line
 from peftport.core.hashing import digest
 from peftport.hosts.settings import raw_settings, settings_in, unlike
 from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
@@ -91,6 +91,21 @@ def fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
         HostRefused: a weight file is truncated, corrupt or not finite, or its settings or tokenizer cannot be read.
 
     """
+    try:
+        return _fingerprint(folder, name, family)
+    except (ValueError, TypeError, KeyError) as error:
+        raise unlike_transformers(name, error) from error
+
+
+def unlike_transformers(name: str, error: Exception) -> HostRefused:
+    """Return the refusal of a folder whose files have another form than transformers gives them."""
+    return HostRefused(
+        f"{name}: expected config.json and an index of weights as transformers writes them, "
+        f"got: {first_line(error)}; fetch the host again"
+    )
+
+
+def _fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shapes, weights = _hash_tensors(weight_files(folder))
     return Fingerprint(

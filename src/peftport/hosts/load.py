@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from peftport.core.errors import HostRefused
+from peftport.core.errors import HostRefused, first_line
 from peftport.hosts import attention
 from peftport.hosts.allocation import keep_freed_memory
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
@@ -50,7 +50,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config["model_type"], source.name)
-    mark = _fingerprint(source, layout)
+    mark = fingerprint(source.folder, source.name, layout.family)
     loading = loading or Loading()
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
@@ -90,16 +90,6 @@ def _fuse_activations(model: nn.Module) -> None:
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
-def _fingerprint(source: Source, layout: Layout) -> Fingerprint:
-    try:
-        return fingerprint(source.folder, source.name, layout.family)
-    except (ValueError, TypeError, KeyError) as error:
-        raise HostRefused(
-            f"{source.name}: expected config.json and an index of weights as transformers writes them, "
-            f"got: {_first_line(error)}; fetch the host again"
-        ) from error
-
-
 def _load_model(source: Source, layout: Layout, view: View, options: dict[str, Any]) -> nn.Module:
     auto = getattr(transformers, AUTO[layout.kind, view])
     try:
@@ -116,7 +106,7 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
             )
     except Exception as error:  # a broken folder can make transformers raise any exception
         raise HostRefused(
-            f"{source.name}: expected a loadable transformers folder, got: {_first_line(error)}; fetch it again"
+            f"{source.name}: expected a loadable transformers folder, got: {first_line(error)}; fetch it again"
         ) from error
     if info["mismatched_keys"]:
         key, got, expected = sorted(info["mismatched_keys"])[0]
@@ -194,7 +184,7 @@ def load_tokenizer(source: Source) -> Any:
         raise
     except Exception as error:  # as above: any exception is possible
         raise HostRefused(
-            f"{source.name}: expected a tokenizer in its folder, got: {_first_line(error)}; add tokenizer.json"
+            f"{source.name}: expected a tokenizer in its folder, got: {first_line(error)}; add tokenizer.json"
         ) from error
 
 
@@ -209,8 +199,3 @@ def _check_tokenizer_files(source: Source) -> None:
         )
     if not any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir()):
         raise HostRefused(f"{source.name}: expected a tokenizer in its folder, found none; add tokenizer.json")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

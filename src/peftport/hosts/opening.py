@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from peftport.core.errors import HostRefused
-from peftport.hosts.fingerprint import fingerprint
+from peftport.hosts.fingerprint import fingerprint, unlike_transformers
 from peftport.hosts.host import Host
 from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host
 from peftport.hosts.slots import layout_for
@@ -34,16 +34,12 @@ def open_host(ref: str) -> Host:
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config["model_type"], source.name)
+    mark = fingerprint(source.folder, source.name, layout.family)
     try:
-        mark = fingerprint(source.folder, source.name, layout.family)
         settings = transformers.AutoConfig.from_pretrained(source.folder, local_files_only=True)
         model = _without_storage(AUTO[layout.kind, "body"], settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HostRefused(
-            f"{source.name}: expected config.json and an index of weights as transformers writes them, "
-            f"got: {first}; fetch the host again"
-        ) from error
+        raise unlike_transformers(source.name, error) from error
     tokenizer, prefix = load_tokenizer(source), config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
     _check_tensors(host, HostWeights(host))
@@ -65,9 +61,8 @@ def _without_storage(auto: str, settings: Any) -> nn.Module:
 def _missing(model: nn.Module, keys: set[str]) -> list[str]:
     """List the parameters that transformers would initialise at random: they are in no file and are not optional."""
     saved = {modern(key) for key in keys}
-    longer = {
-        part for key in saved for part in endings(key)
-    }  # saved with a head and read without it, or the other way round
+    # Files may be saved with a head and read without it, or the other way round.
+    longer = {part for key in saved for part in endings(key)}
     ignored = [*map(re.escape, HARMLESS), *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())]
     named: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):  # tied parameters have several names

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftport.core.errors import HostRefused
+from peftport.core.errors import HostRefused, first_line
 from peftport.core.hashing import digest
 
 # Settings that do not affect a forward pass without dropout. Keys that start with "_" are notes of transformers.
@@ -48,9 +48,8 @@ def settings_in(folder: Path) -> Settings:
     try:
         return settings_of(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # a broken file can make transformers raise any exception
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HostRefused(
-            f"{folder.resolve().name}: expected config.json as transformers writes it, got: {first}; "
+            f"{folder.resolve().name}: expected config.json as transformers writes it, got: {first_line(error)}; "
             "fetch the host again"
         ) from error
 

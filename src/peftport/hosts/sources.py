@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftport.core.errors import HostRefused, UnknownName
+from peftport.core.errors import HostRefused, UnknownName, first_line
 from peftport.hosts.offline.catalogue import offline_catalogue, offline_host_folder
 from peftport.hosts.plain import check_plain
 
@@ -78,8 +78,7 @@ def _download(ref: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise HostRefused(
-            f"{ref}: expected a hub model that can be reached, got: {first}; check the name and the network, "
-            "or use a local folder or an offline host (peftport hosts list)"
+            f"{ref}: expected a hub model that can be reached, got: {first_line(error)}; check the name and the "
+            "network, or use a local folder or an offline host (peftport hosts list)"
         ) from error

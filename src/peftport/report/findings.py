@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from peftport.analysis.measures.columns import completed, run_columns
+from peftport.analysis.columns import completed, run_columns
 from peftport.metrics import METRICS
 
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()

@@ -42,48 +42,39 @@ class Shown:
 TECHNIQUE, PAIR = Shown("technique", "technique"), Shown("origin", "origin → receiver", to="receiver")
 TASKS = Shown("origin_task", "task", to="receiver_task")
 PLACE = (TECHNIQUE, PAIR, TASKS)
-CELL = (*PLACE, Shown("method", "method"))
+ARM, METHOD, STATE = Shown("arm", "arm"), Shown("method", "method"), Shown("state", "state", "badge")
+CELL = (*PLACE, METHOD)
 LEVEL = Shown("mean", "accuracy [95 %]", "share", "low", "high")
+BUDGET, SEEDS, RUNS = (
+    Shown("budget", "steps", "whole"),
+    Shown("seeds", "seeds", "whole"),
+    Shown("runs", "runs", "whole"),
+)
+BASE, CEILING = Shown("base", "bare host", "share"), Shown("ceiling", "ceiling", "share")
+GAIN = (Shown("gain", "gain [95 %]", "signed", "low", "high"), Shown("p", "p", "p"), Shown("p_holm", "p (Holm)", "p"))
+PERMUTED = Shown("permuted", "permuted")
+REGRET, NOTE, WHY = Shown("regret", "regret", "share"), Shown("note", "note", "long"), Shown("sentence", "why", "long")
 
 TABLES: dict[str, tuple[Shown, ...]] = {
     "verdicts": (
         Shown("verdict", "verdict", "badge"),
         *CELL,
-        Shown("sentence", "why", "long"),
+        WHY,
         Shown("cost_steps", "cost, steps", "whole"),
         Shown("cost_seconds", "cost, s", "seconds"),
-        Shown("regret", "regret", "share"),
+        REGRET,
     ),
-    "cells": (
-        *PLACE,
-        Shown("arm", "arm"),
-        Shown("method", "method"),
-        Shown("budget", "steps", "whole"),
-        LEVEL,
-        Shown("seeds", "seeds", "whole"),
-        Shown("items", "items", "whole"),
-        Shown("state", "state", "badge"),
-    ),
+    "cells": (*PLACE, ARM, METHOD, BUDGET, LEVEL, SEEDS, Shown("items", "items", "whole"), STATE),
     "retention": (
         *CELL,
         Shown("retention", "retention [95 %]", "percent", "low", "high"),
-        Shown("base", "bare host", "share"),
+        BASE,
         Shown("ported", "ported, 0 steps", "share"),
-        Shown("ceiling", "ceiling", "share"),
+        CEILING,
         Shown("host_distance", "host distance", "share"),
         Shown("reason", "not eligible because", "long"),
     ),
-    "gains": (
-        *CELL,
-        Shown("budget", "steps", "whole"),
-        Shown("versus", "against"),
-        Shown("gain", "gain [95 %]", "signed", "low", "high"),
-        Shown("p", "p", "p"),
-        Shown("p_holm", "p (Holm)", "p"),
-        Shown("permuted", "permuted"),
-        Shown("seeds", "seeds", "whole"),
-        Shown("note", "note", "long"),
-    ),
+    "gains": (*CELL, BUDGET, Shown("versus", "against"), *GAIN, PERMUTED, SEEDS, NOTE),
     "savings": (
         *CELL,
         Shown("target", "target", "share"),
@@ -95,7 +86,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("area_sampled", "area, sampled", "share"),
         Shown("area_scratch", "area, scratch", "share"),
         Shown("negative_flips", "negative flips", "share"),
-        Shown("regret", "regret", "share"),
+        REGRET,
     ),
     "regret": (
         Shown("policy", "rule"),
@@ -103,7 +94,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("regret", "mean regret [95 %]", "share", "low", "high"),
         Shown("pairs", "pairs of hosts", "whole"),
         Shown("settings", "settings", "whole"),
-        Shown("note", "note", "long"),
+        NOTE,
     ),
     "directions": (
         TECHNIQUE,
@@ -115,51 +106,32 @@ TABLES: dict[str, tuple[Shown, ...]] = {
     "pooled": (
         Shown("scope", "pooled by"),
         TECHNIQUE,
-        Shown("origin", "origin → receiver", to="receiver"),
-        Shown("method", "method"),
-        Shown("budget", "steps", "whole"),
+        PAIR,
+        METHOD,
+        BUDGET,
         Shown("versus", "gain over"),
         Shown("beside", "held against"),
-        Shown("gain", "gain [95 %]", "signed", "low", "high"),
-        Shown("p", "p", "p"),
-        Shown("p_holm", "p (Holm)", "p"),
+        *GAIN,
         Shown("cells", "cells", "whole"),
-        Shown("seeds", "seeds", "whole"),
+        SEEDS,
     ),
     "aggregates": (
         Shown("quantity", "quantity"),
         TECHNIQUE,
         Shown("estimate", "estimate [95 %]", "share", "low", "high"),
-        Shown("note", "note", "long"),
+        NOTE,
     ),
     "spent": (
-        Shown("arm", "arm"),
-        Shown("state", "state", "badge"),
-        Shown("runs", "runs", "whole"),
+        ARM,
+        STATE,
+        RUNS,
         Shown("steps", "training steps", "whole"),
         Shown("train_seconds", "training, s", "seconds"),
         Shown("test_seconds", "testing, s", "seconds"),
     ),
-    "problems": (
-        *PLACE,
-        Shown("arm", "arm"),
-        Shown("method", "method"),
-        Shown("state", "state", "badge"),
-        Shown("runs", "runs", "whole"),
-        Shown("error", "error", "long"),
-    ),
-    "ineligible": (
-        *CELL,
-        Shown("base", "bare host", "share"),
-        Shown("ceiling", "ceiling", "share"),
-        Shown("reason", "why", "long"),
-    ),
-    "uncertain": (
-        *CELL,
-        Shown("sentence", "why", "long"),
-        Shown("low", "low", "signed"),
-        Shown("high", "high", "signed"),
-    ),
+    "problems": (*PLACE, ARM, METHOD, STATE, RUNS, Shown("error", "error", "long")),
+    "ineligible": (*CELL, BASE, CEILING, Shown("reason", "why", "long")),
+    "uncertain": (*CELL, WHY, Shown("low", "low", "signed"), Shown("high", "high", "signed")),
 }
 
 
@@ -167,7 +139,7 @@ def shown_tables(metric: str, measured: Collection[str]) -> dict[str, tuple[Show
     """The tables of a page whose levels are of the metric of that title, and the table of the metrics ``measured``."""
     level = replace(LEVEL, title=f"{metric} [95 %]")
     named = {name: tuple(level if one == LEVEL else one for one in columns) for name, columns in TABLES.items()}
-    run = (*PLACE, Shown("arm", "arm"), Shown("method", "method"), Shown("budget", "steps", "whole"))
+    run = (*PLACE, ARM, METHOD, BUDGET)
     return named | {
         "metrics": (*run, *(Shown(name, METRICS[name].title, "share") for name in METRICS if name in measured))
     }

@@ -6,6 +6,7 @@ from collections import Counter
 
 import polars as pl
 
+from peftport.analysis.columns import completed
 from peftport.analysis.measures import (
     Declared,
     Evidence,
@@ -17,7 +18,6 @@ from peftport.analysis.measures import (
     retention,
     savings,
 )
-from peftport.analysis.measures.columns import completed
 from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict import regret_report, verdicts

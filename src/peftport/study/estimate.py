@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from peftport.core.errors import HostRefused, UnknownName
 from peftport.study.grid import StudySpec, StudyTechnique
+from peftport.study.inputs import open_task
 from peftport.study.jobs import TrainJob, UpdateJob
 from peftport.study.plan import Plan
-from peftport.study.work import open_task
 from peftport.training.bound_task import BoundTask, Start, bind_task
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32
@@ -76,12 +76,7 @@ def _bound(study: StudySpec, host: str, task: str) -> BoundTask | None:
     loaded = open_task(task, study.data.get(task))
     try:
         return bind_task(
-            made.base if made else host,
-            loaded,
-            study.testing.readout,
-            study.training.settings,
-            ITEMS,
-            study.loading,
+            made.base if made else host, loaded, study.testing.readout, study.training.settings, ITEMS, study.loading
         )
     except (UnknownName, HostRefused):
         return None

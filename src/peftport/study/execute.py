@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,18 +59,14 @@ def execute(
         check_hosts(plan)
     artifacts = Artifacts(place / "artifacts")
     executor = executors.make_executor(options.executor, options.workers, options.threads, plan.study.loading)
-    with only_driver(place):
-        ledger = Ledger(place)
-        try:
-            ledger.check()
-            check_inputs(plan, ledger, accept_versions=accept_versions, here=options.executor == "processes")
-            ledger.set_fact("study", plan.study.model_dump(mode="json"))
-            record_machine(ledger)
-            with tracking(trackers, plan, ledger, warn) as tracked:
-                found = run_study(
-                    plan, ledger, artifacts, executor, limits=limits, retry_failed=retry_failed, progress=progress,
-                    recorded=tracked.recorded,
-                )  # fmt: skip
-        finally:
-            ledger.close()
+    with only_driver(place), closing(Ledger(place)) as ledger:
+        ledger.check()
+        check_inputs(plan, ledger, accept_versions=accept_versions, here=options.executor == "processes")
+        ledger.set_fact("study", plan.study.model_dump(mode="json"))
+        record_machine(ledger)
+        with tracking(trackers, plan, ledger, warn) as tracked:
+            found = run_study(
+                plan, ledger, artifacts, executor, limits=limits, retry_failed=retry_failed, progress=progress,
+                recorded=tracked.recorded,
+            )  # fmt: skip
     return found, tracked

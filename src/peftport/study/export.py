@@ -29,8 +29,8 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from peftport.analysis.measures.columns import CORRECT, FACTORS, OLD_METRICS, completed, run_columns
-from peftport.core.errors import BadRequest, PeftportError
+from peftport.analysis.columns import CORRECT, FACTORS, OLD_METRICS, completed, run_columns
+from peftport.core.errors import BadRequest, PeftportError, first_line
 from peftport.metrics import METRICS
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
@@ -170,8 +170,9 @@ def read_export(folder: Path) -> Exported:
     try:
         read = Exported(pl.read_parquet(paths[0]), pl.read_parquet(paths[1]))
     except (PolarsError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise BadRequest(f"{folder}: expected tables that study export wrote, got: {first}; {_ANEW}") from error
+        raise BadRequest(
+            f"{folder}: expected tables that study export wrote, got: {first_line(error)}; {_ANEW}"
+        ) from error
     fault = _wrong_columns(read) or table_fault(read)
     if fault:
         raise PeftportError(f"{folder}: {fault}; {_ANEW}")
@@ -251,5 +252,6 @@ def read_about(folder: Path) -> About:
     try:
         return About.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise BadRequest(f"{path}: expected what study export writes, got: {first}; export the study anew") from error
+        raise BadRequest(
+            f"{path}: expected what study export writes, got: {first_line(error)}; export the study anew"
+        ) from error

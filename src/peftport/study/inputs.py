@@ -7,17 +7,19 @@ texts and labels, ``versions`` -> by library.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from peftport.core.environment import installed_versions, version_of
-from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.loading import Loading
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import read_config
+from peftport.study.grid import Data
+from peftport.tasks import Task, load_task
 
 Inputs = Mapping[str, Any]
 VERSIONS = "versions"
@@ -45,13 +47,15 @@ def host_in(folder: Path, name: str) -> dict[str, Any]:
 
     """
     layout = layout_for(read_config(folder)["model_type"], name)
-    try:
-        return marked(fingerprint(folder, name, layout.family))
-    except (ValueError, TypeError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise HostRefused(
-            f"{name}: expected config.json and weights as transformers writes them, got: {first}; fetch the host again"
-        ) from error
+    return marked(fingerprint(folder, name, layout.family))
+
+
+@lru_cache(maxsize=16)
+def open_task(name: str, data: Data | None) -> Task:
+    """Load a task of a study: a built-in one, or the user's own data."""
+    if data is None:
+        return load_task(name)
+    return load_task(data.source, **data.model_dump(exclude={"source"}))
 
 
 def difference(key: str, was: Any, now: Any) -> str | None:

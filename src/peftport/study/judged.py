@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from peftport.analysis.measures.columns import ITEMS
+from peftport.analysis.columns import ITEMS
 from peftport.core.hashing import rng_for
 from peftport.metrics import metric_named
 from peftport.metrics.resampling import resampled

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from peftport.core.errors import first_line
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
@@ -127,9 +128,7 @@ class JobResult:
 
 def told(error: BaseException) -> str:
     """Format an error for the ledger: its message in one line, then its traceback."""
-    said = str(error).strip() or type(error).__name__
-    first = f"{type(error).__name__}: {said.splitlines()[0]}"
-    return first + "\n" + "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {first_line(error)}\n{''.join(traceback.format_exception(error))}"
 
 
 def failed(jobs: Sequence[str], error: BaseException, seconds: float) -> tuple[Answer, ...]:

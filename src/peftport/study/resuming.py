@@ -8,10 +8,9 @@ from typing import Any
 from peftport.core.errors import BadRequest
 from peftport.hosts.sources import find_host
 from peftport.store.ledger import Ledger
-from peftport.study.inputs import REMEDY, VERSIONS, difference, host_in, version_differences, versions_for
+from peftport.study.inputs import REMEDY, VERSIONS, difference, host_in, open_task, version_differences, versions_for
 from peftport.study.jobs import BareJob, TrainJob
 from peftport.study.plan import Plan
-from peftport.study.work import open_task
 
 
 def inputs_on_record(plan: Plan, ledger: Ledger) -> dict[str, Any]:

@@ -82,26 +82,24 @@ def run_study(
             executor.close()
 
 
+@dataclass(eq=False)
 class _Driver:
-    def __init__(
-        self,
-        plan: Plan,
-        ledger: Ledger,
-        artifacts: Artifacts,
-        executor: Executor,
-        limits: Limits,
-        progress: Progress,
-        recorded: Callable[[Iterable[str]], None],
-    ) -> None:
-        self.plan, self.ledger, self.artifacts, self.executor = plan, ledger, artifacts, executor
-        self.limits, self.progress, self.recorded = limits, progress, recorded
-        self.requests = Requests(plan.study, ledger)
+    plan: Plan
+    ledger: Ledger
+    artifacts: Artifacts
+    executor: Executor
+    limits: Limits
+    progress: Progress
+    recorded: Callable[[Iterable[str]], None]
+
+    def __post_init__(self) -> None:
+        self.requests = Requests(self.plan.study, self.ledger)
         self.summary = Summary()
         self.attempts: dict[int, int] = {}  # number of failed attempts, by stack that is not resolved
         self.again: list[tuple[int, bool]] = []  # stacks to try again, and whether their jobs run one by one
         self.flying: dict[int, tuple[Job, ...]] = {}
         self.inputs: dict[str, Any] = {}  # the inputs of the jobs on record and of this call
-        self.versions = versions_for(plan.study.loading)
+        self.versions = versions_for(self.plan.study.loading)
 
     def run(self, retry_failed: bool) -> Summary:
         begun = time.monotonic()
@@ -254,7 +252,7 @@ class _Driver:
                 a.error,
                 a.seconds,
                 None if a.error else inputs,
-            )
+            )  # fmt: skip
             for a, inputs in zip(answers, digests, strict=True)
         ]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from peftport.analysis.measures.columns import FACTORS, run_columns
+from peftport.analysis.columns import FACTORS, run_columns
 from peftport.store.ledger import JobRow, Ledger
 from peftport.study.export import run_record
 from peftport.study.grid import Run

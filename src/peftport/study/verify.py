@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from peftport.analysis.measures.columns import FACTORS, OLD_METRICS
+from peftport.analysis.columns import FACTORS, OLD_METRICS
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress
@@ -71,13 +72,10 @@ def verify(
         raise BadRequest(f"--sample: expected 1 to {len(runs)}, the recorded runs of this study, got {sample}")
     picks = sorted(rng_for(seed, "verify").choice(len(runs), size=sample, replace=False).tolist())
     part = plan.part([runs[i] for i in picks])
-    with HeldFolder("verify") as home:
-        ledger, artifacts = Ledger(Path(home)), Artifacts(Path(home) / "artifacts")
-        try:
-            run_study(part, ledger, artifacts, executor_for(), progress=progress)
-            again = export(part, ledger, artifacts)
-        finally:
-            ledger.close()
+    with HeldFolder("verify") as home, closing(Ledger(Path(home))) as ledger:
+        artifacts = Artifacts(Path(home) / "artifacts")
+        run_study(part, ledger, artifacts, executor_for(), progress=progress)
+        again = export(part, ledger, artifacts)
     return run_differences(again, recorded, [run.name for run in part.runs()], tolerance)
 
 

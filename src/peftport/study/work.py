@@ -28,8 +28,7 @@ from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
 from peftport.porting.base import PortCache
 from peftport.store.held import HeldFolder
-from peftport.study.grid import Data
-from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, versions_for
+from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, open_task, versions_for
 from peftport.study.items import measured
 from peftport.study.messages import (
     Answer,
@@ -46,7 +45,6 @@ from peftport.study.messages import (
     told,
 )
 from peftport.study.packing import pack
-from peftport.tasks import Task, load_task
 from peftport.tasks.kinds.classification import Scores, as_scores
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
@@ -279,11 +277,3 @@ def _make_folder(host: MadeHost, weights: bytes | Path) -> Path:
             (folder / "model.safetensors").write_bytes(weights)
         _made[host] = home
     return Path(_made[host].name) / host.name
-
-
-@lru_cache(maxsize=16)
-def open_task(name: str, data: Data | None) -> Task:
-    """A task of a study: built in, or the user's own data."""
-    if data is None:
-        return load_task(name)
-    return load_task(data.source, **data.model_dump(exclude={"source"}))

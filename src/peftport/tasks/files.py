@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from peftport.core.errors import TaskRefused
+from peftport.core.errors import TaskRefused, first_line
 from peftport.tasks.columns import Columns, Names
 from peftport.tasks.spec import ONE_TEXT
 
@@ -105,5 +105,4 @@ def _read_jsonl(path: Path) -> Table:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> TaskRefused:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TaskRefused(f"{path}: cannot be read ({first}), expected {kind}; write the file anew")
+    return TaskRefused(f"{path}: cannot be read ({first_line(error)}), expected {kind}; write the file anew")

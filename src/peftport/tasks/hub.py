@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftport.core.errors import TaskRefused
+from peftport.core.errors import TaskRefused, first_line
 from peftport.tasks.columns import SPLIT_NAMES, Columns, Names, is_empty
 from peftport.tasks.task import Dropped
 
@@ -72,8 +72,8 @@ def _load(path: str, config: str | None, revision: str | None) -> datasets.Datas
 
 
 def _refused(path: str, error: Exception, remedy: str) -> TaskRefused:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TaskRefused(f"{path}: cannot be read ({first.rstrip('.')}), expected a data set of text files; {remedy}")
+    said = first_line(error).rstrip(".")
+    return TaskRefused(f"{path}: cannot be read ({said}), expected a data set of text files; {remedy}")
 
 
 def _labelled(where: str, loaded: datasets.DatasetDict, names: Names) -> Columns:

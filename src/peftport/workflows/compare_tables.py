@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from peftport.analysis.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.measures import Declared, Evidence, curves, gains
-from peftport.analysis.measures.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.measures.differences import differences
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict import verdicts
@@ -172,9 +172,3 @@ class ComparisonAnalysis:
 
 def _numbers(values: npt.NDArray[Any] | None) -> list[float]:
     return [] if values is None else np.asarray(values, dtype=np.float64).tolist()
-
-
-def verdict_of(comparison: Comparison) -> dict[str, Any] | None:
-    """The verdict on one comparison, as a row of `verdicts`; None where no ported arm was run."""
-    found = ComparisonAnalysis([comparison]).verdicts
-    return found.row(0, named=True) if len(found) else None

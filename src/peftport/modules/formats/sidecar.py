@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
+from peftport.core.environment import version_of
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.modules.formats.native import what_is_wrong
@@ -46,7 +46,7 @@ def write_sidecar(module: Module, tensors: Path) -> None:
         task=module.task,
         training=module.training,
         ports=module.ports,
-        made_with={name: _version(name) for name in MADE_WITH},
+        made_with={name: version_of(name) for name in MADE_WITH},
         sha256=_digest(tensors),
     )
     (tensors.parent / SIDECAR).write_text(sidecar.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -78,10 +78,3 @@ def with_history(module: Module, tensors: Path) -> Module:
 
 def _digest(tensors: Path) -> str:
     return hashlib.sha256(read_bytes(tensors)).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"  # peftport runs from its source tree

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
 from torch import Tensor, isfinite
 
-from peftport.core.errors import ModuleRefused
+from peftport.core.errors import ModuleRefused, first_line
 
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOST_BYTES = 8 * 2**30  # far larger than any module, and small enough for today's machines
@@ -112,4 +112,4 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of another library's error as one short line."""
-    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    return printable(first_line(error))

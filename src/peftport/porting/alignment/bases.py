@@ -16,6 +16,8 @@ from peftport.hosts.weights import HostWeights
 from peftport.porting.alignment.low_rank import Leading, leading
 from peftport.porting.pairs import Pair
 
+LARGEST_K = 256  # of the singular vectors of one matrix
+
 
 @dataclass(frozen=True, eq=False)
 class BasePair:
@@ -32,11 +34,10 @@ class BasePair:
 
 
 class Bases:
-    """Both hosts' singular vectors, k at most; the last pair asked for is kept, since both its sides are asked for."""
+    """Both hosts' singular vectors, `LARGEST_K` at most; the last pair is kept, since both its sides are asked for."""
 
-    def __init__(self, origin: Host, receiver: Host, k: int, rng: np.random.Generator) -> None:
-        self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
-        self.k, self.rng = k, rng
+    def __init__(self, origin: Host, receiver: Host, rng: np.random.Generator) -> None:
+        self.origin, self.receiver, self.rng = HostWeights(origin), HostWeights(receiver), rng
         self._last: tuple[str, str] = ("", "")
         self._pair: BasePair | None = None
 
@@ -49,7 +50,7 @@ class Bases:
         if self._last != (ours.name, theirs.name) or self._pair is None:
             self._pair = None
             first, second = self.origin.matrix(ours), self.receiver.matrix(theirs)
-            k = max(1, min(self.k, *first.shape, *second.shape))
+            k = max(1, min(LARGEST_K, *first.shape, *second.shape))
             seed = int(self.rng.integers(2**63))  # the same probes for both: of one matrix, the same vectors
             one, other = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
             self._pair = BasePair(one, other)

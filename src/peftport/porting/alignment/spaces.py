@@ -9,7 +9,7 @@ grouped queries are averaged over their group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -19,9 +19,10 @@ from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD
 from peftport.porting.alignment.activations import Rows, SlotRows, paired_rows
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Moments
-from peftport.porting.base import PortInputs
 from peftport.porting.pairs import Pair
+from peftport.techniques.roles import reads_inputs
 
 RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output is the residual stream's
 UNITS = ("ffn_in", "ffn_gate")  # sites whose output is the FFN's units, which the FFN's last map takes in
@@ -47,45 +48,43 @@ class Spaces:
     hidden: Moments = field(default_factory=lambda: Moments(left=False))
 
 
-def collect_spaces(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, *, full: bool = False
-) -> Spaces:
+def collect_spaces(inputs: AlignInputs, *, full: bool = False) -> Spaces:
     """Read the texts with both hosts and sum up, or take what an earlier port summed up.
 
-    ``inputs``: what goes into linear maps is read by a matrix; else a bottleneck there reads what comes out of them.
     ``full``: all products of the rows of a host with themselves, for regressions; adapters behind linear maps then
     have what they read, the map's output, among what goes in.
     """
-    taken = tuple((name, pair.origin) for name, pair in pairs.items())
-    key = ("spaces", origin, receiver, taken, inputs, full, tuple(given.texts))
-    return given.shared.cached(key, lambda: _collect(origin, receiver, pairs, inputs, given, full))
+    taken = tuple((name, pair.origin) for name, pair in inputs.pairs.items())
+    key = ("spaces", inputs.origin, inputs.receiver, taken, reads_inputs(inputs.roles), full, tuple(inputs.given.texts))
+    return inputs.given.shared.cached(key, lambda: _collect(inputs, full))
 
 
-def _collect(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, full: bool
-) -> Spaces:
-    spaces = Spaces()
-    ours, theirs = watched(pairs, origin, receiver)
-    title = f"reading {len(given.texts)} texts with {origin.name} and {receiver.name}"
-    for seen, met in paired_rows(origin, receiver, ours, theirs, given, title):
-        for pair in pairs.values():
-            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, inputs, full)
+def _collect(inputs: AlignInputs, full: bool) -> Spaces:
+    spaces, read = Spaces(), reads_inputs(inputs.roles)
+    title = f"reading {len(inputs.given.texts)} texts with {inputs.origin.name} and {inputs.receiver.name}"
+    for seen, met in watched_rows(inputs, title):
+        for pair in inputs.pairs.values():
+            _add_pair(spaces, pair, inputs.origin.slots[pair.origin], seen, met, read, full)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
 
 
-def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[list[str], list[str]]:
-    """The slots to watch in each host: the pairs' own and those where their outputs are seen again."""
-    ours = [_with_further(pair.origin, origin) for pair in pairs.values()]
-    theirs = [_with_further(name, receiver) for name in pairs]
-    return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
+def watched_rows(inputs: AlignInputs, title: str) -> Iterator[tuple[SlotRows, SlotRows]]:
+    """The rows of both hosts, batch by batch, at the pairs' slots and at those where their outputs are seen again."""
+    ours = [name for pair in inputs.pairs.values() for name in _with_further(pair.origin, inputs.origin)]
+    theirs = [name for own in inputs.pairs for name in _with_further(own, inputs.receiver)]
+    ours, theirs = (list(dict.fromkeys(names)) for names in (ours, theirs))
+    return paired_rows(inputs.origin, inputs.receiver, ours, theirs, inputs.given, title)
 
 
 def _add_pair(
     spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool, full: bool
 ) -> None:
-    """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up."""
+    """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up.
+
+    ``inputs``: what goes into linear maps is read by a matrix; else a bottleneck there reads what comes out of them.
+    """
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
         own = spaces.heads.setdefault(name, HeadMoments())

@@ -29,6 +29,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import compress
 from peftport.porting.alignment.maps import Map
 from peftport.porting.base import PortedMatrices, Porter, PortInputs
@@ -96,9 +97,7 @@ class AligningPorter(Porter):
         return by_end(stack, j, origin_layers, receiver_layers)
 
     @abstractmethod
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
+    def align(self, inputs: AlignInputs) -> Aligner:
         """Find the maps for these pairs, by the receiver's slot."""
 
     def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
@@ -110,7 +109,8 @@ class AligningPorter(Porter):
         pairs = self.pairs(module, receiver, given)
         found = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)
-        return carry_through(module, receiver, pairs, self.align(module, receiver, found, rng, given), rng, given)
+        aligner = self.align(AlignInputs(module, receiver, found, rng, given))
+        return carry_through(module, receiver, pairs, aligner, rng, given)
 
 
 def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:

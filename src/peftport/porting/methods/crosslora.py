@@ -15,23 +15,17 @@ k is 256 at most. Wide matrices are decomposed by a randomised method whose erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from peftport.hosts.host import Host
-from peftport.modules.module import Module
 from peftport.porting.alignment.bases import BasePair, Bases, key_and_value_sites
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import Leading
 from peftport.porting.alignment.maps import Map, Thin, identity
 from peftport.porting.alignment.transport import Aligner, AligningPorter
-from peftport.porting.base import Fits, PortInputs
+from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
-
-LARGEST_K = 256
 
 
 class CrossLora(AligningPorter):
@@ -44,19 +38,15 @@ class CrossLora(AligningPorter):
     fits = Fits(width="any", depth="any")
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
-        # No matrix of a host is read before a slot is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return SingularBases(Bases(given.origin, receiver, LARGEST_K, rng), pairs)
+    def align(self, inputs: AlignInputs) -> Aligner:
+        return SingularBases(Bases(inputs.origin, inputs.receiver, inputs.rng))
 
 
 class SingularBases(Aligner):
     """Maps between the leading singular vectors of both hosts' matrices."""
 
-    def __init__(self, bases: Bases, pairs: Mapping[str, Pair]) -> None:
-        self.bases, self.pairs = bases, pairs
+    def __init__(self, bases: Bases) -> None:
+        self.bases = bases
 
     @override
     def into(self, pair: Pair) -> Map:

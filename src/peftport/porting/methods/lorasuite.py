@@ -15,9 +15,6 @@ of equal depth are paired layer by layer: the only order-preserving way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +25,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.layer_cka import in_order, similarity
 from peftport.porting.alignment.maps import Dense, Map, Reordering, SecondMoments, assignment, matched
 from peftport.porting.alignment.parts import expected, parts
@@ -66,12 +64,9 @@ class LoraSuite(AligningPorter):
         return pair_slots(module, receiver.slots, receiver.kind, layer)
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
+    def align(self, inputs: AlignInputs) -> Aligner:
         # Embeddings are read at once, the matrices of a slot when it is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return Embedded(given.origin, receiver, embedding_map(given.origin, receiver))
+        return Embedded(inputs.origin, inputs.receiver, embedding_map(inputs.origin, inputs.receiver))
 
 
 def embedding_map(origin: Host, receiver: Host) -> Dense:

@@ -24,7 +24,6 @@ pass back through a host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,20 +32,19 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from peftport.hosts.host import Host
-from peftport.modules.module import Module
-from peftport.porting.alignment.activations import SlotRows, paired_rows
+from peftport.porting.alignment.activations import SlotRows
 from peftport.porting.alignment.heads import HeadMap, by_head, heads_of, match_heads
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regression, SecondMoments, ridge
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
-from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched
+from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched_rows
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
-from peftport.porting.base import Fits, PortInputs
+from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 from peftport.techniques import technique_named
 from peftport.techniques.base import Technique
-from peftport.techniques.roles import ATTENTION, BOTTLENECK, PRODUCT, Roles, only_scales, reads_inputs
+from peftport.techniques.roles import ATTENTION, BOTTLENECK, PRODUCT, Roles, only_scales
 
 SHOWN = 1e-12  # of the largest mean square: coordinates under it are not told from rounding
 
@@ -66,15 +64,10 @@ class Regress(AligningPorter):
         return "" if known else "no regression is known for the roles of its matrices"
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
-        assert given.origin is not None  # checked: needs texts
-        roles = technique_named(module.spec.kind).roles
-        spaces = collect_spaces(given.origin, receiver, pairs, reads_inputs(roles), given, full=True)
-        fits = Fitted(module, given.origin, receiver, pairs, spaces, given.as_technique is None)
-        if roles == BOTTLENECK:  # fitted through its nonlinearity
-            fits.second_pass(given)
+    def align(self, inputs: AlignInputs) -> Aligner:
+        fits = Fitted(inputs, collect_spaces(inputs, full=True))
+        if inputs.roles == BOTTLENECK:  # fitted through its nonlinearity
+            fits.second_pass()
         return fits
 
 
@@ -95,24 +88,15 @@ class SlotFit:
 class Fitted(Aligner):
     """The regressions that were fitted, by slot."""
 
-    def __init__(
-        self,
-        module: Module,
-        origin: Host,
-        receiver: Host,
-        pairs: Mapping[str, Pair],
-        spaces: Spaces,
-        same_spec: bool,
-    ) -> None:
-        """Fit what is linear. ``same_spec``: the bottleneck follows the receiver's width, as the spec says."""
-        self.same_spec = same_spec
-        self.module, self.origin, self.receiver, self.pairs = module, origin, receiver, pairs
-        self.spaces = spaces
-        self.technique = technique_named(module.spec.kind)
-        self.own = {pair.origin: expanded(module, pair.origin) for pair in pairs.values()}
+    def __init__(self, inputs: AlignInputs, spaces: Spaces) -> None:
+        """Fit what is linear."""
+        self.inputs, self.spaces = inputs, spaces
+        self.module, self.origin, self.receiver = inputs.module, inputs.origin, inputs.receiver
+        self.technique = technique_named(self.module.spec.kind)
+        self.own = {pair.origin: expanded(self.module, pair.origin) for pair in inputs.pairs.values()}
         self.slots = {
             name: SlotFit(self._low(pair), ridge(spaces.out[name], multiple_of(spaces.out[name], self._parts(pair))))
-            for name, pair in pairs.items()
+            for name, pair in inputs.pairs.items()
             if pair.receiver.kind != "attention"
         }
 
@@ -133,12 +117,10 @@ class Fitted(Aligner):
         half, everything = (torch.cat([each, bias]) for each in _through(drawn, own["down"].mT))
         return ridge(read.with_ones().through(torch.cat([own["down"].mT, bias])), (half, everything))
 
-    def second_pass(self, given: PortInputs) -> None:
+    def second_pass(self) -> None:
         """Sum up the receiver's fitted units and the change the origin's make."""
-        ours, theirs = watched(self.pairs, self.origin, self.receiver)
-        title = f"reading {len(given.texts)} texts again"
-        for seen, met in paired_rows(self.origin, self.receiver, ours, theirs, given, title):
-            for name, pair in self.pairs.items():
+        for seen, met in watched_rows(self.inputs, f"reading {len(self.inputs.given.texts)} texts again"):
+            for name, pair in self.inputs.pairs.items():
                 change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
                 change = change + self.own[pair.origin]["up_bias"]
                 fit, read = self.slots[name], _read(met, name, pair)
@@ -163,7 +145,7 @@ class Fitted(Aligner):
         return fit_units(made, min(len(made["down"]), self._bottleneck(pair)), np.random.default_rng(0))
 
     def _bottleneck(self, pair: Pair) -> int:
-        if not self.same_spec:
+        if self.inputs.given.as_technique is not None:  # else it follows the receiver's width, as the spec says
             return len(self.own[pair.origin]["down"])
         return self.technique.shapes(self.module.spec, pair.receiver)["down_bias"][0]
 

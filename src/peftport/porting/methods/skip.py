@@ -9,8 +9,6 @@ receiver's slots have the origin's shapes nothing is needed but the module, whos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from typing_extensions import override
@@ -18,15 +16,14 @@ from typing_extensions import override
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.heads import Heads, by_head, heads_of, match_heads
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Reordering, SecondMoments, assignment
 from peftport.porting.alignment.rotations import measured
 from peftport.porting.alignment.spaces import Spaces, collect_spaces
 from peftport.porting.alignment.transport import Aligner, AligningPorter, check_pairs
 from peftport.porting.base import Fits, Need, PortedMatrices, PortInputs
 from peftport.porting.pairs import Pair, by_position, same_shapes, unused
-from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED
-from peftport.techniques.roles import reads_inputs
 
 
 class Skip(AligningPorter):
@@ -63,13 +60,10 @@ class Skip(AligningPorter):
         return all(pair and same_shapes(module, pair) for pair in self.pairs(module, receiver, PortInputs()).values())
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
-        if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
-            return Unchanged(receiver)
-        inputs = reads_inputs(technique_named(module.spec.kind).roles)
-        return Picked(given.origin, collect_spaces(given.origin, receiver, pairs, inputs, given))
+    def align(self, inputs: AlignInputs) -> Aligner:
+        if inputs.given.origin is None or not inputs.given.texts:  # equal shapes, carried as an adapter
+            return Unchanged(inputs.receiver)
+        return Picked(inputs.origin, collect_spaces(inputs))
 
 
 class Unchanged(Aligner):
@@ -115,10 +109,8 @@ class Picked(Aligner):
 
     @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        moments, heads = (
-            self.spaces.heads[pair.receiver.name],
-            heads_of(self.origin.slots[pair.origin], pair.receiver),
-        )
+        moments = self.spaces.heads[pair.receiver.name]
+        heads = heads_of(self.origin.slots[pair.origin], pair.receiver)
         order = match_heads((moments.keys.all, moments.values.all), heads)
         return _within_heads(moments.keys, order, heads), _within_heads(moments.values, order, heads)
 

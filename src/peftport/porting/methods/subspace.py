@@ -16,26 +16,23 @@ product of two matrices go by the output side alone, prefixes by those of keys a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
 from peftport.porting.alignment.bases import Bases, key_and_value_sites
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import Leading
 from peftport.porting.alignment.maps import Map, Thin, identity
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own
-from peftport.porting.base import Fits, PortInputs
+from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
 from peftport.techniques.roles import PRODUCT, Roles, Scales, Writes, reads_inputs
 
-LARGEST_K = 256
 THRESHOLD = 0.1  # of overlap above chance; not tuned on anything
 
 
@@ -55,12 +52,8 @@ class Subspace(AligningPorter):
         return ""
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
-        assert given.origin is not None  # checked: needs weights
-        # No matrix of a host is read before a slot is asked for.
-        return Projections(Bases(given.origin, receiver, LARGEST_K, rng), receiver)
+    def align(self, inputs: AlignInputs) -> Aligner:
+        return Projections(Bases(inputs.origin, inputs.receiver, inputs.rng), inputs.receiver)
 
 
 class Projections(Aligner):

@@ -13,13 +13,9 @@ queries, keys and values have a map each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 from typing_extensions import override
 
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
 from peftport.porting.alignment.heads import (
     HeadMap,
     by_head,
@@ -29,15 +25,14 @@ from peftport.porting.alignment.heads import (
     heads_of,
     match_heads,
 )
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, SecondMoments
 from peftport.porting.alignment.parts import parts, rotation_of
 from peftport.porting.alignment.rotations import rotation, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces
 from peftport.porting.alignment.transport import Aligner, AligningPorter
-from peftport.porting.base import Fits, PortInputs
+from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
-from peftport.techniques import technique_named
-from peftport.techniques.roles import reads_inputs
 
 
 class Theseus(AligningPorter):
@@ -50,12 +45,8 @@ class Theseus(AligningPorter):
     fits = Fits(width="any", depth="any")
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
-        assert given.origin is not None  # checked: needs texts
-        inputs = reads_inputs(technique_named(module.spec.kind).roles)
-        return Rotations(given.origin, receiver, collect_spaces(given.origin, receiver, pairs, inputs, given))
+    def align(self, inputs: AlignInputs) -> Aligner:
+        return Rotations(inputs.origin, inputs.receiver, collect_spaces(inputs))
 
 
 class Rotations(Aligner):

@@ -12,20 +12,18 @@ has meaning there; the residual stream keeps its basis, so adapters go over as t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from peftport.hosts.host import Host
 from peftport.hosts.weights import HostWeights
-from peftport.modules.module import Module
+from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Map, Reordering, assignment, identity, matched
 from peftport.porting.alignment.transport import Aligner, AligningPorter
-from peftport.porting.base import Fits, PortInputs
+from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 
 
@@ -39,12 +37,9 @@ class TransFusion(AligningPorter):
     fits = Fits(width="same", depth="same")
 
     @override
-    def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
-    ) -> Aligner:
+    def align(self, inputs: AlignInputs) -> Aligner:
         # No matrix of a host is read before a slot is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return Permutations(given.origin, receiver)
+        return Permutations(inputs.origin, inputs.receiver)
 
 
 @dataclass(frozen=True, eq=False)

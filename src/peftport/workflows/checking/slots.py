@@ -15,7 +15,7 @@ from peftport.core.progress import Progress
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.alignment.bases import Bases, key_and_value_sites, linear_slot
-from peftport.porting.methods.subspace import LARGEST_K, above_chance, half
+from peftport.porting.methods.subspace import above_chance, half
 from peftport.porting.pairs import Pair, pair_slots, same_shapes, unused
 from peftport.techniques import technique_named
 from peftport.techniques.roles import Roles, reads_inputs
@@ -58,7 +58,7 @@ def slot_checks(
 
     """
     pairs = pair_slots(module, receiver.slots, receiver.kind)
-    bases = Bases(origin, receiver, LARGEST_K, rng) if origin is not None else None
+    bases = Bases(origin, receiver, rng) if origin is not None else None
     advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(pairs))
     found, roles = [], technique_named(module.spec.kind).roles
     for name, pair in pairs.items():
