@@ -63,9 +63,11 @@ BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 METRIC = option(
-    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
-    "test items are of one class."
+    "What counts. Of classes: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
+    "average_precision, log_loss or calibration_error. Of completions: negative_log_likelihood, perplexity, "
+    "exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or FILE.py:function, a function of your "
+    "own that scores an answer. Default: the first of these; balanced_accuracy where over 80 % of the test items are "
+    "of one class."
 )
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
