@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from peftport.metrics import metric_named
-from peftport.metrics.choice import MetricChoice
+from peftport.metrics.choice import MetricChoice, measures_with
 from peftport.report.tables import Table
 from peftport.store.artifacts import write_text
 from peftport.tasks.spec import Predictions
@@ -51,9 +51,9 @@ class Result(ABC):
         return f"<p>{escape(str(self))}</p>{self.to_polars()._repr_html_()}"
 
 
-def measures(scores: Predictions) -> dict[str, Any]:
-    """The measures of one test, as a row of a table has them."""
-    return {**scores.measures(), "n_items": len(scores)}
+def measures(scores: Predictions, judged: MetricChoice) -> dict[str, Any]:
+    """The measures of one test, as a row of a table has them: the metrics of its kind, and the one it is judged by."""
+    return {**measures_with(scores, judged.name), "n_items": len(scores)}
 
 
 def value_of(judged: MetricChoice, scores: Predictions) -> str:

@@ -102,12 +102,12 @@ class Evaluated(Tested):
     def __str__(self) -> str:
         s = self.scores
         module = f" with {self.module}" if self.module else ""
-        return f"{self.host} on {self.task}{module}: {said_first(s, self.judged)} ({items_text(self.judged, len(s))})"
+        return f"{self.host} on {self.task}{module}: {said_first(s, self.judged)} ({items_text(self.judged, s)})"
 
     def as_json(self) -> dict[str, Any]:
         """Host, task, module and measures."""
         module = str(self.module) if self.module else None
-        own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores)
+        own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
 
 
@@ -138,13 +138,13 @@ class Trained(Tested):
         return (
             f"{addressed(self.out)}{module.spec.kind} on {module.host.name}, {module.parameters:,} parameters, "
             f"{self.request.steps} steps; {self.judged.title} on {self.task} {value_of(self.judged, self.scores)}, "
-            f"host alone {value_of(self.judged, self.bare)} ({items_text(self.judged, len(self.bare))})"
+            f"host alone {value_of(self.judged, self.bare)} ({items_text(self.judged, self.bare)})"
         )
 
     def to_polars(self) -> pl.DataFrame:
         """Two rows: the bare host, and the host with the module."""
         tests = (("bare host", self.bare), (self.module.spec.kind, self.scores))
-        return pl.DataFrame([{"what": name} | measures(scores) for name, scores in tests])
+        return pl.DataFrame([{"what": name} | measures(scores, self.judged) for name, scores in tests])
 
     def as_json(self) -> dict[str, Any]:
         """What was trained, how, and the measures without and with it."""
@@ -153,7 +153,8 @@ class Trained(Tested):
             "out": text_of(self.out), "technique": module.spec.model_dump(mode="json"),
             "host": module.host.model_dump(),
             "parameters": module.parameters, "steps": request.steps, "seed": request.seed, "task": self.task,
-            "bare": measures(self.bare), "with_module": measures(self.scores), "majority": self.judged.majority,
+            "bare": measures(self.bare, self.judged), "with_module": measures(self.scores, self.judged),
+            "majority": self.judged.majority,
         }  # fmt: skip
 
 

@@ -5,15 +5,16 @@ A classification is judged by accuracy, unless one class is nearly all there is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from peftport.core.errors import BadRequest
-from peftport.metrics import metric_named, metrics_of
+from peftport.metrics import items_measured, measured_by_all, metric_named, metrics_of
 from peftport.metrics.base import Predicted
+from peftport.metrics.scorer import Scorer
 
 LOPSIDED = 0.8
 USUAL, OF_LOPSIDED = "accuracy", "balanced_accuracy"
@@ -40,6 +41,15 @@ class MetricChoice:
         """The name of the metric as people read it."""
         return metric_named(self.name).title
 
+    def items(self, test: Predicted) -> int:
+        """How many of a test's items are judged: all, or those for which an answer was generated."""
+        return items_measured(metric_named(self.name), test)
+
+    def as_json(self) -> dict[str, Any]:
+        """Name, majority and note; of a user's own scorer also the sha256 of its file."""
+        metric = metric_named(self.name)
+        return asdict(self) | ({"sha256": metric.sha256} if isinstance(metric, Scorer) else {})
+
 
 class Judged(Predicted, Protocol):
     """Predictions that know by which metric they are usually judged."""
@@ -58,12 +68,24 @@ def choose_metric(test: Judged, asked: str | None = None) -> MetricChoice:
     """
     if asked is None:
         return test.usual_metric()
-    if test.kind not in metric_named(asked).kinds:
-        raise BadRequest(
-            f"--metric {asked}: expected one that measures a task of kind {test.kind} "
-            f"({', '.join(metrics_of(test.kind))}), got one of {' and '.join(metric_named(asked).kinds)}; name another"
-        )
+    check_measures(asked, test.kind)
     return MetricChoice(asked, test.usual_metric().majority)
+
+
+def check_measures(metric: str, kind: str) -> None:
+    """Refuse a metric that does not measure tasks of a kind.
+
+    Raises:
+        UnknownName: there is no metric of that name.
+        BadRequest: it is of tasks of other kinds.
+
+    """
+    kinds = metric_named(metric).kinds
+    if kind not in kinds:
+        raise BadRequest(
+            f"--metric {metric}: expected one that measures a task of kind {kind} ({', '.join(metrics_of(kind))}), "
+            f"got one of {' and '.join(kinds)}; name another"
+        )
 
 
 def first_of(kind: str) -> MetricChoice:
@@ -81,6 +103,12 @@ def choice_for_classes(targets: npt.NDArray[np.int64]) -> MetricChoice:
         f"{metric_named(OF_LOPSIDED).title}; --metric accuracy judges it by accuracy"
     )
     return MetricChoice(OF_LOPSIDED, majority, note)
+
+
+def measures_with(test: Predicted, metric: str) -> dict[str, float | None]:
+    """The value of every metric of the test's kind, and of the one that it is judged by if it is a user's own."""
+    found = measured_by_all(test)
+    return found if metric in found else {**found, metric: metric_named(metric).aggregate(test)}
 
 
 def check_defined(metric: str, test: Predicted) -> None:

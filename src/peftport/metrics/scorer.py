@@ -24,7 +24,7 @@ import numpy as np
 from peftport.core.errors import BadRequest
 from peftport.metrics.texts import TextMetric
 
-Scoring = Callable[[str, tuple[str, ...]], float]
+Scoring = Callable[[str, tuple[str, ...]], Any]
 _NAME = re.compile(r"(?P<file>.+\.py)(?::(?P<function>\w*))?", re.DOTALL)
 _READ: dict[str, Scorer] = {}  # by the name that it was asked for
 
@@ -71,7 +71,7 @@ class Scorer(TextMetric):
             raise BadRequest(
                 f"--metric {self.name}: expected a score of the answer {_short(answer)}, got {_told(error)}; correct it"
             ) from error
-        if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
+        if not (isinstance(value, Real | np.bool_) and math.isfinite(value)):
             raise BadRequest(
                 f"--metric {self.name}: expected a finite number as the score of the answer {_short(answer)}, got "
                 f"{_short(value)}; correct it"
@@ -121,14 +121,13 @@ def read_scorer(name: str) -> Scorer:
 
 def _function(name: str, module: types.ModuleType, function: str) -> Scoring:
     found = getattr(module, function, None)
-    if not isinstance(found, Callable):  # type: ignore[arg-type]
+    if not callable(found):
         own = (key for key, value in vars(module).items() if isinstance(value, types.FunctionType))
         known = ", ".join(key for key in own if not key.startswith("_")) or "none"
         raise BadRequest(
             f"--metric {name}: expected a function {function} in {module.__file__}, which has {known}; correct the name"
         )
-    scoring: Scoring = found
-    return scoring
+    return found  # type: ignore[no-any-return]
 
 
 def _told(error: BaseException) -> str:

@@ -32,7 +32,7 @@ def comparison_findings(
         machine=this_machine(),
         seeds=seeds,
         headlines=(comparison_sentence(analysis), *analysis.verdicts["sentence"]),
-        scale=f"{len(seeds)} seeds and {items_text(judged, len(analysis.first.bare))}; intervals are over both.",
+        scale=f"{len(seeds)} seeds and {items_text(judged, analysis.first.bare)}; intervals are over both.",
         notes=(*notes, *([judged.note + "."] if judged.note else [])),
         metric=judged.name,
         runs=runs,

@@ -11,7 +11,9 @@ from peftport.analysis.verdict.choice import Contrast
 from peftport.analysis.verdict.sentence import difference_in
 from peftport.core.arms import BARE
 from peftport.metrics import metric_named
+from peftport.metrics.base import Predicted
 from peftport.metrics.choice import MetricChoice
+from peftport.metrics.texts import answered
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
@@ -44,15 +46,21 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
             rows.append((comparison.technique, arm, *cells))
     title = f"{judged.title[0].upper()}{judged.title[1:]} on {first.task}, {first.origin} -> {first.receiver}"
-    title = f"{title}; {items_text(judged, len(first.bare))}, {len(first.plan.seeds)} seeds (lowest-highest)"
+    title = f"{title}; {items_text(judged, first.bare)}, {len(first.plan.seeds)} seeds (lowest-highest)"
     return Table(title, ("technique", "arm", *(f"{budget} steps" for budget in budgets)), tuple(rows))
 
 
-def items_text(judged: MetricChoice, items: int) -> str:
-    """How many items were tested, and of classes the share of the most frequent, which a constant answer scores."""
-    if judged.majority is None:
-        return f"{items} test items"
-    return f"{items} test items, {judged.majority:.3f} of them of the most frequent class"
+def items_text(judged: MetricChoice, test: Predicted) -> str:
+    """How many items were tested.
+
+    Of classes also the share of the most frequent, which a constant answer scores; of completions how many of the items
+    have a generated answer, where only some have one.
+    """
+    text = f"{len(test.targets)} test items"
+    if judged.majority is not None:
+        return f"{text}, {judged.majority:.3f} of them of the most frequent class"
+    answers = len(answered(test)) if test.kind == "completion" else 0
+    return f"{text}, {answers} of them with a generated answer" if 0 < answers < len(test.targets) else text
 
 
 def _cell(comparison: Comparison, arm: str, budget: int) -> str:
@@ -91,7 +99,7 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
     how = f"{level:.0%} intervals, settled by Holm over all budgets and techniques" if sampled else (
         f"jointly {level:.0%} intervals"
     )  # fmt: skip
-    over = f"over {len(first.plan.seeds)} seeds and {len(first.bare)} test items"
+    over = f"over {len(first.plan.seeds)} seeds and {judged.items(first.bare)} test items"
     return f"{said[0].upper()}{said[1:]} ({difference_in(judged.name)}, {how}, {over})."
 
 

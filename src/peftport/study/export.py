@@ -70,14 +70,15 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
     rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
     columns, stored = run_columns(), StoredItems(artifacts)
     values: dict[str, list[Any]] = {name: [] for name in columns}
+    known = [name for name in METRICS if name in columns]
     measured: dict[tuple[str, int], dict[str, Any]] = {}  # of tests whose row lacks a metric
     for run in plan.runs():
         record = run_record(plan, run, rows)
-        if items and record["state"] == "done" and any(record[name] is None for name in METRICS):
+        if items and record["state"] == "done" and any(record[name] is None for name in known):
             test = record["job"], run.budget
             if test not in measured:
                 measured[test] = stored.measured(rows[test[0]], run.budget)
-            record |= {name: measured[test].get(name) for name in METRICS if record[name] is None}
+            record |= {name: measured[test].get(name) for name in known if record[name] is None}
         for name in columns:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)

@@ -31,6 +31,7 @@ from peftport.core.arms import ARMS
 from peftport.core.errors import BadRequest
 from peftport.hosts.loading import Loading
 from peftport.metrics import metric_named
+from peftport.metrics.scorer import is_scorer
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
 from peftport.techniques import AnySpec, make_spec
@@ -94,6 +95,11 @@ class Training(TrainSettings):
 
 
 def _known_metric(name: str) -> str:
+    if is_scorer(name):
+        raise ValueError(
+            f"{name} is a scorer of your own, which evaluate and compare take; a study is judged by a metric of "
+            "peftport, as its tables must be computable again wherever they are read"
+        )
     return metric_named(name).name
 
 

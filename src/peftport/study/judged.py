@@ -14,6 +14,7 @@ import polars as pl
 from peftport.analysis.columns import ITEMS
 from peftport.core.hashing import rng_for
 from peftport.metrics import metric_named
+from peftport.metrics.choice import check_measures
 from peftport.metrics.resampling import resampled
 from peftport.store.ledger import JobRow
 from peftport.study.items import StoredItems
@@ -48,6 +49,7 @@ def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stor
     draws: dict[str, npt.NDArray[np.float64]] = {}
     drawn_of: dict[str, Scores] = {}
     for (receiver, task), tests in places.items():
+        check_measures(name, next(iter(tests.values())).kind)
         values = {run: metric.per_item(scores) for run, scores in tests.items()}
         if all(own is not None for own in values.values()):
             each += [(run, name, np.asarray(own, np.float64).tolist()) for run, own in values.items()]

@@ -25,7 +25,7 @@ from peftport.core.arms import BARE
 from peftport.core.errors import UnknownName
 from peftport.core.hashing import rng_for
 from peftport.metrics import metric_named
-from peftport.metrics.choice import MetricChoice
+from peftport.metrics.choice import MetricChoice, measures_with
 from peftport.metrics.resampling import resampled
 from peftport.tasks.kinds.classification import Scores
 from peftport.tasks.spec import Predictions
@@ -56,12 +56,15 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
             name = "/".join(str(own[key]) for key in ("technique", "arm", "budget", "seed"))
             rows.append({**own, "run": name, "job": name})
             tests[name] = scores
-    bare = comparisons[0].bare
-    rows.append({**_row(comparisons[0], BARE_ARM, 0, bare, bare.measures()), "run": BARE_ARM, "job": BARE_ARM})
+    bare, judged = comparisons[0].bare, comparisons[0].judged.name
+    rows.append(
+        {**_row(comparisons[0], BARE_ARM, 0, bare, measures_with(bare, judged)), "run": BARE_ARM, "job": BARE_ARM}
+    )
     tests[BARE_ARM] = bare
     classes = {name: test for name, test in tests.items() if isinstance(test, Scores)}
     correct = [{"run": name, "correct": test.correct.tolist()} for name, test in classes.items()]
-    return Frames(pl.DataFrame(rows, schema=run_columns(bare.kind)), pl.DataFrame(correct, schema=CORRECT), tests)
+    columns = {**run_columns(bare.kind), judged: pl.Float64}
+    return Frames(pl.DataFrame(rows, schema=columns), pl.DataFrame(correct, schema=CORRECT), tests)
 
 
 BARE_ARM = "bare"  # as tables of runs call the bare host
@@ -75,7 +78,7 @@ def _runs(one: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
         method = {"ported": plan.method, "sampled": plan.sampler}.get(arm)
         place = {"origin": one.origin, "method": method} if method else {}
         row = known.get((arm, budget, seed))
-        measured = scores.measures() if row is None else row.measures
+        measured = measures_with(scores, one.judged.name) if row is None else row.measures
         own = {**_row(one, arm, budget, scores, measured), **place, "technique": one.technique, "seed": seed}
         own |= {"train_seconds": row.seconds if row else None, "test_seconds": 0.0}
         found.append((own, scores))
@@ -114,6 +117,9 @@ class ComparisonAnalysis:
             return Evidence.of(runs, self.frames.correct, declared)
         each = {name: metric.per_item(scores) for name, scores in tests.items()}
         if all(values is not None for values in each.values()):
+            runs = runs.with_columns(
+                n_items=pl.col("run").replace_strict({run: len(_numbers(v)) for run, v in each.items()})
+            )
             rows = [(name, metric.name, _numbers(values)) for name, values in each.items()]
             return Evidence.of(runs, None, declared, items=pl.DataFrame(rows, schema=ITEMS, orient="row"))
         drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items"))

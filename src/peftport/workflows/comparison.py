@@ -15,8 +15,8 @@ from peftport.core.arms import ARMS, Arm, arm_names
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress, Silent
-from peftport.metrics import metric_named
-from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
+from peftport.metrics import asked_metric
+from peftport.metrics.choice import MetricChoice, check_defined, choose_metric, measures_with
 from peftport.modules.module import Module
 from peftport.porting import AUTO, porter_named, sampler_named
 from peftport.porting.base import PortInputs
@@ -46,7 +46,7 @@ class ComparisonPlan:
 
     def __post_init__(self) -> None:
         if self.metric is not None:
-            metric_named(self.metric)
+            asked_metric(self.metric)
         arm_names(self.arms)
         if self.method != AUTO:
             porter_named(self.method)
@@ -106,7 +106,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the per-example scores."""
-        bare = self.bare.measures()
+        bare = measures_with(self.bare, self.judged.name)
         return {
             "technique": self.technique,
             "origin": self.origin,
@@ -115,7 +115,7 @@ class Comparison:
             "plan": asdict(self.plan),
             "learning_rate": self.learning_rate,
             "choice": asdict(self.choice) if self.choice else None,
-            "metric": asdict(self.judged),
+            "metric": self.judged.as_json(),
             "bare_accuracy": bare.get("accuracy"),
             "bare": bare,
             "rows": [row.as_row() for row in self.rows],
@@ -138,7 +138,8 @@ def run_comparison(
     """
     progress = progress or Silent()
     [bare] = bench.test(None, [])
-    check_defined(choose_metric(bare, plan.metric).name, bare)
+    judged = choose_metric(bare, plan.metric).name
+    check_defined(judged, bare)
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     starts = _starts(module, bench, plan, given)
@@ -165,7 +166,7 @@ def run_comparison(
             arm=arm,
             budget=budget,
             seed=seed,
-            measures=s.measures(),
+            measures=measures_with(s, judged),
             n_items=len(s),
             seconds=round(train_seconds * budget + test_seconds, 3),
         )

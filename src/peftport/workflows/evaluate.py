@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.loading import loading_of
-from peftport.metrics import metric_named
+from peftport.metrics import asked_metric
 from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import Module, check_fits
@@ -35,7 +35,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
 
     """
     if request.metric is not None:
-        metric_named(request.metric)
+        asked_metric(request.metric)
     folder, progress = path_of(request.module), request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)
     native = read_module(folder) if folder is not None and format_of(folder) == "native" else None

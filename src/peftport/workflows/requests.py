@@ -67,9 +67,11 @@ GENERATE = option(
     at_least=0,
 )
 METRIC = option(
-    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
-    "test items are of one class."
+    "What counts. Of classes: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
+    "average_precision, log_loss or calibration_error. Of completions: negative_log_likelihood, perplexity, "
+    "exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or FILE.py:function, a function of your "
+    "own that scores an answer. Default: the first of these; balanced_accuracy where over 80 % of the test items are "
+    "of one class."
 )
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
