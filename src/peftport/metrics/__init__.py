@@ -13,16 +13,22 @@ from peftport.metrics.average_precision import AveragePrecision
 from peftport.metrics.balanced_accuracy import BalancedAccuracy
 from peftport.metrics.base import Metric, Predicted, unchecked
 from peftport.metrics.calibration_error import CalibrationError
+from peftport.metrics.correlation import Pearson, Spearman
 from peftport.metrics.f1 import MacroF1, WeightedF1
 from peftport.metrics.log_loss import LogLoss
 from peftport.metrics.matthews import Matthews
+from peftport.metrics.mean_absolute_error import MeanAbsoluteError
+from peftport.metrics.rmse import Rmse
+from peftport.metrics.set_f1 import MicroF1, SamplesF1
+from peftport.metrics.subset_accuracy import SubsetAccuracy
 
 # The order of the columns.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Accuracy(), Auroc(), AccuracyAtMedian(), BalancedAccuracy(), MacroF1(), WeightedF1(), Matthews(),
-        AveragePrecision(), LogLoss(), CalibrationError(),
+        AveragePrecision(), LogLoss(), CalibrationError(), MicroF1(), SamplesF1(), SubsetAccuracy(),
+        Rmse(), Pearson(), Spearman(), MeanAbsoluteError(),
     )
 }  # fmt: skip
 

@@ -90,7 +90,7 @@ def check_defined(metric: str, test: Predicted) -> None:
         BadRequest: as said.
 
     """
-    if metric_named(metric).aggregate(test) is not None:
+    if metric_named(metric).defined_for(test):
         return
     present = f"{len(test.targets)} test items"
     if test.kind == "classification":
