@@ -98,8 +98,8 @@ class Evaluated(Result):
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
 
     def remarks(self) -> list[str]:
-        """Why the test is not judged by accuracy, where it is not."""
-        return noted(self.judged)
+        """How the task was read, where that was guessed, and why the test is not judged by accuracy, where it is not."""
+        return [*self.found.remarks, *noted(self.judged)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,8 +153,8 @@ class Trained(Result):
         return choose_metric(self.bare)
 
     def remarks(self) -> list[str]:
-        """Why the module is not judged by accuracy, where it is not."""
-        return noted(self.judged)
+        """How the task was read, where that was guessed, and why it is not judged by accuracy, where it is not."""
+        return [*self.found.remarks, *noted(self.judged)]
 
     def to_polars(self) -> pl.DataFrame:
         """Two rows: the bare host, and the host with the module."""
@@ -241,8 +241,8 @@ class Ported(Result):
         return [f"{self.trial.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
-        """How the method ``auto`` chose, where it was asked for."""
-        return chosen(self.choice)
+        """How the task was read, where that was guessed, and how ``auto`` chose, where it was asked for."""
+        return [*self.found.remarks, *chosen(self.choice)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,4 @@
-"""average_precision: the area under the precision-recall curve; of several classes, each against the rest, averaged; of labels,
-each.
-"""
+"""average_precision: the area under the precision-recall curve; of several classes or labels, the mean of each."""
 
 from __future__ import annotations
 

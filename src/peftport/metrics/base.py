@@ -59,7 +59,6 @@ class Metric(ABC):
         each = self.per_item(predictions)
         return None if each is None or not len(each) else float(each.mean())
 
-
     def defined_for(self, predictions: Predicted) -> bool:
         """Whether the tested items have a value; a metric that some predictions leave undefined goes by the targets."""
         return self.aggregate(predictions) is not None

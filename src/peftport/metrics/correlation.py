@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from peftport.metrics.base import Metric, Predicted
+from peftport.metrics.base import Metric, Predicted, varies
 
 
 class Pearson(Metric):

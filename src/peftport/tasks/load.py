@@ -41,9 +41,9 @@ def load_task(
     folder, or a hub id ``org/name[:config][@revision]``. ``text``, ``label`` and ``group`` name columns, and ``labels``
     declares the labels and their order; all four are for data of the user's own, as are ``kind`` (a key of KINDS; None:
     guessed from the targets, `Task.remarks` says how) and ``separator``, which stands between several labels of one
-    item. Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts. ``words`` and
-    ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of pairs) replace
-    the default wording of any task.
+    item. Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts.
+    ``words`` and ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of pairs)
+    replace the default wording of any task.
 
     Raises UnknownName if ``ref`` or ``kind`` names nothing, TaskRefused if what it names cannot be read or split as
     asked.
@@ -89,7 +89,9 @@ def _built_in(ref: str, names: Names, wording: Wording, kind: str | None) -> Tas
 
     own = TASKS[ref].spec.kind
     if kind not in (None, own):
-        raise TaskRefused(f"--kind {kind}: {ref} is a built-in task of kind {own}, expected none named; drop the option")
+        raise TaskRefused(
+            f"--kind {kind}: {ref} is a built-in task of kind {own}, expected none named; drop the option"
+        )
     if names != Names() or wording.labels is not None or wording.separator is not None:
         raise TaskRefused(
             f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options"

@@ -55,8 +55,8 @@ FORMAT = option(
     choices=("native", "peft", "adapters"),
 )
 READOUT = option(
-    "How predictions are read out of the host: label_tokens, prototype or linear. The default depends on the "
-    "host's kind."
+    "How predictions are read out of the host: label_tokens, prototype, linear or cosine (numbers for pairs of texts). "
+    "The default depends on the host's kind and the task's."
 )
 MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
@@ -64,8 +64,9 @@ LEARNING_RATE = option("Learning rate. The default depends on the technique (pef
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 METRIC = option(
     "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
-    "test items are of one class."
+    "average_precision, log_loss or calibration_error; of sets of labels micro_f1, macro_f1, weighted_f1, samples_f1, "
+    "subset_accuracy, auroc or average_precision; of numbers rmse, pearson, spearman or mean_absolute_error. Default: "
+    "accuracy (balanced_accuracy where over 80 % of the test items are of one class), micro_f1, rmse."
 )
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
@@ -78,7 +79,7 @@ LOAD = option(
 class TaskRequest(Request):
     """Split a task and say what is in each part, what was dropped and why.
 
-    Two columns of texts are pairs: --text premise,hypothesis.
+    Two columns of texts are pairs: --text premise,hypothesis. Targets are classes, numbers or sets of labels: --kind.
 
     Example: peftport tasks show reviews.csv --text review --label stars
     """
@@ -90,6 +91,20 @@ class TaskRequest(Request):
         metadata=option("The column of texts in your own data; two columns, separated by a comma, for pairs of texts."),
     )
     label: str | None = field(default=None, metadata=option("The column of labels in your own data."))
+    kind: str | None = field(
+        default=None,
+        metadata=option(
+            "What the targets are: classification (one label for each text), multi_label (any number of labels) or "
+            "regression (a number). Default: guessed from the targets.",
+        ),
+    )
+    separator: str | None = field(
+        default=None,
+        metadata=option(
+            "What stands between the labels of a text in a multi_label file, such as ';'. Lists need none. Default: "
+            "that of , ; and | which occurs most.",
+        ),
+    )
     group: str | None = field(
         default=None,
         metadata=option("A column of groups, such as authors; all items of a group go into the same split."),

@@ -16,33 +16,15 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from peftport.core.errors import TaskRefused
+from peftport.core.scale import Scale
 from peftport.tasks.columns import Columns, Wording, is_empty
 from peftport.tasks.spec import Predictions, ReadTargets, Targets, TaskSpec
 
 LARGEST = 1e100  # beyond it squares are no longer numbers
 
 Floats = npt.NDArray[np.float64]
-
-
-class Scale(BaseModel):
-    """The numbers of the training split: their mean, standard deviation, and the lowest and highest of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    mean: float
-    deviation: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, numbers: Floats) -> Self:
-        """Sums are exact, so that the scale is the same on every processor."""
-        values = numbers.tolist()
-        mean = math.fsum(values) / len(values)
-        variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
-        return cls(mean=mean, deviation=math.sqrt(variance), lowest=min(values), highest=max(values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +69,20 @@ class Regression(TaskSpec):
 
     def fitted(self, targets: Targets) -> Self:
         """With the scale of the training split."""
-        return self.model_copy(update={"scale": Scale.of(targets)})
+        return self.model_copy(update={"scale": Scale.of(targets.tolist())})
 
     def recorded(self) -> dict[str, Any]:
         """The scale, by which a head's outputs are read."""
-        return {} if self.scale is None else {"scale": self.scale.model_dump()}
+        return {"scale": self.scale}
 
     def summary(self, targets: Targets) -> dict[str, float]:
         """Mean, standard deviation, lowest and highest."""
-        return Scale.of(targets).model_dump()
+        return {
+            "mean": float(targets.mean()),
+            "deviation": float(targets.std()),
+            "lowest": float(targets.min()),
+            "highest": float(targets.max()),
+        }
 
     def identity(self) -> dict[str, Any]:
         """Without the scale, which follows from the training split."""
