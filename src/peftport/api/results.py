@@ -98,7 +98,7 @@ class Evaluated(Result):
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
 
     def remarks(self) -> list[str]:
-        """How the task was read, where that was guessed, and why the test is not judged by accuracy, where it is not."""
+        """How the task was read, and why the test is not judged by accuracy, where it is not."""
         return [*self.found.remarks, *noted(self.judged)]
 
 
@@ -153,7 +153,7 @@ class Trained(Result):
         return choose_metric(self.bare)
 
     def remarks(self) -> list[str]:
-        """How the task was read, where that was guessed, and why it is not judged by accuracy, where it is not."""
+        """How the task was read, and why it is not judged by accuracy, where it is not."""
         return [*self.found.remarks, *noted(self.judged)]
 
     def to_polars(self) -> pl.DataFrame:
@@ -241,7 +241,7 @@ class Ported(Result):
         return [f"{self.trial.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
-        """How the task was read, where that was guessed, and how ``auto`` chose, where it was asked for."""
+        """How the task was read, and how ``auto`` chose, where it was asked for."""
         return [*self.found.remarks, *chosen(self.choice)]
 
 

@@ -132,7 +132,8 @@ def read_task(request: TaskRequest) -> Task:
     return load_task(
         str(request.task), text=request.text, label=request.label, group=request.group,
         labels=as_tuple(request.labels), words=as_tuple(request.words),
-        descriptions=as_tuple(request.description), prompt=request.prompt, kind=request.kind, separator=request.separator,
+        descriptions=as_tuple(request.description), prompt=request.prompt, kind=request.kind,
+        separator=request.separator,
     )  # fmt: skip
 
 

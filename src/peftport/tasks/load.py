@@ -42,8 +42,8 @@ def load_task(
     declares the labels and their order; all four are for data of the user's own, as are ``kind`` (a key of KINDS; None:
     guessed from the targets, `Task.remarks` says how) and ``separator``, which stands between several labels of one
     item. Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts.
-    ``words`` and ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of pairs)
-    replace the default wording of any task.
+    ``words`` and ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of
+    pairs) replace the default wording of any task.
 
     Raises UnknownName if ``ref`` or ``kind`` names nothing, TaskRefused if what it names cannot be read or split as
     asked.

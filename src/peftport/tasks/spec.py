@@ -127,7 +127,7 @@ class TaskSpec(BaseModel, ABC):
         return self
 
     def recorded(self) -> dict[str, Any]:
-        """What a module records of the task beside name, labels, kind and fields, by the record's field; here nothing."""
+        """What a module's record of the task holds beside what all kinds have; here nothing."""
         return {}
 
     def summary(self, targets: Targets) -> dict[str, float]:
