@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import typer.main
+from sklearn.metrics import mean_poisson_deviance
 
 from first_minutes import commands_of
 from peftport import cli, porting
@@ -259,44 +260,43 @@ def test_the_recipe_of_a_porter(
 def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
     host: str, text: str, hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers as targets: read, split, trained (the error falls), predicted, written, ported; no classification."""
-    kind, objective = (executed("docs/extending.md", f"class {name}(")[name] for name in ("Rating", "SquaredError"))
+    """Counts as targets: read, split, trained (the error falls), predicted, written, ported; no classification."""
+    kind, objective = (executed("docs/extending.md", f"class {name}(")[name] for name in ("Count", "Poisson"))
     monkeypatch.setitem(KINDS, kind.kind, kind)
-    monkeypatch.setitem(OBJECTIVES, objective.name, objective)
-    metric = executed("docs/extending.md", "class MeanSquaredError(")["MeanSquaredError"]()
+    monkeypatch.setitem(OBJECTIVES, objective.name, (objective,))
+    metric = executed("docs/extending.md", "class PoissonDeviance(")["PoissonDeviance"]()
     monkeypatch.setitem(METRICS, metric.name, metric)
     lines = reviews.read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.rpartition(",")[0] for line in lines]
-    rated = [f"{own},{other},{own.count('good') - own.count('bad') + 0.5}" for own, other in pairwise([*rows, rows[0]])]
-    (tmp_path / "rated.csv").write_text("\n".join(["text,other,label", *rated]), encoding="utf-8")
-    task = load_task(str(tmp_path / "rated.csv"), text=text, kind="rating")
-    assert task.train.targets.dtype.kind == "f"
+    counted = [f"{own},{other},{own.count('good') + own.count('bad')}" for own, other in pairwise([*rows, rows[0]])]
+    (tmp_path / "counted.csv").write_text("\n".join(["text,other,label", *counted]), encoding="utf-8")
+    task = load_task(str(tmp_path / "counted.csv"), text=text, kind="count")
+    assert task.train.targets.dtype.kind == "i"
     bench = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
     spec = SPECS["lora"]
     [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [1, 30], 1e-2)
     assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
     [bare], [found] = bench.test(None, []), bench.test(spec, [kept[30].matrices])
     assert len(found) == len(task.test) and found.values.shape == found.targets.shape
-    assert found.measures()["mean_squared_error"] == pytest.approx(
-        float(((found.values - task.test.targets) ** 2).mean())
-    )
+    wanted = mean_poisson_deviance(task.test.targets, found.values)
+    assert found.measures() == {"poisson_deviance": pytest.approx(wanted, rel=1e-5)}
     assert found.measures() != bare.measures()
-    with pytest.raises(BadRequest, match="expected a classification here, got a task of kind rating"):
+    with pytest.raises(BadRequest, match="expected a classification here, got a task of kind count"):
         as_scores(found)
-    write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "rating")
-    back = read_module(tmp_path / "rating")
-    assert back.task is not None and back.task.kind == "rating"
+    write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "count")
+    back = read_module(tmp_path / "count")
+    assert back.task is not None and back.task.kind == "count"
     [again] = bench.test(spec, [bench.startable(back)])
     assert torch.equal(torch.from_numpy(again.values), torch.from_numpy(found.values))
     porting.porter_named("copy").port(back, bench.host, rng_for(0, "porting"))
     plain = bind_task(str(hosts[host]), load_task(str(reviews)), readout="linear")
-    with pytest.raises(TaskRefused, match="this module was trained for a task of kind rating, got classification"):
+    with pytest.raises(TaskRefused, match="this module was trained for a task of kind count, got classification"):
         plain.startable(back)
-    with pytest.raises(BadRequest, match="readout linear: rated is rating of .*, expected squared_error"):
+    with pytest.raises(BadRequest, match="readout linear: counted is count of .*, expected poisson"):
         bind_task(str(hosts[host]), task, readout="linear")
     (tmp_path / "words.csv").write_text("\n".join(["text,label", *[f"{row},x" for row in rows]]), encoding="utf-8")
-    with pytest.raises(TaskRefused, match="expected numbers as targets"):
-        load_task(str(tmp_path / "words.csv"), kind="rating")
+    with pytest.raises(TaskRefused, match="expected whole numbers as targets"):
+        load_task(str(tmp_path / "words.csv"), kind="count")
 
 
 @pytest.mark.parametrize("technique", ["lora", "adapter", "prefix"])

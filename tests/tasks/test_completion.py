@@ -125,7 +125,7 @@ def test_templates_are_read_and_refused(tmp_path: Path) -> None:
     for path, problem in ((bad, "Unexpected end of template"), (other, "which names messages"), ("nosuch", "No such")):
         with pytest.raises(TaskRefused, match=f"--template {path}: expected auto, none or a file.*{problem}"):
             read_template(str(path))
-    with pytest.raises(TaskRefused, match="--template is of prompts and answers"):
+    with pytest.raises(TaskRefused, match="--template: expected a task of kind completion, got classification"):
         load_task(
             written(tmp_path / "r.jsonl", [{"text": q, "label": len(q) % 2} for q in questions()]), template="none"
         )

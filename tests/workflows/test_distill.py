@@ -18,7 +18,7 @@ from peftport.porting import porter_named
 from peftport.tasks.task import Dropped, Split, Task
 from peftport.training.bound_task import BoundTask
 from peftport.training.loop import TrainSettings
-from peftport.workflows.distill import DistillOptions, distill, teacher_probabilities
+from peftport.workflows.distill import DistillOptions, distill, taught_targets
 from peftport.workflows.port_inputs import TaskLosses, open_port_inputs, read_texts
 from pico import SPECS, TOY, pico_host, random_matrices
 from porting.rebase import named, sentences
@@ -48,10 +48,10 @@ def test_the_new_module_says_what_the_old_one_says(technique: str) -> None:
     lying = replace(away.task, train=Split(away.task.train.ids, TEXTS, np.zeros(len(TEXTS), dtype=np.int64)))
     away = replace(away, task=lying)
     module = a_module(home.host)
-    before = teacher_probabilities(module, home, TEXTS, Silent())
+    before = taught_targets(module, home, TEXTS, Silent())
     how = DistillOptions(steps=60, learning_rate=0.01, spec=SPECS[technique])
     made = distill(module, home, away, TEXTS, how)
-    after = teacher_probabilities(made, away, TEXTS, Silent())
+    after = taught_targets(made, away, TEXTS, Silent())
     with torch.no_grad():
         bare = away.readout.scores(away.readout.encode(TEXTS), None, 0).softmax(1).numpy()
     assert np.abs(after - before).mean() < 0.6 * np.abs(bare - before).mean()

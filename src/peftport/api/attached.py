@@ -107,7 +107,7 @@ def _loaded(ref: str, folder: Path) -> Host:
     source = find_host(ref)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
     default: View = "body" if kind == "encoder" else "language_model"
-    return load_host(ref, objective_named(task.readout, kind).view if task else default)
+    return load_host(ref, objective_named(task.readout, kind, task.kind).view if task else default)
 
 
 def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:

@@ -68,8 +68,8 @@ class Compared(Result):
         return [self.summary, *verdict, *written_to(path_of(self.request.out))]
 
     def remarks(self) -> list[str]:
-        """How ``auto`` chose, and why the arms are not judged by accuracy, where they are not."""
-        return [*chosen(self.comparison.choice), *noted(self.comparison.judged)]
+        """How the task was read, how ``auto`` chose, and why accuracy does not judge the arms, where it does not."""
+        return [*self.comparison.remarks, *chosen(self.comparison.choice), *noted(self.comparison.judged)]
 
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""

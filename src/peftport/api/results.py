@@ -110,6 +110,10 @@ class Evaluated(Tested):
         own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
 
+    def remarks(self) -> list[str]:
+        """How the task was read, and why the test is not judged by accuracy, where it is not."""
+        return [*self.found.remarks, *noted(self.judged)]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trained(Tested):
@@ -227,8 +231,8 @@ class Ported(Result):
         return [f"{self.trial.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
-        """How the method ``auto`` chose, where it was asked for."""
-        return chosen(self.choice)
+        """How the task was read, and how ``auto`` chose, where it was asked for."""
+        return [*self.found.remarks, *chosen(self.choice)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

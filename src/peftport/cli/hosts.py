@@ -62,7 +62,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         for s in loaded.slots.values()
     ]
     headless = lacks_head(loaded)
-    fitting = [one for one in OBJECTIVES.values() if loaded.kind in one.kinds]
+    fitting = [one for each in OBJECTIVES.values() for one in each[:1] if loaded.kind in one.kinds]
     readouts = [one.name for one in fitting if one.view == "body" or not headless]
     mark = loaded.fingerprint
     if json_:

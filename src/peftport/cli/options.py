@@ -133,6 +133,7 @@ def read_task(request: TaskRequest) -> Task:
         str(request.task), text=request.text, label=request.label, group=request.group,
         labels=as_tuple(request.labels), words=as_tuple(request.words),
         descriptions=as_tuple(request.description), prompt=request.prompt, template=request.template,
+        kind=request.kind, separator=request.separator,
     )  # fmt: skip
 
 

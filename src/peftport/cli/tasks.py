@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, print_json, print_table, say
+from peftport.cli.console import AsJson, print_json, print_table, remark, say
 from peftport.workflows.requests import TaskRequest
 
 app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
@@ -35,10 +35,12 @@ def show(**texts: Any) -> None:
     """Split a task and print what is in each part."""
     as_json = texts.pop("json_")
     data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)))
+    for line in data.remarks:
+        remark(line)
     parts: dict[str, dict[str, Any]] = {
         name: {
             "items": len(split),
-            "labels": {label: int((split.targets == i).sum()) for i, label in enumerate(data.spec.labels)},
+            "labels" if data.spec.labels else "targets": data.spec.summary(split.targets),
         }
         for name, split in (("train", data.train), ("valid", data.valid), ("test", data.test))
     }
@@ -49,10 +51,12 @@ def show(**texts: Any) -> None:
         )
         return
     pairs = f"pairs of {' and '.join(data.spec.fields)}; " if len(data.spec.fields) > 1 else ""
-    say(f"{data.spec.name}: {pairs}labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
+    labels = f"labels {', '.join(data.spec.labels)}; " if data.spec.labels else ""
+    kind = "" if data.spec.kind == "classification" else f"{data.spec.kind}, {data.spec.title} for each text; "
+    say(f"{data.spec.name}: {kind}{pairs}{labels}domain {data.spec.domain}")
     for name, part in parts.items():
-        counts: dict[str, int] = part["labels"]
-        say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{label} {n}" for label, n in counts.items()))
+        summary: dict[str, float] = part.get("labels") or part["targets"]
+        say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{word} {n:.6g}" for word, n in summary.items()))
     dropped_text = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in asdict(data.report).items() if n)
     say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")
 

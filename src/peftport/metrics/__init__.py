@@ -16,15 +16,20 @@ from peftport.metrics.base import Metric, Predicted, unchecked
 from peftport.metrics.calibration_error import CalibrationError
 from peftport.metrics.chrf import Chrf
 from peftport.metrics.contains import Contains
+from peftport.metrics.correlation import Pearson, Spearman
 from peftport.metrics.exact_match import ExactMatch
 from peftport.metrics.f1 import MacroF1, WeightedF1
 from peftport.metrics.json_answers import JsonFields, JsonValid
 from peftport.metrics.log_loss import LogLoss
 from peftport.metrics.matthews import Matthews
+from peftport.metrics.mean_absolute_error import MeanAbsoluteError
 from peftport.metrics.negative_log_likelihood import NegativeLogLikelihood
 from peftport.metrics.perplexity import Perplexity
+from peftport.metrics.rmse import Rmse
 from peftport.metrics.rouge_l import RougeL
 from peftport.metrics.scorer import is_scorer, read_scorer, scorer_named
+from peftport.metrics.set_f1 import MicroF1, SamplesF1
+from peftport.metrics.subset_accuracy import SubsetAccuracy
 from peftport.metrics.token_f1 import TokenF1
 
 # The order of the columns. By the first of its kind a test is judged where no metric is asked for.
@@ -32,7 +37,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Accuracy(), Auroc(), AccuracyAtMedian(), BalancedAccuracy(), MacroF1(), WeightedF1(), Matthews(),
-        AveragePrecision(), LogLoss(), CalibrationError(),
+        AveragePrecision(), LogLoss(), CalibrationError(), MicroF1(), SamplesF1(), SubsetAccuracy(),
+        Rmse(), Pearson(), Spearman(), MeanAbsoluteError(),
         NegativeLogLikelihood(), Perplexity(), ExactMatch(), Contains(), TokenF1(), RougeL(), Chrf(), JsonValid(),
         JsonFields(),
     )

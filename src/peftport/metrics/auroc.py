@@ -1,4 +1,4 @@
-"""auroc: the area under the ROC curve; of several classes, the mean of each against the rest."""
+"""auroc: the area under the ROC curve; of several classes, the mean of each against the rest; of labels, each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class Auroc(Metric):
     """The chance that an item of a class scores higher for it than one that is not of it, ties counting half."""
 
     name, title = "auroc", "AUROC"
+    kinds = ("classification", "multi_label")
 
     def aggregate(self, predictions: Predicted) -> float | None:
         """Unweighted mean over the classes that occur."""

@@ -1,4 +1,4 @@
-"""average_precision: the area under the precision-recall curve; of several classes, each against the rest, averaged."""
+"""average_precision: the area under the precision-recall curve; of several classes or labels, the mean of each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class AveragePrecision(Metric):
     """Precision, averaged over the recalls that ever lower thresholds reach."""
 
     name, title = "average_precision", "average precision"
+    kinds = ("classification", "multi_label")
 
     def aggregate(self, predictions: Predicted) -> float | None:
         """Unweighted mean over the classes that occur; of two classes the second's."""

@@ -104,6 +104,15 @@ class Metric(ABC):
                 found[row] = np.nan if value is None else value
         return found
 
+    def defined_for(self, predictions: Predicted) -> bool:
+        """Whether the tested items have a value; a metric that some predictions leave undefined goes by the targets."""
+        return self.aggregate(predictions) is not None
+
+
+def varies(values: npt.NDArray[Any]) -> bool:
+    """Whether numbers (N,) are not all the same."""
+    return bool(len(values)) and bool((values != values[0]).any())
+
 
 @contextmanager
 def unchecked() -> Iterator[None]:
@@ -117,6 +126,12 @@ def unchecked() -> Iterator[None]:
 def predicted_classes(predictions: Predicted) -> npt.NDArray[np.int64]:
     """The class with the highest score, (N,)."""
     found: npt.NDArray[np.int64] = predictions.values.argmax(1)
+    return found
+
+
+def predicted_labels(predictions: Predicted) -> npt.NDArray[np.bool_]:
+    """Which labels of a multi-label task are said, (N, L): those with a probability over one half, a logit over 0."""
+    found: npt.NDArray[np.bool_] = predictions.values > 0
     return found
 
 
@@ -138,8 +153,13 @@ def one_against_rest(predictions: Predicted) -> tuple[npt.NDArray[np.bool_], npt
     """Which items are of a class, and how strongly each is said to be: the question of a ranking, twice (N, K).
 
     Two classes ask one question, of the second by its margin. With more, each class that occurs is one question, asked
-    by its probability. None where fewer than two classes occur.
+    by its probability. Of sets of labels each label that some items have and others have not is one question, asked by
+    its logit. None where there is no question.
     """
+    if predictions.kind == "multi_label":
+        has = predictions.targets.astype(np.bool_)
+        asked = has.any(0) & ~has.all(0)
+        return (has[:, asked], predictions.values[:, asked]) if asked.any() else None
     present = np.unique(predictions.targets)
     if len(present) < 2:
         return None

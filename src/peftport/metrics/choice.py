@@ -119,7 +119,7 @@ def check_defined(metric: str, test: Predicted) -> None:
 
     """
     found, present = metric_named(metric), f"{len(test.targets)} test items"
-    if found.aggregate(test) is not None:
+    if found.defined_for(test):
         return
     if found.needs:
         raise BadRequest(f"--metric {metric}: expected {found.needs}, got {present} without; name another")

@@ -11,6 +11,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from peftport.core.errors import SlotMismatch, TrainingFailed
+from peftport.core.scale import Scale
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
 from peftport.modules.record import Closed as Closed
@@ -24,8 +25,9 @@ HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
 class TaskRecord(Closed):
     """The task that a module was trained for: its name, labels and digest, and the readout.
 
-    Files contain ``kind`` and ``fields`` only where they differ from those of a classification of single texts, so
-    that the files of such modules are the same as before these fields existed.
+    ``scale`` is that of the numbers of a regression, by which its head is read. Files contain ``kind``, ``fields`` and
+    ``scale`` only where they differ from those of a classification of single texts, so that the files of such modules
+    are the same as before these fields existed.
     """
 
     name: str
@@ -34,11 +36,12 @@ class TaskRecord(Closed):
     readout: str
     kind: str = "classification"
     fields: tuple[str, ...] = ("text",)
+    scale: Scale | None = None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = written(self)
-        unsaid = {"kind": "classification", "fields": ("text",)}
+        unsaid = {"kind": "classification", "fields": ("text",), "scale": None}
         return {key: value for key, value in values.items() if key not in unsaid or getattr(self, key) != unsaid[key]}
 
 

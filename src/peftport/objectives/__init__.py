@@ -1,6 +1,7 @@
 """The objectives by name; users know them as readouts. An objective is one file and one line here.
 
-What they read comes from ``tasks``, what they run on from ``hosts``; they train nothing themselves.
+What users call by one name may be several objectives, each for other kinds of task. What they read comes from
+``tasks``, what they run on from ``hosts``; they train nothing themselves.
 """
 
 from __future__ import annotations
@@ -10,16 +11,28 @@ from peftport.hosts.host import Host
 from peftport.hosts.slots import HostKind
 from peftport.objectives.answer_tokens import AnswerTokens
 from peftport.objectives.base import Objective
+from peftport.objectives.cosine import Cosine
 from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
+from peftport.objectives.linear_labels import LinearLabels
+from peftport.objectives.linear_regression import LinearRegression
 from peftport.objectives.prototype import Prototype
 from peftport.tasks.spec import TaskSpec
 
-OBJECTIVES: dict[str, type[Objective]] = {each.name: each for each in (LabelTokens, Prototype, Linear, AnswerTokens)}
+OBJECTIVES: dict[str, tuple[type[Objective], ...]] = {
+    each[0].name: each
+    for each in (
+        (LabelTokens,),
+        (Prototype,),
+        (Linear, LinearRegression, LinearLabels),
+        (Cosine,),
+        (AnswerTokens,),
+    )
+}
 
 
-def objective_named(name: str, kind: HostKind) -> type[Objective]:
-    """The objective of that name.
+def objective_named(name: str, kind: HostKind, task_kind: str = "classification") -> type[Objective]:
+    """The objective of that name for a kind of task, or where there is none for it, the first of that name.
 
     Raises:
         UnknownName: there is none.
@@ -28,9 +41,11 @@ def objective_named(name: str, kind: HostKind) -> type[Objective]:
     """
     if name not in OBJECTIVES:
         raise UnknownName.of("readout", name, OBJECTIVES)
-    if kind not in OBJECTIVES[name].kinds:
-        raise BadRequest(f"readout {name}: expected a host of kind {' or '.join(OBJECTIVES[name].kinds)}, got {kind}")
-    return OBJECTIVES[name]
+    known = OBJECTIVES[name]
+    found = next((each for each in known if task_kind in each.serves), known[0])
+    if kind not in found.kinds:
+        raise BadRequest(f"readout {name}: expected a host of kind {' or '.join(found.kinds)}, got {kind}")
+    return found
 
 
 def objective_for(name: str | None, kind: HostKind, task: TaskSpec) -> type[Objective]:
@@ -47,8 +62,8 @@ def objective_for(name: str | None, kind: HostKind, task: TaskSpec) -> type[Obje
             f"{task.name}: a task of kind {task.kind} needs a host that generates (a decoder or an encoder-decoder), "
             f"got a host of kind {kind}; name another host"
         )
-    found = objective_named(name or admitted[0], kind)
-    if found.name not in admitted:
+    found = objective_named(name or admitted[0], kind, task.kind)
+    if found.name not in admitted or task.kind not in found.serves:
         asked = f"{task.kind} of {'pairs of texts' if len(task.fields) > 1 else 'texts'} ({', '.join(task.fields)})"
         raise BadRequest(
             f"readout {found.name}: {task.name} is {asked}, expected {' or '.join(admitted)} on a host of kind {kind}; "

@@ -52,6 +52,7 @@ class AnswerTokens(Objective):
     name = "answer_tokens"
     title = "log-probabilities of the answer's tokens"
     kinds = ("encoder_decoder", "decoder")
+    serves = ("completion",)
     view = "language_model"
     task: Completion
 

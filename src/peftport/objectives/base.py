@@ -16,9 +16,11 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from peftport.core.errors import BadRequest
+from peftport.core.scale import Scale
 from peftport.hosts.host import Host, View
 from peftport.hosts.slots import HostKind
 from peftport.tasks.kinds.classification import Classification
@@ -26,7 +28,8 @@ from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
 from peftport.tasks.task import Split
 
 Row: TypeAlias = tuple[int, ...]  # token ids of one example, special tokens included
-Head: TypeAlias = Mapping[str, Tensor] | None  # an objective's own matrices, stacked over K
+HeadMatrices: TypeAlias = dict[str, Tensor]  # an objective's own matrices in one module
+Head: TypeAlias = Mapping[str, Tensor] | None  # those of K modules, stacked
 
 
 class PairRow(tuple[int, ...]):
@@ -42,8 +45,11 @@ class PairRow(tuple[int, ...]):
 
 
 def row_length(row: Row) -> int:
-    """How many tokens a host reads of a row: its own, and those of the text that a row may carry as its target."""
-    return len(row) + len(getattr(row, "target", ()))
+    """How many tokens a host reads of a row: its own, and those of a text that a row may carry.
+
+    It may carry the text that is its ``target``, or a ``second`` text that is read apart from the first.
+    """
+    return len(row) + len(getattr(row, "target", ())) + len(getattr(row, "second", ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +71,16 @@ class Encoded:
 
 
 class Objective(ABC):
-    """One way to train and test a task, bound to one host and one task. The task's kind admits it by its name."""
+    """One way to train and test a task, bound to one host and one task. The task's kind admits it by its name.
+
+    ``kinds`` are the kinds of host that it reads, ``serves`` the kinds of task that it is for.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     kinds: ClassVar[tuple[HostKind, ...]]
     view: ClassVar[View]
+    serves: ClassVar[tuple[str, ...]] = ("classification",)
 
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
         """Bind to a host and a task. Texts are cut to ``max_tokens`` tokens; prompts around them are kept whole.
@@ -110,6 +120,18 @@ class Objective(ABC):
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the objective's own trainable matrices; most have none."""
         return {}
+
+    def alone(self) -> str:
+        """What the host predicts without a module, in one line, where users would not expect it; else empty."""
+        return ""
+
+    def own_head(self, head: HeadMatrices, record: Scale | None) -> HeadMatrices:
+        """A module's head as this objective reads it. ``record``: the scale of the numbers that it was trained for."""
+        return head
+
+    def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What a student is to learn from a teacher's predicted values, (N, ...), as targets of the loss."""
+        return values
 
     def encode_split(self, split: Split, generate: int = 0) -> Encoded:
         """The rows and targets that a split is trained and tested on.
@@ -172,6 +194,10 @@ class LabelScorer(Objective):
         """The scores, (N, C)."""
         scores: npt.NDArray[Any] = self.scores(rows, head, shift).float().cpu().numpy()
         return scores
+
+    def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The probabilities of the classes, (N, C)."""
+        return np.asarray(softmax(values, axis=1), dtype=np.float32)
 
 
 def longest_first(lengths: Sequence[int], limit: int) -> list[int]:

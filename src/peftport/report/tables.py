@@ -18,6 +18,8 @@ from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
 
+UNDEFINED = "undefined"  # such as the correlation of numbers that are all the same
+
 
 @dataclass(frozen=True)
 class Table:
@@ -38,9 +40,7 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
     """Mean of the judged metric over seeds, a row for each technique and arm, a column for each budget."""
     first, judged = analysis.first, analysis.judged
     budgets = sorted(first.plan.budgets)
-    bare = metric_named(judged.name).aggregate(first.bare)
-    alone = "" if bare is None else f"{bare:.3f}"
-    rows: list[tuple[str, ...]] = [("bare host", "", alone, *[""] * (len(budgets) - 1))]
+    rows: list[tuple[str, ...]] = [("bare host", "", _bare(first), *[""] * (len(budgets) - 1))]
     for comparison in analysis.comparisons:
         for arm in comparison.plan.arms:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
@@ -68,7 +68,12 @@ def _cell(comparison: Comparison, arm: str, budget: int) -> str:
     found = [metric.aggregate(comparison.scores[arm, budget, seed]) for seed in comparison.plan.seeds]
     values = [value for value in found if value is not None]
     spread = f" ({min(values):.3f}-{max(values):.3f})" if values and max(values) > min(values) else ""
-    return f"{np.mean(values):.3f}{spread}" if values else ""
+    return f"{np.mean(values):.3f}{spread}" if values else UNDEFINED
+
+
+def _bare(comparison: Comparison) -> str:
+    value = metric_named(comparison.judged.name).aggregate(comparison.bare)
+    return UNDEFINED if value is None else f"{value:.3f}"
 
 
 def comparison_sentence(analysis: ComparisonAnalysis) -> str:
@@ -79,8 +84,7 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
     """
     first, judged = analysis.first, analysis.judged
     if "ported" not in first.plan.arms:
-        value = metric_named(judged.name).aggregate(first.bare)
-        return f"No ported arm was asked for; the bare host scores {value:.3f} in {judged.title}."
+        return f"No ported arm was asked for; the bare host scores {_bare(first)} in {judged.title}."
     budget, level = min(first.plan.budgets), analysis.evidence.declared.level
     sampled = "sampled" in first.plan.arms
     other = "sampled" if sampled else BARE if budget == 0 else "scratch"

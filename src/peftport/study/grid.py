@@ -28,18 +28,25 @@ from pydantic import (
 )
 
 from peftport.core.arms import ARMS
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, UnknownName
 from peftport.hosts.loading import Loading
 from peftport.metrics import metric_named
 from peftport.metrics.scorer import is_scorer
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
+from peftport.tasks.kinds import KINDS
 from peftport.techniques import AnySpec, make_spec
 from peftport.training.loop import TrainSettings
 
 Arm = Literal["ported", "sampled", "scratch", "ceiling", "bare"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise UnknownName.of("kind of task", kind, KINDS)
+    return kind
 
 
 class StudyTechnique(Closed):
@@ -57,7 +64,10 @@ class TaskPair(Closed):
 
 
 class Data(Closed):
-    """A task of the user: a file, a folder or a hub id, and how to read it. Two columns of ``text`` are pairs."""
+    """A task of the user: a file, a folder or a hub id, and how to read it. Two columns of ``text`` are pairs.
+
+    ``kind`` and ``separator`` are part of a job's id where they are said, since jobs were done before they were there.
+    """
 
     source: Name
     text: str | tuple[str, ...] | None = None
@@ -67,6 +77,14 @@ class Data(Closed):
     words: tuple[str, ...] | None = None
     descriptions: tuple[str, ...] | None = None
     prompt: str | None = None
+    kind: Annotated[str, AfterValidator(_known_kind)] | None = None
+    separator: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the ids of jobs are made of."""
+        later = {name for name in ("kind", "separator") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=later)
 
 
 class Update(Closed):

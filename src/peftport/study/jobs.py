@@ -159,7 +159,7 @@ class JobIds:
 
     def _task(self, task: str) -> Any:
         data = self._study.data.get(task)
-        return task if data is None else data.model_dump(mode="json")
+        return task if data is None else data.identity
 
 
 def _numbers(loading: Loading) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from jinja2 import Environment, TemplateError
 
 from peftport.core.errors import TaskRefused
+
+if TYPE_CHECKING:
+    from peftport.tasks.columns import Columns
 
 ROLES = ("system", "user", "assistant")
 AUTO, NONE = "auto", "none"
@@ -74,6 +77,12 @@ def read_template(asked: str | None) -> str | None:
     if "messages" not in text:
         raise TaskRefused(f"--template {asked}: {expected}, which names messages, got none; correct the file")
     return text
+
+
+def conversational(columns: Columns) -> bool:
+    """Whether the texts are lists of messages, as chats come."""
+    first = next((value for value in next(iter(columns.fields.values())) if value), None)
+    return isinstance(first, list | tuple) and isinstance(next(iter(first), None), Mapping)
 
 
 def prompt_and_answer(where: str, row: int, messages: object) -> tuple[str, str]:

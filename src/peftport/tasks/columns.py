@@ -46,13 +46,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class Wording:
-    """What a user may say about labels and prompts; None leaves the default."""
+    """What a user may say about labels and prompts; None leaves the default.
+
+    ``separator`` stands between the labels of an item, where a text holds several.
+    """
 
     labels: tuple[str, ...] | None = None
     words: tuple[str, ...] | None = None
     descriptions: tuple[str, ...] | None = None
     prompt: str | None = None
     template: str | None = None
+    separator: str | None = None
 
     def changes(self) -> dict[str, object]:
         """What is said of words and prompts, as fields of a spec; words stand for those of a mask too."""

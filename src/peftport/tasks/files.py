@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from peftport.core.errors import TaskRefused, first_line
 from peftport.tasks.columns import Columns, Names
+from peftport.tasks.kinds.guess import refuse_tag_columns
 from peftport.tasks.spec import ONE_TEXT
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -32,6 +33,8 @@ def read_file(path: Path, names: Names) -> Columns:
         raise TaskRefused(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}; convert the file")
     texts, label = names.text or ONE_TEXT, names.label or "label"
     table = reader(path)
+    if not {*texts, label} <= table.keys():
+        refuse_tag_columns(str(path), list(table))
     wanted = [("text", name) for name in texts] + [("label", label)]
     for option, name in [*wanted, ("group", names.group)]:
         if name is not None and name not in table:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from peftport.core.errors import TaskRefused, first_line
 from peftport.tasks.columns import SPLIT_NAMES, Columns, Names, is_empty
+from peftport.tasks.kinds.guess import refuse_tag_columns
 from peftport.tasks.task import Dropped
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def _labelled(where: str, loaded: datasets.DatasetDict, names: Names) -> Columns
     text = names.text or (next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0]),)
     names = replace(names, text=text, label=label)
     for split in labelled:
+        if not {*text, label} <= set(loaded[split].column_names):
+            refuse_tag_columns(f"{where} [{split}]", loaded[split].column_names)
         _check_names(f"{where} [{split}]", names, loaded[split].column_names)
     merged = _merged([_rows(loaded[split], names, place) for split, place in labelled.items()])
     classes = getattr(first.features[label], "names", None)

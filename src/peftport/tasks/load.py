@@ -9,11 +9,14 @@ from pathlib import Path
 
 from peftport.core.errors import TaskRefused, UnknownName
 from peftport.tasks import hub
-from peftport.tasks.chats import read_template
+from peftport.tasks.chats import conversational, read_template
 from peftport.tasks.columns import Columns, Names, Wording, examples_of, field_names, items_of
 from peftport.tasks.files import SUFFIXES, read_file
 from peftport.tasks.kinds import KINDS
+from peftport.tasks.kinds.guess import GuessedKind, guess_kind, refuse_token_tags
+from peftport.tasks.kinds.multi_label import guess_separator
 from peftport.tasks.sources import TASKS
+from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import make_task
 from peftport.tasks.task import Task
 
@@ -31,39 +34,77 @@ def load_task(
     descriptions: tuple[str, ...] | None = None,
     prompt: str | None = None,
     template: str | None = None,
-    kind: str = "classification",
+    kind: str | None = None,
+    separator: str | None = None,
 ) -> Task:
     """Load the task that ``ref`` names, split without leaks.
 
     ``ref`` is a built-in name (a key of TASKS), a path to a .csv, .jsonl or .parquet file or to a local data set
     folder, or a hub id ``org/name[:config][@revision]``. ``text``, ``label`` and ``group`` name columns, and ``labels``
-    declares the labels and their order; all four are for data of the user's own, as is ``kind`` (a key of KINDS). Two
-    columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts. ``words`` and
-    ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of pairs) replace
-    the default wording of any task.
+    declares the labels and their order; all four are for data of the user's own, as are ``kind`` (a key of KINDS; None:
+    guessed from the targets, `Task.remarks` says how) and ``separator``, which stands between several labels of one
+    item. Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts.
+    ``words`` and ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of
+    pairs) replace the default wording of any task.
 
     Raises UnknownName if ``ref`` or ``kind`` names nothing, TaskRefused if what it names cannot be read or split as
     asked.
     """
-    wording, names = (
-        Wording(labels, words, descriptions, prompt, read_template(template)),
-        Names(field_names(text), label, group),
-    )
-    if kind not in KINDS:
+    wording = Wording(labels, words, descriptions, prompt, read_template(template), separator)
+    names = Names(field_names(text), label, group)
+    if kind is not None and kind not in KINDS:
         raise UnknownName.of("kind of task", kind, KINDS)
     if ref in TASKS:
-        return _built_in(ref, names, wording)
+        return _built_in(ref, names, wording, kind)
     name, columns = _columns(ref, names)
-    columns = KINDS[kind].prepared(columns)
+    guess = GuessedKind(kind) if kind is not None else GuessedKind("completion") if conversational(columns) else None
+    if guess is not None:
+        columns = KINDS[guess.kind].prepared(columns)
+    if guess is None or guess.kind != "completion":
+        refuse_token_tags(columns.where, list(columns.fields.values()), columns.targets)
     examples_of(columns)  # a text that is missing is told before the target that is
-    spec, targets = KINDS[kind].read(name, columns, wording)
-    return make_task(spec, items_of(columns, targets))
+    guess = guess or _guess(columns, wording)
+    if wording.template is not None and guess.kind != "completion":
+        raise TaskRefused(
+            f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or say "
+            "--kind completion"
+        )
+    spec, targets = KINDS[guess.kind].read(name, columns, wording)
+    task = make_task(spec, items_of(columns, targets))
+    return replace(task, remarks=tuple(remark for remark in (guess.remark, *_parted(columns, wording, spec)) if remark))
 
 
-def _built_in(ref: str, names: Names, wording: Wording) -> Task:
+def _guess(columns: Columns, wording: Wording) -> GuessedKind:
+    """The kind of task that was not named: what the wording is for, or what the targets look like."""
+    if wording.separator is not None:
+        return GuessedKind("multi_label")
+    if wording.words or wording.descriptions or columns.classes:
+        return GuessedKind("classification")
+    guess = guess_kind(columns.where, columns.targets)
+    if wording.labels and guess.kind == "regression":
+        return GuessedKind("classification")
+    return guess
+
+
+def _parted(columns: Columns, wording: Wording, spec: TaskSpec) -> list[str]:
+    """What to say of a separator that was guessed."""
+    if spec.kind != "multi_label" or wording.separator or any(isinstance(v, list | tuple) for v in columns.targets):
+        return []
+    sign = guess_separator(columns.targets)
+    if sign is None:
+        return [f"{columns.where}: no separator found, so every item has one label at most; name it with --separator"]
+    return [f"{columns.where}: labels are parted at {sign!r}; --separator parts them elsewhere"]
+
+
+def _built_in(ref: str, names: Names, wording: Wording, kind: str | None) -> Task:
     from peftport.tasks.prepared import built_in_task
 
-    if names != Names() or wording.labels is not None:
+    own = TASKS[ref].spec.kind
+    if kind not in (None, own):
+        raise TaskRefused(
+            f"--kind {kind}: {ref} is a built-in task of kind {own}, expected none named; drop the option"
+        )
+    if names != Names() or wording.labels is not None or wording.separator is not None:
         raise TaskRefused(
             f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options"
         )

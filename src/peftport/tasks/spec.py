@@ -127,6 +127,19 @@ class TaskSpec(BaseModel, ABC):
 
         """
 
+    def fitted(self, targets: Targets) -> Self:
+        """The spec once the targets of the training split, (N, ...), are known; here the same.
+
+        Raises:
+            TaskRefused: nothing can be learnt from them.
+
+        """
+        return self
+
+    def recorded(self) -> dict[str, Any]:
+        """What a module's record of the task holds beside what all kinds have; here nothing."""
+        return {}
+
     def summary(self, targets: Targets) -> dict[str, float]:
         """What ``tasks show`` says of the targets of a split, (N, ...), by word; here nothing."""
         return {}

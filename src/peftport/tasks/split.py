@@ -62,6 +62,7 @@ def make_task(spec: TaskSpec, items: Items) -> Task:
     kept = _without_near_copies(keys, places, whole)
     splits = {name: _in_hash_order(items, keys, [i for i in kept if places[i] == name]) for name in SPLITS}
     _check(spec, splits)
+    spec = spec.fitted(splits["train"].targets)
     report = replace(
         items.dropped,
         conflicting_labels=conflicting,

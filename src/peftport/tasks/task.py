@@ -66,13 +66,17 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A data set, split so that no example of one split is a (near-)duplicate of an example of another."""
+    """A data set, split so that no example of one split is a (near-)duplicate of an example of another.
+
+    ``remarks``: what to tell users of how the data was read, a line each.
+    """
 
     spec: TaskSpec
     train: Split
     valid: Split
     test: Split
     report: Dropped
+    remarks: tuple[str, ...] = ()
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:

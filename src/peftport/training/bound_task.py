@@ -86,7 +86,14 @@ class BoundTask:
             readout=self.readout.name,
             kind=spec.kind,
             fields=spec.fields,
+            **spec.recorded(),
         )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to tell users: how the task was read, where that was guessed, and what the host alone predicts."""
+        alone = self.readout.alone()
+        return (*self.task.remarks, alone) if alone else self.task.remarks
 
     def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
         """Initialise trainable parameters, including those of the objective (a head of zeros) where it has any."""
@@ -108,7 +115,7 @@ class BoundTask:
         body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
         if not shapes:
             return body
-        head = module.head or {name: torch.zeros(shape) for name, shape in shapes.items()}
+        head = self.head_of(module) or {name: torch.zeros(shape) for name, shape in shapes.items()}
         got = {name: tuple(t.shape) for name, t in head.items()}
         if got != shapes:
             raise SlotMismatch(
@@ -116,6 +123,12 @@ class BoundTask:
                 "train another"
             )
         return {**body, HEAD: head}
+
+    def head_of(self, module: Module) -> dict[str, torch.Tensor] | None:
+        """The head of a module as this objective reads it; None where it has none."""
+        if module.head is None:
+            return None
+        return self.readout.own_head(module.head, module.task.scale if module.task else None)
 
     def train(
         self,

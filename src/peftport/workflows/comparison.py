@@ -98,6 +98,7 @@ class Comparison:
     rows: list[ComparisonRow]
     scores: dict[tuple[str, int, int], Predictions] = field(repr=False)  # by (arm, budget, seed)
     choice: MethodChoice | None = None  # how `auto` chose the method
+    remarks: tuple[str, ...] = ()  # how the task was read, where that was guessed
 
     @cached_property
     def judged(self) -> MetricChoice:
@@ -173,8 +174,9 @@ def run_comparison(
         for (arm, budget, seed), s in scores.items()
     ]
     return Comparison(
-        module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores
-    )
+        module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores,
+        remarks=bench.remarks,
+    )  # fmt: skip
 
 
 def _starts(

@@ -2,6 +2,9 @@
 
     loss = - sum_c p_c log q_c        p: the module's probabilities on its origin, q: the new module's on the receiver
 
+This is for classes. Of a multi-label task the probability of each label is taught, of a regression the predicted number
+(`Objective.taught`), by the loss that the task has anyway.
+
 This follows Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which generate or filter the texts; here the user gives
 them, and their labels are not used. Distilling works for any pair of hosts and any technique, even a different one from
 the module's, because only the module's predictions are transferred. It uses the ordinary training loop, so it is a
@@ -12,19 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
-from peftport.modules.module import Module, PortRecord
+from peftport.modules.module import Module, PortRecord, TaskRecord
 from peftport.tasks.spec import Example, texts_of
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
-from peftport.training.evaluation import score_entries
+from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, train_entries
 from peftport.workflows.job_inputs import own_readout, train_settings
 from peftport.workflows.port_inputs import MOST_TEXTS, read_texts
@@ -75,7 +77,7 @@ def distill(
         )
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
-    targets = teacher_probabilities(module, home, texts, progress)
+    targets = taught_targets(module, home, texts, progress)
     entry = Entry(away.fresh(spec, how.seed), away.readout.encode(texts), targets, how.seed, rate)
     advance = progress.stage(f"distilling into {spec.kind} on {away.host.name}", how.steps)
     [kept] = train_entries(away.host, away.readout, spec, [entry], [how.steps], away.settings, advance)
@@ -87,7 +89,14 @@ def distill(
         settings={"steps": how.steps, "texts": len(texts), "seed": how.seed},
         slots=dict.fromkeys(made.matrices, "trained on what the module said"),
     )
-    return replace(made, task=module.task or made.task, ports=(*module.ports, record))
+    return replace(made, task=_record(module, made), ports=(*module.ports, record))
+
+
+def _record(module: Module, made: Module) -> TaskRecord | None:
+    """The old module's record of its task, with the scale that the new module's own head is read by."""
+    if module.task is None or made.task is None:
+        return module.task or made.task
+    return module.task.model_copy(update={"scale": made.task.scale})
 
 
 def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module:
@@ -111,12 +120,9 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module
     return distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
 
 
-def teacher_probabilities(
-    module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress
-) -> npt.NDArray[np.float32]:
-    """Return the probabilities that the module assigns to the C labels of each of N texts, (N, C)."""
+def taught_targets(module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress) -> npt.NDArray[Any]:
+    """Return what the module teaches for each of N texts, (N, ...): probabilities of classes, numbers, ..."""
     rows = home.readout.encode(texts)
     advance = progress.stage(f"asking the module on {home.host.name}", 1)
-    nothing = np.zeros(len(rows), dtype=np.int64)
-    [scores] = score_entries(home.host, home.readout, module.spec, [home.startable(module)], rows, nothing, advance)
-    return np.asarray(softmax(scores.scores, axis=1), dtype=np.float32)
+    [values] = predict_entries(home.host, home.readout, module.spec, [home.startable(module)], rows, advance)
+    return home.readout.taught(values)

@@ -19,11 +19,15 @@ from peftport.workflows.requests import EvaluateRequest
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedHost:
-    """What a host predicts for the test items of a task, and the metric that it is judged by."""
+    """What a host predicts for the test items of a task, and the metric that it is judged by.
+
+    ``remarks`` say how the task was read, where that was guessed.
+    """
 
     task: str
     scores: Predictions
     judged: MetricChoice
+    remarks: tuple[str, ...] = ()
 
 
 def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
@@ -54,7 +58,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     judged = choose_metric(scores, request.metric)
     if request.metric is not None:
         check_defined(request.metric, scores)
-    return EvaluatedHost(task.spec.name, scores, judged)
+    return EvaluatedHost(task.spec.name, scores, judged, bound.remarks if folder is None else task.remarks)
 
 
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ class PortedModule:
     Attributes:
         choice: how ``auto`` chose the method; None where the user named it.
         selection: how several methods compared; None where only one was used.
+        remarks: how the task was read, where that was guessed.
 
     """
 
@@ -49,6 +50,7 @@ class PortedModule:
     file_format: Format
     choice: MethodChoice | None = None
     selection: MethodSelection | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class _Landed(NamedTuple):
@@ -86,7 +88,7 @@ def port_module(request: PortRequest) -> PortedModule:
         ported, receiver = _port_by_one(request, module, task, file_format)
     if out is not None:
         write_module(ported.module, receiver, out, file_format)
-    return ported
+    return replace(ported, remarks=task.remarks if task is not None else ())
 
 
 def _port_by_one(

@@ -41,7 +41,7 @@ class TaskLosses:
         """Yield the loss of each item with the matrices now attached; a linear readout uses the head of the module."""
         check_task(self.module, self.bench.task.spec)
         encoded, host = self.bench.train_split, self.bench.host
-        head = self.module.head if self.bench.readout.head_shapes() else None
+        head = self.bench.head_of(self.module) if self.bench.readout.head_shapes() else None
         stacked = {name: t.to(host.device, host.dtype).unsqueeze(0) for name, t in head.items()} if head else None
         shift = prefix_length(self.module.spec, host)
         for row, target in list(zip(encoded.rows, encoded.targets, strict=True))[: self.items]:

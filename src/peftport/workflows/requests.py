@@ -55,8 +55,8 @@ FORMAT = option(
     choices=("native", "peft", "adapters"),
 )
 READOUT = option(
-    "How predictions are read out of the host: label_tokens, prototype or linear. The default depends on the "
-    "host's kind."
+    "How predictions are read out of the host: label_tokens, prototype, linear or cosine (numbers for pairs of texts). "
+    "The default depends on the host's kind and the task's."
 )
 MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
@@ -67,11 +67,13 @@ GENERATE = option(
     at_least=0,
 )
 METRIC = option(
-    "What counts. Of classes: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Of completions: negative_log_likelihood, perplexity, "
-    "exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or FILE.py:function, a function of your "
-    "own that scores an answer. Default: the first of these; balanced_accuracy where over 80 % of the test items are "
-    "of one class."
+    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
+    "average_precision, log_loss or calibration_error; of sets of labels micro_f1, macro_f1, weighted_f1, samples_f1, "
+    "subset_accuracy, auroc or average_precision; of numbers rmse, pearson, spearman or mean_absolute_error. Default: "
+    "accuracy (balanced_accuracy where over 80 % of the test items are of one class), micro_f1, rmse. Of answers "
+    "negative_log_likelihood, perplexity, exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or "
+    "FILE.py:function, a function of your own that scores an answer; default: exact_match, or rouge_l where references "
+    "are long."
 )
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
@@ -84,7 +86,7 @@ LOAD = option(
 class TaskRequest(Request):
     """Split a task and say what is in each part, what was dropped and why.
 
-    Two columns of texts are pairs: --text premise,hypothesis.
+    Two columns of texts are pairs: --text premise,hypothesis. Targets are classes, numbers or sets of labels: --kind.
 
     Example: peftport tasks show reviews.csv --text review --label stars
     """
@@ -96,6 +98,20 @@ class TaskRequest(Request):
         metadata=option("The column of texts in your own data; two columns, separated by a comma, for pairs of texts."),
     )
     label: str | None = field(default=None, metadata=option("The column of labels in your own data."))
+    kind: str | None = field(
+        default=None,
+        metadata=option(
+            "What the targets are: classification (one label for each text), multi_label (any number of labels) or "
+            "regression (a number). Default: guessed from the targets.",
+        ),
+    )
+    separator: str | None = field(
+        default=None,
+        metadata=option(
+            "What stands between the labels of a text in a multi_label file, such as ';'. Lists need none. Default: "
+            "that of , ; and | which occurs most.",
+        ),
+    )
     group: str | None = field(
         default=None,
         metadata=option("A column of groups, such as authors; all items of a group go into the same split."),

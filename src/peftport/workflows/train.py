@@ -18,12 +18,16 @@ from peftport.workflows.requests import TrainRequest
 
 @dataclass(frozen=True, eq=False)
 class TrainedModule:
-    """A trained module, and what the host predicts on the task without it (``bare``) and with it (``scores``)."""
+    """A trained module, and what the host predicts on the task without it (``bare``) and with it (``scores``).
+
+    ``remarks`` say how the task was read, where that was guessed.
+    """
 
     task: str
     module: Module
     bare: Predictions
     scores: Predictions
+    remarks: tuple[str, ...] = ()
 
 
 def train_module(request: TrainRequest) -> TrainedModule:
@@ -52,4 +56,4 @@ def train_module(request: TrainRequest) -> TrainedModule:
     [scores] = bound.test(spec, [module.matrices], progress, "testing the module")
     if out is not None:
         write_module(module, bound.host, out, request.format)
-    return TrainedModule(task.spec.name, module, bare, scores)
+    return TrainedModule(task.spec.name, module, bare, scores, bound.remarks)

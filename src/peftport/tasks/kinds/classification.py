@@ -115,8 +115,11 @@ class Classification(TaskSpec):
     @classmethod
     def read(cls, name: str, columns: Columns, wording: Wording) -> ReadTargets:
         """The labels are the declared ones, or else those found, in sorted order (a hub data set's: in its own)."""
-        if wording.template is not None:
-            raise TaskRefused(f"{name}: --template is of prompts and answers, got a task of classes; drop it")
+        if wording.separator:
+            raise TaskRefused(
+                f"{columns.where}: --separator: a class is one label for each text; drop the option, or say --kind "
+                "multi_label"
+            )
         labels, targets = read_classes(columns, wording.labels or columns.classes)
         return ReadTargets(own_spec(name, labels, wording, tuple(columns.fields)), targets)
 
@@ -192,12 +195,12 @@ def read_classes(columns: Columns, declared: tuple[str, ...] | None) -> tuple[tu
     """
     where = columns.where
     found = [name_of(where, row, "label", value) for row, value in enumerate(columns.targets, 1)]
-    names = declared or _sorted_names(set(found))
+    names = declared or sorted_names(set(found))
     if declared is None and not 2 <= len(names) <= MAX_LABELS:
         shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         raise TaskRefused(
             f"{where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
-            "name the right column with --label"
+            "name the right column with --label, or say with --kind what else the targets are"
         )
     return names, _indices(where, found, names)
 
@@ -213,7 +216,7 @@ def _indices(where: str, found: Sequence[str], names: tuple[str, ...]) -> Classe
     return np.array([index[name] for name in found], dtype=np.int64)
 
 
-def _sorted_names(found: set[str]) -> tuple[str, ...]:
+def sorted_names(found: set[str]) -> tuple[str, ...]:
     """Label names in order: by number where all are integers, else alphabetically."""
     names = sorted(found)
     if all(name.removeprefix("-").isdecimal() for name in names):

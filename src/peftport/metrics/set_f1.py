@@ -1,0 +1,39 @@
+"""micro_f1, samples_f1: the F1 of sets of labels, counted over all items and labels at once, and item by item."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted, predicted_labels
+
+
+class MicroF1(Metric):
+    """2 x right / (said + true), where each label of each item counts once."""
+
+    name, title, kinds = "micro_f1", "micro F1", ("multi_label",)
+
+    def aggregate(self, predictions: Predicted) -> float | None:
+        """0 where labels are true and none is said; not defined where none is either."""
+        said = predicted_labels(predictions)
+        if not (said.any() or predictions.targets.any()):
+            return None
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(predictions.targets, said, average="micro", zero_division=0.0))
+
+    def defined_for(self, predictions: Predicted) -> bool:
+        """Where any item has a label, whatever was predicted."""
+        return bool(predictions.targets.any())
+
+
+class SamplesF1(Metric):
+    """The mean over items of the F1 between the labels that are said and those that are true."""
+
+    name, title, kinds = "samples_f1", "F1 of an item's labels", ("multi_label",)
+
+    def per_item(self, predictions: Predicted) -> Floats:
+        """Each item's own; 1 where no label is true and none is said."""
+        said, true = predicted_labels(predictions), predictions.targets.astype(np.bool_)
+        size = said.sum(1) + true.sum(1)
+        found: Floats = np.where(size == 0, 1.0, 2 * (said & true).sum(1) / np.maximum(size, 1))
+        return found
