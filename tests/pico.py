@@ -62,6 +62,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "qwen2": DECODER,
     "qwen3": {**DECODER, "head_dim": 4},
     "gemma": {**DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8},
+    "gemma3_text": {
+        **DECODER, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12, "query_pre_attn_scalar": 8,
+        "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"],
+    },
     "gpt2": dict(n_embd=16, n_layer=2, n_head=2),
     "opt": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16),
     "phi": {**ENCODER, "partial_rotary_factor": 0.5},

@@ -39,7 +39,7 @@ from pico import pico_host, pico_model
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-MODEL_TYPES = ("bert", "t5", "llama", "gpt2")
+MODEL_TYPES = ("bert", "t5", "llama", "gemma3_text", "gpt2")
 Record = Callable[[str, object], None]
 
 
@@ -107,6 +107,7 @@ SITES: dict[str, tuple[str, tuple[str, ...]]] = {
     "t5-self": ("t5", ("attn_q", "attn_v")),  # its leaves are those of cross attention too
     "t5-ffn": ("t5", ("ffn_gate", "ffn_in", "ffn_out", "cross_o")),
     "llama-all": ("llama", ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_in", "ffn_out")),
+    "gemma3_text-all": ("gemma3_text", ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_in", "ffn_out")),
     "gpt2-v": ("gpt2", ("attn_v",)),
     "gpt2-qkv": ("gpt2", ("attn_q", "attn_k", "attn_v")),
     "gpt2-whole": ("gpt2", ("attn_qkv", "ffn_in")),
@@ -178,7 +179,7 @@ def test_we_read_a_lora_of_peft(
     compare_read(host, model, tmp_path, record_property)
 
 
-@pytest.mark.parametrize("model_type", ["t5", "llama", "gpt2"])
+@pytest.mark.parametrize("model_type", ["t5", "llama", "gemma3_text", "gpt2"])
 def test_we_read_a_lora_of_peft_on_all_linear_maps(model_type: str, tmp_path: Path, record_property: Record) -> None:
     host = pico_host(model_type)
     compare_read(host, made_by_peft(host, tmp_path, target_modules="all-linear"), tmp_path, record_property)
@@ -269,7 +270,7 @@ def prefix_of_peft(host: Host, matrices: Parameters, length: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("positions", ["given", "its own"])
-@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])
 def test_a_decoder_prefix_is_that_of_peft(model_type: str, positions: str, record_property: Record) -> None:
     """Positions start at P. Peft adds P to those it is given, and counts the prefix where it is given none."""
     host, length = pico_host(model_type), 5
