@@ -135,8 +135,9 @@ def _gemma3_text(choose: Choose) -> dict[str, Any]:
     """Windows narrower and wider than the texts, in any order of windowed and full layers."""
     kinds = [choose(("sliding_attention", "full_attention")) for _ in range(choose((1, 2)))]
     return {
-        **_llama(choose), "num_hidden_layers": len(kinds), "layer_types": kinds, "sliding_window": choose((2, 3, 5, 50)),
-        "query_pre_attn_scalar": choose((4, 16)), "attention_bias": choose((False, True)),
+        **_llama(choose), "num_hidden_layers": len(kinds), "layer_types": kinds,
+        "sliding_window": choose((2, 3, 5, 50)), "query_pre_attn_scalar": choose((4, 16)),
+        "attention_bias": choose((False, True)),
     }  # fmt: skip
 
 
