@@ -157,10 +157,11 @@ class DerivedHost(_Offline):
 
 
 class FilesText(Packaged):
-    """Plain files of the package."""
+    """Plain files of the package. Their own folders are kept below the folder `below`; without one, none is."""
 
     converter: Literal["files"]
     files: tuple[str, ...]
+    below: str | None = None
 
 
 class TarMembersText(Packaged):

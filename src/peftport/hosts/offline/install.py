@@ -171,8 +171,8 @@ def fresh_cache_folder(final: Path) -> Iterator[Path]:
         fresh = work / "new"
         fresh.mkdir()
         yield fresh
-        for path in fresh.rglob("*"):
-            path.chmod(0o644)  # safetensors writes for the owner only; a cache may be shared
+        for path in fresh.rglob("*"):  # safetensors writes for the owner only; a cache may be shared
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if final.exists():
             os.replace(final, work / "old")
         os.replace(fresh, final)
