@@ -36,9 +36,22 @@ AUTO = {"bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}  # anythi
 LAYERS = {
     "bert": {"layers": "encoder.layer"},
     "llama": {"layers": "layers"},
+    "gemma3_text": {"layers": "layers"},
     "gpt2": {"layers": "h"},
     "t5": {"encoder.layers": "encoder.block", "decoder.layers": "decoder.block"},
 }
+# The library has no class for these: it is told by their names where its adapters go.
+INTERFACES: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "adapter_methods": ["bottleneck", "lora"], "model_embeddings": "embed_tokens", "model_layers": "layers",
+        "base_model": "model", "layer_self_attn": "self_attn", "layer_cross_attn": None, "attn_q_proj": "q_proj",
+        "attn_k_proj": "k_proj", "attn_v_proj": "v_proj", "attn_o_proj": "o_proj",
+        "layer_intermediate_proj": "mlp.up_proj", "layer_output_proj": "mlp.down_proj",
+        "layer_pre_ffn": "pre_feedforward_layernorm",
+    },
+}  # fmt: skip
+# An adapter of the sum of a layer is told to be behind the norm that ends the FFN: the sum is that plus the residual.
+ON_SUMS = {"gemma3_text": {"adapter_methods": ["bottleneck"], "layer_output_proj": "post_feedforward_layernorm"}}
 BOTTLENECKS = {"attn_o": "mh_adapter", "ffn_out": "output_adapter", "ffn_sum": "output_adapter"}
 HIDDEN = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
 NAME = "oracle"
@@ -86,7 +99,7 @@ def load(host: Path, request: dict[str, Any]) -> nn.Module:
     # Eager: SDPA's masks are boolean, and the library hides a prefix behind the wrong value of those (of Llama, GPT-2).
     model = auto.from_pretrained(host, use_safetensors=True, local_files_only=True, attn_implementation="eager")
     if "config" in request:
-        adapters.init(model)
+        adapters.init(model, interface=interface(model_type, request))
         model.add_adapter(NAME, config=getattr(adapters, request["config"])(**request["settings"]))
         model.train_adapter(NAME)
         if request.get("prefix_has_no_position"):
@@ -94,6 +107,14 @@ def load(host: Path, request: dict[str, Any]) -> nn.Module:
                 if getattr(module, "has_relative_attention_bias", False):
                     leave_prefix_out_of_positions(module, request["settings"]["prefix_length"])
     return model.eval()
+
+
+def interface(model_type: str, request: dict[str, Any]) -> adapters.AdapterModelInterface | None:
+    """Where adapters go in a model that the library does not know; None for one that it knows."""
+    if model_type not in INTERFACES:
+        return None
+    sums = ON_SUMS[model_type] if any(slot.endswith("ffn_sum") for slot in request["paths"]) else {}
+    return adapters.AdapterModelInterface(**INTERFACES[model_type] | sums)
 
 
 def leave_prefix_out_of_positions(attention: Any, length: int) -> None:

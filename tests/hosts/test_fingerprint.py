@@ -44,6 +44,14 @@ SHAPING: dict[str, tuple[dict[str, Any], ...]] = {
     "mistral": (*ROPE, {"sliding_window": 3}),
     "qwen3": ROPE[:-1],
     "gemma": ROPE[:-1],
+    "gemma3_text": (
+        {"rms_norm_eps": 0.02}, {"hidden_activation": "relu"}, {"sliding_window": 3}, {"query_pre_attn_scalar": 2},
+        {"layer_types": ["full_attention", "sliding_attention"]}, {"layer_types": ["full_attention"] * 2},
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 50.0}}},
+        {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 3.0}}},
+        {"final_logit_softcapping": 0.5}, {"use_bidirectional_attention": True},
+    ),
     "gpt2": (
         {"layer_norm_epsilon": 0.02}, {"activation_function": "relu"}, {"n_head": 4}, {"scale_attn_weights": False},
         {"scale_attn_by_inverse_layer_idx": True},

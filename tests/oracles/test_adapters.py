@@ -46,6 +46,7 @@ HOSTS: dict[str, Callable[[], Host]] = {
     "t5-level": lambda: level(untied(pico_host("t5", tie_word_embeddings=False))),
     "t5-square": lambda: untied(pico_host("t5", tie_word_embeddings=False, num_heads=4)),
     "llama": lambda: pico_host("llama"),
+    "gemma3_text": lambda: pico_host("gemma3_text"),
     "gpt2": lambda: pico_host("gpt2"),
 }
 
@@ -58,10 +59,10 @@ CASES: dict[str, Case] = {
     **{host: Case(host) for host in HOSTS},
     **{
         f"{host}-{name}": Case(host, spec)
-        for host in ("bert", "t5", "llama", "gpt2")
+        for host in ("bert", "t5", "llama", "gemma3_text", "gpt2")
         for name, spec in {"houlsby": HOULSBY, "pfeiffer": PFEIFFER, "compacter": COMPACTER}.items()
     },
-    **{f"{host}-lora": Case(host, LoraSpec(rank=4, alpha=10)) for host in ("bert", "t5", "llama")},
+    **{f"{host}-lora": Case(host, LoraSpec(rank=4, alpha=10)) for host in ("bert", "t5", "llama", "gemma3_text")},
     **{f"{host}-prefix": Case(host, PREFIX) for host in ("bert", "t5-level", "llama", "gpt2")},
     "bert-prefix-mlp": Case("bert", MLP),
     "t5-prefix": Case("t5", PREFIX, prefix_has_no_position=True),

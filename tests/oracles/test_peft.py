@@ -39,7 +39,7 @@ from pico import pico_host, pico_model
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
-MODEL_TYPES = ("bert", "t5", "llama", "gpt2")
+MODEL_TYPES = ("bert", "t5", "llama", "gemma3_text", "gpt2")
 Record = Callable[[str, object], None]
 
 
@@ -107,6 +107,7 @@ SITES: dict[str, tuple[str, tuple[str, ...]]] = {
     "t5-self": ("t5", ("attn_q", "attn_v")),  # its leaves are those of cross attention too
     "t5-ffn": ("t5", ("ffn_gate", "ffn_in", "ffn_out", "cross_o")),
     "llama-all": ("llama", ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_in", "ffn_out")),
+    "gemma3_text-all": ("gemma3_text", ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_in", "ffn_out")),
     "gpt2-v": ("gpt2", ("attn_v",)),
     "gpt2-qkv": ("gpt2", ("attn_q", "attn_k", "attn_v")),
     "gpt2-whole": ("gpt2", ("attn_qkv", "ffn_in")),
@@ -178,7 +179,7 @@ def test_we_read_a_lora_of_peft(
     compare_read(host, model, tmp_path, record_property)
 
 
-@pytest.mark.parametrize("model_type", ["t5", "llama", "gpt2"])
+@pytest.mark.parametrize("model_type", ["t5", "llama", "gemma3_text", "gpt2"])
 def test_we_read_a_lora_of_peft_on_all_linear_maps(model_type: str, tmp_path: Path, record_property: Record) -> None:
     host = pico_host(model_type)
     compare_read(host, made_by_peft(host, tmp_path, target_modules="all-linear"), tmp_path, record_property)
@@ -259,17 +260,17 @@ def test_other_types_are_refused_by_name(config: peft.PeftConfig, kind: str, tmp
 # --- prefixes on decoders -------------------------------------------------------------------------------------------
 
 
-def prefix_of_peft(host: Host, matrices: Parameters, length: int) -> nn.Module:
+def prefix_of_peft(host: Host, matrices: Parameters, length: int, **changes: Any) -> nn.Module:
     """A peft prefix that holds our keys and values. Its embedding is (P, layers * 2 * H_kv * head width)."""
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
-    model = get_peft_model(pico_model(host.fingerprint.model_type), config).eval()
+    model = get_peft_model(pico_model(host.fingerprint.model_type, **changes), config).eval()
     flat = torch.cat([own[name] for own in matrices.values() for name in ("keys", "values")], dim=1)
     model.prompt_encoder["default"].load_prompt_embeddings(flat)
     return model
 
 
 @pytest.mark.parametrize("positions", ["given", "its own"])
-@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2"])
 def test_a_decoder_prefix_is_that_of_peft(model_type: str, positions: str, record_property: Record) -> None:
     """Positions start at P. Peft adds P to those it is given, and counts the prefix where it is given none."""
     host, length = pico_host(model_type), 5
@@ -290,3 +291,22 @@ def test_a_decoder_prefix_is_that_of_peft(model_type: str, positions: str, recor
     agree(record_property, ours, result, outputs, gradients)
     unshifted = run(host, spec, matrices, {**ours, "position_ids": ours["position_ids"] - length}, weight)
     assert difference(unshifted.outputs["logits"][0], result.outputs["logits"][0]) > 1e-3
+
+
+@pytest.mark.parametrize("window", [4, 8, 11])
+def test_peft_moves_a_prefix_out_of_a_window(window: int) -> None:
+    """The one place where we leave peft: a prefix of 5 before texts of 6 tokens fits into a window of 11, not of 8.
+
+    Where it does not fit, peft's tokens lose sight of the first rows of the prefix one after the other.
+    """
+    host, length = pico_host("gemma3_text", sliding_window=window), 5
+    spec = PrefixSpec(length=length, hidden=0)
+    matrices = random_matrices(host, spec)
+    theirs, ours = ({name: t[:1] for name, t in batch(host, shift).items() if torch.is_tensor(t)} for shift in (0, 5))
+    weight = loss_weight(host, ours)
+    model = prefix_of_peft(host, matrices, length, sliding_window=window)
+    got = peft_run(model, {**theirs, "use_cache": True}, weight)["logits"][0]
+    apart = (got - run(host, spec, matrices, ours, weight).outputs["logits"][0]).abs().amax(-1)
+    in_sight = max(0, window - length)  # tokens that see the whole prefix
+    assert len(apart) == 6 and float(apart[:in_sight].max() if in_sight else 0) < 1e-5
+    assert bool((apart[in_sight:] > 1e-3).all())

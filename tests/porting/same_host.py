@@ -131,6 +131,16 @@ def _qwen2(choose: Choose) -> dict[str, Any]:
             "hidden_size": groups * kv * width, "head_dim": width}  # fmt: skip
 
 
+def _gemma3_text(choose: Choose) -> dict[str, Any]:
+    """Windows narrower and wider than the texts, in any order of windowed and full layers."""
+    kinds = [choose(("sliding_attention", "full_attention")) for _ in range(choose((1, 2)))]
+    return {
+        **_llama(choose), "num_hidden_layers": len(kinds), "layer_types": kinds,
+        "sliding_window": choose((2, 3, 5, 50)), "query_pre_attn_scalar": choose((4, 16)),
+        "attention_bias": choose((False, True)),
+    }  # fmt: skip
+
+
 def _t5(choose: Choose) -> dict[str, Any]:
     return dict(
         d_model=choose((12, 16, 24)), d_kv=choose((2, 4, 8, 20)), num_heads=choose((1, 2, 3, 4)),
@@ -151,7 +161,7 @@ def _bart(choose: Choose) -> dict[str, Any]:
 FAMILIES: dict[str, Callable[[Choose], dict[str, Any]]] = {
     "bert": _bert, "roberta": _bert, "xlm-roberta": _bert, "electra": _electra, "distilbert": _distilbert,
     "gpt2": _gpt2, "opt": _opt, "phi": _phi, "llama": _llama, "mistral": _llama, "qwen2": _qwen2,
-    "qwen3": _llama, "gemma": _llama, "t5": _t5, "mt5": _t5, "bart": _bart,
+    "qwen3": _llama, "gemma": _llama, "gemma3_text": _gemma3_text, "t5": _t5, "mt5": _t5, "bart": _bart,
 }  # fmt: skip
 
 
@@ -191,7 +201,7 @@ SETTINGS: dict[str, Callable[[Choose, Shape], dict[str, Any]]] = {
 def host_of(shape: Shape) -> Host:
     """A host of that shape, its fingerprint saying what it is."""
     changes = json.loads(shape.changes)
-    vocabulary = {"initializer_range": 0.1} if shape.model_type == "gemma" else {}
+    vocabulary = {"initializer_range": 0.1} if shape.model_type.startswith("gemma") else {}
     host = pico_host(shape.model_type, **changes, **vocabulary)
     mark = host.fingerprint.model_copy(update={"width": host.width, "weights": shape.changes})
     return wrap_host(host.name, host.model, host.tokenizer, host.layout, mark, None, "")

@@ -44,6 +44,11 @@ HARD: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "heads wider than the stream": ("qwen3", dict(LLAMA, head_dim=32), ("attn_q", "attn_k", "attn_v", "attn_o")),
     "heads narrower than the stream": ("llama", dict(LLAMA, head_dim=2), ("attn_q", "attn_v", "attn_o", "ffn_gate")),
     "one key head for all": ("gemma", dict(LLAMA, num_key_value_heads=1, head_dim=8), ("attn_q", "attn_k", "attn_o")),
+    "norms on both sides, windows": (
+        "gemma3_text",
+        dict(LLAMA, num_key_value_heads=1, head_dim=16, sliding_window=3),
+        ("attn_q", "attn_k", "attn_v", "attn_o", "ffn_gate", "ffn_out"),
+    ),
     "keys apart from the width": ("t5", dict(d_kv=20), ("attn_q", "attn_v", "cross_k", "cross_o", "ffn_gate")),
     "units that no text turns on": ("opt", dict(ffn_dim=70), ("attn_q", "ffn_in", "ffn_out")),
     "attention beside the FFN": (

@@ -26,7 +26,7 @@ from pico import SMALL, SPECS, inputs_of, pico_host, pico_model, random_matrices
 
 ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1), (8, 21, 10, 5, 1))
 OTHER_ROWS = ((5, 12, 13, 24, 6, 1), (22, 7, 9, 1), (16, 15, 8, 6, 1))  # of the same lengths
-DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gpt2", "opt", "phi")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2", "opt", "phi")
 everywhere = pytest.mark.parametrize("model_type", SMALL)
 by_technique = pytest.mark.parametrize("technique", TECHNIQUES)
 
@@ -424,6 +424,37 @@ def test_a_decoder_s_prefix_is_a_past_of_keys_and_values(model_type: str, rows: 
     ours = logits(host, spec, [matrices], rows)
     text = inputs["attention_mask"].bool()
     torch.testing.assert_close(ours[text], expected[text], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [ROWS[:1], ROWS], ids=["one-row", "left-padded"])
+@pytest.mark.parametrize("window", [1, 2, 4, 8])
+def test_a_prefix_stays_in_sight_of_windowed_layers(window: int, rows: Any) -> None:
+    """Text sees the window's tokens and the whole prefix, however far away that is: transformers told so by a mask.
+
+    A cache of transformers, and so `peft`, moves a prefix out of the window like any other token.
+    """
+    host, spec = pico_host("gemma3_text", dtype=torch.float64, sliding_window=window), SPECS["prefix"]
+    matrices = random_matrices(host, spec)
+    model = pico_model("gemma3_text", sliding_window=window).double()
+    inputs = inputs_of(host, rows, shift=3)
+    text, count = inputs["attention_mask"].bool(), inputs["input_ids"].shape[1]
+    place = torch.arange(count)
+    near = (place[:, None] - place).clamp(min=-1)  # how far a key lies behind its query; -1 before it
+    past, masks = DynamicCache(), {}
+    for kind, reach in (("sliding_attention", window), ("full_attention", count)):
+        seen = ((near >= 0) & (near < reach))[None] & text[:, None]
+        masks[kind] = torch.cat([torch.ones(len(rows), count, 3, dtype=torch.bool), seen], dim=2)[:, None]
+    for layer in range(2):
+        own = matrices[f"layers.{layer}.attn"]
+        keys, values = (own[n].double().view(1, 1, 3, -1).expand(len(rows), -1, -1, -1) for n in ("keys", "values"))
+        past.update(keys, values, layer)
+    options = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"]}
+    with torch.no_grad():
+        expected = model(**options, attention_mask=masks, past_key_values=past, use_cache=True).logits
+    ours = logits(host, spec, [matrices], rows)
+    torch.testing.assert_close(ours[text], expected[text], rtol=0, atol=1e-10)
+    wide = logits(pico_host("gemma3_text", dtype=torch.float64), spec, [matrices], rows)
+    assert torch.allclose(ours[text], wide[text], atol=1e-6) == (window >= count)
 
 
 @pytest.mark.parametrize("model_type", DECODERS)

