@@ -36,7 +36,7 @@ SHARED, OUT_OF = 7, 10  # the threshold as a fraction of integers: no rounding d
 # A text near one of fewer than SHORT_WORDS words has at most this many itself.
 _MOST_OF_SHORT = (SHORT_WORDS - 1) * OUT_OF // SHARED
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number without pattern (2^64 over the golden ratio)
-_TABLE_BITS = 25
+_MOST_TABLE_BITS = 25  # 32 MiB
 _ROWS_AT_ONCE = 1024
 _PAIRS_AT_ONCE = 16384
 _LARGEST = 2**62
@@ -197,22 +197,31 @@ def may_be_near(keys: Sequence[str]) -> Bools:
     words = split.explode().hash().to_numpy()  # (words of all texts,)
     within = owners[:-2] == owners[2:]
     shingles = ((words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:])[within]  # modulo 2^64
-    near = _mostly_shared(shingles, owners[:-2][within], np.maximum(lengths - (SHINGLE_WORDS - 1), 0))
+    near = _mostly_shared(shingles, owners[:-2][within], len(keys))
     few = split.list.head(2 * _MOST_OF_SHORT).list.n_unique().to_numpy() <= _MOST_OF_SHORT
     of_few = few[owners]
-    return near | (few & _mostly_shared(words[of_few], owners[of_few], lengths))
+    return near | _mostly_shared(words[of_few], owners[of_few], len(keys))
 
 
-def _mostly_shared(hashes: Hashes, owners: Ints, sizes: Ints) -> Bools:
-    """Texts of which at most 3/10 of the ``sizes`` elements (N,) are found once among all; those without any are not."""
-    ordered = np.sort(hashes)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    shift = np.uint64(64 - _TABLE_BITS)
-    table = np.zeros(2**_TABLE_BITS, dtype=np.bool_)
-    table[twice >> shift] = True
-    alone = np.bincount(owners[~table[hashes >> shift]], minlength=len(sizes))
-    found: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
-    return found
+def _mostly_shared(hashes: Hashes, owners: Ints, n: int) -> Bools:
+    """Which of N texts have at most 3/10 elements that are found once among all, and have any.
+
+    Asked again of those that are found, until they stay about as many: their partners are among them.
+    """
+    kept, before = n, 2 * n + 1
+    while True:
+        sizes = np.bincount(owners, minlength=n)
+        ordered = np.sort(hashes)
+        bits = min(len(hashes).bit_length() + 3, _MOST_TABLE_BITS)
+        table, shift = np.zeros(2**bits, dtype=np.bool_), np.uint64(64 - bits)
+        table[ordered[1:][ordered[1:] == ordered[:-1]] >> shift] = True
+        alone = np.bincount(owners[~table[hashes >> shift]], minlength=n)
+        found: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
+        before, kept = kept, int(found.sum())
+        if 10 * kept > 9 * before:
+            return found
+        still = found[owners]
+        hashes, owners = hashes[still], owners[still]
 
 
 class Likeness:
