@@ -218,7 +218,7 @@ def _mostly_shared(hashes: Hashes, owners: Ints, n: int) -> Bools:
         alone = np.bincount(owners[~table[hashes >> shift]], minlength=n)
         found: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
         before, kept = kept, int(found.sum())
-        if 10 * kept > 9 * before:
+        if 10 * kept >= 9 * before:
             return found
         still = found[owners]
         hashes, owners = hashes[still], owners[still]
