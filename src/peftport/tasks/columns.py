@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from peftport.core.errors import TaskRefused
 from peftport.tasks.spec import ONE_TEXT, Example, Targets
@@ -32,7 +33,7 @@ class Columns:
     """Values as read, None where a value is missing. ``where`` names the source in messages; rows count from 1.
 
     ``fields``: a column of texts for each field. ``classes``: the names of the classes, where the source has an order
-    of them. ``dropped``: what the reader of the source has left out.
+    of them. ``dropped``: what the reader of the source has left out. ``notes``: what it has guessed.
     """
 
     where: str
@@ -42,6 +43,7 @@ class Columns:
     splits: Sequence[object] | None = None
     classes: tuple[str, ...] | None = None
     dropped: Dropped = Dropped()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def items_of(columns: Columns, targets: Targets) -> Items:
         groups=None if groups is None else tuple(name_of(where, row, "group", v) for row, v in enumerate(groups, 1)),
         splits=None if splits is None else tuple(_split(where, row, v) for row, v in enumerate(splits, 1)),
         dropped=columns.dropped,
+        notes=columns.notes,
     )
 
 
@@ -109,10 +112,24 @@ def examples_of(columns: Columns) -> tuple[Example, ...]:
     if not all(len(values) for values in columns.fields.values()):
         raise TaskRefused(f"{columns.where}: no items, expected labelled texts; check that this is the right data")
     texts = [
-        tuple(_text(columns.where, row, field, value) for row, value in enumerate(values, 1))
+        tuple(values)
+        if _all_are_texts(values)
+        else tuple(_text(columns.where, row, field, value) for row, value in enumerate(values, 1))
         for field, values in columns.fields.items()
     ]
     return texts[0] if len(texts) == 1 else tuple(zip(*texts, strict=True))
+
+
+def _all_are_texts(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
+    """Whether no value needs a second look: all are strings, not empty, without half surrogate pairs."""
+    if set(map(type, values)) != {str}:
+        return False
+    texts = [value for value in values if isinstance(value, str)]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return all(map(str.strip, texts))
 
 
 def is_empty(text: object) -> bool:

@@ -7,9 +7,9 @@ either text has fewer than 8 different words. Candidates come from prefix filter
 primitive operator for similarity joins"): two sets can reach J >= t only if they meet in the ``n - ceil(t n) + 1``
 rarest elements of each. No pair is lost: the result is exact.
 
-Before that, texts that can be near none are left out by hashes: the shared elements of a pair stand in two texts, so a
-text of which more than 3/10 of the elements stand nowhere else has no partner. Of natural texts few remain. Equal hashes
-of different elements only keep a text too many.
+Before that, texts that can be near none are left out by hashes: what a pair shares stands in two texts, so a text of
+which more than 3/10 of the elements stand nowhere else has no partner. Of natural texts few remain. Equal hashes of
+different elements only keep a text too many.
 
 Shapes: N texts, F different elements, P candidate pairs.
 """

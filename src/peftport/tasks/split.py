@@ -37,7 +37,8 @@ class Items:
     """N examples with targets as a source gives them, before anything is dropped for its likeness to another.
 
     ``ids`` and ``groups`` are optional; items of one group stay in one split. ``splits`` (of SPLITS) is what the source
-    itself declares, if it does. ``dropped`` counts what the reader of the source has left out already.
+    itself declares, if it does. ``dropped`` counts what the reader of the source has left out already,
+    ``notes`` say what it has guessed.
     """
 
     examples: tuple[Example, ...]
@@ -46,6 +47,7 @@ class Items:
     groups: tuple[str, ...] | None = None
     splits: tuple[str, ...] | None = None
     dropped: Dropped = Dropped()
+    notes: tuple[str, ...] = ()
 
 
 def make_task(spec: TaskSpec, items: Items, progress: Progress | None = None) -> Task:
@@ -76,7 +78,7 @@ def make_task(spec: TaskSpec, items: Items, progress: Progress | None = None) ->
         straddling_groups=len(alone) - len(whole),
         near_duplicates=len(whole) - len(kept),
     )
-    return Task(spec, splits["train"], splits["valid"], splits["test"], report)
+    return Task(spec, splits["train"], splits["valid"], splits["test"], report, items.notes)
 
 
 def leaks(train: Split, test: Split) -> int:

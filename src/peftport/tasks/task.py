@@ -73,6 +73,7 @@ class Task:
     valid: Split
     test: Split
     report: Dropped
+    notes: tuple[str, ...] = ()  # what the reader of a user's file has guessed
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
