@@ -204,6 +204,25 @@ def test_tasks_show(peftport: Run, reviews: Path) -> None:
     assert "train" in said and "negative" in said and "digest" in said
 
 
+def test_tasks_show_says_what_was_guessed(peftport: Run, reviews: Path, tmp_path: Path) -> None:
+    """Another delimiter and other names than usual; nothing where nothing was guessed."""
+    header, *lines = reviews.read_text(encoding="utf-8").splitlines()
+    assert header == "text,label"
+    other = tmp_path / "other.csv"
+    rows = [";".join(line.rsplit(",", 1)) for line in lines]
+    other.write_text("\n".join(["Review;sentiment", *rows]), encoding="utf-8")
+    notes = [
+        "cells separated by a semicolon",
+        "texts from column Review (--text)",
+        "labels from column sentiment (--label)",
+    ]
+    found, plain = (document(peftport("tasks", "show", each, "--json")) for each in (other, reviews))
+    assert (found["guessed"], plain["guessed"]) == (notes, [])
+    assert found["digest"] == plain["digest"]
+    assert f"guessed: {'; '.join(notes)}" in text(peftport("tasks", "show", other))
+    assert "guessed" not in text(peftport("tasks", "show", reviews))
+
+
 def test_techniques(peftport: Run) -> None:
     found = document(peftport("techniques", "--json"))["techniques"]
     assert [row["name"] for row in found] == ["lora", "adapter", "compacter", "prefix"]

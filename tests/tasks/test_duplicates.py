@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftport.tasks import duplicates
-from peftport.tasks.duplicates import near_examples, normalise
+from peftport.tasks.duplicates import may_be_near, near_examples, normalise
 
 Key = tuple[str, ...]
 
@@ -110,3 +112,42 @@ def test_texts_without_spaces_are_compared_by_character() -> None:
     text = "这部电影的剧情非常精彩演员的表演也很出色值得一看"
     assert near([normalise(text + "啊")], [normalise(text)]) == [True]
     assert near([normalise("完全不同的一句话没有任何相似之处")], [normalise(text)]) == [False]
+
+
+@given(st.integers(0, 2**32), st.integers(0, 60))
+@settings(deadline=None)
+def test_texts_left_out_by_hashes_are_near_none(seed: int, n: int) -> None:
+    """And nothing waits for ever where nothing is left."""
+    keys = related_texts(seed, n)
+    may = may_be_near(keys)
+    assert len(may) == n
+    for i, key in enumerate(keys):
+        others = keys[:i] + keys[i + 1 :]
+        assert may[i] or not any(alike(key, other) for other in others)
+
+
+def test_most_texts_that_are_near_none_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    keys = [" ".join(f"w{k}" for k in rng.integers(0, 4000, 20)) for _ in range(500)]
+    keys += [f"{key} more" for key in keys[:5]]
+    assert np.flatnonzero(may_be_near(keys)).tolist() == [*range(5), *range(500, 505)]
+    assert not may_be_near([f"v{i} w{i}" for i in range(50)]).any()
+
+
+def folded_slowly(text: str) -> str:
+    """The definition of the normal form, character by character."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = ""
+    for character in plain:
+        if unicodedata.category(character)[0] in "PZC" or character in "$+<=>^`|~":
+            folded += " "
+        elif any(low <= ord(character) <= high for low, high in duplicates._ONE_WORD_A_CHARACTER):
+            folded += f" {character} "
+        else:
+            folded += character
+    return " ".join(folded.split()) or " ".join(plain.split())
+
+
+@given(st.text(st.characters(codec="ascii")) | st.text(st.characters(codec="utf-8")))
+def test_the_quick_way_of_ascii_folds_as_the_definition_does(text: str) -> None:
+    assert normalise(text) == folded_slowly(text)

@@ -128,10 +128,10 @@ class TestRefusedRows:
         assert "row 7: split 'holdout', expected train, valid or test" in refusal(save(rows, f"reviews.{suffix}"))
 
     def test_missing_columns(self, rows: Rows, save: Save, suffix: str) -> None:
-        path = save([{"review": row["text"], "stars": 1} for row in rows], f"reviews.{suffix}")
-        assert "no column 'text', expected one of those present (review, stars); name it with --text" in refusal(path)
-        assert "no column 'label'" in refusal(path, text="review")
-        assert "no column 'who'" in refusal(path, text="review", label="stars", group="who")
+        path = save([{"opinion": row["text"], "stars": 1} for row in rows], f"reviews.{suffix}")
+        assert "no column 'text', expected one of those present (opinion, stars); name it with --text" in refusal(path)
+        assert "no column 'label'" in refusal(path, text="opinion")
+        assert "no column 'who'" in refusal(path, text="opinion", label="stars", group="who")
 
     def test_one_label(self, rows: Rows, save: Save, suffix: str) -> None:
         path = save([row | {"label": "good"} for row in rows], f"reviews.{suffix}")
@@ -173,7 +173,11 @@ def test_not_utf8(rows: Rows, save: Save, suffix: str) -> None:
         ("r.jsonl", b'{"text": "a", "label": NaN}\n', "row 1: the label is missing"),
         ("r.jsonl", b'{"text": "a \\ud800", "label": 1}\n', "row 1: character 3 of the text is half a surrogate pair"),
         ("r.parquet", b"PAR1 not really", "cannot be read"),
-        ("r.xlsx", b"", "suffix '.xlsx', expected one of .csv, .jsonl, .parquet"),
+        (
+            "r.xlsx",
+            b"",
+            "suffix '.xlsx', expected one of .csv, .tsv, .json, .jsonl, .parquet; open it and save it as CSV",
+        ),
         ("r.txt", b"", "suffix '.txt'"),
     ],
 )

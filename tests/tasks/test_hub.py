@@ -92,11 +92,11 @@ def test_configuration_and_revision(hub: Hub) -> None:
 
 
 def test_named_columns_and_declared_labels(hub: Hub) -> None:
-    data = made_up(400, 1, features=CLASSES).rename_columns({"sentence": "body", "label": "mood"})
+    data = made_up(400, 1, features=CLASSES).rename_columns({"sentence": "opinion", "label": "mood"})
     hub["org/reviews"] = datasets.DatasetDict(train=data.add_column("author", [f"a{i // 4}" for i in range(400)]))
-    options: dict[str, Any] = {"text": "body", "label": "mood", "group": "author"}
+    options: dict[str, Any] = {"text": "opinion", "label": "mood", "group": "author"}
     assert load_task("org/reviews", **options, labels=("positive", "negative")).spec.labels == ("positive", "negative")
-    with pytest.raises(TaskRefused, match=r"no column 'text', expected one of those present \(body, mood, author\)"):
+    with pytest.raises(TaskRefused, match=r"no column 'text', expected one of those present \(opinion, mood, author\)"):
         load_task("org/reviews")
 
 

@@ -65,6 +65,14 @@ def remark(text: str) -> None:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
+    """Show progress bars as `plain_bars` does, and quiet the libraries that load and run hosts."""
+    quiet_libraries()
+    with plain_bars() as progress:
+        yield progress
+
+
+@contextmanager
+def plain_bars() -> Iterator[Progress]:
     """Show progress bars with the remaining time on stderr, but nothing where stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -72,7 +80,6 @@ def bars() -> Iterator[Progress]:
 
     from peftport.core.progress import Silent
 
-    quiet_libraries()
     console = Console(stderr=True)
     if not console.is_terminal:  # some versions of rich print an empty line even for disabled bars
         yield Silent()

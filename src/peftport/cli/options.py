@@ -20,6 +20,7 @@ from peftport.workflows.requests import HOST, TaskRequest
 
 if TYPE_CHECKING:
     from peftport.api.result import Result
+    from peftport.core.progress import Progress
     from peftport.tasks.task import Task
 
 Texts = dict[str, Any]  # the texts that typer read, by the name of the field
@@ -122,7 +123,7 @@ def naming_options(call: Callable[..., Any], **values: Any) -> Any:
         raise BadRequest(f"{option_name(error.name)}{error.rest}") from error
 
 
-def read_task(request: TaskRequest) -> Task:
+def read_task(request: TaskRequest, progress: Progress | None = None) -> Task:
     """Load the task that the options describe."""
     from peftport.tasks import load_task
 
@@ -133,7 +134,7 @@ def read_task(request: TaskRequest) -> Task:
         str(request.task), text=request.text, label=request.label, group=request.group,
         labels=as_tuple(request.labels), words=as_tuple(request.words),
         descriptions=as_tuple(request.description), prompt=request.prompt, template=request.template,
-        kind=request.kind, separator=request.separator,
+        kind=request.kind, separator=request.separator, progress=progress,
     )  # fmt: skip
 
 
@@ -147,4 +148,6 @@ def _function(name: str) -> Callable[..., Result]:
 def _own_task(task: str, texts: Texts) -> Task | str:
     """Return the name of a task, or the task itself, read as the options describe, if there are any."""
     described = {name: value for name, value in values_of(TaskRequest, texts).items() if name in TASK_FIELDS}
-    return read_task(TaskRequest(task, **described)) if described else task
+    if not described:
+        return task
+    return read_task(TaskRequest(task, **described))

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, print_json, print_table, remark, say
+from peftport.cli.console import AsJson, plain_bars, print_json, print_table, remark, say
 from peftport.workflows.requests import TaskRequest
 
 app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
@@ -34,7 +34,8 @@ def list_tasks(json_: AsJson = False) -> None:
 def show(**texts: Any) -> None:
     """Split a task and print what is in each part."""
     as_json = texts.pop("json_")
-    data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)))
+    with plain_bars() as progress:
+        data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)), progress)
     for line in data.remarks:
         remark(line)
     parts: dict[str, dict[str, Any]] = {
@@ -47,7 +48,13 @@ def show(**texts: Any) -> None:
     if as_json:
         dropped = asdict(data.report)
         print_json(
-            {"spec": data.spec.model_dump(mode="json"), "splits": parts, "dropped": dropped, "digest": data.digest}
+            {
+                "spec": data.spec.model_dump(mode="json"),
+                "remarks": list(data.remarks),
+                "splits": parts,
+                "dropped": dropped,
+                "digest": data.digest,
+            }
         )
         return
     pairs = f"pairs of {' and '.join(data.spec.fields)}; " if len(data.spec.fields) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from peftport.core.errors import TaskRefused
 from peftport.tasks.spec import ONE_TEXT, Example, Targets
@@ -15,11 +16,15 @@ SPLIT_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "dev":
 
 @dataclass(frozen=True)
 class Names:
-    """The columns a user names; None leaves the default, or for ``group`` none. Two of ``text`` are a pair's."""
+    """The columns a user names; None leaves the default, or for ``group`` none. Two of ``text`` are a pair's.
+
+    ``kind``: the kind of task that the user names, or that the names of the columns tell.
+    """
 
     text: tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
+    kind: str | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -32,7 +37,8 @@ class Columns:
     """Values as read, None where a value is missing. ``where`` names the source in messages; rows count from 1.
 
     ``fields``: a column of texts for each field. ``classes``: the names of the classes, where the source has an order
-    of them. ``dropped``: what the reader of the source has left out.
+    of them. ``dropped``: what the reader of the source has left out. ``notes``: what it has guessed. ``kind``: the kind
+    of task that the columns are of, where their names tell it.
     """
 
     where: str
@@ -42,6 +48,8 @@ class Columns:
     splits: Sequence[object] | None = None
     classes: tuple[str, ...] | None = None
     dropped: Dropped = Dropped()
+    notes: tuple[str, ...] = ()
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,24 @@ def examples_of(columns: Columns) -> tuple[Example, ...]:
     if not all(len(values) for values in columns.fields.values()):
         raise TaskRefused(f"{columns.where}: no items, expected labelled texts; check that this is the right data")
     texts = [
-        tuple(_text(columns.where, row, field, value) for row, value in enumerate(values, 1))
+        tuple(values)
+        if _all_are_texts(values)
+        else tuple(_text(columns.where, row, field, value) for row, value in enumerate(values, 1))
         for field, values in columns.fields.items()
     ]
     return texts[0] if len(texts) == 1 else tuple(zip(*texts, strict=True))
+
+
+def _all_are_texts(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
+    """Whether no value needs a second look: all are strings, not empty, without half surrogate pairs."""
+    if set(map(type, values)) != {str}:
+        return False
+    texts = [value for value in values if isinstance(value, str)]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return all(map(str.strip, texts))
 
 
 def is_empty(text: object) -> bool:

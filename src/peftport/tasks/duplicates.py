@@ -7,6 +7,10 @@ either text has fewer than 8 different words. Candidates come from prefix filter
 primitive operator for similarity joins"): two sets can reach J >= t only if they meet in the ``n - ceil(t n) + 1``
 rarest elements of each. No pair is lost: the result is exact.
 
+Before that, texts that can be near none are left out by hashes: what a pair shares stands in two texts, so a text of
+which more than 3/10 of the elements stand nowhere else has no partner. Of natural texts few remain. Equal hashes of
+different elements only keep a text too many.
+
 Shapes: N texts, F different elements, P candidate pairs.
 """
 
@@ -29,12 +33,17 @@ SHINGLE_WORDS = 3
 SHORT_WORDS = 8
 SHARED, OUT_OF = 7, 10  # the threshold as a fraction of integers: no rounding decides
 
+# A text near one of fewer than SHORT_WORDS words has at most this many itself.
+_MOST_OF_SHORT = (SHORT_WORDS - 1) * OUT_OF // SHARED
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number without pattern (2^64 over the golden ratio)
+_MOST_TABLE_BITS = 25  # 32 MiB
 _ROWS_AT_ONCE = 1024
 _PAIRS_AT_ONCE = 16384
 _LARGEST = 2**62
 _ONE_WORD_A_CHARACTER = ((0x0E00, 0x0EFF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 
 Ints: TypeAlias = npt.NDArray[np.int64]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Key: TypeAlias = tuple[str, ...]  # an example's texts in normal form, a field each
 
@@ -55,6 +64,8 @@ class _Folding(dict[int, str]):
 
 
 _FOLDING = _Folding()
+# Of ASCII text NFKC changes nothing and each character becomes one: the same folding, byte by byte.
+_FOLDED_BYTES = bytes(ord(_FOLDING[ord(chr(code).casefold())]) if code < 128 else code for code in range(256))
 
 
 def normalise(text: str) -> str:
@@ -62,6 +73,8 @@ def normalise(text: str) -> str:
 
     Emoji count. A text of punctuation only keeps it, so ``:)`` and ``:(`` stay apart.
     """
+    if text.isascii() and (words := text.encode().translate(_FOLDED_BYTES).split()):
+        return b" ".join(words).decode()
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(plain.translate(_FOLDING).split()) or " ".join(plain.split())
 
@@ -158,8 +171,7 @@ class Shingles:
             different.append(len(set(words)))
         tokens, distinct = np.array(numbers, dtype=np.int64), np.array(different, dtype=np.int64)
         owners = np.repeat(np.arange(len(keys)), lengths)
-        # A text near one of fewer than SHORT_WORDS words has at most this many itself.
-        few = (distinct <= (SHORT_WORDS - 1) * OUT_OF // SHARED)[owners]
+        few = (distinct <= _MOST_OF_SHORT)[owners]
         many = (distinct >= SHORT_WORDS)[owners]
         self._words = _Sets.of(owners[few], tokens[few], len(keys))
         self._shingles = _Sets.of(*_ngrams(tokens[many], owners[many], SHINGLE_WORDS), len(keys))
@@ -175,25 +187,68 @@ class Shingles:
         return (short & self._words.alike(a, b)) | self._shingles.alike(a, b)
 
 
+def may_be_near(keys: Sequence[str]) -> Bools:
+    """Which of the texts may have a near-duplicate among the others, (N,): all that have one, and some more."""
+    import polars
+
+    split = polars.Series(keys, dtype=polars.String).str.split(" ")
+    lengths = split.list.len().to_numpy().astype(np.int64)  # (N,)
+    owners = np.repeat(np.arange(len(keys)), lengths)
+    words = split.explode().hash().to_numpy()  # (words of all texts,)
+    within = owners[:-2] == owners[2:]
+    shingles = ((words[:-2] * _MIX + words[1:-1]) * _MIX + words[2:])[within]  # modulo 2^64
+    near = _mostly_shared(shingles, owners[:-2][within], len(keys))
+    few = split.list.head(2 * _MOST_OF_SHORT).list.n_unique().to_numpy() <= _MOST_OF_SHORT
+    of_few = few[owners]
+    return near | _mostly_shared(words[of_few], owners[of_few], len(keys))
+
+
+def _mostly_shared(hashes: Hashes, owners: Ints, n: int) -> Bools:
+    """Which of N texts have at most 3/10 elements that are found once among all, and have any.
+
+    Asked again of those that are found, until they stay about as many: their partners are among them.
+    """
+    kept, before = n, 2 * n + 1
+    while True:
+        sizes = np.bincount(owners, minlength=n)
+        ordered = np.sort(hashes)
+        bits = min(len(hashes).bit_length() + 3, _MOST_TABLE_BITS)
+        table, shift = np.zeros(2**bits, dtype=np.bool_), np.uint64(64 - bits)
+        table[ordered[1:][ordered[1:] == ordered[:-1]] >> shift] = True
+        alone = np.bincount(owners[~table[hashes >> shift]], minlength=n)
+        found: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
+        before, kept = kept, int(found.sum())
+        if 10 * kept >= 9 * before:
+            return found
+        still = found[owners]
+        hashes, owners = hashes[still], owners[still]
+
+
 class Likeness:
     """Which of N examples say the same: all their fields do, each compared with the same field of the other."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        """Collect the word and shingle sets of every field."""
+        """Collect the word and shingle sets of every field, of the examples that may be near another."""
         fields = list(zip(*keys, strict=True)) or [()]
+        rows = np.flatnonzero(np.logical_and.reduce([may_be_near(texts) for texts in fields]))
+        self._number = np.full(len(keys), len(rows), dtype=np.int64)  # (N,), the last number is that of all others
+        self._number[rows] = np.arange(len(rows))
+        self._others_number = len(rows)
         # Candidates come from the field that tells the most apart: a premise may be that of many hypotheses.
         order = sorted(range(len(fields)), key=lambda field: -len(set(fields[field])))
-        self._first, *self._others = [Shingles(fields[field]) for field in order]
+        self._first, *self._others = [Shingles([fields[field][row] for row in rows]) for field in order]
 
     def near(self, rows: Ints, against: Ints) -> Bools:
         """Which of the examples ``rows`` (indices) are near-duplicates of one of ``against``; (len(rows),)."""
-        found = np.zeros(int(max(rows.max(initial=-1), against.max(initial=-1))) + 1, dtype=np.bool_)
-        for a, b in self._first.near(rows, against):
+        found = np.zeros(self._others_number + 1, dtype=np.bool_)
+        mine, theirs = self._number[rows], self._number[against]
+        kept = (each[each < self._others_number] for each in (mine, theirs))
+        for a, b in self._first.near(*kept):
             for other in self._others:
                 alike = other.alike(a, b)
                 a, b = a[alike], b[alike]
             found[a] = True
-        return found[rows]
+        return found[mine]
 
 
 def near_examples(keys: Sequence[Key], against: Sequence[Key]) -> Bools:

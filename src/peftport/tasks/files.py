@@ -1,111 +1,179 @@
-"""A user's own labelled file: CSV with a header line, JSONL or Parquet, one item a row.
+"""A user's own labelled files as they come: CSV, TSV, JSON, JSONL or Parquet, packed or not, one item a row.
 
-A ``split`` column (train, valid or test) is honoured where there is one.
+A ``split`` column (train, valid or test) is honoured where there is one; a folder of files named by split is one table.
 """
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-from peftport.core.errors import TaskRefused, first_line
-from peftport.tasks.columns import Columns, Names
+from peftport.core.errors import TaskRefused
+from peftport.tasks.columns import SPLIT_NAMES, Columns, Names
+from peftport.tasks.content import PACKED, as_text, read_bytes, refuse_other_kinds
+from peftport.tasks.delimited import delimiter_of, no_header, read_delimited, short_row
+from peftport.tasks.guess import resolved
+from peftport.tasks.json_tables import Table, is_object, read_json, read_jsonl
 from peftport.tasks.kinds.guess import refuse_tag_columns
-from peftport.tasks.spec import ONE_TEXT
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_OWN_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_REMEDIES = {
+    ".txt": "rename it to .csv or .tsv if it has a header line and columns; else make it such a table, an item a row",
+    ".xls": "open it and save it as CSV (UTF-8)",
+    ".xlsx": "open it and save it as CSV (UTF-8)",
+    ".ods": "open it and save it as CSV (UTF-8)",
+    ".zip": "unpack it and give a file or folder of what is in it",
+}
 
-Table: TypeAlias = dict[str, Sequence[object]]
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A table, and notes on what was guessed of its format."""
+
+    table: Table
+    notes: tuple[str, ...] = ()
 
 
 def read_file(path: Path, names: Names) -> Columns:
-    """Read a file of one of SUFFIXES; columns default to ``text`` and ``label``.
+    """Read a file of one of SUFFIXES, packed (PACKED) or not; columns that are not named are guessed by their names.
 
     Raises TaskRefused for a file that is absent, of another kind, damaged or not UTF-8, and for a column it lacks.
     """
     if not path.is_file():
         raise TaskRefused(f"{path}: no such file, expected a {', '.join(SUFFIXES)} file; check the path")
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise TaskRefused(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}; convert the file")
-    texts, label = names.text or ONE_TEXT, names.label or "label"
-    table = reader(path)
-    if not {*texts, label} <= table.keys():
-        refuse_tag_columns(str(path), list(table))
-    wanted = [("text", name) for name in texts] + [("label", label)]
-    for option, name in [*wanted, ("group", names.group)]:
-        if name is not None and name not in table:
+    return _columns(path, _read(path), names)
+
+
+def stem_of(path: Path) -> str:
+    """A file's name without its suffix, and without that of its packing."""
+    return (Path(path.stem) if path.suffix.lower() in PACKED else path).stem
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The data files of a folder that are named by a split (train.csv, dev.tsv.gz), by that name in SPLITS' words.
+
+    Raises TaskRefused for two of the same split.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = SPLIT_NAMES.get(stem_of(path).lower())
+        if split is None or format_of(path) not in SUFFIXES or not path.is_file():
+            continue
+        if split in found:
             raise TaskRefused(
-                f"{path}: no column {name!r}, expected one of those present ({', '.join(table)}); "
-                f"name it with --{option}"
+                f"{folder}: {found[split].name} and {path.name} are both {split}, expected one; take one away"
             )
-    named = {*texts, label, names.group}
+        found[split] = path
+    return found
+
+
+def only_here(files: dict[str, Path]) -> bool:
+    """Whether ``datasets`` would misread one of these files: another delimiter, JSON of one object, zstd."""
+    return any(map(_only_here, files.values()))
+
+
+def read_split_files(folder: Path, files: dict[str, Path], names: Names) -> Columns:
+    """Read the files of a folder as one table, with their splits. Raises TaskRefused as `read_file` does."""
+    parts = {split: _columns(path, _read(path), names) for split, path in files.items()}
+    first = next(iter(parts.values()))
     return Columns(
-        str(path),
-        {field: table[name] for field, name in zip(names.fields, texts, strict=True)},
-        table[label],
-        groups=table[names.group] if names.group else None,
-        splits=table.get("split") if "split" not in named else None,
+        f"{folder} ({', '.join(path.name for path in files.values())})",
+        {field: [text for part in parts.values() for text in part.fields[field]] for field in first.fields},
+        [target for part in parts.values() for target in part.targets],
+        groups=[group for part in parts.values() for group in part.groups or ()] if names.group else None,
+        splits=[split for split, part in parts.items() for _ in part.targets],
+        notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
+        kind=first.kind,
     )
 
 
-def _utf8(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
-        raise TaskRefused(
-            f"{path}: byte {start} (0x{data[start]:02x}) is not UTF-8, expected UTF-8 throughout; "
-            "convert the file, for example with iconv"
-        ) from error
+def format_of(path: Path) -> str:
+    """The suffix that says how a file is read, that of a packing left out."""
+    return (Path(path.stem) if path.suffix.lower() in PACKED else path).suffix.lower()
 
 
-def _read_csv(path: Path) -> Table:
-    """Every value as a string: a text of digits stays a text, the label 01 stays apart from 1."""
+def _only_here(path: Path) -> bool:
+    suffix = format_of(path)
+    if path.suffix.lower() == ".zst":
+        return True
+    if suffix == ".json":
+        return is_object(as_text(path, read_bytes(path)))
+    own = _OWN_DELIMITERS.get(suffix)
+    return own is not None and delimiter_of(path, as_text(path, read_bytes(path)), own) != own
+
+
+def _read(path: Path) -> _Read:
+    suffix = format_of(path)
+    if suffix not in SUFFIXES:
+        if path.suffix.lower() not in PACKED:
+            refuse_other_kinds(path, _start(path))
+        remedy = _REMEDIES.get(suffix, "convert the file")
+        raise TaskRefused(f"{path}: suffix {suffix!r}, expected one of {', '.join(SUFFIXES)}; {remedy}")
+    data = read_bytes(path)
+    if suffix == ".parquet":
+        return _Read(_read_parquet(path, data))
+    if data.startswith(b"PAR1"):
+        raise TaskRefused(f"{path}: Parquet, expected {suffix[1:].upper()}; rename it to .parquet")
+    text = as_text(path, data)
+    if suffix == ".jsonl":
+        return _Read(read_jsonl(path, text))
+    return _Read(*(read_json(path, text) if suffix == ".json" else read_delimited(path, text, _OWN_DELIMITERS[suffix])))
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2**16)
+
+
+def _columns(path: Path, read: _Read, names: Names) -> Columns:
+    """The columns that are named or guessed. Raises TaskRefused for one that is not there."""
+    table = read.table
+    wanted, notes = resolved(str(path), tuple(table), names)
+    assert wanted.text is not None and wanted.label is not None, "columns are resolved"
+    columns = [*(("text", name) for name in wanted.text), ("label", wanted.label), ("group", wanted.group)]
+    used = [(option, name) for option, name in columns if name is not None]
+    if not {name for _, name in used} <= table.keys():
+        refuse_tag_columns(str(path), list(table))
+    for option, name in used:
+        if name not in table:
+            raise _no_column(path, table, option, name)
+    delimiter = _OWN_DELIMITERS.get(format_of(path))
+    if delimiter and any(None in table[name] for _, name in used):
+        short_row(path, as_text(path, read_bytes(path)), delimiter)
+    splits = table.get("split") if "split" not in [name for _, name in used] else None
+    return Columns(
+        str(path),
+        {field: table[name] for field, name in zip(wanted.fields, wanted.text, strict=True)},
+        table[wanted.label],
+        groups=table[wanted.group] if wanted.group else None,
+        splits=splits,
+        kind=wanted.kind,
+        notes=(*read.notes, *notes, *(("splits from column split",) if splits is not None else ())),
+    )
+
+
+def _no_column(path: Path, table: Table, option: str, name: str) -> TaskRefused:
+    present = ", ".join(table)
+    if format_of(path) in _OWN_DELIMITERS and no_header(table):
+        return TaskRefused(
+            f"{path}, line 1: no column {name!r}, and the line looks like an item ({present[:80]}), expected a header "
+            f"line that names the columns; put one before it, such as text,label"
+        )
+    return TaskRefused(
+        f"{path}: no column {name!r}, expected one of those present ({present}); name it with --{option}"
+    )
+
+
+def _read_parquet(path: Path, data: bytes) -> Table:
     import polars
 
-    text = _utf8(path).rstrip("\r\n")  # blank lines at the end are no items
-    if not text:
-        raise TaskRefused(f"{path}: the file is empty, expected a header line and items; check the path")
     try:
-        frame = polars.read_csv(text.encode(), infer_schema=False)
-    except polars.exceptions.PolarsError as error:
-        raise _damaged(path, "CSV with one header line", error) from error
-    return {name: frame[name].to_list() for name in frame.columns}
-
-
-def _read_parquet(path: Path) -> Table:
-    import polars
-
-    try:
-        frame = polars.read_parquet(path)
+        frame = polars.read_parquet(io.BytesIO(data))
     except (polars.exceptions.PolarsError, OSError) as error:
-        raise _damaged(path, "Parquet", error) from error
-    return {name: frame[name].to_list() for name in frame.columns}
-
-
-def _read_jsonl(path: Path) -> Table:
-    """One JSON object a line; a key that a line lacks is a missing value. Only line feeds end a line, as in JSON."""
-    rows: list[dict[str, object]] = []
-    for number, line in enumerate(_utf8(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise TaskRefused(f"{path}, line {number}: {error}, expected one JSON object; correct the line") from error
-        if not isinstance(row, dict):
-            got = type(row).__name__
-            raise TaskRefused(f"{path}, line {number}: JSON of type {got}, expected an object; correct the line")
-        rows.append(row)
-    if not rows:
-        raise TaskRefused(f"{path}: the file is empty, expected one JSON object a line; check the path")
-    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> TaskRefused:
-    return TaskRefused(f"{path}: cannot be read ({first_line(error)}), expected {kind}; write the file anew")
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TaskRefused(f"{path}: cannot be read ({first}), expected Parquet; write the file anew") from error
+    columns: dict[str, Sequence[object]] = {name: frame[name].to_list() for name in frame.columns}
+    return columns

@@ -7,13 +7,14 @@ then the test, and part of train the validation. Scripts of a data set are never
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftport.core.errors import TaskRefused, first_line
 from peftport.tasks.columns import SPLIT_NAMES, Columns, Names, is_empty
+from peftport.tasks.guess import resolved
 from peftport.tasks.kinds.guess import refuse_tag_columns
 from peftport.tasks.task import Dropped
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import datasets
 
 HUB_REFERENCE = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
-TEXT_NAMES = ("text", "sentence")  # tried in this order where the user names no column
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +84,14 @@ def _labelled(where: str, loaded: datasets.DatasetDict, names: Names) -> Columns
         known = dict.fromkeys(loaded, "train")
     if not known:
         raise TaskRefused(f"{where}: splits {', '.join(loaded)}, expected train, validation or test; use a local file")
-    label = names.label or "label"
+    label = _label(where, loaded, known, names)
     labelled = {split: place for split, place in known.items() if label in loaded[split].column_names} or known
     first = loaded[next(iter(labelled))]
-    text = names.text or (next((name for name in TEXT_NAMES if name in first.column_names), TEXT_NAMES[0]),)
-    names = replace(names, text=text, label=label)
+    names, notes = resolved(where, first.column_names, names)
+    label = names.label
+    assert names.text is not None and label is not None, "columns are resolved"
     for split in labelled:
-        if not {*text, label} <= set(loaded[split].column_names):
+        if not {*names.text, label} <= set(loaded[split].column_names):
             refuse_tag_columns(f"{where} [{split}]", loaded[split].column_names)
         _check_names(f"{where} [{split}]", names, loaded[split].column_names)
     merged = _merged([_rows(loaded[split], names, place) for split, place in labelled.items()])
@@ -103,7 +104,15 @@ def _labelled(where: str, loaded: datasets.DatasetDict, names: Names) -> Columns
         splits=merged.splits,
         classes=tuple(name for name in classes if name in set(merged.labels)) if classes else None,
         dropped=Dropped(unlabelled=merged.unlabelled, empty_texts=merged.empty_texts),
+        notes=notes,
+        kind=names.kind,
     )
+
+
+def _label(where: str, loaded: datasets.DatasetDict, known: Iterable[str], names: Names) -> str | None:
+    """The column of labels: as named, or guessed from the columns of all splits, since a test may lack it."""
+    columns = dict.fromkeys(column for split in known for column in loaded[split].column_names)
+    return resolved(where, tuple(columns), names)[0].label
 
 
 def _check_names(where: str, names: Names, present: Sequence[str]) -> None:
@@ -129,7 +138,7 @@ def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
     for own, label, group in zip(zip(*texts, strict=True), labels, groups, strict=True):
         if label is None or (classes and label == -1):
             unlabelled += 1
-        elif any(map(is_empty, own)):
+        elif (all if names.kind == "completion" else any)(map(is_empty, own)):  # an instruction may have no input
             empty += 1
         else:
             for column, text in zip(rows.texts, own, strict=True):

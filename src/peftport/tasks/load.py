@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftport.core.errors import TaskRefused, UnknownName
+from peftport.core.progress import Progress
 from peftport.tasks import hub
 from peftport.tasks.chats import conversational, read_template
 from peftport.tasks.columns import Columns, Names, Wording, examples_of, field_names, items_of
-from peftport.tasks.files import SUFFIXES, read_file
+from peftport.tasks.content import PACKED
+from peftport.tasks.files import SUFFIXES, only_here, read_file, read_split_files, split_files, stem_of
 from peftport.tasks.kinds import KINDS
+from peftport.tasks.kinds.completion import Completion
 from peftport.tasks.kinds.guess import GuessedKind, guess_kind, refuse_token_tags
 from peftport.tasks.kinds.multi_label import guess_separator
 from peftport.tasks.sources import TASKS
@@ -20,7 +23,7 @@ from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import make_task
 from peftport.tasks.task import Task
 
-_OTHER_SUFFIXES = (".json", ".tsv", ".txt", ".xls", ".xlsx", ".arrow", ".feather", ".gz", ".zip")
+_OTHER_SUFFIXES = (".txt", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".zip")
 
 
 def load_task(
@@ -36,42 +39,51 @@ def load_task(
     template: str | None = None,
     kind: str | None = None,
     separator: str | None = None,
+    progress: Progress | None = None,
 ) -> Task:
     """Load the task that ``ref`` names, split without leaks.
 
-    ``ref`` is a built-in name (a key of TASKS), a path to a .csv, .jsonl or .parquet file or to a local data set
-    folder, or a hub id ``org/name[:config][@revision]``. ``text``, ``label`` and ``group`` name columns, and ``labels``
-    declares the labels and their order; all four are for data of the user's own, as are ``kind`` (a key of KINDS; None:
-    guessed from the targets, `Task.remarks` says how) and ``separator``, which stands between several labels of one
-    item. Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts.
-    ``words`` and ``descriptions`` (one for each label) and ``prompt`` (with ``{text}`` in it, or with both columns of
-    pairs) replace the default wording of any task.
+    ``ref`` is a built-in name (a key of TASKS), a path to a .csv, .tsv, .json, .jsonl or .parquet file (as it is, or
+    with .gz or .zst) or to a folder of them, or a hub id ``org/name[:config][@revision]``.
+
+    These are for data of the user's own:
+
+    - ``text``, ``label`` and ``group`` name columns; texts and labels that are not named are guessed by common names.
+      Two columns of ``text`` (``("premise", "hypothesis")``, or with a comma between) make pairs of texts.
+    - ``labels`` declares the labels and their order. ``separator`` stands between several labels of one item.
+    - ``kind`` is a key of KINDS; None: guessed from the columns and the targets.
+
+    What was guessed stands in the task's ``remarks``. ``words`` and ``descriptions`` (one for each label) and
+    ``prompt`` (with ``{text}`` in it, or with both columns of pairs) replace the default wording of any task;
+    ``template`` (auto, none or a file) says how prompts that are answered are put to hosts. ``progress`` is told how
+    far the splitting is.
 
     Raises UnknownName if ``ref`` or ``kind`` names nothing, TaskRefused if what it names cannot be read or split as
     asked.
     """
     wording = Wording(labels, words, descriptions, prompt, read_template(template), separator)
-    names = Names(field_names(text), label, group)
+    names = Names(field_names(text), label, group, kind)
     if kind is not None and kind not in KINDS:
         raise UnknownName.of("kind of task", kind, KINDS)
     if ref in TASKS:
         return _built_in(ref, names, wording, kind)
     name, columns = _columns(ref, names)
-    guess = GuessedKind(kind) if kind is not None else GuessedKind("completion") if conversational(columns) else None
-    if guess is not None:
-        columns = KINDS[guess.kind].prepared(columns)
-    if guess is None or guess.kind != "completion":
+    told = kind or columns.kind or ("completion" if conversational(columns) else None)
+    if told == "completion":
+        columns = Completion.prepared(columns)
+    else:
         refuse_token_tags(columns.where, list(columns.fields.values()), columns.targets)
     examples_of(columns)  # a text that is missing is told before the target that is
-    guess = guess or _guess(columns, wording)
+    guess = GuessedKind(told) if told is not None else _guess(columns, wording)
     if wording.template is not None and guess.kind != "completion":
         raise TaskRefused(
             f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or say "
             "--kind completion"
         )
     spec, targets = KINDS[guess.kind].read(name, columns, wording)
-    task = make_task(spec, items_of(columns, targets))
-    return replace(task, remarks=tuple(remark for remark in (guess.remark, *_parted(columns, wording, spec)) if remark))
+    task = make_task(spec, items_of(columns, targets), progress)
+    remarks = (f"{name}: guessed {note}" for note in columns.notes)
+    return replace(task, remarks=(*remarks, *filter(None, (guess.remark, *_parted(columns, wording, spec)))))
 
 
 def _guess(columns: Columns, wording: Wording) -> GuessedKind:
@@ -117,9 +129,11 @@ def _columns(ref: str, names: Names) -> tuple[str, Columns]:
     path = Path(os.path.expanduser(ref))
     # os.path says no where pathlib raises: a name that is too long, a home that nobody has.
     if ref and os.path.isdir(path):
-        return path.resolve().name, hub.read_folder(path, names)
+        files = {} if os.path.isfile(path / "dataset_dict.json") else split_files(path)
+        own = only_here(files)
+        return path.resolve().name, read_split_files(path, files, names) if own else hub.read_folder(path, names)
     if (ref and os.path.exists(path)) or _looks_like_a_file(ref):
-        return path.stem, read_file(path, names)
+        return stem_of(path), read_file(path, names)
     if hub.HUB_REFERENCE.fullmatch(ref):
         return ref, hub.read_hub(ref, names)
     remedy = f"or give a {', '.join(SUFFIXES)} file, a data set folder, or a hub id org/name"
@@ -127,4 +141,4 @@ def _columns(ref: str, names: Names) -> tuple[str, Columns]:
 
 
 def _looks_like_a_file(ref: str) -> bool:
-    return ref.startswith((".", "/", "~")) or Path(ref).suffix.lower() in SUFFIXES + _OTHER_SUFFIXES
+    return ref.startswith((".", "/", "~")) or Path(ref).suffix.lower() in SUFFIXES + PACKED + _OTHER_SUFFIXES

@@ -96,16 +96,6 @@ class TaskSpec(BaseModel, ABC):
     fields: tuple[str, ...] = ONE_TEXT
 
     @classmethod
-    def prepared(cls, columns: Columns) -> Columns:
-        """The columns as this kind reads them; here as they are.
-
-        Raises:
-            TaskRefused: a row that is not what this kind reads.
-
-        """
-        return columns
-
-    @classmethod
     @abstractmethod
     def read(cls, name: str, columns: Columns, wording: Wording) -> ReadTargets:
         """The spec and the targets of a user's data set.

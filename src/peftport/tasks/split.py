@@ -12,13 +12,15 @@ Shapes: N items.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from peftport.core.errors import TaskRefused
+from peftport.core.progress import Progress, Silent
 from peftport.tasks.duplicates import Key, Likeness, near_examples, normalise
 from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
 from peftport.tasks.task import Dropped, Split, Task
@@ -27,6 +29,7 @@ SALT = "peftport split 1"
 TRAIN, VALID = 0.65, 0.10
 SPLITS = ("train", "valid", "test")  # later ones keep what earlier ones lose
 MIN_ITEMS = 30
+_KEYS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,8 @@ class Items:
     dropped: Dropped = Dropped()
 
 
-def make_task(spec: TaskSpec, items: Items) -> Task:
-    """Split ``items`` without leaks and make them a task.
+def make_task(spec: TaskSpec, items: Items, progress: Progress | None = None) -> Task:
+    """Split ``items`` without leaks and make them a task. ``progress`` is told of a stage of about 4 N units.
 
     Raises TaskRefused if there are fewer than MIN_ITEMS items, if a split comes out empty, or if the kind of task
     refuses what came out (a label that is missing from the training or test split).
@@ -55,14 +58,18 @@ def make_task(spec: TaskSpec, items: Items) -> Task:
         raise TaskRefused(
             f"{spec.name}: {len(items.examples)} items, expected at least {MIN_ITEMS}; add labelled texts"
         )
-    keys = [key_of(example) for example in items.examples]
+    n = len(items.examples)
+    done = (progress or Silent()).stage(f"splitting {spec.name}", 4 * n)
+    keys = _keys(items.examples, done)
     places = _places(spec.name, items, keys)
     alone, conflicting, duplicates = _without_copies(spec, items, keys, places)
     whole = _without_straddlers(items, places, alone)
-    kept = _without_near_copies(keys, places, whole)
+    done(n)
+    kept = _without_near_copies(keys, places, whole, done)
     splits = {name: _in_hash_order(items, keys, [i for i in kept if places[i] == name]) for name in SPLITS}
     _check(spec, splits)
     spec = spec.fitted(splits["train"].targets)
+    done(n)
     report = replace(
         items.dropped,
         conflicting_labels=conflicting,
@@ -88,21 +95,30 @@ def key_of(example: Example) -> Key:
     return tuple(map(normalise, texts_of(example)))
 
 
-def _name_of(key: Key) -> str:
-    """A key as one string, by which its item is placed and ordered. No normal form has the separator in it."""
-    return "\x1f".join(key)
+def _keys(examples: Sequence[Example], done: Callable[[int], None]) -> list[Key]:
+    """The keys of all examples; ``done`` is told how many more there are now."""
+    keys: list[Key] = []
+    for start in range(0, len(examples), _KEYS_AT_ONCE):
+        keys.extend(map(key_of, examples[start : start + _KEYS_AT_ONCE]))
+        done(len(keys) - start)
+    return keys
 
 
-def _unit(role: str, key: str) -> float:
-    """A number in [0, 1) that is a hash of the key: uniform over keys, independent between roles."""
-    return int.from_bytes(hashlib.sha256(f"{SALT}\0{role}\0{key}".encode()).digest()[:8]) / 2**64
+def _names_of(keys: Iterable[Key]) -> list[str]:
+    """Each key as one string, by which its item is placed and ordered. No normal form has the separator in it."""
+    return list(map("\x1f".join, keys))
+
+
+def _units(role: str, names: Iterable[str]) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), (N,), hashes of the names: uniform over names, independent between roles."""
+    start = f"{SALT}\0{role}\0".encode()
+    digests = b"".join([hashlib.sha256(start + name.encode()).digest()[:8] for name in names])
+    return np.frombuffer(digests, dtype=">u8") / 2**64
 
 
 def _places(task: str, items: Items, keys: Sequence[Key]) -> list[str]:
     """The split of each item: the declared one; where the source declares none, or not all three, by hash."""
-    units = (
-        [_unit("group", g) for g in items.groups] if items.groups else [_unit("text", _name_of(key)) for key in keys]
-    )
+    units = (_units("group", items.groups) if items.groups else _units("text", _names_of(keys))).tolist()
     given = set(items.splits or ())
     if items.splits is None or len(given) == 1:
         return ["train" if u < TRAIN else "valid" if u < TRAIN + VALID else "test" for u in units]
@@ -124,17 +140,19 @@ def _without_copies(
 
     The copy in the latest split stays: a test set does not shrink because the training texts repeat it.
     """
+    counts = Counter(keys)
     copies: defaultdict[Key, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
-        copies[key].append(i)
+        if counts[key] > 1:
+            copies[key].append(i)
 
     def preference(i: int) -> tuple[int, Example, str, str]:
         group, own = items.groups[i] if items.groups else "", items.ids[i] if items.ids else ""
         return -SPLITS.index(places[i]), items.examples[i], group, own
 
-    kept, conflicting = [], 0
+    kept, conflicting = [i for i, key in enumerate(keys) if counts[key] == 1], 0
     for rows in copies.values():
-        if len(rows) > 1 and spec.contradict(items.targets[rows]):
+        if spec.contradict(items.targets[rows]):
             conflicting += len(rows)
         else:
             kept.append(min(rows, key=preference))
@@ -151,20 +169,33 @@ def _without_straddlers(items: Items, places: Sequence[str], rows: list[int]) ->
     return [i for i in rows if SPLITS.index(places[i]) == latest[items.groups[i]]]
 
 
-def _without_near_copies(keys: Sequence[Key], places: Sequence[str], rows: list[int]) -> list[int]:
+def _without_near_copies(
+    keys: Sequence[Key], places: Sequence[str], rows: list[int], done: Callable[[int], None]
+) -> list[int]:
     """The rows less those of valid near one of test, then those of train near one of test or of what stays of valid."""
     likeness = Likeness([keys[i] for i in rows])
+    done(len(keys) // 2)
     of = {name: np.array([n for n, i in enumerate(rows) if places[i] == name], dtype=np.int64) for name in SPLITS}
     valid = of["valid"][~likeness.near(of["valid"], of["test"])]
     train = of["train"][~likeness.near(of["train"], np.concatenate([of["test"], valid]))]
+    done(len(keys) - len(keys) // 2)
     return [rows[n] for n in np.sort(np.concatenate([train, valid, of["test"]]))]
 
 
 def _in_hash_order(items: Items, keys: Sequence[Key], rows: Sequence[int]) -> Split:
     """The items of one split, ordered by the hash of their texts; an item without an id gets one from its text."""
-    order = sorted(rows, key=lambda i: (_unit("order", _name_of(keys[i])), keys[i]))
-    ids = items.ids or {i: hashlib.sha256(_name_of(keys[i]).encode()).hexdigest()[:16] for i in order}
-    return Split(tuple(ids[i] for i in order), tuple(items.examples[i] for i in order), items.targets[order])
+    names = _names_of(keys[i] for i in rows)
+    units = _units("order", names)
+    by_hash = np.argsort(units)
+    if (np.diff(units[by_hash]) == 0).any():  # equal hashes: the texts decide
+        by_hash = np.array(sorted(range(len(rows)), key=lambda n: (units[n], keys[rows[n]])), dtype=np.int64)
+    order = [rows[n] for n in by_hash]
+    ids = (
+        [items.ids[i] for i in order]
+        if items.ids
+        else [hashlib.sha256(names[n].encode()).hexdigest()[:16] for n in by_hash]
+    )
+    return Split(tuple(ids), tuple(items.examples[i] for i in order), items.targets[order])
 
 
 def _check(spec: TaskSpec, splits: dict[str, Split]) -> None:

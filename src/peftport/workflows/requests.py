@@ -34,7 +34,10 @@ def _loading(texts: Sequence[str]) -> dict[str, Any]:
 
 
 HOST = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
-TASK = "A built-in task (peftport tasks list), a .csv, .jsonl or .parquet file, or a hub data set id."
+TASK = (
+    "A built-in task (peftport tasks list), a .csv, .tsv, .json, .jsonl or .parquet file (also .gz or .zst), a folder "
+    "of such files named train, test and so on, or a hub data set id."
+)
 HOST_ARGUMENT = option(HOST, argument=True, metavar="HOST")
 TASK_ARGUMENT = option(TASK, argument=True, metavar="TASK")
 MODULE_ARGUMENT = option(
@@ -95,7 +98,16 @@ class TaskRequest(Request):
     _: KW_ONLY
     text: str | Sequence[str] | None = field(
         default=None,
-        metadata=option("The column of texts in your own data; two columns, separated by a comma, for pairs of texts."),
+        metadata=option(
+            "The column of texts in your own data; two columns, separated by a comma, for pairs of texts. Default: the "
+            "column that has a usual name, such as text or review."
+        ),
+    )
+    label: str | None = field(
+        default=None,
+        metadata=option(
+            "The column of labels in your own data. Default: the column that has a usual name, such as label or class."
+        ),
     )
     label: str | None = field(default=None, metadata=option("The column of labels in your own data."))
     kind: str | None = field(
