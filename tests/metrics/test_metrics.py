@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from peftport.core.errors import UnknownName
 from peftport.metrics import metric_named, metrics_of
-from peftport.metrics.base import Metric, log_probabilities
+from peftport.metrics.base import Metric, log_probabilities, unchecked
 from peftport.metrics.choice import choose_metric
 from peftport.tasks.kinds.classification import Scores
 
@@ -141,15 +141,16 @@ def test_lopsided_sets_are_judged_by_balanced_accuracy(labels: list[int]) -> Non
 
 
 @given(drawn_tests(), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_counted_items_are_repeated_items(scores: Scores, seed: int) -> None:
     """Every metric on counts is its value (scikit-learn's) on the items so often repeated, undefined where that is."""
     rng, n = np.random.default_rng(seed), len(scores)
-    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(6)]).astype(np.float64)
+    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(3)]).astype(np.float64)
     counts[-1] = rng.integers(0, 3, n) + (np.arange(n) == 0)
     drawn = [np.repeat(np.arange(n), own.astype(int)) for own in counts]
     for name, metric in metrics_of("classification").items():
-        wanted = [metric.aggregate(Scores(scores.values[at], scores.targets[at])) for at in drawn]
+        with unchecked():
+            wanted = [metric.aggregate(Scores(scores.values[at], scores.targets[at])) for at in drawn]
         missing = [np.nan if value is None else value for value in wanted]
         np.testing.assert_allclose(metric.on_counts(scores, counts), missing, atol=1e-12, err_msg=name)
         if metric.per_item(scores) is None:

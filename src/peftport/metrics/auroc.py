@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
-from peftport.metrics.counts import Ranking, divided, mean_over_rankings
+from peftport.metrics.counts import RankedItems, divided, mean_over_rankings
 
 
 class Auroc(Metric):
@@ -28,7 +28,7 @@ class Auroc(Metric):
         return mean_over_rankings(_area, predictions, counts)
 
 
-def _area(ranking: Ranking) -> Floats:
+def _area(ranking: RankedItems) -> Floats:
     """The share of pairs in which the own item is the stronger, ties half, (B,)."""
     own, other = ranking.totals
     below = ranking.other_below("left") + ranking.other_below("right")

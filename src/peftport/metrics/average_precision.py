@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from peftport.metrics.base import Floats, Metric, Predicted, one_against_rest
-from peftport.metrics.counts import Ranking, divided, mean_over_rankings
+from peftport.metrics.counts import RankedItems, divided, mean_over_rankings
 
 
 class AveragePrecision(Metric):
@@ -28,7 +28,7 @@ class AveragePrecision(Metric):
         return mean_over_rankings(_precision, predictions, counts)
 
 
-def _precision(ranking: Ranking) -> Floats:
+def _precision(ranking: RankedItems) -> Floats:
     """Precision where each item of the class is the weakest that is taken, averaged over them, (B,)."""
     own, other = ranking.totals
     right, wrong = own - ranking.own_below(), other - ranking.other_below("left")

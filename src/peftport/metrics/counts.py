@@ -27,7 +27,7 @@ def confusions(predictions: Predicted, counts: Floats) -> Floats:
     return found
 
 
-class Ranking:
+class RankedItems:
     """Items of a class and the others by how strongly each is said to be of it, in B draws.
 
     Attributes:
@@ -61,7 +61,7 @@ class Ranking:
         return found
 
 
-def mean_over_rankings(measure: Callable[[Ranking], Floats], predictions: Predicted, counts: Floats) -> Floats:
+def mean_over_rankings(measure: Callable[[RankedItems], Floats], predictions: Predicted, counts: Floats) -> Floats:
     """The mean of a measure over the classes that occur in each draw, (B,); NaN where fewer than two do.
 
     Of two classes the second's alone, as `one_against_rest` has it.
@@ -71,7 +71,7 @@ def mean_over_rankings(measure: Callable[[Ranking], Floats], predictions: Predic
         return np.full(len(counts), np.nan)
     total, there = np.zeros((2, len(counts)))
     for own, strength in zip(asked[0].T, asked[1].T, strict=True):
-        ranking = Ranking(strength, own, counts)
+        ranking = RankedItems(strength, own, counts)
         defined = np.minimum(*ranking.totals) > 0
         total += np.where(defined, measure(ranking), 0.0)
         there += defined

@@ -77,8 +77,8 @@ def load_task(
     guess = GuessedKind(told) if told is not None else _guess(columns, wording)
     if wording.template is not None and guess.kind != "completion":
         raise TaskRefused(
-            f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or say "
-            "--kind completion"
+            f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or "
+            "say --kind completion"
         )
     spec, targets = KINDS[guess.kind].read(name, columns, wording)
     task = make_task(spec, items_of(columns, targets), progress)

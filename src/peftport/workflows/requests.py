@@ -106,15 +106,15 @@ class TaskRequest(Request):
     label: str | None = field(
         default=None,
         metadata=option(
-            "The column of labels in your own data. Default: the column that has a usual name, such as label or class."
+            "The column of labels, numbers or answers in your own data. Default: the column that has a usual name, such "
+            "as label or class."
         ),
     )
-    label: str | None = field(default=None, metadata=option("The column of labels in your own data."))
     kind: str | None = field(
         default=None,
         metadata=option(
-            "What the targets are: classification (one label for each text), multi_label (any number of labels) or "
-            "regression (a number). Default: guessed from the targets.",
+            "What the targets are: classification (one label for each text), multi_label (any number of labels), "
+            "regression (a number) or completion (a text that answers). Default: guessed from the columns and targets.",
         ),
     )
     separator: str | None = field(
