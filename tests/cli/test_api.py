@@ -119,7 +119,8 @@ def test_a_study(peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path) -
     assert exported.runs["n_items"].unique().to_list() == [8]
     assert pl.read_parquet(tmp_path / "out" / "runs.parquet").equals(exported.to_polars())
     assert study.findings().gains.height > 0
-    assert "</html>" in study.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    reported = study.report(tmp_path / "page.html")
+    assert reported.files == (tmp_path / "page.html",) and "</html>" in reported.files[0].read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out" / "study.json").read_text())["study"]["name"] == "tiny"
 
 

@@ -150,7 +150,7 @@ class Trained(Result):
     @cached_property
     def judged(self) -> MetricChoice:
         """The metric that is named, and the share of the most frequent class."""
-        return choose_metric(self.bare.labels)
+        return choose_metric(self.bare.labels, self.request.metric)
 
     def remarks(self) -> list[str]:
         """Why the module is not judged by accuracy, where it is not."""
@@ -169,6 +169,7 @@ class Trained(Result):
             "host": module.host.model_dump(),
             "parameters": module.parameters, "steps": request.steps, "seed": request.seed, "task": self.task,
             "bare": measures(self.bare), "with_module": measures(self.scores), "majority": self.judged.majority,
+            "metric": self.judged.name,
         }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,11 @@ class MetricChoice:
         return metric_named(self.name).title
 
 
+def majority_share(targets: npt.NDArray[np.int64]) -> float:
+    """The share of the most frequent class among the classes that are right, (N,)."""
+    return float(np.bincount(targets).max() / len(targets))
+
+
 def choose_metric(targets: npt.NDArray[np.int64], asked: str | None = None) -> MetricChoice:
     """The metric that was asked for, or the one that fits the classes that are right, (N,).
 
@@ -43,7 +49,7 @@ def choose_metric(targets: npt.NDArray[np.int64], asked: str | None = None) -> M
         UnknownName: there is no metric of the name that was asked for.
 
     """
-    majority = float(np.bincount(targets).max() / len(targets))
+    majority = majority_share(targets)
     if asked is not None:
         return MetricChoice(metric_named(asked).name, majority)
     if majority <= LOPSIDED:
@@ -53,6 +59,47 @@ def choose_metric(targets: npt.NDArray[np.int64], asked: str | None = None) -> M
         f"{metric_named(OF_LOPSIDED).title}; --metric accuracy judges it by accuracy"
     )
     return MetricChoice(OF_LOPSIDED, majority, note)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyMetric:
+    """What a study is judged by: one metric for all of its tasks, so that gains can be pooled.
+
+    Attributes:
+        name: the metric.
+        majorities: by task, the share of the most frequent class of its test items; only of tasks where it is known.
+        note: why it is not accuracy, where nobody asked for another; else empty.
+
+    """
+
+    name: str
+    majorities: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name of the metric as people read it."""
+        return metric_named(self.name).title
+
+
+def choose_for_study(majorities: Mapping[str, float], asked: str | None = None) -> StudyMetric:
+    """The metric that was asked for, or the one that fits all test sets: one lopsided set decides for the study.
+
+    Raises:
+        UnknownName: there is no metric of the name that was asked for.
+
+    """
+    if asked is not None:
+        return StudyMetric(metric_named(asked).name, majorities)
+    lopsided = {task: share for task, share in majorities.items() if share > LOPSIDED}
+    if not lopsided:
+        return StudyMetric(USUAL, majorities)
+    shares = " and ".join(f"{share:.0%} of those of {task}" for task, share in lopsided.items())
+    note = (
+        f"Of the test items {shares} are of one class, so the study is judged by {metric_named(OF_LOPSIDED).title}; "
+        "--metric accuracy judges it by accuracy"
+    )
+    return StudyMetric(OF_LOPSIDED, majorities, note)
 
 
 def check_defined(metric: str, predictions: Predicted) -> None:

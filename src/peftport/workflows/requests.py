@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftport.core.arms import ARMS
-from peftport.core.request import REQUIRED, Place, Request, names, numbers, option, pairs
+from peftport.core.request import REQUIRED, Option, Place, Request, names, numbers, one_of, option, pairs
+from peftport.metrics import METRICS
 
 if TYPE_CHECKING:
     from peftport.modules.folders import Format
@@ -31,6 +32,14 @@ def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 def _loading(texts: Sequence[str]) -> dict[str, Any]:
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
+
+
+def metric_option(default: str = "") -> dict[str, Option]:
+    """Return the option ``--metric``; ``default`` is what comes before accuracy where none is given."""
+    return option(
+        f"What counts: {one_of(list(METRICS))}. Default: {default}accuracy; balanced_accuracy where over 80 % of the "
+        "test items are of one class."
+    )
 
 
 HOST = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
@@ -62,11 +71,7 @@ MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
-METRIC = option(
-    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Default: accuracy; balanced_accuracy where over 80 % of the "
-    "test items are of one class."
-)
+METRIC = metric_option()
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
     "bits=8|4, checkpointing=true (less memory, more time).",
@@ -139,6 +144,7 @@ class DemoRequest(Request):
             default=Path("demo"),
         ),
     )  # fmt: skip
+    metric: str | None = field(default=None, metadata=METRIC)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -180,6 +186,7 @@ class TrainRequest(Request):
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=None, metadata=TEST_ITEMS)
+    metric: str | None = field(default=None, metadata=METRIC)
     format: Format = field(default="native", metadata=FORMAT)
 
 
