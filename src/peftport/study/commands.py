@@ -142,7 +142,7 @@ class ExportRequest(Request):
         default=False,
         metadata=option(
             "Also write items.FORMAT, one row per run and test item, with the scores of its labels and the metrics "
-            "that an item has by itself. It can be a hundred times as large as the other tables."
+            "that an item has by itself. It is large: as Parquet about 3 MB for 1,000 runs of 200 items."
         ),
     )
 
