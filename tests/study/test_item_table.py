@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from peftport.study.item_table import item_columns, item_frames, item_metrics, i
 from peftport.study.items import StoredItems
 from pico_folders import Result, Run
 from pico_study import Here, plan_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -60,6 +63,24 @@ def test_every_item_is_what_the_store_holds(exported: Path, tiny: Path, undistur
                 assert own[name].mean() == pytest.approx(row[name], abs=1e-9)
     finally:
         ledger.close()
+
+
+def test_the_pairing_in_the_documentation(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It runs, and its mean over pairs of items is the difference of the runs' means."""
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "study.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "quick").symlink_to(exported)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert "log_loss" in capfd.readouterr().out
+    pairs, runs = names["pairs"].collect(), pl.read_parquet(exported / "runs.parquet")  # type: ignore[attr-defined]
+    means = dict(runs.group_by("arm").agg(pl.col("log_loss").mean()).iter_rows())
+    assert pairs.height == runs.filter(arm="ported")["n_items"].sum()
+    found = (pairs["log_loss_scratch"] - pairs["log_loss"]).mean()
+    assert found == pytest.approx(means["scratch"] - means["ported"])
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 100, 10**6])
