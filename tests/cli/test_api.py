@@ -15,6 +15,8 @@ import typer.main
 import peftport as pp
 from peftport.cli import app
 from peftport.core.errors import BadRequest
+from peftport.metrics import METRICS
+from peftport.workflows.demo import DemoSettings
 
 Run = Callable[..., Any]
 Folders = dict[str, Path]
@@ -84,6 +86,22 @@ def test_mistakes_are_the_command_lines(hosts: Folders, reviews: Path, tmp_path:
         _ = pp.prot  # type: ignore[attr-defined]
 
 
+def test_a_demonstration_goes_by_the_metric_that_is_named(hosts: Folders, reviews: Path, tmp_path: Path) -> None:
+    settings = DemoSettings(
+        origin=str(hosts["bert"]), receiver=str(hosts["bert-updated"]), task=str(reviews), origin_steps=1, budgets=(0,),
+        seeds=(0,), test_items=12, max_tokens=32,
+    )  # fmt: skip
+    found = pp.demo(settings, metric="macro_f1", out=tmp_path)
+    assert "difference in macro F1" in str(found)
+    assert found.tables()[0].title.startswith("Macro F1 on ")
+    scores = found.demo.comparisons[0].scores["ported", 0, 0]
+    ported = next(row for row in found.tables()[0].rows if row[:2] == (found.demo.comparisons[0].technique, "ported"))
+    assert ported[2] == f"{METRICS['macro_f1'].aggregate(scores):.3f}"
+    assert "peftport demo --metric macro_f1" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(BadRequest, match="did you mean 'macro_f1'"):
+        pp.demo(settings, metric="macro_f")
+
+
 STUDY = """
 name = "tiny"
 techniques = [{{ kind = "lora", rank = 2 }}]
@@ -119,7 +137,8 @@ def test_a_study(peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path) -
     assert exported.runs["n_items"].unique().to_list() == [8]
     assert pl.read_parquet(tmp_path / "out" / "runs.parquet").equals(exported.to_polars())
     assert study.findings().gains.height > 0
-    assert "</html>" in study.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    reported = study.report(tmp_path / "page.html")
+    assert reported.files == (tmp_path / "page.html",) and "</html>" in reported.files[0].read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out" / "study.json").read_text())["study"]["name"] == "tiny"
 
 

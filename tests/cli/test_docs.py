@@ -334,10 +334,14 @@ def test_the_recipe_of_a_metric(
         f": {metric.title} {said[metric.name]:.3f}, accuracy"
         in peftport("evaluate", hosts["bert"], reviews, *short).out
     )
-    trained = peftport(
-        "train", hosts["bert"], reviews, "-t", "lora", "--steps", 1, "--out", tmp_path / "m", "--json"
-    ).json
-    assert {metric.name} <= trained["bare"].keys() & trained["with_module"].keys()
+    trained = peftport("train", hosts["bert"], reviews, "-t", "lora", "--steps", 1, "--out", tmp_path / "m", *short)
+    value = peftport("evaluate", hosts["bert"], reviews, "--module", tmp_path / "m", *short, "--json").json[metric.name]
+    assert f"; {metric.title} on reviews {value:.3f}, host alone {said[metric.name]:.3f} (" in trained.out
+    unknown = peftport(
+        "train", hosts["bert"], reviews, "-t", "lora", "--out", tmp_path / "n", "--metric", "worst_recal"
+    )
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1) and f"did you mean '{metric.name}'" in unknown.err
+    assert not (tmp_path / "n").exists()
     page = tmp_path / "page.html"
     options = [
         "--to",

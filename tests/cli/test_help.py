@@ -20,7 +20,8 @@ import typer.main
 from peftport.api import Study, calls
 from peftport.cli import app
 from peftport.core.request import SAME, in_python, option_name, options
-from peftport.study.commands import RunRequest, StudyRequest
+from peftport.study import commands as study_requests
+from peftport.study.commands import StudyRequest
 from peftport.workflows import requests
 from peftport.workflows.requests import TaskRequest
 
@@ -33,7 +34,14 @@ MADE: dict[str, tuple[Any, Any]] = {
     "port": (requests.PortRequest, calls.port),
     "compare": (requests.CompareRequest, calls.compare),
     "hosts update": (requests.HostUpdateRequest, calls.update_host),
-    "study run": (RunRequest, Study.run),
+    "study plan": (study_requests.PlanRequest, Study.plan),
+    "study run": (study_requests.RunRequest, Study.run),
+    "study status": (study_requests.StatusRequest, Study.status),
+    "study export": (study_requests.ExportRequest, Study.export),
+    "study verify": (study_requests.VerifyRequest, Study.verify),
+    "study report": (study_requests.ReportRequest, Study.report),
+    "study watch": (study_requests.WatchRequest, Study.watch),
+    "study repair": (study_requests.RepairRequest, Study.repair),
 }
 
 
@@ -101,6 +109,17 @@ def test_python_says_what_the_help_page_says(words: str) -> None:
         if field.default is SAME and default not in (inspect.Parameter.empty, None, (), False):
             assert str(page.default) == (",".join(map(str, default)) if isinstance(default, tuple) else str(default))
     assert not said.keys() - set(options(TaskRequest)) - set(options(StudyRequest)) - {"json_", "help"}
+    of_file = " ".join(pydoc.render_doc(Study.from_file, renderer=pydoc.plaintext).split())
+    for name in said.keys() & set(options(StudyRequest)) if words.startswith("study ") else ():
+        assert said[name].help == options(StudyRequest)[name].help and in_python(said[name].help) in of_file
+
+
+def test_every_study_command_is_made_from_a_request() -> None:
+    """What a command takes is in its request or in that of the study file, and Python has a method of its name."""
+    group: Any = typer.main.get_command(app).commands["study"]  # type: ignore[attr-defined]
+    assert {f"study {name}" for name in group.commands} == {words for words in MADE if words.startswith("study ")}
+    for name in group.commands:
+        assert MADE[f"study {name}"][1] is getattr(Study, name)
 
 
 def test_an_option_in_a_text_is_a_keyword_in_python() -> None:

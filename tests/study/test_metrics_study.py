@@ -20,7 +20,8 @@ from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
 from peftport.study import judged
 from peftport.study.about import about
-from peftport.study.export import Exported, export, read_export, write_export
+from peftport.study.export import Exported, export, read_export, rows_of, write_export
+from peftport.study.items import StoredItems
 from peftport.study.verify import run_differences
 from pico_folders import Run
 from pico_study import plan_of
@@ -105,9 +106,12 @@ def test_a_study_is_judged_by_its_metric_over_items(
     try:
         exported = export(plan, ledger, Artifacts(undisturbed / "artifacts"))
         told = about(plan, ledger, "")
+        items = judged.judged_items(
+            metric, exported.runs, rows_of(plan, ledger), StoredItems(Artifacts(undisturbed / "artifacts"))
+        )
     finally:
         ledger.close()
-    found = study_findings(exported.runs, exported.correct, told, judged_by=exported.judged)
+    found = study_findings(exported.runs, exported.correct, told, items=items)
     assert METRICS[metric].title in found.verdicts["sentence"][0]
     assert not found.gains["note"].fill_null("").str.contains("no per-item results").any()
     sign = 1 if METRICS[metric].higher_is_better else -1

@@ -21,6 +21,8 @@ USUAL_KIND = "classification"
 OLD_METRICS = ("accuracy", "auroc", "accuracy_at_median")  # what every table has, those of early versions too
 CORRECT: dict[str, Any] = {"run": pl.String, "correct": pl.List(pl.Boolean)}
 ITEMS: dict[str, Any] = {"run": pl.String, "metric": pl.String, "values": pl.List(pl.Float64)}
+# Text that a spreadsheet would run, and such text behind apostrophes, so that one can be taken off again.
+FORMULA = r"^'*[=+\-@\t\r\n]"
 
 
 def run_columns(*kinds: str) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def demo(request: DemoRequest) -> Demonstrated:
     """Return a comparison for each technique.
 
     Raises:
-        BadRequest: a host or the task is not installed, or ``out`` is a file.
+        BadRequest: a host or the task is not installed, ``out`` is a file, or the metric is unknown.
 
     """
-    found = run_demo(request.settings, request.progress)
+    found = run_demo(request.settings, request.progress, request.metric)
     shown = Demonstrated(request, found)
     if request.out is not None:
         out = Path(request.out)

@@ -98,6 +98,10 @@ class Demonstrated(Result):
         said = {"summary": str(self), "verdicts": analysis.verdicts.rows(named=True)}
         return {**self.demo.as_json(), "gains": analysis.gains.rows(named=True), **said}
 
+    def remarks(self) -> list[str]:
+        """Why the arms are not judged by accuracy, where they are not."""
+        return noted(self.demo.analysis.judged)
+
     def tables(self) -> list[Table]:
         """Mean of the judged metric by technique, arm and budget."""
         return [comparison_table(self.demo.analysis)]

@@ -44,6 +44,10 @@ class Result(ABC):
         """What the command line says on stderr: how ``auto`` chose."""
         return []
 
+    def failure(self) -> str | None:
+        """What failed of the work, for which the command line ends with exit code 1; None where nothing did."""
+        return None
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
 

@@ -70,11 +70,11 @@ class Tested(Result):
     @cached_property
     def judged(self) -> MetricChoice:
         """The metric that is named first, and the share of the most frequent class."""
-        return choose_metric(self.scores)
+        return choose_metric(self.scores, self.request.metric)
 
     def remarks(self) -> list[str]:
-        """Why the test is not judged by accuracy, where it is not."""
-        return noted(self.judged)
+        """How the task was read, where that was guessed, and why the test is not judged by accuracy, if it is not."""
+        return [*self.found.remarks, *noted(self.judged)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,11 +94,6 @@ class Evaluated(Tested):
         """The folder of the module, or None if there is none."""
         return path_of(self.request.module)
 
-    @cached_property
-    def judged(self) -> MetricChoice:
-        """The metric that is named first, and the share of the most frequent class."""
-        return self.found.judged
-
     def __str__(self) -> str:
         s = self.scores
         module = f" with {self.module}" if self.module else ""
@@ -109,10 +104,6 @@ class Evaluated(Tested):
         module = str(self.module) if self.module else None
         own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
         return own | {"majority": self.judged.majority, "metric": self.judged.name}
-
-    def remarks(self) -> list[str]:
-        """How the task was read, and why the test is not judged by accuracy, where it is not."""
-        return [*self.found.remarks, *noted(self.judged)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,7 +149,7 @@ class Trained(Tested):
             "host": module.host.model_dump(),
             "parameters": module.parameters, "steps": request.steps, "seed": request.seed, "task": self.task,
             "bare": measures(self.bare, self.judged), "with_module": measures(self.scores, self.judged),
-            "majority": self.judged.majority,
+            "majority": self.judged.majority, "metric": self.judged.name,
         }  # fmt: skip
 
 

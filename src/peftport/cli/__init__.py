@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from peftport.cli import hosts, modules, report, study, tasks
+from peftport.cli import hosts, modules, study, tasks
 from peftport.core.errors import PeftportError
 from peftport.core.stopping import INTERRUPTED, TOLD
 
@@ -32,7 +32,6 @@ app = typer.Typer(
 # The base of all errors about options and arguments, which typer does not export by a public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 modules.register(app)
-report.register(study.app)
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(study.app, name="study")

@@ -54,7 +54,7 @@ def command(call: str, request: type[Request], *, task_options_before: str | Non
             result: Result = naming_options(_function(call), **values, progress=progress)
         show(result, as_json)
 
-    return as_command(run, call, request, parameters)
+    return as_command(run, call, request, [*parameters, AS_JSON])
 
 
 def as_command(
@@ -62,7 +62,7 @@ def as_command(
 ) -> Callable[..., None]:
     """Give a function the name, the help text and the options that typer looks for."""
     run.__name__, run.__doc__, run.__annotations__ = name, getdoc(request), {}
-    run.__signature__ = Signature([*parameters, AS_JSON])  # type: ignore[attr-defined]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return run
 
 

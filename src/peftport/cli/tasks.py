@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, plain_bars, print_json, print_table, remark, say
+from peftport.cli.console import AS_JSON, AsJson, plain_bars, print_json, print_table, remark, say
 from peftport.workflows.requests import TaskRequest
 
 app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
@@ -68,4 +68,4 @@ def show(**texts: Any) -> None:
     say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")
 
 
-app.command("show")(o.as_command(show, "show", TaskRequest, o.parameters_of(TaskRequest)))
+app.command("show")(o.as_command(show, "show", TaskRequest, [*o.parameters_of(TaskRequest), AS_JSON]))

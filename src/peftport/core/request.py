@@ -69,7 +69,7 @@ class Option:
     name: str | None = None
     short: str | None = None
     path: bool = False
-    at_least: int | None = None
+    at_least: float | None = None
     between: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None

@@ -5,7 +5,8 @@ A classification is judged by accuracy, unless one class is nearly all there is.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,9 +94,14 @@ def first_of(kind: str) -> MetricChoice:
     return MetricChoice(next(iter(metrics_of(kind))))
 
 
+def majority_share(targets: npt.NDArray[np.int64]) -> float:
+    """The share of the most frequent class among the classes that are right, (N,)."""
+    return float(np.bincount(targets).max() / len(targets))
+
+
 def choice_for_classes(targets: npt.NDArray[np.int64]) -> MetricChoice:
     """Accuracy, or balanced accuracy where over 80 % of N items are of one class. ``targets``: right classes, (N,)."""
-    majority = float(np.bincount(targets).max() / len(targets))
+    majority = majority_share(targets)
     if majority <= LOPSIDED:
         return MetricChoice(USUAL, majority)
     note = (
@@ -109,6 +115,47 @@ def measures_with(test: Predicted, metric: str) -> dict[str, float | None]:
     """The value of every metric of the test's kind, and of the one that it is judged by if it is a user's own."""
     found = measured_by_all(test)
     return found if metric in found else {**found, metric: metric_named(metric).aggregate(test)}
+
+
+@dataclass(frozen=True, eq=False)
+class StudyMetric:
+    """What a study is judged by: one metric for all of its tasks, so that gains can be pooled.
+
+    Attributes:
+        name: the metric.
+        majorities: by task, the share of the most frequent class of its test items; only of tasks where it is known.
+        note: why it is not accuracy, where nobody asked for another; else empty.
+
+    """
+
+    name: str
+    majorities: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name of the metric as people read it."""
+        return metric_named(self.name).title
+
+
+def choose_for_study(majorities: Mapping[str, float], asked: str | None = None) -> StudyMetric:
+    """The metric that was asked for, or the one that fits all test sets: one lopsided set decides for the study.
+
+    Raises:
+        UnknownName: there is no metric of the name that was asked for.
+
+    """
+    if asked is not None:
+        return StudyMetric(metric_named(asked).name, majorities)
+    lopsided = {task: share for task, share in majorities.items() if share > LOPSIDED}
+    if not lopsided:
+        return StudyMetric(USUAL, majorities)
+    shares = " and ".join(f"{share:.0%} of those of {task}" for task, share in lopsided.items())
+    note = (
+        f"Of the test items {shares} are of one class, so the study is judged by {metric_named(OF_LOPSIDED).title}; "
+        "--metric accuracy judges it by accuracy"
+    )
+    return StudyMetric(OF_LOPSIDED, majorities, note)
 
 
 def check_defined(metric: str, test: Predicted) -> None:

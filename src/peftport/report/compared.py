@@ -51,7 +51,7 @@ def comparison_page(analysis: ComparisonAnalysis, command: str) -> str:
 
 def demo_findings(demo: Demo) -> Findings:
     """The demonstration as findings."""
-    s = demo.settings
+    s, asked = demo.settings, demo.analysis.first.plan.metric
     home = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in demo.origin_accuracy.items())
     return comparison_findings(
         demo.analysis,
@@ -59,7 +59,7 @@ def demo_findings(demo: Demo) -> Findings:
         about=f"A module of each technique, trained on {s.origin} for {s.origin_steps} steps and copied to "
         f"{s.receiver}, against parameters sampled from the same distribution and against training from scratch, "
         f"on {s.task}.",
-        command="peftport demo",
+        command=f"peftport demo --metric {asked}" if asked else "peftport demo",
         notes=(
             f"Accuracy at home, on {s.origin}: {home}; the bare {s.origin} scores {demo.origin_bare:.3f}.",
             "Sampled modules are normal with each matrix's mean and standard deviation.",

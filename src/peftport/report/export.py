@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import polars as pl
 
@@ -16,9 +16,8 @@ from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
 from peftport.report.palette import PAPER, VERDICTS
 from peftport.store.artifacts import write_bytes
+from peftport.study.commands import IMAGE_FORMATS, ImageFormat
 
-ImageFormat = Literal["svg", "png", "pdf"]
-FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 MOST_PANELS = 24  # more would not be read in one figure: further panels go to further files
 MOST_PAIRS = 24  # rows of one panel
 ENDS = (-1.0, 1.5)  # a ratio of small differences has long tails: retention is drawn between these
@@ -39,12 +38,12 @@ def export_figures(findings: Findings, folder: Path, image: ImageFormat) -> list
     """Write every figure that has data into ``folder``; a figure of many panels becomes several files.
 
     Raises:
-        BadRequest: an image format that is none of ``FORMATS``.
+        BadRequest: an image format that there is not.
         OutputRefused: the folder cannot be written.
 
     """
-    if image not in FORMATS:
-        raise BadRequest(f"--format: expected one of {', '.join(FORMATS)}, got {image!r}")
+    if image not in IMAGE_FORMATS:
+        raise BadRequest(f"--format: expected one of {', '.join(IMAGE_FORMATS)}, got {image!r}")
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

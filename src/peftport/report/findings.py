@@ -72,6 +72,7 @@ class Findings:
         seeds: seeds used.
         headlines: sentences a person in a hurry reads.
         scale: what the study is large enough to say, and what not.
+        tested: how many items a run is tested on, and the shares of their most frequent classes.
         metric: what the levels, gains and verdicts are of.
         notes: anything a reader must know before believing a number.
 
@@ -86,6 +87,7 @@ class Findings:
     seeds: tuple[int, ...] = ()
     headlines: tuple[str, ...] = ()
     scale: str = ""
+    tested: str = ""
     metric: str = "accuracy"
     notes: tuple[str, ...] = ()
     runs: pl.DataFrame = _empty("runs")

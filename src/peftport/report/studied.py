@@ -22,6 +22,8 @@ from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict import regret_report, verdicts
 from peftport.core.hashing import rng_for
+from peftport.metrics import metric_named
+from peftport.metrics.choice import StudyMetric, choose_for_study
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
@@ -33,20 +35,33 @@ def study_findings(
     correct: pl.DataFrame,
     told: About,
     declared: Declared | None = None,
-    judged_by: JudgedItems | None = None,
+    *,
+    judged: StudyMetric | None = None,
+    items: JudgedItems | None = None,
 ) -> Findings:
-    """Everything a study's report shows, from its two exported tables, and the items of the metric it is judged by."""
+    """Everything a study's report shows, from its two exported tables.
+
+    Args:
+        runs: a row a run.
+        correct: which items each run got right.
+        told: how the study was run.
+        declared: how it is judged; the default is by ``judged``, the rest as usual.
+        judged: the metric; the default is that of the study file, or the one that fits its test sets.
+        items: what the items say of that metric, where it is not accuracy and they are held.
+
+    """
     study = told.study
+    judged = judged or choose_for_study(told.majorities, study.testing.metric)
     evidence = Evidence.of(
         completed(runs),
         correct,
-        declared or Declared(metric=study.testing.metric),
-        items=judged_by.items if judged_by else None,
-        draws=judged_by.draws if judged_by else None,
-        tests=judged_by.tests if judged_by else None,
+        declared or Declared(metric=judged.name),
+        items=items.items if items else None,
+        draws=items.draws if items else None,
+        tests=items.tests if items else None,
     )
     kept = retention(evidence)
-    grid, judged = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)
+    grid, words = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)
     gained, together = gains(evidence, rng=rng_for(0, "gains")), pooled(evidence)
     hosts = {name: f"weights {digest}" for name, digest in told.hosts.items()}
     hosts |= {name: f"made by the study, moved {d['weights']:.4f}" for name, d in told.updates.items()}
@@ -58,16 +73,17 @@ def study_findings(
         machine=told.machine,
         hosts=hosts,
         seeds=study.seeds,
-        headlines=headlines(together, gained, judged, evidence.declared.level),
+        headlines=headlines(together, gained, words, evidence.declared.level),
         scale=_scale(told),
         metric=evidence.declared.metric,
-        notes=_notes(told, evidence.declared),
+        tested=_tested(told),
+        notes=(*_noted(judged, runs), *_notes(told, evidence.declared)),
         runs=runs,
         curves=curves(evidence),
         retention=kept,
         gains=gained,
         savings=savings(evidence),
-        verdicts=judged,
+        verdicts=words,
         regret=regret_report(evidence),
         directions=directions(kept, study.porters[0]),
         pooled=together,
@@ -152,7 +168,11 @@ def headline_table(findings: Findings) -> Table:
         written.append((str(key[1] or "all"), str(key[0]), str(key[2]), *(by.get(versus, "") for versus in against)))
     columns = ("technique", "method", "steps", *(f"gain over {versus} [95 %]" for versus in against))
     order = sorted(written, key=lambda row: (row[0] != "all", row[0], row[1], int(row[2])))
-    return Table(f"{findings.study}: ported arms pooled over cells", columns, tuple(order))
+    return Table(_titled(findings, "ported arms pooled over cells"), columns, tuple(order))
+
+
+def _titled(findings: Findings, what: str) -> str:
+    return f"{findings.study}: {what}, in {metric_named(findings.metric).title}; {findings.tested}"
 
 
 def _aggregate_table(findings: Findings) -> Table:
@@ -161,7 +181,7 @@ def _aggregate_table(findings: Findings) -> Table:
         for row in findings.aggregates.rows(named=True)
         if "mixed model" not in row["quantity"]
     )
-    return Table(f"{findings.study}: the grid as a whole", ("technique", "quantity", "estimate [95 %]"), rows)
+    return Table(_titled(findings, "the grid as a whole"), ("technique", "quantity", "estimate [95 %]"), rows)
 
 
 def _scale(told: About) -> str:
@@ -169,9 +189,30 @@ def _scale(told: About) -> str:
     return (
         f"{told.sharing['runs']} runs and {told.sharing['baseline_runs']} of the baseline: {len(study.techniques)} "
         f"techniques, {len(study.pairs)} ordered host pairs, {len(study.tasks)} task combinations, "
-        f"{len(study.seeds)} seeds, {study.testing.items} test items a run. What holds here holds for these hosts and "
+        f"{len(study.seeds)} seeds, {_tested(told)}. What holds here holds for these hosts and "
         "texts; other pairs are other pairs."
     )
+
+
+def _tested(told: About) -> str:
+    """How many items a run is tested on, and the accuracy of naming the most frequent class for all of them."""
+    shares = [f"{share:.3f} of those of {task}" for task, share in told.majorities.items()]
+    frequent = f" ({' and '.join(shares)} are of the most frequent class)" if shares else ""
+    return f"{told.study.testing.items} test items a run{frequent}"
+
+
+def _noted(judged: StudyMetric, runs: pl.DataFrame) -> list[str]:
+    """Why the study is not judged by accuracy, where nobody asked for another metric; or why that cannot be said."""
+    if judged.note:
+        return [f"{judged.note}."]
+    tasks = runs.filter(state="done")["receiver_task"].unique(maintain_order=True)
+    unknown = [task for task in tasks if task not in judged.majorities]
+    if not unknown:
+        return []
+    return [
+        f"The share of the most frequent class is not on record for {', '.join(unknown)}: where one class has most of "
+        "the items, accuracy says little."
+    ]
 
 
 def _notes(told: About, declared: Declared) -> tuple[str, ...]:

@@ -87,9 +87,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden file beside ``path`` to write to, which becomes ``path`` if the block succeeds."""
     with telling(path), hidden_file(path) as (handle, temporary):
-        with os.fdopen(handle, "wb", closefd=False) as file:
-            file.write(data)
+        yield temporary
         os.fsync(handle)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)

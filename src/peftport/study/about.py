@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +40,7 @@ class About(Closed):
         hosts: the sha256 of the weights of each host.
         updates: how far each host that the study made is from its base.
         worker_seconds: the seconds of all jobs, summed over workers.
+        majorities: by task, the share of the most frequent class of the test items, which a constant answer scores.
         tables: the sha256 of each table's file beside this one, by name.
 
     """
@@ -53,10 +55,11 @@ class About(Closed):
     updates: dict[str, dict[str, Any]] = {}
     failures: int
     worker_seconds: float
+    majorities: dict[str, float] = {}
     tables: dict[str, str] = {}
 
 
-def about(plan: Plan, ledger: Ledger, command: str) -> About:
+def about(plan: Plan, ledger: Ledger, command: str, majorities: Mapping[str, float] | None = None) -> About:
     """Describe a study from its plan and ledger. Versions are those that the rows of its jobs record."""
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
     made = made_by(plan, ledger)
@@ -83,6 +86,7 @@ def about(plan: Plan, ledger: Ledger, command: str) -> About:
         updates=updates,
         failures=len(ledger.failures()),
         worker_seconds=round(seconds, 1),
+        majorities=dict(majorities or {}),
     )
 
 

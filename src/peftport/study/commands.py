@@ -5,10 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
 
-from peftport.core.request import Place, Request, option, pairs
+from peftport.core.request import REQUIRED, Place, Request, option, pairs
+from peftport.workflows.requests import metric_option
 
+TableFormat = Literal["parquet", "csv", "jsonl"]
+ImageFormat = Literal["svg", "png", "pdf"]
+TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
+EXECUTOR = option("Where jobs run: processes (on this machine) or ray (on a cluster, or on this machine).")
+WORKERS = option(
+    "Worker processes. The default is one per GPU, or without GPUs the number of cores divided by --threads.",
+    at_least=1,
+)
+THREADS = option("Threads per worker.", at_least=1)
 
 
 def _changes(texts: Sequence[str]) -> dict[str, object]:
@@ -50,24 +63,31 @@ class StudyRequest(Request):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class PlanRequest(Request):
+    """Count runs, unique jobs and training steps; with --calibrate, how long it takes here.
+
+    Example: peftport study plan studies/paper.toml
+    """
+
+    calibrate: bool = field(
+        default=False,
+        metadata=option(
+            "Estimate the duration: time a few steps of every technique on every host that is installed."
+        ),
+    )  # fmt: skip
+    workers: int | None = field(default=None, metadata=WORKERS)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RunRequest(Request):
     """Run what is not done yet. Ctrl-C stops it cleanly; the same command goes on. Exit code 1: some job failed.
 
     Example: peftport study run studies/quick.toml
     """
 
-    executor: str = field(
-        default="processes",
-        metadata=option("Where jobs run: processes (on this machine) or ray (on a cluster, or on this machine)."),
-    )
-    workers: int | None = field(
-        default=None,
-        metadata=option(
-            "Worker processes. The default is one per GPU, or without GPUs the number of cores divided by --threads.",
-            at_least=1,
-        ),
-    )  # fmt: skip
-    threads: int = field(default=1, metadata=option("Threads per worker.", at_least=1))
+    executor: str = field(default="processes", metadata=EXECUTOR)
+    workers: int | None = field(default=None, metadata=WORKERS)
+    threads: int = field(default=1, metadata=THREADS)
     max_jobs: int | None = field(default=None, metadata=option("Stop after about this many jobs.", at_least=1))
     stop_after_seconds: float | None = field(
         default=None,
@@ -91,3 +111,126 @@ class RunRequest(Request):
     warn: Callable[[str], None] | None = field(
         default=None, metadata=option("Called with a message when a tracker fails.", only_python=True)
     )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StatusRequest(Request):
+    """How far a study is, and what failed.
+
+    Example: peftport study status studies/quick.toml
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class ExportRequest(Request):
+    """Write one row a run, every factor a column; what each run got right item by item; how it was run.
+
+    Example: peftport study export studies/quick.toml --out results/quick
+    """
+
+    out: Place | None = field(
+        default=None,
+        metadata=option(
+            "A folder for runs.FORMAT, correct.FORMAT and study.json, which are replaced.", path=True, default=REQUIRED
+        ),
+    )
+    _: KW_ONLY
+    format: TableFormat = field(
+        default="parquet", metadata=option("The format of the tables: parquet, csv or jsonl.")
+    )  # fmt: skip
+    items: bool = field(
+        default=False,
+        metadata=option(
+            "Also write items.FORMAT, one row per run and test item, with the scores of its labels and the metrics "
+            "that an item has by itself. It is large: as Parquet about 3 MB for 1,000 runs of 200 items."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in TABLE_FORMATS:
+            self.refuse("format", f"expected one of {', '.join(TABLE_FORMATS)}, got {self.format}")
+        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
+            self.refuse("out", "expected a folder, got a file; choose another", self.out)
+
+
+@dataclass(frozen=True, eq=False)
+class VerifyRequest(Request):
+    """Recompute random runs from nothing and compare them with exported ones: rows, and item by item.
+
+    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differs.
+
+    Example: peftport study verify studies/quick.toml --results results/quick --sample 3
+    """
+
+    results: Place = field(metadata=option("A folder that study export wrote, as Parquet.", path=True))
+    _: KW_ONLY
+    sample: int = field(default=5, metadata=option("How many random runs to recompute.", at_least=1))
+    seed: int = field(default=0, metadata=option("Seed of the random choice.", at_least=0))
+    tolerance: int = field(
+        default=0, metadata=option("How many items of a run may differ from the recorded ones.", at_least=0)
+    )
+    executor: str = field(default="processes", metadata=EXECUTOR)
+    workers: int | None = field(default=None, metadata=WORKERS)
+    threads: int = field(default=1, metadata=THREADS)
+
+
+@dataclass(frozen=True, eq=False)
+class ReportRequest(Request):
+    """What came out: the headline table, or with --out one self-contained page.
+
+    Example: peftport study report studies/quick.toml --out report.html
+    """
+
+    out: Place | None = field(
+        default=None, metadata=option("The HTML page to write; replaced if it exists.", path=True)
+    )
+    _: KW_ONLY
+    results: Place | None = field(
+        default=None,
+        metadata=option("Read the tables that study export wrote to this folder, instead of the ledger.", path=True),
+    )
+    figures: Place | None = field(
+        default=None, metadata=option("Also write the figures as files to this folder.", path=True)
+    )
+    format: ImageFormat = field(
+        default="svg", metadata=option("The format of the figures: svg, png or pdf.")
+    )  # fmt: skip
+    latex: Place | None = field(
+        default=None, metadata=option("Also write the tables as LaTeX to this folder.", path=True)
+    )
+    metric: str | None = field(default=None, metadata=metric_option("the study file's, else "))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.format not in IMAGE_FORMATS:
+            self.refuse("format", f"expected one of {', '.join(IMAGE_FORMATS)}, got {self.format}")
+        if self.out is not None and Path(self.out).is_dir():
+            instead = Path(self.out) / "report.html"
+            self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WatchRequest(Request):
+    """Follow a running study until nothing is left, then print what came out. Ctrl-C stops watching, not the study.
+
+    Example: peftport study watch studies/quick.toml
+    """
+
+    every: float = field(
+        default=2.0, metadata=option("Seconds between two updates of the display.", at_least=0.2)
+    )  # fmt: skip
+    tell: Callable[[str], None] | None = field(
+        default=None,
+        metadata=option("Called at each update with a line that says how far the study is.", only_python=True),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RepairRequest(Request):
+    """Restore a damaged ledger from what can be read of it and from the artifacts; the next run does the rest again.
+
+    The damaged file is kept under another name.
+
+    Example: peftport study repair studies/quick.toml
+    """

@@ -29,33 +29,33 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from peftport.analysis.columns import CORRECT, FACTORS, OLD_METRICS, completed, run_columns
+from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
 from peftport.metrics import METRICS
+from peftport.metrics.choice import majority_share
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
-from peftport.study.about import About
+from peftport.study.about import About, about
+from peftport.study.commands import ExportRequest
 from peftport.study.grid import Run
+from peftport.study.item_table import ANEW, item_frames, read_items, write_items
+from peftport.study.item_table import NAME as ITEM_TABLE
 from peftport.study.items import CLOSE, StoredItems
-from peftport.study.judged import JudgedItems, judged_items
+from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan
-
-FORMATS = ("parquet", "csv", "jsonl")
-# Text that a spreadsheet would run, and such text behind apostrophes, so that one can be taken off again.
-FORMULA = r"^'*[=+\-@\t\r\n]"
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
     """The two tables. ``correct``: run, correct (one boolean a test item, in the order of the task's test split).
 
-    ``judged``: what items say of the metric that the study is judged by; it is not written, the stored scores have it.
+    ``majorities``: by task, the share of the most frequent class of its test items, where the items tell it.
     """
 
     runs: pl.DataFrame
     correct: pl.DataFrame
-    judged: JudgedItems = field(default_factory=JudgedItems)
+    majorities: Mapping[str, float] = field(default_factory=dict)
 
 
 def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = True) -> Exported:
@@ -67,7 +67,7 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
 
     """
     ledger.check()
-    rows = {row.id: row for row in ledger.rows() if row.id in plan.jobs}
+    rows = rows_of(plan, ledger)
     columns, stored = run_columns(), StoredItems(artifacts)
     values: dict[str, list[Any]] = {name: [] for name in columns}
     known = [name for name in METRICS if name in columns]
@@ -83,8 +83,34 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)
     found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
-    judged = judged_items(plan.study.testing.metric, runs, rows, stored) if items else JudgedItems()
-    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), judged)
+    majorities = _majorities(runs, rows, stored) if items else {}
+    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), majorities)
+
+
+def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported, tuple[Path, ...]]:
+    """Read the tables of a study, and write them to ``out`` if that is given. Returns them and the files written.
+
+    Raises:
+        PeftportError: an artifact is missing or corrupt.
+        BadRequest: nothing was run yet, the ledger is damaged, or a row's numbers are not what its items give.
+
+    """
+    with opened.ledger() as ledger:
+        exported = export(opened.plan, ledger, opened.artifacts)
+        told = about(opened.plan, ledger, opened.command, exported.majorities)
+        if request.out is None:
+            return exported, ()
+        out = Path(request.out)
+        written = write_export(exported, out, request.format)
+        if request.items:
+            rows, path = rows_of(opened.plan, ledger), out / f"{ITEM_TABLE}.{request.format}"
+            written.append(write_items(item_frames(exported.runs, rows, StoredItems(opened.artifacts)), path))
+    return exported, (*written, write_about(told, out, written))
+
+
+def rows_of(plan: Plan, ledger: Ledger) -> dict[str, JobRow]:
+    """The rows of a plan's jobs that are on record, by id."""
+    return {row.id: row for row in ledger.rows() if row.id in plan.jobs}
 
 
 def write_export(exported: Exported, folder: Path, file_format: str) -> list[Path]:
@@ -154,6 +180,17 @@ def _correct(
         yield name, items.correct(rows[job], budget)
 
 
+def _majorities(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> dict[str, float]:
+    """By task, the share of the most frequent class, from one test of it; all tests of a task are of the same items."""
+    one_each = runs.filter(state="done").unique("receiver_task", keep="first", maintain_order=True)
+    found = {}
+    for task, job, budget in one_each.select("receiver_task", "job", "budget").iter_rows():
+        scores = stored.scores(rows[job], budget)
+        if scores is not None:
+            found[task] = majority_share(scores.labels)
+    return found
+
+
 def read_export(folder: Path) -> Exported:
     """Read tables that `write_export` wrote as Parquet, held to ``study.json`` where it is there, and to each other.
 
@@ -166,21 +203,34 @@ def read_export(folder: Path) -> Exported:
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
         raise BadRequest(f"{folder}: expected {absent[0]} there, found none; run peftport study export --out {folder}")
-    if (folder / ABOUT).is_file():
-        _check_sums(paths, read_about(folder).tables)
+    told = read_about(folder) if (folder / ABOUT).is_file() else None
+    if told is not None:
+        _check_sums(paths, told.tables)
     try:
         read = Exported(pl.read_parquet(paths[0]), pl.read_parquet(paths[1]))
     except (PolarsError, OSError) as error:
         raise BadRequest(
-            f"{folder}: expected tables that study export wrote, got: {first_line(error)}; {_ANEW}"
+            f"{folder}: expected tables that study export wrote, got: {first_line(error)}; {ANEW}"
         ) from error
     fault = _wrong_columns(read) or table_fault(read)
     if fault:
-        raise PeftportError(f"{folder}: {fault}; {_ANEW}")
-    return Exported(completed(read.runs), read.correct)
+        raise PeftportError(f"{folder}: {fault}; {ANEW}")
+    return Exported(completed(read.runs), read.correct, told.majorities if told else {})
 
 
-_ANEW = "bring back what was written, or export the study anew"
+def recorded_items(folder: Path) -> pl.LazyFrame | None:
+    """Open the table of items beside the others, held to its sum; None where it was not written or was taken away.
+
+    Raises:
+        PeftportError: it was altered, or is no such table.
+
+    """
+    path = folder / f"{ITEM_TABLE}.parquet"
+    sums = read_about(folder).tables if (folder / ABOUT).is_file() else {}
+    if path.name not in sums or not path.is_file():
+        return None
+    _check_sums([path], sums)
+    return read_items(path)
 
 
 def _check_sums(paths: list[Path], sums: Mapping[str, str]) -> None:
@@ -189,7 +239,7 @@ def _check_sums(paths: list[Path], sums: Mapping[str, str]) -> None:
         got = _sum(path)
         if sums.get(path.name) != got:
             expected = sums.get(path.name, "no such table")[:12]
-            raise PeftportError(f"{path}: expected what {ABOUT} tells of (sha256 {expected}), got {got[:12]}; {_ANEW}")
+            raise PeftportError(f"{path}: expected what {ABOUT} tells of (sha256 {expected}), got {got[:12]}; {ANEW}")
 
 
 def _sum(path: Path) -> str:
@@ -235,8 +285,14 @@ def table_fault(tables: Exported) -> str | None:
 
 
 def write_about(told: About, folder: Path, tables: Iterable[Path] = ()) -> Path:
-    """Write ``study.json`` beside the tables, with the sums of those that were just written."""
-    path = folder / ABOUT
+    """Write ``study.json`` beside the tables, with the sums of those that were just written.
+
+    A table of items that an earlier export wrote there is not of these tables, and is removed.
+    """
+    path, tables = folder / ABOUT, list(tables)
+    for table in set(_tables_before(path)) - {table.name for table in tables}:
+        if table.startswith(f"{ITEM_TABLE}."):
+            (folder / table).unlink(missing_ok=True)
     summed = told.model_copy(update={"tables": {table.name: _sum(table) for table in tables}})
     write_text(path, summed.model_dump_json(indent=2) + "\n")
     return path
@@ -256,3 +312,10 @@ def read_about(folder: Path) -> About:
         raise BadRequest(
             f"{path}: expected what study export writes, got: {first_line(error)}; export the study anew"
         ) from error
+
+
+def _tables_before(path: Path) -> dict[str, str]:
+    try:
+        return About.model_validate_json(path.read_text(encoding="utf-8")).tables
+    except (OSError, ValueError):
+        return {}

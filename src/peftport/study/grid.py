@@ -112,24 +112,25 @@ class Training(TrainSettings):
         return TrainSettings(**self.model_dump(exclude={"origin_steps", "learning_rates"}))
 
 
-def _known_metric(name: str) -> str:
-    if is_scorer(name):
+def _known_metric(name: str | None) -> str | None:
+    if name is not None and is_scorer(name):
         raise ValueError(
             f"{name} is a scorer of your own, which evaluate and compare take; a study is judged by a metric of "
             "peftport, as its tables must be computable again wherever they are read"
         )
-    return metric_named(name).name
+    return None if name is None else metric_named(name).name
 
 
 class Testing(Closed):
     """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host).
 
-    ``metric``: the metric that gains and verdicts are of. Computed from stored scores, it is no part of a job's id.
+    ``metric``: the metric that gains and verdicts are of (None: accuracy, or balanced accuracy where over 80 % of the
+    test items are of one class). Computed from stored scores, it is no part of a job's id.
     """
 
     items: PositiveInt = 200
     readout: str | None = None
-    metric: Annotated[str, AfterValidator(_known_metric)] = "accuracy"
+    metric: Annotated[str | None, AfterValidator(_known_metric)] = None
 
 
 class Execution(Closed):

@@ -27,6 +27,22 @@ def measured(scores: Scores) -> dict[str, Any]:
     return {**scores.measures(), "n_items": len(scores)}
 
 
+@dataclass(frozen=True, eq=False)
+class StoredTest:
+    """One test of N items as it was stored.
+
+    Attributes:
+        correct: which items were right, (N,).
+        values: the scores of the classes, (N, C).
+        scores: the scores with the right classes; None where these are not known (of several, in old artifacts).
+
+    """
+
+    correct: npt.NDArray[np.bool_]
+    values: npt.NDArray[Any]
+    scores: Scores | None
+
+
 class StoredItems:
     """Per-item results of a study's jobs, from its artifacts."""
 
@@ -42,8 +58,20 @@ class StoredItems:
             PeftportError: the artifact is missing or corrupt, or has no such test.
 
         """
-        right: list[bool] = self._test(row, budget).correct.tolist()
+        right: list[bool] = self.test(row, budget).correct.tolist()
         return right
+
+    def test(self, row: JobRow, budget: int) -> StoredTest:
+        """The job's test at ``budget``.
+
+        Raises:
+            PeftportError: the artifact is missing or corrupt, or has no such test.
+
+        """
+        held = _test_of(self._open(row.artifact or "")[0], row, budget)
+        if held is None:
+            raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
+        return held
 
     def scores(self, row: JobRow, budget: int) -> Scores | None:
         """The job's test at ``budget``; None where the right classes of several cannot be known (old artifacts).
@@ -52,11 +80,11 @@ class StoredItems:
             PeftportError: the artifact is missing or corrupt, or has no such test.
 
         """
-        return self._test(row, budget).scores
+        return self.test(row, budget).scores
 
     def measured(self, row: JobRow, budget: int) -> dict[str, Any]:
         """All that the job's test at ``budget`` says, whichever metrics its row was written with."""
-        return _said(self._test(row, budget))
+        return _said(self.test(row, budget))
 
     def fault(self, row: JobRow) -> str | None:
         """Where a row is not what its artifact says; None where they agree.
@@ -80,12 +108,6 @@ class StoredItems:
             return _against(row, metrics, told)
         return None
 
-    def _test(self, row: JobRow, budget: int) -> _Test:
-        held = _test_of(self._open(row.artifact or "")[0], row, budget)
-        if held is None:
-            raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
-        return held
-
     def _read(self, sha256: str) -> tuple[Arrays, Described | None]:
         path = self._artifacts.path(sha256)
         if not self._artifacts.holds(sha256):
@@ -100,15 +122,7 @@ def disagreement(row: JobRow, how: str) -> str:
     return f"the row of job {row.id[:12]} is not what its artifact {(row.artifact or '')[:12]} holds: {how}"
 
 
-@dataclass(frozen=True, eq=False)
-class _Test:
-    """One stored test; ``scores`` None: the right classes are not known."""
-
-    correct: npt.NDArray[np.bool_]
-    scores: Scores | None
-
-
-def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> _Test | None:
+def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | None:
     """A test as it was stored. Artifacts of early versions hold no labels: of two, those that give ``correct``."""
     scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
     if scores is None or correct is None:
@@ -117,10 +131,10 @@ def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> _Test | None:
     if labels is None and scores.shape[1] == 2:
         labels = np.where(correct, picks, 1 - picks).astype(np.int64)
     known = labels is not None and len(labels) == len(picks) and np.array_equal(picks == labels, correct)
-    return _Test(correct.astype(bool), Scores(scores, labels) if labels is not None and known else None)
+    return StoredTest(correct.astype(bool), scores, Scores(scores, labels) if labels is not None and known else None)
 
 
-def _said(test: _Test) -> dict[str, Any]:
+def _said(test: StoredTest) -> dict[str, Any]:
     """What a test says; of classes that are not known, how many were right."""
     if test.scores is not None:
         return measured(test.scores)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from peftport.analysis.columns import FACTORS, OLD_METRICS
-from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
-from peftport.core.progress import Progress
 from peftport.metrics import METRICS
 from peftport.store.artifacts import Artifacts
 from peftport.store.held import HeldFolder
-from peftport.store.ledger import Ledger
-from peftport.study.executors import Executor
-from peftport.study.export import Exported, export
+from peftport.store.ledger import ARTIFACTS, Ledger
+from peftport.study import executors
+from peftport.study.commands import VerifyRequest
+from peftport.study.export import Exported, export, read_export, recorded_items, rows_of
+from peftport.study.item_table import NAME as ITEM_TABLE
+from peftport.study.item_table import item_frames, items_that_differ
+from peftport.study.items import StoredItems
+from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
 
@@ -49,34 +52,56 @@ class Verified:
         return self.items_that_differ > tolerance or bool(self.columns_that_differ)
 
 
-def verify(
-    plan: Plan,
-    recorded: Exported,
-    sample: int,
-    seed: int,
-    executor_for: Callable[[], Executor],
-    progress: Progress | None = None,
-    tolerance: int = 0,
-) -> list[Verified]:
-    """Recompute ``sample`` random runs from the beginning and compare them with the recorded runs and items.
+def verify_study(opened: OpenedStudy, request: VerifyRequest) -> list[Verified]:
+    """Recompute random runs from the beginning and compare them with the recorded runs and items.
 
-    A run may differ on ``tolerance`` items, and its other numbers by as much as these items could change them.
+    A run may differ on ``tolerance`` items, and its other numbers by as much as these items could change them. Where
+    the table of items was exported too, it is compared as well.
 
     Raises:
-        BadRequest: there are fewer recorded runs.
+        BadRequest: there are fewer recorded runs, or no tables.
+        PeftportError: the tables were altered.
 
     """
+    folder, plan = Path(request.results), opened.plan
+    recorded, items = read_export(folder), recorded_items(folder)
+    part = _sampled(plan, recorded, request)
+    runs = [run.name for run in part.runs()]
+    with HeldFolder("verify") as home:
+        ledger, artifacts = Ledger(Path(home)), Artifacts(Path(home) / ARTIFACTS)
+        try:
+            executor = executors.make_executor(
+                request.executor, request.workers, request.threads, plan.study.loading
+            )  # fmt: skip
+            run_study(part, ledger, artifacts, executor, progress=request.progress)
+            again = export(part, ledger, artifacts)
+            found = run_differences(again, recorded, runs, request.tolerance)
+            if items is None:
+                return found
+            ours = pl.concat(item_frames(again.runs, rows_of(part, ledger), StoredItems(artifacts)))
+        finally:
+            ledger.close()
+    theirs = items.filter(pl.col("run").is_in(runs)).collect()
+    return [_with_items(each, ours, theirs, request.tolerance) for each in found]
+
+
+def _sampled(plan: Plan, recorded: Exported, request: VerifyRequest) -> Plan:
+    """The part of a plan that recomputes ``sample`` random runs of those that are recorded as done."""
     done = set(recorded.runs.filter(recorded.runs["state"] == "done")["run"])
     runs = [run for run in plan.runs() if run.name in done]
-    if not 1 <= sample <= len(runs):
-        raise BadRequest(f"--sample: expected 1 to {len(runs)}, the recorded runs of this study, got {sample}")
-    picks = sorted(rng_for(seed, "verify").choice(len(runs), size=sample, replace=False).tolist())
-    part = plan.part([runs[i] for i in picks])
-    with HeldFolder("verify") as home, closing(Ledger(Path(home))) as ledger:
-        artifacts = Artifacts(Path(home) / "artifacts")
-        run_study(part, ledger, artifacts, executor_for(), progress=progress)
-        again = export(part, ledger, artifacts)
-    return run_differences(again, recorded, [run.name for run in part.runs()], tolerance)
+    if not 1 <= request.sample <= len(runs):
+        problem = f"expected 1 to {len(runs)}, the recorded runs of this study, got {request.sample}"
+        request.refuse("sample", problem)
+    picks = sorted(rng_for(request.seed, "verify").choice(len(runs), size=request.sample, replace=False).tolist())
+    return plan.part([runs[i] for i in picks])
+
+
+def _with_items(found: Verified, ours: pl.DataFrame, theirs: pl.DataFrame, tolerance: int) -> Verified:
+    """Add ``items`` to the columns that differ where the two tables of items do."""
+    one, other = (each.filter(run=found.run) for each in (ours, theirs))
+    if not items_that_differ(one, other, tolerance):
+        return found
+    return replace(found, columns_that_differ=(*found.columns_that_differ, ITEM_TABLE))
 
 
 def run_differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:

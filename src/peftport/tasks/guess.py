@@ -28,8 +28,8 @@ CONVERSATION = "messages"
 # A prompt, a further part that it may have, and its answer.
 ANSWERED = (
     ("prompt", "", "completion"), ("prompt", "", "response"), ("prompt", "", "answer"),
-    ("instruction", "input", "output"), ("instruction", "input", "response"), ("question", "", "answer"), ("input", "", "output"), ("input", "", "ideal"),
-    ("query", "", "response"), ("problem", "", "solution"),
+    ("instruction", "input", "output"), ("instruction", "input", "response"), ("question", "", "answer"),
+    ("input", "", "output"), ("input", "", "ideal"), ("query", "", "response"), ("problem", "", "solution"),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from peftport.core.progress import Progress, Silent
+from peftport.metrics.choice import check_defined
 from peftport.tasks import load_task
 from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques import TECHNIQUES, make_spec
@@ -65,16 +66,23 @@ class Demo:
         }
 
 
-def run_demo(settings: DemoSettings | None = None, progress: Progress | None = None) -> Demo:
-    """Train a module of each technique on the origin, then compare each on the receiver."""
+def run_demo(settings: DemoSettings | None = None, progress: Progress | None = None, metric: str | None = None) -> Demo:
+    """Train a module of each technique on the origin, then compare each on the receiver, judged by ``metric``.
+
+    Raises:
+        BadRequest: a host or the task is not installed, or the metric is unknown or not defined for the test items.
+
+    """
     settings, progress = settings or DemoSettings(), progress or Silent()
+    plan = ComparisonPlan(settings.budgets, settings.seeds, metric=metric)
     begun = time.perf_counter()
     task = load_task(settings.task)
     training = TrainSettings(max_tokens=settings.max_tokens)
     home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items)
     away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items)
     [home_bare] = home.test(None, [], progress, f"testing {settings.origin} alone")
-    plan = ComparisonPlan(settings.budgets, settings.seeds)
+    if metric is not None:
+        check_defined(metric, home_bare)
     comparisons, accuracy = [], {}
     for technique in TECHNIQUES.values():
         spec = make_spec(technique.name)

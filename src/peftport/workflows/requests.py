@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftport.core.arms import ARMS
-from peftport.core.request import REQUIRED, Place, Request, names, numbers, option, pairs
+from peftport.core.request import REQUIRED, Option, Place, Request, names, numbers, one_of, option, pairs
+from peftport.metrics import metrics_of
 
 if TYPE_CHECKING:
     from peftport.modules.folders import Format
     from peftport.tasks.task import Task
     from peftport.workflows.demo import DemoSettings
+
+
+KINDS_MEASURED = {
+    "classification": "classes", "multi_label": "sets of labels", "regression": "numbers", "completion": "answers",
+}  # fmt: skip
 
 
 def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -31,6 +37,17 @@ def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 def _loading(texts: Sequence[str]) -> dict[str, Any]:
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
+
+
+def metric_option(default: str = "", kinds: Sequence[str] = tuple(KINDS_MEASURED)) -> dict[str, Option]:
+    """Return the option ``--metric``; ``default`` is what comes before accuracy where none is given."""
+    known = "; ".join(f"of {KINDS_MEASURED[kind]} {one_of(list(metrics_of(kind)))}" for kind in kinds)
+    own = ", or FILE.py:function, a function of your own that scores an answer" if "completion" in kinds else ""
+    others = "; micro_f1, rmse, and exact_match, or rouge_l for long answers" if len(kinds) > 1 else ""
+    return option(
+        f"What counts: {known}{own}. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test "
+        f"items are of one class{others}."
+    )
 
 
 HOST = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
@@ -69,15 +86,7 @@ GENERATE = option(
     "Generate the answers of the first N test items only, where answers are texts; their likelihood is taken for all.",
     at_least=0,
 )
-METRIC = option(
-    "What counts: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error; of sets of labels micro_f1, macro_f1, weighted_f1, samples_f1, "
-    "subset_accuracy, auroc or average_precision; of numbers rmse, pearson, spearman or mean_absolute_error. Default: "
-    "accuracy (balanced_accuracy where over 80 % of the test items are of one class), micro_f1, rmse. Of answers "
-    "negative_log_likelihood, perplexity, exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or "
-    "FILE.py:function, a function of your own that scores an answer; default: exact_match, or rouge_l where references "
-    "are long."
-)
+METRIC = metric_option()
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
     "bits=8|4, checkpointing=true (less memory, more time).",
@@ -106,8 +115,8 @@ class TaskRequest(Request):
     label: str | None = field(
         default=None,
         metadata=option(
-            "The column of labels, numbers or answers in your own data. Default: the column that has a usual name, such "
-            "as label or class."
+            "The column of labels, numbers or answers in your own data. Default: the column that has a usual name, "
+            "such as label or class."
         ),
     )
     kind: str | None = field(
@@ -181,6 +190,7 @@ class DemoRequest(Request):
             default=Path("demo"),
         ),
     )  # fmt: skip
+    metric: str | None = field(default=None, metadata=METRIC)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,6 +233,7 @@ class TrainRequest(Request):
     readout: str | None = field(default=None, metadata=READOUT)
     test_items: int | None = field(default=None, metadata=TEST_ITEMS)
     generate: int = field(default=100, metadata=GENERATE)
+    metric: str | None = field(default=None, metadata=METRIC)
     format: Format = field(default="native", metadata=FORMAT)
 
 

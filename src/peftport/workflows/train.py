@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.loading import loading_of
+from peftport.metrics import metric_named
+from peftport.metrics.choice import check_defined
 from peftport.modules.folders import check_holds, write_module
 from peftport.modules.module import Module
 from peftport.store.artifacts import check_free
@@ -34,11 +36,13 @@ def train_module(request: TrainRequest) -> TrainedModule:
     """Train a module on a host, test it, and write it to ``out`` if that is given.
 
     Raises:
-        BadRequest: a name is unknown, a setting is out of range, the output folder is in use, or the format cannot hold
-            the module.
+        BadRequest: a name is unknown, a setting is out of range, the output folder is in use, the format cannot hold
+            the module, or the test items do not have the metric.
         TrainingFailed: the loss diverged.
 
     """
+    if request.metric is not None:
+        metric_named(request.metric)
     out, spec = path_of(request.out), make_spec(request.technique, dict(request.set or {}))
     loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
     task = resolve_task(request.task)
@@ -50,9 +54,11 @@ def train_module(request: TrainRequest) -> TrainedModule:
     check_holds(request.format, spec, bound.host, head=bool(bound.readout.head_shapes()))
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound.host.kind]
     start, progress = Start(bound.fresh(spec, request.seed), request.seed), request.progress
+    [bare] = bound.test(None, [], progress, "testing the bare host")
+    if request.metric is not None:
+        check_defined(request.metric, bare)  # before the training
     [checkpoints] = bound.train(spec, [start], [request.steps], rate, progress, f"training {spec.kind}")
     module = bound.module(spec, checkpoints[request.steps], request.seed, rate)
-    [bare] = bound.test(None, [], progress, "testing the bare host")
     [scores] = bound.test(spec, [module.matrices], progress, "testing the module")
     if out is not None:
         write_module(module, bound.host, out, request.format)

@@ -1,0 +1,308 @@
+"""What the study commands return, in Python and on the command line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from peftport.api.result import Result
+from peftport.core.progress import duration
+from peftport.report.tables import Table
+from peftport.study.commands import ExportRequest, VerifyRequest
+from peftport.study.export import Exported
+from peftport.study.repair import Repairs
+from peftport.study.run import Summary
+from peftport.study.status import FailedJob, PlannedWork, StudyStatus
+from peftport.study.verify import Verified
+
+if TYPE_CHECKING:
+    from peftport.metrics.choice import StudyMetric
+    from peftport.report.findings import Findings
+    from peftport.report.study_report import StudyReport
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Planned(Result):
+    """The size of a study: its runs, unique jobs, the training steps that sharing saves, and what it costs here."""
+
+    found: PlannedWork
+
+    def __str__(self) -> str:
+        s = self.found.sharing
+        return (
+            f"{self.found.study}: {s.runs} runs, {s.jobs} jobs, {s.steps_needed:,} of {s.steps_asked:,} training steps "
+            "needed"
+        )
+
+    def lines(self) -> list[str]:
+        """Return the counts, and the estimate if it was asked for."""
+        s, cost = self.found.sharing, self.found.estimate
+        saved = 1 - s.steps_needed / s.steps_asked if s.steps_asked else 0.0
+        found = [
+            f"{self.found.study}: {s.runs} runs, and {s.baseline_runs} of the baseline (scratch, ceiling, bare)",
+            f"{s.jobs} jobs in {s.stacks} stacks",
+            f"{s.steps_asked:,} training steps asked, {s.steps_needed:,} needed: sharing saves {saved:.0%}",
+        ]
+        if cost is not None:
+            found.append(f"about {duration(cost.seconds)} here, {cost.disk_bytes / 1e6:,.0f} MB on disk")
+            if cost.unknown:
+                found.append(f"not counted, since they are not on this machine: {', '.join(cost.unknown)}")
+        return found
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row of counts."""
+        return pl.DataFrame([{"study": self.found.study, **asdict(self.found.sharing)}])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts, the jobs by kind, and the estimate if it was asked for."""
+        found = {"study": self.found.study, **asdict(self.found.sharing)}
+        found["jobs_by_kind"] = dict(self.found.jobs_by_kind)
+        return found if self.found.estimate is None else found | {"estimate": asdict(self.found.estimate)}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ran(Result):
+    """What one call of ``run`` did; ``summary.left`` jobs are not on record yet.
+
+    ``tracked`` has, for each tracker, the number of runs that were sent and of runs that it had already; ``troubles``
+    says which trackers failed and how.
+    """
+
+    study: str
+    file: Path
+    dir: Path
+    summary: Summary
+    tracked: dict[str, dict[str, int]]
+    troubles: tuple[str, ...]
+
+    def __str__(self) -> str:
+        s = self.summary
+        return (
+            f"{self.study}: {s.done} jobs done, {s.failed} failed, {s.blocked} blocked, {s.before} were on record, "
+            f"{s.left} left ({duration(s.seconds)})"
+        )
+
+    def lines(self) -> list[str]:
+        """Return the counts, what had to be done again, and what was sent to trackers."""
+        again = len(self.summary.recomputed)
+        lost = [f"{again} jobs were done again: their artifacts were missing or corrupt"] if again else []
+        sent = [f"{t}: {n['sent']} runs sent, {n['already_there']} were there already" for t, n in self.tracked.items()]
+        return [str(self), *lost, *sent]
+
+    def failure(self) -> str | None:
+        """Return how many jobs failed, now or before, and what to do."""
+        s = self.summary
+        if not (s.failed or s.blocked or s.failed_before):
+            return None
+        earlier = f", {s.failed_before} were so before" if s.failed_before else ""
+        return (
+            f"{s.failed} jobs failed, {s.blocked} could not begin{earlier}; see peftport study status {self.file}, "
+            "then run again with --retry-failed"
+        )
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row of counts."""
+        counts = {key: value for key, value in asdict(self.summary).items() if key != "recomputed"}
+        return pl.DataFrame([{"study": self.study, **counts}])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts, which jobs were done again, and what was sent to trackers."""
+        return {"study": self.study, "dir": str(self.dir), **asdict(self.summary), "tracked": self.tracked}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Status(Result):
+    """The progress of a study: jobs by state, and those that failed."""
+
+    found: StudyStatus
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of jobs by state: done, failed, blocked, left."""
+        return dict(self.found.counts)
+
+    @property
+    def failures(self) -> tuple[FailedJob, ...]:
+        """The jobs that failed, each with the first line of its error."""
+        return self.found.failures
+
+    def __str__(self) -> str:
+        return f"{self.found.study}: {', '.join(f'{n} {state}' for state, n in self.counts.items())}"
+
+    def tables(self) -> list[Table]:
+        """Return the number of jobs by state."""
+        rows = tuple((state, str(count)) for state, count in self.counts.items())
+        return [Table(f"{self.found.study}: {self.found.jobs} jobs", ("state", "jobs"), rows)]
+
+    def lines(self) -> list[str]:
+        """Return a line for each job that failed."""
+        return [f"{each.job[:12]} ({each.kind}, {each.attempts} attempts): {each.error}" for each in self.failures]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row for each state."""
+        return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the jobs by state, and those that failed."""
+        failures = [asdict(each) for each in self.failures]
+        return {"study": self.found.study, "jobs": self.found.jobs, **self.counts, "failures": failures}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Exports(Result):
+    """The exported tables: ``runs`` has one row for each run, ``correct`` its correctness item by item."""
+
+    request: ExportRequest
+    found: Exported
+    files: tuple[Path, ...]
+
+    @property
+    def runs(self) -> pl.DataFrame:
+        """The table of runs."""
+        return self.found.runs
+
+    @property
+    def correct(self) -> pl.DataFrame:
+        """The table of what each run got right."""
+        return self.found.correct
+
+    @property
+    def states(self) -> dict[str, int]:
+        """The number of runs by state."""
+        return dict(Counter(self.runs["state"].to_list()))
+
+    def __str__(self) -> str:
+        to = f" to {self.request.out}" if self.files else ""
+        return f"{self.runs.height} runs ({', '.join(f'{n} {s}' for s, n in self.states.items())}){to}"
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the table of runs."""
+        return self.runs
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the number of runs, in all and by state, and the files that were written."""
+        return {"runs": self.runs.height, "states": self.states, "files": [str(path) for path in self.files]}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Verification(Result):
+    """Recomputed runs beside the recorded ones."""
+
+    request: VerifyRequest
+    found: tuple[Verified, ...]
+
+    @property
+    def wrong(self) -> list[Verified]:
+        """The runs that differ by more than the tolerance allows."""
+        return [each for each in self.found if each.differs(self.request.tolerance)]
+
+    def __str__(self) -> str:
+        return f"{len(self.found)} runs recomputed, {len(self.wrong)} differ from those in {self.request.results}"
+
+    def tables(self) -> list[Table]:
+        """Return a row for each recomputed run."""
+        rows = tuple(
+            (v.run, f"{v.accuracy_difference:.4f}", str(v.items_that_differ), ", ".join(v.columns_that_differ))
+            for v in self.found
+        )
+        columns = ("run", "accuracy differs by", "items that differ", "columns that differ")
+        return [Table("Recomputed runs", columns, rows)]
+
+    def lines(self) -> list[str]:
+        """Return nothing: the table says it."""
+        return []
+
+    def failure(self) -> str | None:
+        """Return how many runs differ, and how the first does."""
+        if not self.wrong:
+            return None
+        first = self.wrong[0]
+        how = f"in {', '.join(first.columns_that_differ) or 'no column'} and on {first.items_that_differ} items"
+        return (
+            f"{len(self.wrong)} of {len(self.found)} recomputed runs differ from those in {self.request.results}, "
+            f"first: {first.run!r}, {how}; on another processor a few items may (--tolerance)"
+        )
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a row for each recomputed run."""
+        return pl.DataFrame([asdict(each) for each in self.found])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what differs, run by run."""
+        return {"runs": [asdict(each) for each in self.found], "tolerance": self.request.tolerance}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Reported(Result):
+    """What came out of a study: its findings, the metric it is judged by, and the files that were written."""
+
+    found: StudyReport
+
+    @property
+    def findings(self) -> Findings:
+        """The measures, verdicts and headlines; each table is a polars frame."""
+        return self.found.findings
+
+    @property
+    def judged(self) -> StudyMetric:
+        """The metric, and the shares of the most frequent classes."""
+        return self.found.judged
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The page, figures and tables that were written."""
+        return self.found.files
+
+    def __str__(self) -> str:
+        return " ".join(self.findings.headlines) or f"{self.findings.study}: nothing to compare yet"
+
+    def tables(self) -> list[Table]:
+        """Return the pooled gains, unless files were written."""
+        from peftport.report.studied import headline_table
+
+        return [] if self.files else [headline_table(self.findings)]
+
+    def lines(self) -> list[str]:
+        """Return what came out, and where the files are."""
+        return [*self.findings.headlines, *(f"written: {path}" for path in self.files)]
+
+    def remarks(self) -> list[str]:
+        """Return why the study is not judged by accuracy, where nobody asked for another metric."""
+        return [self.judged.note] if self.judged.note else []
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return the verdicts."""
+        return self.findings.verdicts
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the headlines, the metric, the files, and the tables of gains, verdicts and regret."""
+        found = self.findings
+        return {
+            "study": found.study, "headlines": list(found.headlines), "files": [str(path) for path in self.files],
+            "metric": asdict(self.judged), "pooled": found.pooled.to_dicts(),
+            "aggregates": found.aggregates.to_dicts(), "verdicts": found.verdicts.to_dicts(),
+            "regret": found.regret.to_dicts(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Repaired(Result):
+    """The numbers of jobs that a repair kept, restored and gave up."""
+
+    study: str
+    repairs: Repairs
+
+    def __str__(self) -> str:
+        return f"{self.study}: {self.repairs}"
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row of counts."""
+        return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts, and the name under which the damaged file is kept."""
+        return {"study": self.study, **asdict(self.repairs)}

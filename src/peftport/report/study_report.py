@@ -1,0 +1,85 @@
+"""The jobs ``study report`` and ``study watch``: a study's findings, from its ledger or its tables, and the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftport.metrics.choice import StudyMetric, choose_for_study
+from peftport.report.export import export_figures
+from peftport.report.findings import Findings
+from peftport.report.html import render
+from peftport.report.latex import latex_tables
+from peftport.report.studied import study_findings
+from peftport.store.artifacts import write_text
+from peftport.study.about import about
+from peftport.study.commands import ReportRequest, WatchRequest
+from peftport.study.export import export, read_about, read_export, rows_of
+from peftport.study.items import StoredItems
+from peftport.study.judged import judged_items
+from peftport.study.opened import OpenedStudy
+from peftport.study.status import follow_study
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReport:
+    """What came out of a study, what it is judged by, and the files that were written."""
+
+    findings: Findings
+    judged: StudyMetric
+    files: tuple[Path, ...] = ()
+
+
+def report_study(opened: OpenedStudy, request: ReportRequest) -> StudyReport:
+    """Compute what came out, and write the page, figures and tables that are asked for.
+
+    The metric is the one asked for, else that of the study file, else that on record beside exported tables; where none
+    of them names one, accuracy, or balanced accuracy for lopsided test sets.
+
+    Raises:
+        BadRequest: nothing was run yet, the ledger is damaged, there are no tables, or the metric is unknown.
+        PeftportError: an artifact is missing or corrupt, or the tables were altered.
+
+    """
+    asked = request.metric or opened.plan.study.testing.metric
+    if request.results is None:
+        findings, judged = _from_ledger(opened, asked)
+    else:
+        findings, judged = _from_tables(Path(request.results), asked)
+    files: list[Path] = []
+    if request.out is not None:
+        write_text(Path(request.out), render(findings))
+        files.append(Path(request.out))
+    if request.figures is not None:
+        files += export_figures(findings, Path(request.figures), request.format)
+    if request.latex is not None:
+        files += latex_tables(findings, Path(request.latex))
+    return StudyReport(findings, judged, tuple(files))
+
+
+def watch_study(opened: OpenedStudy, request: WatchRequest) -> StudyReport:
+    """Wait until no job of a study is left, then compute what came out.
+
+    Raises:
+        BadRequest: nothing was run yet.
+
+    """
+    follow_study(opened, request)
+    return report_study(opened, ReportRequest())
+
+
+def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, StudyMetric]:
+    with opened.ledger() as ledger:
+        exported = export(opened.plan, ledger, opened.artifacts)
+        told = about(opened.plan, ledger, opened.command, exported.majorities)
+        judged = choose_for_study(exported.majorities, asked)
+        items = judged_items(
+            judged.name, exported.runs, rows_of(opened.plan, ledger), StoredItems(opened.artifacts)
+        )  # fmt: skip
+    return study_findings(exported.runs, exported.correct, told, judged=judged, items=items), judged
+
+
+def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric]:
+    exported, told = read_export(folder), read_about(folder)
+    judged = choose_for_study(exported.majorities, asked or told.study.testing.metric)
+    return study_findings(exported.runs, exported.correct, told, judged=judged), judged

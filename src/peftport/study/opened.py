@@ -1,0 +1,75 @@
+"""A study that a command works on: its file, its plan, and the folder of its ledger and artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftport.store.artifacts import Artifacts
+from peftport.store.ledger import ARTIFACTS, Ledger, open_ledger
+from peftport.study.commands import StudyRequest
+from peftport.study.grid import read_study
+from peftport.study.plan import Plan, chosen_factors
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedStudy:
+    """A study file that was read, and where its results are. Nothing is run or opened yet."""
+
+    file: Path
+    dir: Path
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """The name in the study file."""
+        return self.plan.study.name
+
+    @property
+    def command(self) -> str:
+        """The command line that runs the study; pages and tables show it."""
+        return f"peftport study run {self.file}"
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The files with what the jobs computed."""
+        return Artifacts(self.dir / ARTIFACTS)
+
+    @contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        """Open the record of finished jobs for reading.
+
+        Raises:
+            BadRequest: nothing was run yet.
+
+        """
+        ledger = open_ledger(self.dir)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+def open_study(request: StudyRequest) -> OpenedStudy:
+    """Read a study file and plan it.
+
+    Raises:
+        BadRequest: no such file, an unknown key, a value that makes no sense, or no run left.
+
+    """
+    changes = {key: _toml(value) for key, value in (request.set or {}).items()}
+    plan = Plan(read_study(Path(request.file), changes), chosen_factors(request.only))
+    if not plan.jobs:
+        problem = "expected values that the study has, no run is left; check them"
+        request.refuse("only", problem, " ".join(request.only))
+    folder = Path(request.dir) if request.dir is not None else Path("runs") / plan.study.name
+    return OpenedStudy(Path(request.file), folder, plan)
+
+
+def _toml(value: object) -> str:
+    """Format a value as in a study file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
