@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peftport.analysis.measures.columns import run_columns
 
 from completions import Completions, completions
+from peftport.analysis.columns import run_columns
 from peftport.core.arms import ARMS
 from peftport.core.errors import BadRequest
 from peftport.metrics import asked_metric, metric_named
