@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftport.core.arms import ARMS
-from peftport.core.request import REQUIRED, Place, Request, names, numbers, option, pairs
+from peftport.core.request import REQUIRED, Place, Request, names, numbers, one_of, option, pairs
+from peftport.metrics import metrics_of
 
 if TYPE_CHECKING:
     from peftport.modules.folders import Format
@@ -63,11 +64,10 @@ BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 METRIC = option(
-    "What counts. Of classes: accuracy, auroc, accuracy_at_median, balanced_accuracy, macro_f1, weighted_f1, matthews, "
-    "average_precision, log_loss or calibration_error. Of completions: negative_log_likelihood, perplexity, "
-    "exact_match, contains, token_f1, rouge_l, chrf, json_valid, json_fields, or FILE.py:function, a function of your "
-    "own that scores an answer. Default: the first of these; balanced_accuracy where over 80 % of the test items are "
-    "of one class."
+    f"What counts. Of classes: {one_of(list(metrics_of('classification')))} (default: accuracy; balanced_accuracy "
+    "where over 80 % of the test items are of one class). Of completions: "
+    f"{one_of(list(metrics_of('completion')))} (default: the first), or FILE.py:function, a Python function of yours "
+    "that scores an answer against its references."
 )
 LOAD = option(
     "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
