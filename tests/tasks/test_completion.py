@@ -132,3 +132,41 @@ def test_templates_are_read_and_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskRefused, match="--labels: expected none for prompts and answers"):
         load_task(written(tmp_path / "q.jsonl", [{"text": q, "label": "x"} for q in questions()]), kind="completion",
                   labels=("x", "y"))  # fmt: skip
+
+
+def test_prompts_of_one_template_are_no_copies_unless_their_answers_are(tmp_path: Path) -> None:
+    """All say the same system message, and prompts differ in a number only; what is near and answered alike is one."""
+    system = {
+        "role": "system",
+        "content": "You convert numbers, given in words, to digits and say nothing else at all.",
+    }
+
+    def row(number: int, answer: str) -> dict[str, Any]:
+        asked = f"Which digits are meant by the word that stands on place {number} of the long list of all the words that you know and have known so far"
+        return {"messages": [system, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+
+    apart = load_task(written(tmp_path / "apart.jsonl", [row(i, f"it is {i}") for i in range(80)]))
+    assert apart.spec.kind == "completion" and apart.report.near_duplicates == 0
+    assert sum(map(len, (apart.train, apart.valid, apart.test))) == 80
+    with pytest.raises(TaskRefused, match="no item is left"):
+        load_task(written(tmp_path / "alike.jsonl", [row(i, "it is none") for i in range(80)]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "remark"),
+    [
+        (
+            {"prompt": "q", "completion": "a"},
+            "guessed prompts from column prompt (--text), answers from column completion",
+        ),
+        (
+            {"instruction": "q", "output": "a", "input": ""},
+            "guessed prompts from columns instruction and input (--text)",
+        ),
+        ({"question": "q", "answer": "a"}, "guessed prompts from column question (--text), answers from column answer"),
+    ],
+)
+def test_usual_columns_are_prompts_and_answers(columns: dict[str, str], remark: str, tmp_path: Path) -> None:
+    rows = [{k: {"q": q, "a": f"answer {i}"}.get(v, v) for k, v in columns.items()} for i, q in enumerate(questions())]
+    task = load_task(written(tmp_path / "some.jsonl", rows))
+    assert task.spec.kind == "completion" and remark in task.remarks[0]

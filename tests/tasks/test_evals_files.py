@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from peftport.core.errors import TaskRefused
 from peftport.hosts.offline.catalogue import offline_catalogue, offline_text_folder
-from peftport.tasks.evals_files import Message, Sample, read_corr2cause, read_headlines, read_samples
+from peftport.tasks.chats import Turn
+from peftport.tasks.evals_files import Sample, read_corr2cause, read_headlines, read_samples
 from peftport.tasks.sources import TASKS
 from peftport.tasks.split import make_task
 
@@ -34,9 +35,9 @@ def test_what_was_written_is_read(rows: list[tuple[str, list[str]]], tmp_path_fa
     """Messages as they are, answers without outer spaces; lines are ended by line feeds only, whatever is in a text."""
     path = tmp_path_factory.mktemp("evals") / "samples.jsonl"
     found = read_samples(written(path, [sample(content, ideal) for content, ideal in rows]))
-    system = Message("system", "Answer the question.")
+    system = Turn("system", "Answer the question.")
     assert found == [
-        Sample((system, Message("user", content)), tuple(each.strip() for each in ideal)) for content, ideal in rows
+        Sample((system, Turn("user", content)), tuple(each.strip() for each in ideal)) for content, ideal in rows
     ]
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module, stack
@@ -33,6 +34,7 @@ from peftport.techniques.attach import attached, prefix_length
 from peftport.training.bound_task import BoundTask, Start
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, TrainSettings, entry_loss
+from peftport.workflows.distill import DistillOptions, distill, taught_targets
 from pico import SPECS, WORDS, pico_host, pico_model, random_matrices
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -309,3 +311,28 @@ def test_examples_in_the_prompt_are_read_before_it(chat: bool) -> None:
         add_generation_prompt=True, tokenize=False,
     )  # fmt: skip
     assert template.prompt(asked) == rendered
+
+
+@pytest.mark.parametrize(("origin", "receiver"), [("llama", "t5"), ("t5", "llama")])
+def test_answers_are_distilled_to_another_kind_of_host(origin: str, receiver: str) -> None:
+    """What the student learns is what the teacher generates: its likelihood rises, and no reference is looked at."""
+    rng = np.random.default_rng(1)
+    prompts = [" ".join(rng.choice(WORDS[:8], 3)) for _ in range(40)]
+    task = Task(spec_of(), *[split_of(prompts, ["terrible"] * 40)] * 3, Dropped())
+    home, away = (
+        BoundTask(host, task, bind_objective(None, host, task.spec, 6), TrainSettings(batch_size=8, max_tokens=6))
+        for host in (pico_host(origin), pico_host(receiver))
+    )
+    spec = SPECS["lora"]
+    module = Module(spec, home.host.fingerprint, random_matrices(home.host, spec), home.record)
+    taught = taught_targets(module, home, prompts, Silent())
+    [values] = predict_entries(home.host, home.readout, spec, [module.matrices], home.readout.encode(prompts))
+    assert taught.tolist() == values["text"].tolist() and any(taught)
+    made = distill(module, home, away, prompts, DistillOptions(steps=40, learning_rate=1e-2))
+    lesson = away.readout.lesson(prompts, taught)
+    before, after = (
+        predict_entries(away.host, away.readout, spec, [own], lesson.rows)[0]["log_likelihood"].mean()
+        for own in (away.fresh(spec, 0), made.matrices)
+    )
+    assert after > before + 1
+    assert made.ports[-1].method == "distill" and made.host == away.host.fingerprint

@@ -85,8 +85,36 @@ class AnswerTokens(Objective):
         return Encoded(rows, lengths)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
-        """The prompts alone."""
-        return [self.template.prompt_tokens(str(prompt)) for prompt in self._cut(examples)]
+        """The prompts alone; an answer of up to ``max_tokens`` tokens is generated for each."""
+        return [AnswerRow(self.template.prompt_tokens(str(each)), (), self.max_tokens) for each in self._cut(examples)]
+
+    def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The generated texts, (N,)."""
+        texts: npt.NDArray[Any] = values["text"]
+        return texts
+
+    def lesson(self, examples: Sequence[Example], taught: npt.NDArray[Any]) -> Encoded:
+        """The prompts with the texts that the teacher answered; empty ones, and longer ones than ours, are left out.
+
+        Raises:
+            TaskRefused: none is left.
+
+        """
+        prompts = self._cut(examples)
+        answered = [
+            place
+            for place, (prompt, text) in enumerate(zip(prompts, taught, strict=True))
+            if text and len(self.template.answer_tokens(str(prompt), text)) <= self.max_tokens
+        ]
+        if not answered:
+            raise TaskRefused(
+                f"{self.task.name}: expected answers to learn from, of {len(examples)} of the module's none has 1 to "
+                f"{self.max_tokens} tokens; give other texts, or more --max-tokens"
+            )
+        targets = np.empty(len(answered), dtype=object)
+        targets[:] = [(taught[place],) for place in answered]
+        ids = tuple(map(str, answered))
+        return self.encode_split(Split(ids, tuple(examples[place] for place in answered), targets))
 
     def weights(self, rows: Sequence[Row]) -> Tensor:
         """An answer counts by its tokens, (N,)."""
@@ -99,7 +127,11 @@ class AnswerTokens(Objective):
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """Log-likelihoods and generated texts, (N,) of `ANSWER`."""
         values = np.empty(len(rows), dtype=ANSWER)
-        values["log_likelihood"] = self._log_likelihood(rows, shift).double().cpu().numpy()
+        told = [place for place, row in enumerate(rows) if _target(row)]
+        values["log_likelihood"] = 0.0
+        if told:
+            likelihoods = self._log_likelihood([rows[place] for place in told], shift)
+            values["log_likelihood"][told] = likelihoods.double().cpu().numpy()
         values["tokens"] = [len(_target(row)) for row in rows]
         values["text"] = None
         asked = [place for place, row in enumerate(rows) if getattr(row, "most", 0)]

@@ -133,6 +133,10 @@ class Objective(ABC):
         """What a student is to learn from a teacher's predicted values, (N, ...), as targets of the loss."""
         return values
 
+    def lesson(self, examples: Sequence[Example], taught: npt.NDArray[Any]) -> Encoded:
+        """The rows and targets that a student learns from what a teacher said to N examples (`taught`)."""
+        return Encoded(self.encode(examples), taught)
+
     def encode_split(self, split: Split, generate: int = 0) -> Encoded:
         """The rows and targets that a split is trained and tested on.
 

@@ -6,7 +6,7 @@ puts a conversation to a host reads its turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -57,6 +57,11 @@ def turns_of(example: str) -> tuple[Turn, ...]:
     return example.turns if isinstance(example, Chat) else (Turn("user", example),)
 
 
+def as_prompt(turns: Sequence[Turn]) -> str:
+    """Turns that ask something, as an example: one user's turn alone is a plain text."""
+    return turns[0].content if len(turns) == 1 and turns[0].role == "user" else Chat(turns)
+
+
 def read_template(asked: str | None) -> str | None:
     """What ``--template`` asks for: ``auto``, ``none`` or the text of the file that it names; None stays None.
 
@@ -101,8 +106,7 @@ def prompt_and_answer(where: str, row: int, messages: object) -> tuple[str, str]
     *before, answer = turns
     if not any(turn.role == "user" for turn in before):
         raise TaskRefused(f"{where}, row {row}: expected a user's turn before the answer, got none; drop the row")
-    single = len(before) == 1 and before[0].role == "user"
-    return (before[0].content if single else Chat(before)), answer.content
+    return as_prompt(before), answer.content
 
 
 def _turns(where: str, messages: object) -> list[Turn]:

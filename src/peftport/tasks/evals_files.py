@@ -16,26 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from peftport.core.errors import TaskRefused
+from peftport.tasks.chats import ROLES, Turn, as_prompt
 from peftport.tasks.kinds.classification import Classes
 from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import Items
 
-ROLES = ("system", "user", "assistant")
 SARCASTIC = {"0": "serious", "1": "sarcastic"}  # ideal: the label that it stands for
 PREMISE, HYPOTHESIS, ANSWER = "Premise: ", " Hypothesis: ", "Answer: "
-
-
-class Message(NamedTuple):
-    """One turn of a chat; the role is one of ROLES."""
-
-    role: str
-    content: str
 
 
 class Sample(NamedTuple):
     """What a model is told, and the answers that are right, at least one, without outer spaces."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Turn, ...]
     ideal: tuple[str, ...]
 
 
@@ -67,14 +60,14 @@ def _sample(where: str, line: str) -> Sample:
     return Sample(_messages(where, row["input"]), answers)
 
 
-def _messages(where: str, found: Any) -> tuple[Message, ...]:
+def _messages(where: str, found: Any) -> tuple[Turn, ...]:
     if not isinstance(found, list) or not found:
         raise _refused(where, f"got the input {json.dumps(found)[:60]}")
     for each in found:
         known = isinstance(each, dict) and each.get("role") in ROLES and isinstance(each.get("content"), str)
         if not known or not each["content"].strip():
             raise _refused(where, f"got the message {json.dumps(each)[:60]}")
-    return tuple(Message(each["role"], each["content"]) for each in found)
+    return tuple(Turn(each["role"], each["content"]) for each in found)
 
 
 def _refused(where: str, got: str) -> TaskRefused:
@@ -119,6 +112,19 @@ def read_corr2cause(place: str, spec: TaskSpec) -> Items:
         pairs.append((head.removeprefix(PREMISE), hypothesis))
     labels = _classes(place, [sample.ideal[0].removeprefix(ANSWER) for sample in samples], spec)
     return Items(tuple(pairs), labels, groups=tuple(premise for premise, _ in pairs))
+
+
+def read_answered(place: str, spec: TaskSpec) -> Items:
+    """Prompts, or conversations, and the texts that answer them.
+
+    Raises:
+        TaskRefused: as `read_samples`.
+
+    """
+    samples = read_samples(place)
+    targets = np.empty(len(samples), dtype=object)
+    targets[:] = [sample.ideal for sample in samples]
+    return Items(tuple(as_prompt(sample.messages) for sample in samples), targets)
 
 
 def _classes(place: str, names: list[str], spec: TaskSpec) -> Classes:

@@ -8,6 +8,8 @@ The texts are other people's: they are read from packages (``peftport hosts inst
 - sst2: Socher et al. 2013, from the hub
 - headlines: in all likelihood Misra & Arora 2023, arXiv 1908.07414 (The Onion's and HuffPost's); corr2cause: Jin et
   al. 2023, arXiv 2306.05836; both as the package `evals` has them
+- tomi: Le et al. 2019 (EMNLP, "Revisiting the evaluation of theory of mind through question answering"), CC BY-NC;
+  imperial_dates, soc_codes, resistors: prompts and answers that users gave to the package `evals`
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import numpy as np
 from peftport.core.errors import TaskRefused
 from peftport.tasks import hub
 from peftport.tasks.columns import Names, items_of
-from peftport.tasks.evals_files import SARCASTIC, read_corr2cause, read_headlines
+from peftport.tasks.evals_files import SARCASTIC, read_answered, read_corr2cause, read_headlines
 from peftport.tasks.kinds.classification import Classification, read_classes
+from peftport.tasks.kinds.completion import Completion
 from peftport.tasks.spec import TaskSpec
 from peftport.tasks.split import Items
 from peftport.tasks.task import Dropped
@@ -166,6 +169,13 @@ _CORR2CAUSE = Classification(
     fields=("premise", "hypothesis"),
 )
 
+
+def _answered(name: str, file: str, domain: str) -> BuiltIn:
+    """A task of prompts and answers out of the package evals."""
+    spec = Completion(name=name, prompt="{text}", causal_prompt="{text}\nAnswer:", domain=domain)
+    return BuiltIn(spec, "evals", file, read_answered)
+
+
 # 8,469 of the 8,530 Rotten Tomatoes texts are among VADER's, and SST-2 is made of them: these three are one domain.
 _BUILT_INS = (
     _movies("rotten_tomatoes", "movie snippets"),
@@ -182,6 +192,10 @@ _BUILT_INS = (
     ),
     BuiltIn(_HEADLINES, "evals", "sarcasm/samples.jsonl", read_headlines, prepared=True),
     BuiltIn(_CORR2CAUSE, "evals", "corr2cause/corr2cause.jsonl", read_corr2cause),
+    _answered("tomi", "theory_of_mind/tomi/test.jsonl", "stories about beliefs"),
+    _answered("imperial_dates", "imperial_date_to_string/samples.jsonl", "dates"),
+    _answered("soc_codes", "soc_codes/samples.jsonl", "occupations"),
+    _answered("resistors", "resistor_ohm_calculator/samples.jsonl", "resistors"),
     BuiltIn(
         _sentiment("sst2", "movie snippets", "movie review"), "hub", "stanfordnlp/sst2", _read_hub("sentence", "label")
     ),

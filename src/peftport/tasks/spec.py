@@ -134,6 +134,10 @@ class TaskSpec(BaseModel, ABC):
         """What ``tasks show`` says of the targets of a split, (N, ...), by word; here nothing."""
         return {}
 
+    def alike_by(self, example: Example, target: Any) -> tuple[str, ...]:
+        """The texts in all of which two items must be near copies of each other to count as such: the example's own."""
+        return texts_of(example)
+
     def contradict(self, targets: Targets) -> bool:
         """Whether several items of one and the same example, with these targets, contradict each other."""
         return bool((targets != targets[0]).any())

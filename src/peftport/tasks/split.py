@@ -65,7 +65,7 @@ def make_task(spec: TaskSpec, items: Items, progress: Progress | None = None) ->
     alone, conflicting, duplicates = _without_copies(spec, items, keys, places)
     whole = _without_straddlers(items, places, alone)
     done(n)
-    kept = _without_near_copies(keys, places, whole, done)
+    kept = _without_near_copies(_near_keys(spec, items, keys), places, whole, done)
     splits = {name: _in_hash_order(items, keys, [i for i in kept if places[i] == name]) for name in SPLITS}
     _check(spec, splits)
     spec = spec.fitted(splits["train"].targets)
@@ -102,6 +102,13 @@ def _keys(examples: Sequence[Example], done: Callable[[int], None]) -> list[Key]
         keys.extend(map(key_of, examples[start : start + _KEYS_AT_ONCE]))
         done(len(keys) - start)
     return keys
+
+
+def _near_keys(spec: TaskSpec, items: Items, keys: list[Key]) -> list[Key]:
+    """The keys by which near copies are told: those of the examples, unless the kind of task goes by more."""
+    if type(spec).alike_by is TaskSpec.alike_by:
+        return keys
+    return [tuple(map(normalise, spec.alike_by(*item))) for item in zip(items.examples, items.targets, strict=True)]
 
 
 def _names_of(keys: Iterable[Key]) -> list[str]:

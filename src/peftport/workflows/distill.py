@@ -2,8 +2,10 @@
 
     loss = - sum_c p_c log q_c        p: the module's probabilities on its origin, q: the new module's on the receiver
 
-This is for classes. Of a multi-label task the probability of each label is taught, of a regression the predicted number
-(`Objective.taught`), by the loss that the task has anyway.
+This is for classes. Of a multi-label task the probability of each label is taught, of a regression the predicted
+number, of prompts the answers that the module generates on its origin (`Objective.taught`, `Objective.lesson`), by the
+loss that the task has anyway. Answers are texts, so a host with another tokenizer can learn them (sequence-level
+knowledge distillation, Kim & Rush 2016, arXiv 1606.07947).
 
 This follows Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which generate or filter the texts; here the user gives
 them, and their labels are not used. Distilling works for any pair of hosts and any technique, even a different one from
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from peftport.core.errors import BadRequest, ModuleRefused
@@ -32,6 +35,7 @@ from peftport.workflows.job_inputs import own_readout, train_settings
 from peftport.workflows.port_inputs import MOST_TEXTS, read_texts
 from peftport.workflows.requests import PortRequest
 
+ASKED_AT_ONCE = 64  # texts between two steps of the progress bar
 NAME = "distill"
 TITLE = "a new module trained to say what the old one says"
 SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
@@ -77,8 +81,8 @@ def distill(
         )
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
-    targets = taught_targets(module, home, texts, progress)
-    entry = Entry(away.fresh(spec, how.seed), away.readout.encode(texts), targets, how.seed, rate)
+    lesson = away.readout.lesson(texts, taught_targets(module, home, texts, progress))
+    entry = Entry(away.fresh(spec, how.seed), lesson.rows, lesson.targets, how.seed, rate)
     advance = progress.stage(f"distilling into {spec.kind} on {away.host.name}", how.steps)
     [kept] = train_entries(away.host, away.readout, spec, [entry], [how.steps], away.settings, advance)
     made = away.module(spec, kept[how.steps], how.seed, rate)
@@ -121,8 +125,15 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module
 
 
 def taught_targets(module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress) -> npt.NDArray[Any]:
-    """Return what the module teaches for each of N texts, (N, ...): probabilities of classes, numbers, ..."""
-    rows = home.readout.encode(texts)
-    advance = progress.stage(f"asking the module on {home.host.name}", 1)
-    [values] = predict_entries(home.host, home.readout, module.spec, [home.startable(module)], rows, advance)
-    return home.readout.taught(values)
+    """Return what the module teaches for each of N texts, (N, ...): probabilities of classes, numbers, or answers."""
+    rows, teacher = home.readout.encode(texts), [home.startable(module)]
+    advance = progress.stage(f"asking the module on {home.host.name}", len(rows))
+    at_once = (
+        ASKED_AT_ONCE if any(getattr(row, "most", 0) for row in rows) else len(rows)
+    )  # texts take long to generate
+    parts = []
+    for begin in range(0, len(rows), at_once):
+        asked = rows[begin : begin + at_once]
+        parts += predict_entries(home.host, home.readout, module.spec, teacher, asked)
+        advance(len(asked))
+    return home.readout.taught(np.concatenate(parts))

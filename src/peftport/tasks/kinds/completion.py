@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from peftport.core.errors import TaskRefused
 from peftport.metrics.choice import MetricChoice
-from peftport.tasks.chats import AUTO, Chat, prompt_and_answer
+from peftport.tasks.chats import AUTO, Chat, prompt_and_answer, turns_of
 from peftport.tasks.columns import Columns, Wording
-from peftport.tasks.spec import ONE_TEXT, Predictions, ReadTargets, Targets, TaskSpec
+from peftport.tasks.spec import ONE_TEXT, Example, Predictions, ReadTargets, Targets, TaskSpec
 
 SHORT_WORDS = 5
 
@@ -98,6 +98,14 @@ class Completion(TaskSpec):
             "different answers": len(set(firsts)),
             "median characters": float(np.median([len(first) for first in firsts])) if firsts else 0.0,
         }
+
+    def alike_by(self, example: Example, target: tuple[str, ...]) -> tuple[str, ...]:
+        """What is asked, and its answer: prompts often differ in a word or number only, and so do their answers.
+
+        What a system is told is left out, since most conversations of a data set begin with the same.
+        """
+        turns = turns_of(example) if isinstance(example, str) else ()
+        return "\n".join(turn.content for turn in turns if turn.role != "system"), target[0]
 
     def contradict(self, targets: Targets) -> bool:
         """Never: a prompt may have several good answers; the first copy stays."""
