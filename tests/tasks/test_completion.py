@@ -142,7 +142,7 @@ def test_prompts_of_one_template_are_no_copies_unless_their_answers_are(tmp_path
     }
 
     def row(number: int, answer: str) -> dict[str, Any]:
-        asked = f"Which digits are meant by the word that stands on place {number} of the long list of all the words that you know and have known so far"
+        asked = f"Which digits are meant by the word that stands on place {number} of the long list of all words known"
         return {"messages": [system, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
 
     apart = load_task(written(tmp_path / "apart.jsonl", [row(i, f"it is {i}") for i in range(80)]))
