@@ -272,24 +272,24 @@ def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
     (tmp_path / "rated.csv").write_text("\n".join(["text,other,label", *rated]), encoding="utf-8")
     task = load_task(str(tmp_path / "rated.csv"), text=text, kind="rating")
     assert task.train.targets.dtype.kind == "f"
-    bench = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
+    bound_task = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
     spec = SPECS["lora"]
-    [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [1, 30], 1e-2)
+    [kept] = bound_task.train(spec, [Start(bound_task.fresh(spec, 0), 0)], [1, 30], 1e-2)
     assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
-    [bare], [found] = bench.predict(None, []), bench.predict(spec, [kept[30].matrices])
+    [bare], [found] = bound_task.predict(None, []), bound_task.predict(spec, [kept[30].matrices])
     assert len(found) == len(task.test) and found.values.shape == found.targets.shape
     assert found.measures()["mean_squared_error"] == pytest.approx(
         float(((found.values - task.test.targets) ** 2).mean())
     )
     assert found.measures() != bare.measures()
     with pytest.raises(BadRequest, match="expected a classification here, got a task of kind rating"):
-        bench.test(None, [])
-    write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "rating")
+        bound_task.test(None, [])
+    write_module(bound_task.module(spec, kept[30], 0, 1e-2), bound_task.host, tmp_path / "rating")
     back = read_module(tmp_path / "rating")
     assert back.task is not None and back.task.kind == "rating"
-    [again] = bench.predict(spec, [bench.startable(back)])
+    [again] = bound_task.predict(spec, [bound_task.startable(back)])
     assert torch.equal(torch.from_numpy(again.values), torch.from_numpy(found.values))
-    porting.porter_named("copy").port(back, bench.host, rng_for(0, "porting"))
+    porting.porter_named("copy").port(back, bound_task.host, rng_for(0, "porting"))
     plain = bind_task(str(hosts[host]), load_task(str(reviews)), readout="linear")
     with pytest.raises(TaskRefused, match="this module was trained for a task of kind rating, got classification"):
         plain.startable(back)

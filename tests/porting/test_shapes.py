@@ -61,8 +61,8 @@ def test_whatever_the_shapes_what_comes_out_fits_and_runs(method: str, technique
         return
     origin, receiver = pair(shape)
     module = a_module(technique, origin)
-    given = PortInputs(origin=origin, texts=TEXTS)
-    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), given)
+    inputs = PortInputs(origin=origin, texts=TEXTS)
+    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), inputs)
     check_fits(ported, receiver)
     notes = ported.ports[-1].slots
     assert technique_named(technique).slots(module.spec, receiver.slots).keys() <= notes.keys()

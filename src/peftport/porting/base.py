@@ -105,10 +105,12 @@ class Porter(ABC):
         return tuple(name for name, technique in TECHNIQUES.items() if not self.cannot_carry(technique))
 
     @abstractmethod
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Make the receiver's matrices. The module has been found to fit what `fits` declares, the needs are met."""
 
-    def port(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs | None = None) -> Module:
+    def port(
+        self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs | None = None
+    ) -> Module:
         """Port a module to a receiver, with the port on its record.
 
         Raises:
@@ -117,10 +119,10 @@ class Porter(ABC):
             NotFinite: what came out is NaN or infinite somewhere.
 
         """
-        given = given or PortInputs()
+        inputs = inputs or PortInputs()
         self._check_fits(module, receiver)
-        self._check_given(module, receiver, given)
-        ported = self._carried(module, receiver, rng, given)
+        self._check_given(module, receiver, inputs)
+        ported = self._carried(module, receiver, rng, inputs)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
             _apart(ported.matrices),
@@ -131,9 +133,9 @@ class Porter(ABC):
         check_fits(made, receiver, self.name)
         return made
 
-    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         try:
-            ported = self.carry(module, receiver, rng, given)
+            ported = self.carry(module, receiver, rng, inputs)
             bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise NotFinite(
@@ -189,25 +191,25 @@ class Porter(ABC):
         """What this port needs: some methods need less where hosts are alike."""
         return self.needs
 
-    def _check_given(self, module: Module, receiver: Host, given: PortInputs) -> None:
+    def _check_given(self, module: Module, receiver: Host, inputs: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
-        wanted = given.as_technique
+        wanted = inputs.as_technique
         if wanted and technique_named(module.spec.kind).expands_to != wanted:
             able = " or ".join(f"a {own.title}" for own in TECHNIQUES.values() if own.expands_to == wanted)
             raise BadRequest(
                 f"--as {wanted}: expected {able or 'a technique that expands to one'}, got {module.spec.kind}; "
                 "leave --as out"
             )
-        if needs in ("weights", "texts") and given.origin is None:
+        if needs in ("weights", "texts") and inputs.origin is None:
             raise BadRequest(f"{self.name}: needs the origin host's weights, none given; name it with --from HOST")
-        if needs == "texts" and not given.texts:
+        if needs == "texts" and not inputs.texts:
             raise BadRequest(f"{self.name}: needs unlabelled texts, none given; name some with --texts FILE")
-        if needs == "labels" and given.labelled is None:
+        if needs == "labels" and inputs.labelled is None:
             raise BadRequest(f"{self.name}: needs a few labelled texts, none given; name a task with --task TASK")
-        if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
+        if inputs.origin is not None and not inputs.origin.fingerprint.same_host(module.host):
             raise SlotMismatch(
-                f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
-                f"another fingerprint ({module.host.told_from(given.origin.fingerprint)}); name the host that the "
+                f"--from {inputs.origin.name}: expected the module's own host {module.host.name}, got a host with "
+                f"another fingerprint ({module.host.told_from(inputs.origin.fingerprint)}); name the host that the "
                 "module was trained on"
             )
 

@@ -38,7 +38,7 @@ class Sampler(Porter):
     def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
         """A matrix of the same shape."""
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Sample every matrix, the shared ones and the head of a linear readout too."""
         matrices = {
             slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
@@ -93,9 +93,9 @@ class NormMatched(Gaussian):
     name = "norm_matched"
     title = "a random update of the same Frobenius norm"
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Sample, then scale each slot's outer matrices, in which its update is linear."""
-        sampled = super().carry(module, receiver, rng, given)
+        sampled = super().carry(module, receiver, rng, inputs)
         technique = technique_named(module.spec.kind)
         for name, slot in technique.slots(module.spec, receiver.slots).items():
             before, after = (

@@ -1,4 +1,4 @@
-"""A check, and a trial of several methods, as tables and sentences."""
+"""A check of a port, and the choice between several methods that were tried, as tables and sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftport.workflows.method_selection import MethodSelection
 
 def check_tables(found: PortCheck) -> list[Table]:
     """Hosts, slots, layers where they were compared, and methods."""
-    tables = [_hosts(found.kinship), _slots(found)]
+    tables = [_hosts(found.host_comparison), _slots(found)]
     if found.layers:
         rows = tuple(
             (one.layer, str(one.takes), f"{one.cka:.2f}", str(one.most_like), f"{one.most_like_cka:.2f}")
@@ -26,13 +26,13 @@ def check_tables(found: PortCheck) -> list[Table]:
 
 def check_sentences(found: PortCheck) -> list[str]:
     """What the tables come to, and what to do."""
-    slots, kin, choice = found.slots, found.kinship, found.choice
+    slots, hosts, choice = found.slots, found.host_comparison, found.choice
     said = [
         f"{len(slots.slots)} slots: {slots.count('fits')} fit, {slots.count('resizes')} take another shape, "
         f"{slots.count('no counterpart')} have no counterpart; {len(slots.unused)} of the module's slots are not taken."
     ]
-    if kin.note:
-        said.append(f"Origin: {kin.note}.")
+    if hosts.note:
+        said.append(f"Origin: {hosts.note}.")
     if found.layers_note:
         said.append(f"Likeness of layers: {found.layers_note}.")
     do = f"use {choice.method}" if choice.method else choice.word
@@ -40,40 +40,46 @@ def check_sentences(found: PortCheck) -> list[str]:
     return [*said, f"What to do: {do}{doubt}: {choice.why}."]
 
 
-def trial_table(tried: MethodSelection) -> Table:
+def selection_table(selection: MethodSelection) -> Table:
     """A row a method, the best first, then the bare receiver, then those that cannot and why."""
-    ranking = tried.ranking
+    ranking = selection.ranking
     rows = []
     for one in (*ranking.ranked, ranking.bare):
         apart = "the best" if one.method == ranking.best else "yes" if one.told_apart else "no"
         kept = "kept" if one.method == ranking.chosen else ""
         rows.append((one.method, f"{one.accuracy:.3f}", _signed(one.behind), apart, kept))
-    rows += [(one.method, "", "", "", f"cannot: {one.refusal}") for one in ranking.entrants if one.refusal is not None]
+    rows += [
+        (one.method, "", "", "", f"cannot: {one.refusal}") for one in ranking.candidates if one.refusal is not None
+    ]
     title = f"accuracy on {ranking.items} validation items; intervals jointly 95 %"
     return Table(title, ("method", "accuracy", "the best is ahead by", "told apart", ""), tuple(rows))
 
 
-def _hosts(kin: HostComparison) -> Table:
+def _hosts(hosts: HostComparison) -> Table:
     names = {"layers": "layers", "width": "width", "family": "family", "model_type": "model type"}
     rows = [
-        (title, str(getattr(kin.origin, part)), str(getattr(kin.receiver, part)), _yes(kin.same[part]))
+        (title, str(getattr(hosts.origin, part)), str(getattr(hosts.receiver, part)), _yes(hosts.same[part]))
         for part, title in names.items()
     ]
     digests = {"architecture": "names and shapes of tensors", "weights": "weights", "tokenizer": "tokenizer's files"}
     rows += [
-        (title, getattr(kin.origin, part)[:8], getattr(kin.receiver, part)[:8], _yes(kin.same[part]))
+        (title, getattr(hosts.origin, part)[:8], getattr(hosts.receiver, part)[:8], _yes(hosts.same[part]))
         for part, title in digests.items()
     ]
-    marks = (kin.origin, kin.receiver)
+    marks = (hosts.origin, hosts.receiver)
     ours, theirs = (f"{len(one.settings)} not by default" if one.version > 1 else "not recorded" for one in marks)
-    rows.append(("settings that change numbers", ours, theirs, _yes(kin.same["settings"])))
-    distance = "not measured" if not kin.at_hand else "shapes differ" if kin.distance is None else f"{kin.distance:.4f}"
-    rows.append(("weights apart, relative", "", distance, _yes(kin.distance == 0.0)))
-    if kin.tokens is not None:
-        tokens = kin.tokens
+    rows.append(("settings that change numbers", ours, theirs, _yes(hosts.same["settings"])))
+    distance = (
+        "not measured" if not hosts.at_hand else "shapes differ" if hosts.distance is None else f"{hosts.distance:.4f}"
+    )
+    rows.append(("weights apart, relative", "", distance, _yes(hosts.distance == 0.0)))
+    if hosts.tokens is not None:
+        tokens = hosts.tokens
         known = f"{tokens.share:.1%} of {tokens.receiver:,}"
         rows.append(("tokens the origin knows", f"{tokens.origin:,}", known, _yes(tokens.equal)))
-    return Table("hosts", ("what", f"origin {kin.origin.name}", f"receiver {kin.receiver.name}", "same"), tuple(rows))
+    return Table(
+        "hosts", ("what", f"origin {hosts.origin.name}", f"receiver {hosts.receiver.name}", "same"), tuple(rows)
+    )
 
 
 def _slots(found: PortCheck) -> Table:

@@ -66,7 +66,7 @@ class Ranking:
 
     Attributes:
         chosen: the first named of the methods that cannot be distinguished from ``best``, the most accurate one.
-        entrants: all methods, in the order they were named.
+        candidates: all methods, in the order they were named.
         bare: the bare receiver, and how far it is behind the best method.
         items: the number of validation items.
 
@@ -74,14 +74,14 @@ class Ranking:
 
     chosen: str
     best: str
-    entrants: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     bare: Candidate
     items: int
 
     @property
     def ranked(self) -> list[Candidate]:
         """The methods that carried the module, the best first; ties are in the order they were named."""
-        return sorted((e for e in self.entrants if e.accuracy is not None), key=lambda e: -(e.accuracy or 0.0))
+        return sorted((e for e in self.candidates if e.accuracy is not None), key=lambda e: -(e.accuracy or 0.0))
 
     @property
     def sentence(self) -> str:
@@ -123,7 +123,7 @@ class MethodSelection:
         return {
             "chosen": found.chosen,
             "best": found.best,
-            "methods": [{**asdict(one), "told_apart": one.told_apart} for one in found.entrants],
+            "methods": [{**asdict(one), "told_apart": one.told_apart} for one in found.candidates],
             "bare": {**asdict(found.bare), "told_apart": found.bare.told_apart},
             "validation_items": found.items,
             "test_accuracy": self.test.accuracy,
@@ -192,16 +192,16 @@ def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str
     best = max(correct, key=lambda name: float(correct[name].mean()))  # among equals, the first that was named
     pairs = len(list(combinations((*correct, BARE), 2)))
 
-    def entrant(name: str, own: Floats) -> Candidate:
+    def candidate(name: str, own: Floats) -> Candidate:
         rng = rng_for(0, "bootstrap", best, name)
         behind = paired_difference(correct[best], own, level=1 - (1 - LEVEL) / pairs, rng=rng) if name != best else None
         return Candidate(name, None, float(own.mean()), behind)
 
-    entrants = tuple(
-        Candidate(name, refusals[name]) if name in refusals else entrant(name, correct[name]) for name in names
+    candidates = tuple(
+        Candidate(name, refusals[name]) if name in refusals else candidate(name, correct[name]) for name in names
     )
-    kept = next(one.method for one in entrants if one.accuracy is not None and not one.told_apart)
-    return Ranking(kept, best, entrants, entrant(BARE, bare), len(bare))
+    kept = next(one.method for one in candidates if one.accuracy is not None and not one.told_apart)
+    return Ranking(kept, best, candidates, candidate(BARE, bare), len(bare))
 
 
 def _port_all(
@@ -217,7 +217,7 @@ def _port_all(
                 ported[name] = distill_for(request, module, bound)
             else:
                 inputs = open_port_inputs(
-                    PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
+                    PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
                     as_technique=request.as_, progress=progress, shared=cache,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)

@@ -48,7 +48,7 @@ def paired_rows(
     receiver: Host,
     origin_slots: Sequence[str],
     receiver_slots: Sequence[str],
-    given: PortInputs,
+    inputs: PortInputs,
     title: str,
 ) -> Iterator[tuple[SlotRows, SlotRows]]:
     """Rows of both hosts for batch after batch of the given texts, each text once, the same words in the same order.
@@ -60,9 +60,9 @@ def paired_rows(
     for host in (origin, receiver):
         if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
-    texts = list(dict.fromkeys(text for text in given.texts if text.strip()))
+    texts = list(dict.fromkeys(text for text in inputs.texts if text.strip()))
     size = min(BATCH, (len(texts) + 1) // 2)  # two batches at least: every second one is held out
-    advance = given.progress.stage(title, len(texts))
+    advance = inputs.progress.stage(title, len(texts))
     seen = 0
     for begin in range(0, len(texts), max(size, 1)):
         batch = texts[begin : begin + size]
@@ -75,7 +75,7 @@ def paired_rows(
     if not seen:
         raise BadRequest(
             f"texts: expected some with words that {origin.name} and {receiver.name} both read, got "
-            f"{len(given.texts)} texts without; give ordinary sentences"
+            f"{len(inputs.texts)} texts without; give ordinary sentences"
         )
 
 

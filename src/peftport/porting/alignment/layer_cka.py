@@ -19,13 +19,13 @@ from peftport.porting.base import PortInputs
 MOST_WORDS = 768
 
 
-def similarity(origin: Host, receiver: Host, given: PortInputs) -> dict[str, Tensor]:
+def similarity(origin: Host, receiver: Host, inputs: PortInputs) -> dict[str, Tensor]:
     """CKA of every layer with every other, (L_s, L_t), by the receiver's stack; stacks of one name are compared."""
     ours = [name for name, slot in origin.slots.items() if slot.site == "ffn_sum"]
     theirs = [name for name, slot in receiver.slots.items() if slot.site == "ffn_sum"]
     rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     words = 0
-    for seen, met in paired_rows(origin, receiver, ours, theirs, given, "comparing layers"):
+    for seen, met in paired_rows(origin, receiver, ours, theirs, inputs, "comparing layers"):
         for side, names, found in (("origin", ours, seen), ("receiver", theirs, met)):
             for name in names:
                 rows[side, name].append(found[name].y)

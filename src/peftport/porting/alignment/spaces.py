@@ -48,7 +48,13 @@ class Spaces:
 
 
 def collect_spaces(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, *, full: bool = False
+    origin: Host,
+    receiver: Host,
+    pairs: Mapping[str, Pair],
+    with_inputs: bool,
+    inputs: PortInputs,
+    *,
+    full: bool = False,
 ) -> Spaces:
     """Read the texts with both hosts and sum up, or take what an earlier port summed up.
 
@@ -57,19 +63,19 @@ def collect_spaces(
     have what they read, the map's output, among what goes in.
     """
     taken = tuple((name, pair.origin) for name, pair in pairs.items())
-    key = ("spaces", origin, receiver, taken, inputs, full, tuple(given.texts))
-    return given.shared.cached(key, lambda: _collect(origin, receiver, pairs, inputs, given, full))
+    key = ("spaces", origin, receiver, taken, with_inputs, full, tuple(inputs.texts))
+    return inputs.shared.cached(key, lambda: _collect(origin, receiver, pairs, with_inputs, inputs, full))
 
 
 def _collect(
-    origin: Host, receiver: Host, pairs: Mapping[str, Pair], inputs: bool, given: PortInputs, full: bool
+    origin: Host, receiver: Host, pairs: Mapping[str, Pair], with_inputs: bool, inputs: PortInputs, full: bool
 ) -> Spaces:
     spaces = Spaces()
     ours, theirs = watched(pairs, origin, receiver)
-    title = f"reading {len(given.texts)} texts with {origin.name} and {receiver.name}"
-    for seen, met in paired_rows(origin, receiver, ours, theirs, given, title):
+    title = f"reading {len(inputs.texts)} texts with {origin.name} and {receiver.name}"
+    for seen, met in paired_rows(origin, receiver, ours, theirs, inputs, title):
         for pair in pairs.values():
-            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, inputs, full)
+            _add_pair(spaces, pair, origin.slots[pair.origin], seen, met, with_inputs, full)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
@@ -83,7 +89,7 @@ def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[li
 
 
 def _add_pair(
-    spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool, full: bool
+    spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, with_inputs: bool, full: bool
 ) -> None:
     """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up."""
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
@@ -94,8 +100,8 @@ def _add_pair(
         own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
         own.scalings = (one.scaling, other.scaling)
         return
-    if inputs or full or pair.receiver.kind != "linear":
-        rows = (one.x, other.x) if inputs or pair.receiver.kind != "linear" else (one.y, other.y)
+    if with_inputs or full or pair.receiver.kind != "linear":
+        rows = (one.x, other.x) if with_inputs or pair.receiver.kind != "linear" else (one.y, other.y)
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))

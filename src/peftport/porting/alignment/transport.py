@@ -97,20 +97,20 @@ class AligningPorter(Porter):
 
     @abstractmethod
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
         """Find the maps for these pairs, by the receiver's slot."""
 
-    def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
+    def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
         """Which slot takes which; most methods go by the hosts' depths alone."""
         return pair_slots(module, receiver.slots, receiver.kind, self.layer)
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Pair the slots, find the maps between them, and carry the matrices through."""
-        pairs = self.pairs(module, receiver, given)
+        pairs = self.pairs(module, receiver, inputs)
         found = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)
-        return carry_through(module, receiver, pairs, self.align(module, receiver, found, rng, given), rng, given)
+        return carry_through(module, receiver, pairs, self.align(module, receiver, found, rng, inputs), rng, inputs)
 
 
 def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
@@ -136,15 +136,15 @@ def carry_through(
     pairs: Mapping[str, Pair | None],
     aligner: Aligner,
     rng: np.random.Generator,
-    given: PortInputs,
+    inputs: PortInputs,
 ) -> PortedMatrices:
     """Every slot's matrices through an aligner's maps; slots without a counterpart get matrices that change nothing."""
-    spec = _carried_spec(module, receiver, given)
+    spec = _carried_spec(module, receiver, inputs)
     technique = technique_named(spec.kind)
     made: Parameters = {}
     left_out: Parameters = {}
     slots: dict[str, str] = {}
-    advance = given.progress.stage(f"carrying {module.spec.kind} to {receiver.name}", len(pairs))
+    advance = inputs.progress.stage(f"carrying {module.spec.kind} to {receiver.name}", len(pairs))
     for name, pair in pairs.items():
         slot = receiver.slots[name]
         if pair is None:
@@ -174,10 +174,10 @@ def expanded(module: Module, slot: str) -> Own:
     return {name: tensor[0] for name, tensor in full.items()}
 
 
-def _carried_spec(module: Module, receiver: Host, given: PortInputs) -> TechniqueSpec:
+def _carried_spec(module: Module, receiver: Host, inputs: PortInputs) -> TechniqueSpec:
     """The module's own spec or, where that is asked for, that of the technique to which it expands."""
     spec, technique = module.spec, technique_named(module.spec.kind)
-    if given.as_technique is None or technique.expands_to != given.as_technique:
+    if inputs.as_technique is None or technique.expands_to != inputs.as_technique:
         return spec
     units = next(
         len(matrix)
@@ -188,7 +188,7 @@ def _carried_spec(module: Module, receiver: Host, given: PortInputs) -> Techniqu
     found = technique.expanded_spec(spec, units, receiver.width)
     if found is None:
         raise BadRequest(
-            f"--as {given.as_technique}: expected a width that some reduction factor divides into {units} units, "
+            f"--as {inputs.as_technique}: expected a width that some reduction factor divides into {units} units, "
             f"{receiver.name} is {receiver.width} wide; leave --as out for the nearest {technique.title}"
         )
     return found

@@ -45,11 +45,11 @@ class CrossLora(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
         # No matrix of a host is read before a slot is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return SingularBases(Bases(given.origin, receiver, LARGEST_K, rng), pairs)
+        assert inputs.origin is not None  # checked: needs weights
+        return SingularBases(Bases(inputs.origin, receiver, LARGEST_K, rng), pairs)
 
 
 class SingularBases(Aligner):

@@ -40,8 +40,8 @@ class GradFix(Porter):
         return "" if technique.can_be_left_out else "its matrices change the host even where they are zero"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        votes, examples = _votes(module, receiver, given)
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        votes, examples = _votes(module, receiver, inputs)
         made: Parameters = {slot: dict(own) for slot, own in module.matrices.items()}
         notes = {slot: "copied" for slot in made}
         for slot, own in votes.items():
@@ -55,14 +55,14 @@ class GradFix(Porter):
         return PortedMatrices(made, notes)
 
 
-def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str, dict[str, Tensor]], int]:
+def _votes(module: Module, receiver: Host, inputs: PortInputs) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Sums of the signs of the gradient with respect to the output matrices, at zero, and how many examples voted.
 
     Raises:
         BadRequest: there is no example.
 
     """
-    assert given.labelled is not None  # checked: needs labels
+    assert inputs.labelled is not None  # checked: needs labels
     technique = technique_named(module.spec.kind)
     body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
     stacked = {slot: dict(own) for slot, own in stack([body], receiver.dtype).items()}
@@ -73,7 +73,7 @@ def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str,
     votes: dict[str, dict[str, Tensor]] = {slot: {} for slot, _ in outputs}
     examples = 0
     with attached(receiver, module.spec, stacked):
-        for loss in given.labelled.losses():
+        for loss in inputs.labelled.losses():
             examples += 1
             for (slot, name), gradient in zip(outputs, torch.autograd.grad(loss, leaves), strict=True):
                 votes[slot][name] = votes[slot].get(name, torch.zeros(())) + gradient[0].sign()

@@ -55,10 +55,10 @@ class LoraSuite(AligningPorter):
         return "weights" if depths(module.matrices) == depths(receiver.slots) else "texts"
 
     @override
-    def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
-        if self.needs_for(module, receiver) == "weights" or given.origin is None:
+    def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
+        if self.needs_for(module, receiver) == "weights" or inputs.origin is None:
             return pair_slots(module, receiver.slots, receiver.kind, by_end)
-        found = {name: in_order(table) for name, table in similarity(given.origin, receiver, given).items()}
+        found = {name: in_order(table) for name, table in similarity(inputs.origin, receiver, inputs).items()}
 
         def layer(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
             return found[stack][j] if stack in found else by_end(stack, j, origin_layers, receiver_layers)
@@ -67,11 +67,11 @@ class LoraSuite(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
         # Embeddings are read at once, the matrices of a slot when it is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return Embedded(given.origin, receiver, embedding_map(given.origin, receiver))
+        assert inputs.origin is not None  # checked: needs weights
+        return Embedded(inputs.origin, receiver, embedding_map(inputs.origin, receiver))
 
 
 def embedding_map(origin: Host, receiver: Host) -> Dense:

@@ -67,14 +67,14 @@ class Regress(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
-        assert given.origin is not None  # checked: needs texts
+        assert inputs.origin is not None  # checked: needs texts
         roles = technique_named(module.spec.kind).roles
-        spaces = collect_spaces(given.origin, receiver, pairs, reads_inputs(roles), given, full=True)
-        fits = Fitted(module, given.origin, receiver, pairs, spaces, given.as_technique is None)
+        spaces = collect_spaces(inputs.origin, receiver, pairs, reads_inputs(roles), inputs, full=True)
+        fits = Fitted(module, inputs.origin, receiver, pairs, spaces, inputs.as_technique is None)
         if roles == BOTTLENECK:  # fitted through its nonlinearity
-            fits.second_pass(given)
+            fits.second_pass(inputs)
         return fits
 
 
@@ -133,11 +133,11 @@ class Fitted(Aligner):
         half, everything = (torch.cat([each, bias]) for each in _through(drawn, own["down"].mT))
         return ridge(read.with_ones().through(torch.cat([own["down"].mT, bias])), (half, everything))
 
-    def second_pass(self, given: PortInputs) -> None:
+    def second_pass(self, inputs: PortInputs) -> None:
         """Sum up the receiver's fitted units and the change the origin's make."""
         ours, theirs = watched(self.pairs, self.origin, self.receiver)
-        title = f"reading {len(given.texts)} texts again"
-        for seen, met in paired_rows(self.origin, self.receiver, ours, theirs, given, title):
+        title = f"reading {len(inputs.texts)} texts again"
+        for seen, met in paired_rows(self.origin, self.receiver, ours, theirs, inputs, title):
             for name, pair in self.pairs.items():
                 change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
                 change = change + self.own[pair.origin]["up_bias"]

@@ -32,7 +32,7 @@ class Resize(Porter):
     fits = Fits(width="any", depth="any")
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         technique = technique_named(module.spec.kind)
         pairs = pair_slots(module, receiver.slots, receiver.kind)
         check_pairs(module, receiver, pairs, self.name)

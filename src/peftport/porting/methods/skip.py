@@ -48,10 +48,10 @@ class Skip(AligningPorter):
         return "nothing" if self._same_shapes(module, receiver) else "texts"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        if given.as_technique or not self._same_shapes(module, receiver):
-            return super().carry(module, receiver, rng, given)
-        pairs = self.pairs(module, receiver, given)
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        if inputs.as_technique or not self._same_shapes(module, receiver):
+            return super().carry(module, receiver, rng, inputs)
+        pairs = self.pairs(module, receiver, inputs)
         check_pairs(module, receiver, pairs, self.name)
         found = {name: pair for name, pair in pairs.items() if pair}
         made = {name: dict(module.matrices[pair.origin]) for name, pair in found.items()}
@@ -64,12 +64,12 @@ class Skip(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
-        if given.origin is None or not given.texts:  # equal shapes, carried as an adapter
+        if inputs.origin is None or not inputs.texts:  # equal shapes, carried as an adapter
             return Unchanged(receiver)
-        inputs = reads_inputs(technique_named(module.spec.kind).roles)
-        return Picked(given.origin, collect_spaces(given.origin, receiver, pairs, inputs, given))
+        with_inputs = reads_inputs(technique_named(module.spec.kind).roles)
+        return Picked(inputs.origin, collect_spaces(inputs.origin, receiver, pairs, with_inputs, inputs))
 
 
 class Unchanged(Aligner):

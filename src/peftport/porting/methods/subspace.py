@@ -56,11 +56,11 @@ class Subspace(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
-        assert given.origin is not None  # checked: needs weights
+        assert inputs.origin is not None  # checked: needs weights
         # No matrix of a host is read before a slot is asked for.
-        return Projections(Bases(given.origin, receiver, LARGEST_K, rng), receiver)
+        return Projections(Bases(inputs.origin, receiver, LARGEST_K, rng), receiver)
 
 
 class Projections(Aligner):

@@ -51,11 +51,11 @@ class Theseus(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
-        assert given.origin is not None  # checked: needs texts
-        inputs = reads_inputs(technique_named(module.spec.kind).roles)
-        return Rotations(given.origin, receiver, collect_spaces(given.origin, receiver, pairs, inputs, given))
+        assert inputs.origin is not None  # checked: needs texts
+        with_inputs = reads_inputs(technique_named(module.spec.kind).roles)
+        return Rotations(inputs.origin, receiver, collect_spaces(inputs.origin, receiver, pairs, with_inputs, inputs))
 
 
 class Rotations(Aligner):

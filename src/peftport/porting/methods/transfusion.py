@@ -40,11 +40,11 @@ class TransFusion(AligningPorter):
 
     @override
     def align(
-        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, given: PortInputs
+        self, module: Module, receiver: Host, pairs: Mapping[str, Pair], rng: np.random.Generator, inputs: PortInputs
     ) -> Aligner:
         # No matrix of a host is read before a slot is asked for.
-        assert given.origin is not None  # checked: needs weights
-        return Permutations(given.origin, receiver)
+        assert inputs.origin is not None  # checked: needs weights
+        return Permutations(inputs.origin, receiver)
 
 
 @dataclass(frozen=True, eq=False)
