@@ -47,7 +47,7 @@ def report(
     only: Only = None,
     json_: AsJson = False,
 ) -> None:
-    """What came out: the headline table, or with --out one self-contained page.
+    """Print the main results of a study, or with --out write them all as one HTML page.
 
     Example: peftport study report studies/quick.toml --out report.html
     """
@@ -92,7 +92,7 @@ def watch(
     only: Only = None,
     every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two updates of the display.")] = 2.0,
 ) -> None:
-    """Follow a running study until nothing is left, then print what came out. Ctrl-C stops watching, not the study.
+    """Follow a running study until it is done, then print its main results. Ctrl-C stops watching, not the study.
 
     Example: peftport study watch studies/quick.toml
     """

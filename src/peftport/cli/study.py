@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="A declared grid of train/test runs: planned as shared jobs, run once, resumed always.",
+    help="Plan, run and report a study: a grid of training and test runs that one TOML file declares.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _STUDY, _RUN = options(StudyRequest), options(RunRequest)
@@ -87,7 +87,7 @@ def plan_study(
     workers: Workers = None,
     json_: AsJson = False,
 ) -> None:
-    """Count runs, unique jobs and training steps; with --calibrate, how long it takes here.
+    """Count the runs, jobs and training steps of a study; with --calibrate, estimate how long it takes here.
 
     Example: peftport study plan studies/paper.toml
     """
@@ -141,7 +141,7 @@ app.command("run")(o.as_command(run, "run", RunRequest, [*o.parameters_of(StudyR
 def status(
     study: StudyFile, folder: Folder = None, changes: Changes = None, only: Only = None, json_: AsJson = False
 ) -> None:
-    """How far a study is, and what failed.
+    """Show how far a study is, and what failed.
 
     Example: peftport study status studies/quick.toml
     """
@@ -188,7 +188,10 @@ def export_study(
     ] = "parquet",
     json_: AsJson = False,
 ) -> None:
-    """Write one row a run, every factor a column; what each run got right item by item; how it was run.
+    """Write the results of a study as tables: the runs, their results item by item, and how they were made.
+
+    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says which test items each
+    run got right; study.json has the study, the versions and the machine.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """
@@ -223,9 +226,10 @@ def verify_study(
     threads: Threads = 1,
     json_: AsJson = False,
 ) -> None:
-    """Recompute random runs from nothing and compare them with exported ones: rows, and item by item.
+    """Recompute some runs, chosen at random, and compare them with the exported results, item by item.
 
-    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differs.
+    On another processor numbers are rounded differently, and a few items may differ (--tolerance). If more differ, the
+    exit code is 1.
 
     Example: peftport study verify studies/quick.toml --results results/quick --sample 3
     """
@@ -259,9 +263,10 @@ def verify_study(
 
 @app.command("repair")
 def repair_study(study: StudyFile, folder: Folder = None, changes: Changes = None, json_: AsJson = False) -> None:
-    """Restore a damaged ledger from what can be read of it and from the artifacts; the next run does the rest again.
+    """Restore a damaged ledger, the file that records the finished jobs of a study.
 
-    The damaged file is kept under another name.
+    It is made anew from what can be read of the damaged file, which is kept under another name, and from the artifacts.
+    The next run repeats the jobs that could not be restored.
 
     Example: peftport study repair studies/quick.toml
     """
