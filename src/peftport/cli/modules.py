@@ -56,8 +56,8 @@ def techniques(json_: AsJson = False) -> None:
 def methods(json_: AsJson = False) -> None:
     """List the porting methods and the samplers, with what each needs, where it can be used, and its source.
 
-    A sampler draws random matrices on the scale of a module's, as the control of a comparison. In the columns width and
-    depth, "any" means that the two hosts may differ in it.
+    A sampler draws random matrices on the scale of a module's, as the control of a comparison. In the
+    columns width and depth, "any" means that the two hosts may differ in it.
 
     Example: peftport methods
     """

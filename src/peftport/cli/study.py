@@ -190,8 +190,8 @@ def export_study(
 ) -> None:
     """Write the results of a study as tables: the runs, their results item by item, and how they were made.
 
-    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says which test items each
-    run got right; study.json has the study, the versions and the machine.
+    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says which
+    test items each run got right; study.json has the study, the versions and the machine.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """
@@ -228,8 +228,8 @@ def verify_study(
 ) -> None:
     """Recompute some runs, chosen at random, and compare them with the exported results, item by item.
 
-    On another processor numbers are rounded differently, and a few items may differ (--tolerance). If more differ, the
-    exit code is 1.
+    On another processor numbers are rounded differently, and a few items may differ (--tolerance). If
+    more differ, the exit code is 1.
 
     Example: peftport study verify studies/quick.toml --results results/quick --sample 3
     """
@@ -265,8 +265,8 @@ def verify_study(
 def repair_study(study: StudyFile, folder: Folder = None, changes: Changes = None, json_: AsJson = False) -> None:
     """Restore a damaged ledger, the file that records the finished jobs of a study.
 
-    It is made anew from what can be read of the damaged file, which is kept under another name, and from the artifacts.
-    The next run repeats the jobs that could not be restored.
+    It is made anew from what can be read of the damaged file, which is kept under another name, and
+    from the artifacts. The next run repeats the jobs that could not be restored.
 
     Example: peftport study repair studies/quick.toml
     """

