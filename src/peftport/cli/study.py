@@ -190,8 +190,8 @@ def export_study(
 ) -> None:
     """Write the results of a study as tables: the runs, their results item by item, and how they were made.
 
-    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says which
-    test items each run got right; study.json has the study, the versions and the machine.
+    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says
+    which test items each run got right; study.json has the study, the versions and the machine.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """

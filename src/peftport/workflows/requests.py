@@ -214,8 +214,8 @@ class CheckRequest(Request):
     """Say whether a module can be ported to a host, what gain to expect, and which porting method to use.
 
     The result shows which parts of the module fit, how alike the two hosts are, and what each porting
-    method needs. Nothing is ported or trained. Weights are read from disk; with --texts both hosts are
-    loaded, too, and the activations of their layers are compared.
+    method needs. Nothing is ported or trained. Weights are read from disk; with --texts both hosts
+    are loaded, too, and the activations of their layers are compared.
 
     Example: peftport check modules/lora --to sre
     """
