@@ -11,7 +11,7 @@ from peftport.cli import options as o
 from peftport.cli.console import AsJson, print_json, print_table, say
 from peftport.workflows.requests import TaskRequest
 
-app = typer.Typer(help="List the built-in tasks, and show how a task is split and what is in each part.", no_args_is_help=True)
+app = typer.Typer(help="List the built-in tasks, and show how a task is split.", no_args_is_help=True)
 
 
 @app.command("list")
