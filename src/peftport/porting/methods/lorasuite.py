@@ -9,11 +9,12 @@ their blocks is largest (Hungarian method). The paper then tunes the module brie
 a comparison do that.
 
 Ours: the pseudo-inverse of W_s^T. The paper has a transpose in its place, with which a port to the same host would
-not be the identity. A pseudo-inverse determines only part of the map if there are fewer shared tokens than dimensions, or
-if W has more outputs than inputs. The rest is the identity in the residual stream (of hosts with the same width), and one
-rotation per head behind a map, fitted on the rows of the two matrices (alignment.parts). FFN units have a nonlinearity
-between their maps, so they are matched one to one, by the cosine of the rows of W_s W_h and W_t. Hosts with equally
-many layers are paired layer by layer, the only pairing that keeps the order and uses every layer.
+not be the identity. A pseudo-inverse determines only part of the map if there are fewer shared tokens than
+dimensions, or if W has more outputs than inputs. The rest is the identity in the residual stream (of hosts with the
+same width), and one rotation per head behind a map, fitted on the rows of the two matrices (alignment.parts). FFN
+units have a nonlinearity between their maps, so they are matched one to one, by the cosine of the rows of W_s W_h and
+W_t. Hosts with equally many layers are paired layer by layer, the only pairing that keeps the order and uses every
+layer.
 
 A slot's record says how much of the embeddings of every second shared token a fit on the other tokens explains.
 """
