@@ -1,4 +1,4 @@
-"""What two hosts have at their slots for the same texts, batch by batch; nothing is kept between batches."""
+"""The activations of two hosts at their slots for the same texts, batch by batch; no batch is kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from peftport.porting.base import PortInputs
 
 BATCH = 16
 STATES = ("x", "y", "queries", "keys", "values")
-FEWEST_WORDS = 2  # a batch with fewer shared words says nothing
+FEWEST_WORDS = 2  # a batch with fewer shared words is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One slot's rows, a word each, float64. Linear: x (n, D_in), y (n, D_out). Sum: y the sum, x behind its norm.
+    """The activations of one slot, one row for each word, float64.
 
-    Attention: queries (n, H D_head), keys and values (m, H_kv D_head); ``scaling`` is what q k^T is multiplied by.
+    Linear slots have inputs x (n, D_in) and outputs y (n, D_out); sums have the sum y and x, the sum after its layer
+    norm. Attention blocks have queries (n, H D_head), keys and values (n, H_kv D_head), and ``scaling``, the factor of
+    q k^T.
     """
 
     x: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -40,7 +42,7 @@ class Rows:
     scaling: float = 1.0
 
 
-SlotRows = Mapping[str, Rows]  # by slot, and under HEAD the last hidden states as y
+SlotRows = Mapping[str, Rows]  # by slot; under HEAD, y has the last hidden states
 
 
 def paired_rows(
@@ -51,17 +53,17 @@ def paired_rows(
     inputs: PortInputs,
     title: str,
 ) -> Iterator[tuple[SlotRows, SlotRows]]:
-    """Rows of both hosts for batch after batch of the given texts, each text once, the same words in the same order.
+    """Yield the rows of both hosts for each batch of the texts, with the same words in the same order in both.
 
     Raises:
-        BadRequest: a host is only opened, or the hosts have hardly a word in common.
+        BadRequest: a host is opened but not loaded, or the hosts hardly read a word in common.
 
     """
     for host in (origin, receiver):
         if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
     texts = list(dict.fromkeys(text for text in inputs.texts if text.strip()))
-    size = min(BATCH, (len(texts) + 1) // 2)  # two batches at least: every second one is held out
+    size = min(BATCH, (len(texts) + 1) // 2)  # at least two batches, since every second one is held out
     advance = inputs.progress.stage(title, len(texts))
     seen = 0
     for begin in range(0, len(texts), max(size, 1)):
@@ -81,7 +83,7 @@ def paired_rows(
 
 @torch.no_grad()
 def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[Word]) -> dict[str, Rows]:
-    """Run the host once and pool what passes its slots to words."""
+    """Run the host once; return the activations at its slots as one row per word."""
     rows = reading.pooling(words)
     found: dict[str, Rows] = {}
     with ExitStack() as stack:

@@ -1,10 +1,10 @@
-"""Moments of both hosts' rows in the spaces that a technique's matrices live in, collected in one pass over the texts.
+"""The moments of both hosts' activations in the spaces that a technique's matrices belong to, from one pass over texts.
 
-Linear slots have a space of inputs and one of outputs; what is written to the residual stream (attention's and FFN's
-output, sums) is seen together with the stream itself at the end of its layer, which has the same basis and, where heads
-are few, more dimensions. The FFN's units are seen before and behind their nonlinearity: before it they span no more
-dimensions than the residual stream, behind it they span their own. Attention slots have keys, values and queries;
-grouped queries are averaged over their group.
+A linear slot has a space of inputs and one of outputs. For outputs that go to the residual stream (of attention, FFN
+and sums), the rows of the stream at the end of the layer are added: they have the same basis, and span more dimensions
+if heads are few. For the FFN's units, rows before and after the nonlinearity are taken together: before it they span no
+more dimensions than the residual stream, after it they span their own. Attention slots have keys, values and queries;
+grouped queries are averaged over the group that shares a key head.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from peftport.porting.alignment.maps import Moments
 from peftport.porting.base import PortInputs
 from peftport.porting.pairs import Pair
 
-RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output is the residual stream's
-UNITS = ("ffn_in", "ffn_gate")  # sites whose output is the FFN's units, which the FFN's last map takes in
+RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output goes to the residual stream
+UNITS = ("ffn_in", "ffn_gate")  # sites whose outputs are the FFN's units, the inputs of its last map
 
 
 @dataclass(eq=False)
 class HeadMoments:
-    """Keys, values and queries of two attention blocks, flat over key heads; scalings of q k^T."""
+    """Moments of the keys, values and queries of two attention blocks, flat over key heads, and their scalings."""
 
     keys: Moments = field(default_factory=lambda: Moments(left=False, right=False))
     values: Moments = field(default_factory=lambda: Moments(right=False))
@@ -39,7 +39,7 @@ class HeadMoments:
 
 @dataclass(eq=False)
 class Spaces:
-    """Moments by receiver slot: the origin's rows are a, the receiver's b."""
+    """Moments by the receiver's slot; a are the origin's rows, b the receiver's."""
 
     into: dict[str, Moments] = field(default_factory=dict)
     out: dict[str, Moments] = field(default_factory=dict)
@@ -56,11 +56,11 @@ def collect_spaces(
     *,
     full: bool = False,
 ) -> Spaces:
-    """Read the texts with both hosts and sum up, or take what an earlier port summed up.
+    """Sum up the moments of both hosts on the texts, or take those of an earlier port from the cache.
 
-    ``inputs``: what goes into linear maps is read by a matrix; else a bottleneck there reads what comes out of them.
-    ``full``: all products of the rows of a host with themselves, for regressions; adapters behind linear maps then
-    have what they read, the map's output, among what goes in.
+    With ``with_inputs``, a matrix of the technique reads the inputs of linear maps; otherwise a bottleneck reads their
+    outputs. With ``full``, for regressions, all products of a host's rows with themselves are summed, not just the
+    diagonal; ``into`` then has the outputs of linear maps if these are what a bottleneck reads.
     """
     taken = tuple((name, pair.origin) for name, pair in pairs.items())
     key = ("spaces", origin, receiver, taken, with_inputs, full, tuple(inputs.texts))
@@ -82,7 +82,7 @@ def _collect(
 
 
 def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[list[str], list[str]]:
-    """The slots to watch in each host: the pairs' own and those where their outputs are seen again."""
+    """The slots to watch in each host: those of the pairs, and those where the spaces of their outputs recur."""
     ours = [_with_further(pair.origin, origin) for pair in pairs.values()]
     theirs = [_with_further(name, receiver) for name in pairs]
     return list(dict.fromkeys(n for names in ours for n in names)), list(dict.fromkeys(n for ns in theirs for n in ns))
@@ -91,7 +91,7 @@ def watched(pairs: Mapping[str, Pair], origin: Host, receiver: Host) -> tuple[li
 def _add_pair(
     spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, with_inputs: bool, full: bool
 ) -> None:
-    """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up."""
+    """Add one batch of one pair. The inputs of linear maps are summed up only if a matrix reads them."""
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
         own = spaces.heads.setdefault(name, HeadMoments())
@@ -108,7 +108,7 @@ def _add_pair(
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:
-    """What comes out at a slot and, in the same space, the stream at the end of the layer or the units' output."""
+    """A slot's outputs and, from the same space, the stream at the end of the layer or the units after activation."""
     further = _further(name)
     if further == name or further not in rows:
         return rows[name].y
@@ -116,7 +116,7 @@ def output_rows(rows: SlotRows, name: str) -> Tensor:
 
 
 def grouped(rows: Rows, slot: Slot) -> Tensor:
-    """Queries averaged over the groups that share a key head: (n, H_kv D_head)."""
+    """The mean of the queries in each group that shares a key head: (n, H_kv D_head)."""
     n, width = len(rows.queries), slot.out_width // slot.heads
     return rows.queries.view(n, slot.heads, -1, width).mean(2).flatten(1)
 
@@ -127,7 +127,7 @@ def _with_further(name: str, host: Host) -> list[str]:
 
 
 def _further(name: str) -> str:
-    """The slot where the space of a slot's output is seen again."""
+    """The slot where the space of a slot's outputs recurs; the slot itself if there is none."""
     layer, _, site = name.rpartition(".")
     if site in UNITS:
         return f"{layer}.ffn_out"
