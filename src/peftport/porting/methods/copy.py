@@ -1,4 +1,4 @@
-"""copy: the matrices as they are, bit for bit. What the paper calls porting (Sabry & Belz 2024, arXiv 2401.14228)."""
+"""copy: use the matrices unchanged, bit for bit. The paper calls this porting (Sabry & Belz 2024, arXiv 2401.14228)."""
 
 from __future__ import annotations
 
