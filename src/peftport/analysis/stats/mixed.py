@@ -1,5 +1,4 @@
-"""A linear mixed model of a measure over the grid: techniques as fixed effects, host pairs and data sets as random
-ones.
+"""A linear mixed model of a measure over the grid: techniques are fixed effects, host pairs and data sets random ones.
 
     y = intercept + technique + u_pair + v_data + noise,   u ~ N(0, s_u^2), v ~ N(0, s_v^2), crossed
 
