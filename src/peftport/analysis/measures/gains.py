@@ -18,25 +18,25 @@ COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "see
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """Paired differences, a row of ``pairs.table`` each, with their variance and degrees of freedom."""
+    """Paired differences, one for each row of ``pairs.table``, with their variances and degrees of freedom."""
 
     pairs: Pairs
     estimates: Estimates
 
 
 def differences(evidence: Evidence, versus: str) -> Differences:
-    """Ported minus another arm in every cell and budget where a seed finished in both."""
+    """The ported arm minus another arm, in every cell and budget where a seed finished in both."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     pairs = evidence.pairs(rows, (*CELL, "budget"), ("ported", versus))
     return Differences(pairs, pairs.crossed.contrast([1.0, -1.0]))
 
 
 def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
-    """A row for each cell, budget and arm it is held against; null, with a note, where no seed finished in both.
+    """A row for each cell, budget and arm that is compared; null, with a note, if no seed finished in both arms.
 
     Args:
         evidence: the runs.
-        rng: draws the sign flips, where those are declared and seeds are too many for all of them.
+        rng: draws sign flips at random, if these are declared and there are too many seeds for all of them.
 
     """
     held = [versus for versus in VERSUS if evidence.arm(versus).height]
@@ -63,7 +63,7 @@ def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.Da
 
 
 def _note(level: float | None) -> pl.Expr:
-    """What a reader must know of an interval or a p; null where nothing."""
+    """What a reader must know about an interval or a p; null if there is nothing."""
     seeds, planned = pl.col("seeds").fill_null(0), pl.col("planned")
     parts = [
         pl.when(seeds == 0).then(pl.lit("no seed finished in both arms")),
@@ -84,7 +84,7 @@ def _note(level: float | None) -> pl.Expr:
 
 
 def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Sign-flip p over the seeds of every group, in the order of `differences`."""
+    """The sign-flip p over the seeds of every group, in the order of `differences`."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     values = evidence.values
     d = values[rows["row_ported"].to_numpy()] - values[rows[f"row_{versus}"].to_numpy()]
@@ -100,7 +100,7 @@ def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> np
 
 
 def _with_holm(found: pl.DataFrame, family: str) -> pl.DataFrame:
-    """Holm-adjusted p within each family; a null p stays out."""
+    """Add p after Holm's correction within each family; a null p takes no part."""
     keys: list[str] = {"versus": ["versus"], "cell": list(CELL), "all": ["all"]}[family]
     indexed = found.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
     adjusted = np.full(len(found), np.nan)

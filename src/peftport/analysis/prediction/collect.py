@@ -1,4 +1,4 @@
-"""A study's table of runs as recorded ports: every zero-shot test of a ported module with its bare host and ceiling."""
+"""Turn a study's table of runs into recorded ports: each zero-shot test of a ported module beside bare and ceiling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARMS = ("ported", "bare", "ceiling")
 
 @dataclass(frozen=True)
 class Relation:
-    """What an origin and a receiver are to one another."""
+    """How an origin and a receiver are related."""
 
     marks: tuple[str, str]
     origin_family: str
@@ -25,12 +25,12 @@ class Relation:
 
 
 def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], Relation]) -> list[RecordedPort]:
-    """A record for each cell whose three arms were run and whose module kept its task; mean over paired seeds.
+    """A record for each cell that ran all three arms and whose module was tested on its own task; a mean over seeds.
 
     Args:
-        study: its name.
+        study: the name of the study.
         evidence: its runs.
-        relations: by names of origin and receiver.
+        relations: by the names of origin and receiver.
 
     """
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)

@@ -1,7 +1,8 @@
-"""What a rule for choosing would have cost: best option's score minus the chosen one's, on host pairs it has not seen.
+"""Regret: what a rule for choosing would have cost on pairs of hosts that it has not seen.
 
-Options are the methods of porting and training from scratch; a score is the mean over budgets (the bare host stands for
-scratch untrained). Leave-one-pair-out: both directions of a pair of hosts are held out together.
+Regret is the score of the best option minus the score of the option that the rule chooses. The options are the porting
+methods and training from scratch; a score is a mean over budgets, where the bare host stands for training from scratch
+with no steps. A pair is left out in both directions together.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ Pair = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What other pairs of hosts showed with one technique: each option's mean regret, and how often it was chosen."""
+    """Results of the other pairs of hosts with one technique: each option's mean regret and how often it was chosen."""
 
     regret: Mapping[str, float]
     chosen: Mapping[str, int]
 
 
-Policy = Callable[[Setting, Elsewhere], str | None]  # the option it takes; None: it cannot
+Policy = Callable[[Setting, Elsewhere], str | None]  # the option that it chooses; None if it cannot choose
 
 
 def regret_report(evidence: Evidence) -> pl.DataFrame:
-    """Mean regret of each policy with a t interval over host pairs: all techniques (null), then each."""
+    """The mean regret of each policy, with a t interval over pairs of hosts: for all techniques (null) and for each."""
     settings = [one for one in settings_of(evidence) if len(one.scores) > 1]
     seen = _elsewhere(settings)
     rows = []
@@ -53,7 +54,7 @@ def regret_report(evidence: Evidence) -> pl.DataFrame:
 
 
 def policies(settings: Sequence[Setting]) -> list[tuple[str, Policy, str | None]]:
-    """Fixed options, what served other pairs best, what verdicts on other pairs say, and the setting's own verdict."""
+    """The rules: fixed options, what served other pairs best, what other pairs' verdicts say, and the own verdict."""
     options = sorted({option for one in settings for option in one.scores})
     return [
         *((f"always {option}", _always(option), None) for option in options),
@@ -68,7 +69,7 @@ def _pair(one: Setting) -> Pair:
 
 
 def _elsewhere(settings: Sequence[Setting]) -> dict[tuple[str | None, Pair], Elsewhere]:
-    """For each technique and pair, what all other pairs showed: totals less the pair's own."""
+    """For each technique and pair, the results of all other pairs."""
     regrets: dict[str | None, dict[Pair, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     chosen: dict[str | None, dict[Pair, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for one in settings:
@@ -96,7 +97,7 @@ def _means(pairs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
 def _summary(
     by_pair: Sequence[Sequence[float]], level: float
 ) -> tuple[float | None, float | None, float | None, int, int]:
-    """Mean of the pairs' means with a t interval over pairs; no interval of fewer than two."""
+    """The mean of the pairs' means with a t interval over pairs; no interval for fewer than two pairs."""
     means = np.array([np.mean(found) for found in by_pair])
     count = sum(len(found) for found in by_pair)
     if len(means) < 2:

@@ -1,4 +1,4 @@
-"""The sentence a person needs: what to do, what carries it, what overtakes it, and over what it was measured."""
+"""The sentence of a verdict: what to do, which comparison supports it, what overtakes it, and on what it rests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LEADS = {
 
 @dataclass(frozen=True)
 class Share:
-    """The share of the lift that a method keeps untrained, and the steps from scratch that gave the lift."""
+    """The share of the lift that a method keeps without training, and the steps of the ceiling behind that lift."""
 
     share: float
     low: float
@@ -29,7 +29,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the intervals rest on."""
+    """The data on which the intervals of a sentence rest."""
 
     seeds: int
     items: int
@@ -48,7 +48,7 @@ class Basis:
 
 
 def difference_in(metric: str) -> str:
-    """What a positive difference is of: more of the metric, or less of it where less is better."""
+    """What a positive difference means: more of the metric, or less of it if lower values are better."""
     found = metric_named(metric)
     return f"{'difference' if found.higher_is_better else 'improvement'} in {found.title}"
 
@@ -61,13 +61,13 @@ def sentence(
     overtaking: Mapping[str, Sequence[Contrast]],
     basis: Basis,
 ) -> str:
-    """Say a choice in one line.
+    """Word a decision in one line.
 
     Args:
         choice: what was decided.
-        duels: by method, against the alternative.
-        between: by (cheaper, dearer) method.
-        shares: by method, what it keeps of the lift, where that can be said.
+        duels: by method, its comparisons with the alternative.
+        between: by (cheaper, costlier) method, the gain of the costlier one.
+        shares: by method, the share of the lift that it keeps, if that can be said.
         overtaking: by method, the untrained module's gain over scratch trained for each budget.
         basis: what the intervals rest on.
 
@@ -86,7 +86,7 @@ def sentence(
 
 
 def _carried(duels: Sequence[Contrast], basis: Basis) -> list[str]:
-    """The first settled comparison, the last if it is another, and whether longer training left it open."""
+    """The first settled comparison, the last one if it is another, and whether longer training is left open."""
     settled = sorted((duel for duel in duels if duel.sign), key=lambda duel: duel.budget)
     last = max(duel.budget for duel in duels)
     parts = [_duel(duel, basis) for duel in dict.fromkeys((settled[0], settled[-1]))]
@@ -116,7 +116,7 @@ def _kept(share: Share | None) -> list[str]:
 
 
 def _overtaken(duels: Sequence[Contrast]) -> list[str]:
-    """Steps from scratch that are settled to beat the module as ported."""
+    """The steps from scratch after which training is settled to beat the module as it was ported."""
     if not duels:
         return []
     past = [duel.budget for duel in duels if duel.sign < 0]
@@ -128,7 +128,7 @@ def _overtaken(duels: Sequence[Contrast]) -> list[str]:
 def _rivals(
     own: str, duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, str], Sequence[Contrast]]
 ) -> list[str]:
-    """Other methods that beat the alternative and are not told apart from the chosen one."""
+    """Other methods that beat the alternative and cannot be distinguished from the chosen one."""
     level = [
         method
         for method in by_cost(duels)
@@ -139,7 +139,7 @@ def _rivals(
 
 
 def _open(duels: Sequence[Contrast], basis: Basis) -> str:
-    """Where nothing decides: the smallest budget, and what is excluded at all of them."""
+    """If nothing is decided: the comparison at the smallest budget, and the difference excluded at every budget."""
     settled = decided(duels)
     if settled:
         return "; ".join(_carried(duels, basis))

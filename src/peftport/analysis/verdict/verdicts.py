@@ -25,7 +25,7 @@ Cost = tuple[float | None, float | None]
 
 @dataclass(eq=False)
 class Setting:
-    """What one setting's verdict rests on, by method where not said otherwise."""
+    """The data on which one setting's verdict rests, by method unless noted otherwise."""
 
     names: tuple[str | None, ...]
     duels: dict[str, list[Contrast]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Setting:
 
     @cached_property
     def regrets(self) -> dict[str, float]:
-        """Best option's mean score minus each option's, mean over the budgets of that option."""
+        """The best option's mean score minus each option's own, as a mean over the budgets of that option."""
         best: dict[int, float] = {}
         for own in self.scores.values():
             for budget, score in own.items():
@@ -57,10 +57,10 @@ class Setting:
 def verdicts(evidence: Evidence) -> pl.DataFrame:
     """A row for each setting (technique, origin, receiver, tasks) with a ported run.
 
-    ``method``: the chosen one, null for retrain and not enough evidence. ``low``, ``high``: joint interval of the
-    ported module's gain at the smallest budget that carries the verdict; ``cost_steps``, ``cost_seconds``: mean
-    training of the option there. ``regret``: best option's score minus the chosen one's, mean over budgets; null if
-    none was chosen.
+    ``method`` is the chosen method, null for retrain and for not enough evidence. ``low`` and ``high`` are the joint
+    interval of the ported module's gain at the smallest budget that supports the verdict; ``cost_steps`` and
+    ``cost_seconds`` are the mean training of the option there. ``regret`` is the best option's score minus the chosen
+    one's, as a mean over budgets; null if none was chosen.
     """
     level, metric = evidence.declared.level, evidence.declared.metric
     rows = []
@@ -72,14 +72,14 @@ def verdicts(evidence: Evidence) -> pl.DataFrame:
 
 
 def _outcome(one: Setting, choice: Decision) -> tuple[float | None, ...]:
-    """Cost in steps and seconds, interval, regret."""
+    """The cost in steps and seconds, the interval and the regret of a choice."""
     duel, option = choice.carried_by, choice.method or SCRATCH
     if duel is None:
         return (None,) * 5
     return *one.costs.get((option, duel.budget), (None, None)), duel.low, duel.high, one.regrets.get(option)
 
 
-@lru_cache(maxsize=1)  # verdicts and regret of one table in turn
+@lru_cache(maxsize=1)  # verdicts and regret ask for the same table in turn
 def settings_of(evidence: Evidence) -> list[Setting]:
     """Every setting with its comparisons at the joint level, its shares, scores and costs."""
     allowed = pl.col("budget") <= (2**62 if evidence.declared.allowance is None else evidence.declared.allowance)
@@ -104,7 +104,7 @@ def settings_of(evidence: Evidence) -> list[Setting]:
 
 
 def _compared(kind: str, pairs: Pairs) -> pl.DataFrame:
-    """Differences of the first arm from the second, with what their intervals need."""
+    """The differences of the first arm from the second, with the data that their intervals need."""
     found = pairs.crossed.contrast([1.0, -1.0])
     return pairs.table.with_columns(
         kind=pl.lit(kind),
@@ -118,7 +118,7 @@ def _compared(kind: str, pairs: Pairs) -> pl.DataFrame:
 
 
 def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
-    """Each method against the bare host at budget 0 (scratch where that was not tested), against scratch after."""
+    """Each method against the bare host at budget 0 (or scratch if that was not tested), and against scratch later."""
     untrained = join(ported.filter(pl.col("budget") == 0), evidence.arm("bare"), "bare")
     scratch = join(ported, evidence.arm(SCRATCH), SCRATCH)
     tested = untrained.select(CELL).unique()
@@ -130,7 +130,7 @@ def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
 
 
 def _between(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
-    """Each method against each that costs no more, at every shared budget; the dearer one's gain."""
+    """The gain of each method over each that costs no more, at every budget that both have."""
     names = ported["method"].cast(pl.String).unique().to_list()
     ranks = {name: index for index, name in enumerate(sorted(names, key=lambda name: (cost_rank(name), name)))}
     if len(ranks) < 2:
