@@ -12,7 +12,7 @@ from peftport.workflows.method_selection import MethodSelection
 
 
 def check_tables(found: PortCheck) -> list[Table]:
-    """Hosts, slots, layers where they were compared, and methods."""
+    """The tables of a check: the hosts, the slots, the layers if they were compared, and the methods."""
     tables = [_hosts(found.host_comparison), _slots(found)]
     if found.layers:
         rows = tuple(
@@ -25,7 +25,7 @@ def check_tables(found: PortCheck) -> list[Table]:
 
 
 def check_sentences(found: PortCheck) -> list[str]:
-    """What the tables come to, and what to do."""
+    """The sentences of a check: a summary of the tables, and what to do."""
     slots, hosts, choice = found.slots, found.host_comparison, found.choice
     said = [
         f"{len(slots.slots)} slots: {slots.count('fits')} fit, {slots.count('resizes')} take another shape, "
@@ -41,7 +41,7 @@ def check_sentences(found: PortCheck) -> list[str]:
 
 
 def selection_table(selection: MethodSelection) -> Table:
-    """A row a method, the best first, then the bare receiver, then those that cannot and why."""
+    """A row for each method, the best first; then the bare receiver, then methods that cannot be used, and why."""
     ranking = selection.ranking
     rows = []
     for one in (*ranking.ranked, ranking.bare):

@@ -1,4 +1,4 @@
-"""Figures for a paper: the page's drawings, with all their rows, as SVG, PNG or PDF files."""
+"""Figures for a paper: the charts of the page, with all their rows, as SVG, PNG or PDF files."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _filled(empty: dict[str, Any], panel: Panel) -> dict[str, Any]:
 
 
 def _settled(value: Any, params: dict[str, Any], key: str = "") -> Any:
-    """The specification with its parameters' values where it read them."""
+    """The specification with its parameters replaced by their values."""
     if isinstance(value, dict):
         if set(value) == {"expr"} and value["expr"] in params:
             return params[value["expr"]]

@@ -62,10 +62,11 @@ def _cell(comparison: Comparison, arm: str, budget: int) -> str:
 
 
 def comparison_sentence(analysis: ComparisonAnalysis) -> str:
-    """What came out, in one sentence, claiming only what the analysis settles.
+    """The result in one sentence, which claims only what the analysis settles.
 
-    Ported against sampled at the smallest budget, as the gains have it: each difference with its own interval, settled
-    where Holm's p is (over all budgets and techniques). Where no sampled arm was run, what the verdict weighs there.
+    It compares ported with sampled at the smallest budget. Each difference has its own interval and is called settled
+    if p after Holm's correction (over all budgets and techniques) is small enough. If no sampled arm was run, it states
+    the comparison that the verdict considers.
     """
     first, judged = analysis.first, analysis.judged
     if "ported" not in first.plan.arms:
@@ -94,7 +95,7 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
 
 
 def _sampled_claims(analysis: ComparisonAnalysis, budget: int) -> Iterator[tuple[str, int]]:
-    """Each technique's gain over the sampled arm as text, and its sign where it is settled."""
+    """Each technique's gain over the sampled arm as text, with its sign if it is settled and 0 otherwise."""
     level = analysis.evidence.declared.level
     rows = {row["technique"]: row for row in analysis.gains.filter(versus="sampled", budget=budget).rows(named=True)}
     for one in analysis.comparisons:
