@@ -1,5 +1,4 @@
-"""The charts. Each is specified once, without rows; the page and figures for a paper fill in the rows of each panel.
-panel.
+"""The charts. Each is specified once, without rows; page and paper fill in the rows of each panel.
 
 The rows are those of ``findings.SCHEMAS`` plus ``pair``, origin and receiver on two lines. Where a chart needs a number
 that all its panels share (an axis' ends, the largest budget), it reads the Vega parameter of that name.

@@ -117,7 +117,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("method", "method"),
         Shown("budget", "steps", "whole"),
         Shown("versus", "gain over"),
-        Shown("beside", "held against"),
+        Shown("beside", "compared with"),
         Shown("gain", "gain [95 %]", "signed", "low", "high"),
         Shown("p", "p", "p"),
         Shown("p_holm", "p (Holm)", "p"),
