@@ -54,8 +54,8 @@ class PortCache:
         """Return what is stored under the key, or make and store it. A host in a key stands for that object."""
         if key not in self._found:
             self._found[key] = make()
-        found: T = self._found[key]
-        return found
+        value: T = self._found[key]
+        return value
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,12 +77,12 @@ def same_shapes(module: Module, pair: Pair) -> bool:
 
 def depths(names: Iterable[str]) -> dict[str, int]:
     """The number of layers of each stack, from slot names."""
-    found: dict[str, int] = {}
+    layers: dict[str, int] = {}
     for name in names:
         stack, dot, rest = name.rpartition(".")[0].rpartition(".")
         if dot and rest.isdigit():
-            found[stack] = max(found.get(stack, 0), int(rest) + 1)
-    return found
+            layers[stack] = max(layers.get(stack, 0), int(rest) + 1)
+    return layers
 
 
 def _counterpart(stack: str, kind: HostKind, origin_kind: HostKind) -> str:

@@ -42,9 +42,9 @@ def metrics(findings: Findings) -> pl.DataFrame:
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:
     """The pooled gains that a reader wants first: over all cells, and by technique."""
-    own = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
-    own = own.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
-    return own.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
+    first = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
+    first = first.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
+    return first.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
 
 
 def spent(findings: Findings) -> pl.DataFrame:
@@ -76,15 +76,15 @@ def counts(findings: Findings) -> list[Count]:
     bad = runs.filter(pl.col("state").is_in(["failed", "blocked"])).height
     waiting = runs.filter(pl.col("state") == "pending").height
     hours = float(runs.select(pl.sum("train_seconds", "test_seconds").sum()).sum_horizontal().item()) / 3600
-    found = [
+    counts = [
         Count(f"{runs.filter(pl.col('state') == 'done').height:,}", f"runs done of {runs.height:,}"),
         Count(f"{len(findings.techniques)}", "techniques" if len(findings.techniques) != 1 else "technique"),
         Count(f"{pairs}", "ordered host pairs" if pairs != 1 else "ordered host pair"),
         Count(f"{len(findings.seeds)}", "seeds" if len(findings.seeds) != 1 else "seed"),
         Count(_time(hours), "in training and testing"),
     ]
-    found += [Count(f"{bad:,}", "runs failed or blocked")] if bad else []
-    return found + ([Count(f"{waiting:,}", "runs pending")] if waiting else [])
+    counts += [Count(f"{bad:,}", "runs failed or blocked")] if bad else []
+    return counts + ([Count(f"{waiting:,}", "runs pending")] if waiting else [])
 
 
 def _time(hours: float) -> str:
@@ -104,5 +104,5 @@ def derived(findings: Findings) -> dict[str, pl.DataFrame]:
         "ineligible": ineligible,
         "uncertain": uncertain,
     }
-    own = {name: findings.frame(name) for name in SCHEMAS if name != "curves"}
-    return own | {name: make(findings) for name, make in made.items()}
+    frames = {name: findings.frame(name) for name in SCHEMAS if name != "curves"}
+    return frames | {name: make(findings) for name, make in made.items()}

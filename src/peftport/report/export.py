@@ -144,16 +144,15 @@ def _where(cell: dict[str, Any]) -> str:
 def _by_slice(frame: pl.DataFrame, *further: str) -> list[tuple[str, list[dict[str, Any]]]]:
     """Rows by (tasks, method and further columns), each group with a title, rows with their pair."""
     key = ["origin_task", "receiver_task", "method", *further]
-    groups = frame.partition_by(key, maintain_order=True)
-    found = []
-    for own in groups:
-        paired = own.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).sort("pair", maintain_order=True)
+    titled = []
+    for group in frame.partition_by(key, maintain_order=True):
+        paired = group.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).sort("pair", maintain_order=True)
         first, pairs = paired.row(0, named=True), paired["pair"].unique(maintain_order=True)
         title = ", ".join([*(str(first[name]) for name in further), _where(first)])
         for start in range(0, len(pairs), MOST_PAIRS):
             some = paired.filter(pl.col("pair").is_in(pairs.slice(start, MOST_PAIRS).implode()))
-            found.append((title, some.to_dicts()))
-    return found
+            titled.append((title, some.to_dicts()))
+    return titled
 
 
 def _retention(findings: Findings) -> list[Panel]:

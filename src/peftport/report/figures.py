@@ -299,5 +299,5 @@ def drawing(
 ) -> dict[str, Any]:
     """The Vega-Lite specification of a chart without rows: what page and paper fill panel by panel."""
     chart = CHARTS[name](Canvas(palette, tuple(techniques), PARAMS.get(name, {}), width))
-    found: dict[str, Any] = chart.properties(config=palette.theme()).to_dict(validate=False)
-    return found
+    specification: dict[str, Any] = chart.properties(config=palette.theme()).to_dict(validate=False)
+    return specification

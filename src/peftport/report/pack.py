@@ -32,8 +32,8 @@ def packed(frames: Mapping[str, pl.DataFrame]) -> str:
 
 def unpacked(text: str) -> dict[str, Any]:
     """The inverse of ``packed``, columns still coded."""
-    found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
-    return found
+    frames: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return frames
 
 
 def script_json(value: Any) -> str:

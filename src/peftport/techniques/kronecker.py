@@ -46,19 +46,21 @@ class _Table:
 def nearest_compacter(adapters: Parameters, shapes: Mapping[str, Shapes], rule: Tensor, rank: int) -> Nearest:
     """Factor every adapter (down (R, D), up (D, R), biases) by one rule (n, n, n) near the origin's ``rule``."""
     n = len(rule)
-    wide = {f"{slot}/{side}": own[side].double().mT for slot, own in adapters.items() for side in ("down", "up")}
+    wide = {
+        f"{slot}/{side}": adapter[side].double().mT for slot, adapter in adapters.items() for side in ("down", "up")
+    }
     tables = {name: _rearranged(matrix, n) for name, matrix in wide.items()}
-    found = [_alternate(tables, start, rank) for start in (rule, _leading_rule(tables, rule))]
-    _, best_rule, best = min(found, key=lambda each: each[0])
+    candidates = [_alternate(tables, start, rank) for start in (rule, _leading_rule(tables, rule))]
+    _, best_rule, best = min(candidates, key=lambda each: each[0])
     matrices: Parameters = {SHARED: {"rule": best_rule}}
     errors = {}
-    for slot, own in adapters.items():
+    for slot, adapter in adapters.items():
         down, up = best[f"{slot}/down"], best[f"{slot}/up"]
         matrices[slot] = {
-            "down_left": down.left, "down_right": down.right, "down_bias": own["down_bias"],
-            "up_left": up.left, "up_right": up.right, "up_bias": own["up_bias"],
+            "down_left": down.left, "down_right": down.right, "down_bias": adapter["down_bias"],
+            "up_left": up.left, "up_right": up.right, "up_bias": adapter["up_bias"],
         }  # fmt: skip
-        norm = float(own["down"].double().square().sum() + own["up"].double().square().sum())
+        norm = float(adapter["down"].double().square().sum() + adapter["up"].double().square().sum())
         errors[slot] = ((down.error(best_rule) + up.error(best_rule)) / norm) ** 0.5 if norm else 0.0
         assert all(tuple(matrices[slot][name].shape) == tuple(shape) for name, shape in shapes[slot].items())
     return Nearest(matrices, errors)
@@ -66,16 +68,16 @@ def nearest_compacter(adapters: Parameters, shapes: Mapping[str, Shapes], rule: 
 
 def _alternate(tables: Mapping[str, Tensor], rule: Tensor, rank: int) -> tuple[float, Tensor, dict[str, _Table]]:
     n = len(rule)
-    found = {name: _first_factors(table, rule, rank) for name, table in tables.items()}
+    fitted = {name: _first_factors(table, rule, rank) for name, table in tables.items()}
     norm = sum(float(table.square().sum()) for table in tables.values()) or 1.0
     for _ in range(SWEEPS):
-        if sum(each.error(rule) for each in found.values()) / norm < GOOD_ENOUGH**2:
+        if sum(each.error(rule) for each in fitted.values()) / norm < GOOD_ENOUGH**2:
             break
-        for each in found.values():
+        for each in fitted.values():
             each.left = _solve_left(each.r, rule, each.right)
             each.right = _solve_left(_transposed(each.r, n, each.left.shape[1]), rule.mT, each.left.mT).mT
-        rule = _solve_rule(list(found.values()), n)
-    return sum(each.error(rule) for each in found.values()), rule, found
+        rule = _solve_rule(list(fitted.values()), n)
+    return sum(each.error(rule) for each in fitted.values()), rule, fitted
 
 
 def _first_factors(table: Tensor, rule: Tensor, rank: int) -> _Table:

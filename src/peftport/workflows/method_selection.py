@@ -119,13 +119,13 @@ class MethodSelection:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the module and the per-item scores as JSON values."""
-        found = self.ranking
+        ranking = self.ranking
         return {
-            "chosen": found.chosen,
-            "best": found.best,
-            "methods": [{**asdict(one), "told_apart": one.told_apart} for one in found.candidates],
-            "bare": {**asdict(found.bare), "told_apart": found.bare.told_apart},
-            "validation_items": found.items,
+            "chosen": ranking.chosen,
+            "best": ranking.best,
+            "methods": [{**asdict(candidate), "told_apart": candidate.told_apart} for candidate in ranking.candidates],
+            "bare": {**asdict(ranking.bare), "told_apart": ranking.bare.told_apart},
+            "validation_items": ranking.items,
             "test_accuracy": self.test.accuracy,
             "bare_test_accuracy": self.bare_test.accuracy,
             "test_items": len(self.test.labels),
@@ -192,15 +192,17 @@ def rank(names: Sequence[str], refusals: Mapping[str, str], correct: Mapping[str
     best = max(correct, key=lambda name: float(correct[name].mean()))  # among equals, the first that was named
     pairs = len(list(combinations((*correct, BARE), 2)))
 
-    def candidate(name: str, own: Floats) -> Candidate:
+    def candidate(name: str, scores: Floats) -> Candidate:
         rng = rng_for(0, "bootstrap", best, name)
-        behind = paired_difference(correct[best], own, level=1 - (1 - LEVEL) / pairs, rng=rng) if name != best else None
-        return Candidate(name, None, float(own.mean()), behind)
+        behind = (
+            paired_difference(correct[best], scores, level=1 - (1 - LEVEL) / pairs, rng=rng) if name != best else None
+        )
+        return Candidate(name, None, float(scores.mean()), behind)
 
     candidates = tuple(
         Candidate(name, refusals[name]) if name in refusals else candidate(name, correct[name]) for name in names
     )
-    kept = next(one.method for one in candidates if one.accuracy is not None and not one.told_apart)
+    kept = next(entry.method for entry in candidates if entry.accuracy is not None and not entry.told_apart)
     return Ranking(kept, best, candidates, candidate(BARE, bare), len(bare))
 
 

@@ -59,8 +59,8 @@ def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: 
         when = f"{name}%s over {versus}, {budget} steps"
         for technique, group, left_out in _by_technique(own):
             one, other = (_stacked(evidence, group, arm) for arm in ("ported", versus))
-            found = _interval(evidence, (one - other,), rng)
-            yield _row(technique, when % "interquartile mean gain", found, left_out)
+            interval = _interval(evidence, (one - other,), rng)
+            yield _row(technique, when % "interquartile mean gain", interval, left_out)
             yield _row(technique, when % "probability of improvement", _interval(evidence, (one, other), rng), left_out)
 
 
@@ -88,8 +88,8 @@ def _by_technique(cells: pl.DataFrame) -> Iterator[tuple[str | None, pl.DataFram
 
 def _stacked(evidence: Evidence, cells: pl.DataFrame, arm: str) -> Floats:
     """The scores of an arm as (S, T), where each row of ``cells`` is a cell."""
-    found: Floats = evidence.values[cells[f"row_{arm}"].explode().to_numpy()].reshape(len(cells), -1).T
-    return found
+    scores: Floats = evidence.values[cells[f"row_{arm}"].explode().to_numpy()].reshape(len(cells), -1).T
+    return scores
 
 
 def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Generator) -> Interval:
@@ -102,9 +102,9 @@ def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Ge
     return stratified_bootstrap(statistic, samples, level=level, rng=rng)
 
 
-def _row(technique: str | None, quantity: str, found: Interval, left_out: int) -> Row:
+def _row(technique: str | None, quantity: str, interval: Interval, left_out: int) -> Row:
     note = f"{left_out} cells with fewer seeds left out" if left_out else None
-    return technique, quantity, found.estimate, found.low, found.high, note
+    return technique, quantity, interval.estimate, interval.low, interval.high, note
 
 
 def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
@@ -123,8 +123,8 @@ def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
     if any(why_not):
         yield None, quantity, None, None, None, f"not fitted: {', '.join(filter(None, why_not))}"
         return
-    found = differences(evidence, versus)
-    table = plain(found.pairs.table.with_columns(y=pl.lit(found.estimates.estimate)))
+    gained = differences(evidence, versus)
+    table = plain(gained.pairs.table.with_columns(y=pl.lit(gained.estimates.estimate)))
     table = table.join(plain(planned), on=(*CELL, "budget"), how="semi", nulls_equal=True).sort(SETTING)
     data = pl.format("{} -> {}", pl.col("origin_task").fill_null("unknown"), "receiver_task")
     table = table.with_columns(pair=pl.format("{} -> {}", "origin", "receiver"), data=data)

@@ -14,15 +14,17 @@ def curves(evidence: Evidence) -> pl.DataFrame:
 
     The bare host has no seeds (0), so its interval covers test items only, as does that of any arm with one seed.
     """
-    found = _points(evidence)
-    own = found.filter(pl.col("arm").is_in(["ported", "sampled"]))
+    points = _points(evidence)
+    by_origin = points.filter(pl.col("arm").is_in(["ported", "sampled"]))
     settings = (
-        (own if own.height else found.filter(pl.col("arm") != "bare")).select(SETTING).unique(maintain_order=True)
+        (by_origin if by_origin.height else points.filter(pl.col("arm") != "bare"))
+        .select(SETTING)
+        .unique(maintain_order=True)
     )
-    shared = [own]
+    shared = [by_origin]
     for arm in ("scratch", "ceiling", "bare"):
         keys = ("receiver", "receiver_task") if arm == "bare" else ("technique", "receiver", "receiver_task")
-        part = found.filter(pl.col("arm") == arm).drop([c for c in SETTING if c not in keys])
+        part = points.filter(pl.col("arm") == arm).drop([c for c in SETTING if c not in keys])
         shared.append(settings.join(part, on=keys, how="inner", nulls_equal=True).select(COLUMNS))
     return plain(pl.concat(part.select(COLUMNS) for part in shared)).sort(*SETTING, "arm", "method", "budget")
 

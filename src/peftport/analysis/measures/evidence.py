@@ -142,8 +142,8 @@ class Evidence:
                 )
             return np.maximum((v - low) * (high - v), 0.0) / n
         half = np.maximum(n / 2, 1)
-        found: Floats = (v * (1 - v) + (half - 1) * ((v / (2 - v) - v**2) + (2 * v**2 / (1 + v) - v**2))) / half**2
-        return found
+        variance: Floats = (v * (1 - v) + (half - 1) * ((v / (2 - v) - v**2) + (2 * v**2 / (1 + v) - v**2))) / half**2
+        return variance
 
     @cached_property
     def counts(self) -> Ints:
@@ -176,17 +176,17 @@ class Evidence:
         return self._arms[arm]
 
     def _arm(self, arm: str) -> pl.DataFrame:
-        found = self.done.filter(pl.col("arm") == arm)
+        runs = self.done.filter(pl.col("arm") == arm)
         if arm == "sampled":
-            found = found.filter(pl.col("method") == (self.sampler or ""))
+            runs = runs.filter(pl.col("method") == (self.sampler or ""))
         if arm == "ceiling":
-            found = found.filter(
+            runs = runs.filter(
                 pl.col("budget") == pl.col("budget").max().over("technique", "receiver", "receiver_task")
             )
-            found = found.rename({"budget": "ceiling_steps"})
+            runs = runs.rename({"budget": "ceiling_steps"})
         kept = {"ceiling": (*KEYS["ceiling"], "ceiling_steps")}.get(arm, KEYS[arm])
-        found = found.select(*kept, pl.col("row").alias(f"row_{arm}"))
-        return found.unique(KEYS["bare"], keep="first", maintain_order=True) if arm == "bare" else found
+        runs = runs.select(*kept, pl.col("row").alias(f"row_{arm}"))
+        return runs.unique(KEYS["bare"], keep="first", maintain_order=True) if arm == "bare" else runs
 
     def pairs(self, rows: pl.DataFrame, group: Sequence[str], arms: Sequence[str]) -> Pairs:
         """Group rows (one for each seed, with its K runs as ``row_<arm>``) and compute the results of each group.
@@ -229,8 +229,8 @@ class Evidence:
             each = max(1, ITEMS_AT_ONCE // max(1, arms * s * max(1, items)))
             for part in (of_kind[at : at + each] for at in range(0, len(of_kind), each)):
                 runs = index[begins[part, None] + np.arange(s)].swapaxes(1, 2)  # (G, K, S)
-                found = self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part], items)
-                _write(out, part, found)
+                computed = self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part], items)
+                _write(out, part, computed)
         return out, itemised
 
     def _of_items(self, runs: Ints, items: int) -> Crossed:
@@ -274,9 +274,9 @@ def _suspicious(indexed: pl.DataFrame) -> bool:
     return len(indexed.select(IDENTITY).unique()) < len(indexed)
 
 
-def _write(out: Crossed, at: Ints, found: Crossed) -> None:
+def _write(out: Crossed, at: Ints, part: Crossed) -> None:
     for name in ("mean", "by_seed", "by_item", "rest"):
-        getattr(out, name)[at] = getattr(found, name)
+        getattr(out, name)[at] = getattr(part, name)
 
 
 def _items_of(metric: str, correct: pl.DataFrame | None, items: pl.DataFrame | None, sign: int) -> pl.DataFrame | None:
@@ -290,10 +290,10 @@ def _items_of(metric: str, correct: pl.DataFrame | None, items: pl.DataFrame | N
 
 def _drawn(runs: pl.DataFrame, draws: Mapping[str, Floats], sign: int) -> Floats:
     """The draws of every run, (R, B)."""
-    found = np.full((len(runs), max(map(len, draws.values()), default=0)), np.nan)
+    drawn = np.full((len(runs), max(map(len, draws.values()), default=0)), np.nan)
     for row, run in enumerate(runs["run"]) if draws else ():
-        found[row] = sign * draws[run] if run in draws else np.nan
-    return found
+        drawn[row] = sign * draws[run] if run in draws else np.nan
+    return drawn
 
 
 def _laid_out(

@@ -40,22 +40,22 @@ def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
 
     """
     held = [versus for versus in VERSUS if evidence.arm(versus).height]
-    found = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
-    return plain(_with_holm(found, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
+    rows = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
+    return plain(_with_holm(rows, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
 
 
 def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.DataFrame:
-    found, level = differences(evidence, versus), evidence.declared.level
-    margin = found.estimates.margin(level)
+    gained, level = differences(evidence, versus), evidence.declared.level
+    margin = gained.estimates.margin(level)
     by_signs = evidence.declared.test == "sign_flip"
-    p = _sign_flips(evidence, versus, rng) if by_signs else found.estimates.p
-    table = found.pairs.table.with_columns(
-        gain=pl.lit(found.estimates.estimate),
-        low=pl.lit(found.estimates.estimate - margin),
-        high=pl.lit(found.estimates.estimate + margin),
+    p = _sign_flips(evidence, versus, rng) if by_signs else gained.estimates.p
+    table = gained.pairs.table.with_columns(
+        gain=pl.lit(gained.estimates.estimate),
+        low=pl.lit(gained.estimates.estimate - margin),
+        high=pl.lit(gained.estimates.estimate + margin),
         p=pl.lit(p),
-        seeds=pl.lit(found.pairs.crossed.seeds),
-        itemised=pl.lit(found.pairs.itemised),
+        seeds=pl.lit(gained.pairs.crossed.seeds),
+        itemised=pl.lit(gained.pairs.itemised),
     )
     whole = evidence.planned.join(table, on=(*CELL, "budget"), how="left", nulls_equal=True)
     seeds = pl.col("seeds").fill_null(0)
@@ -99,13 +99,13 @@ def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> np
     return p
 
 
-def _with_holm(found: pl.DataFrame, family: str) -> pl.DataFrame:
+def _with_holm(rows: pl.DataFrame, family: str) -> pl.DataFrame:
     """Add p after Holm's correction within each family; a null p takes no part."""
     keys: list[str] = {"versus": ["versus"], "cell": list(CELL), "all": ["all"]}[family]
-    indexed = found.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
-    adjusted = np.full(len(found), np.nan)
-    p = found["p"].fill_null(float("nan")).to_numpy()
-    for own in indexed.group_by(keys).agg("at")["at"]:
-        at = np.asarray(own, dtype=np.int64)
+    indexed = rows.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
+    adjusted = np.full(len(rows), np.nan)
+    p = rows["p"].fill_null(float("nan")).to_numpy()
+    for members in indexed.group_by(keys).agg("at")["at"]:
+        at = np.asarray(members, dtype=np.int64)
         adjusted[at] = holm(p[at])
-    return found.with_columns(p_holm=pl.lit(adjusted).fill_nan(None))
+    return rows.with_columns(p_holm=pl.lit(adjusted).fill_nan(None))

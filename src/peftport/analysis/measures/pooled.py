@@ -79,22 +79,24 @@ class Pool:
 def pooled(evidence: Evidence) -> pl.DataFrame:
     """A row for each scope, place, budget and compared arm; no rows if there are no per-item results."""
     rows = [row for versus in VERSUS for row in _against(evidence, versus)]
-    found = pl.DataFrame(rows, schema={k: v for k, v in SCHEMA.items() if k != "p_holm"}, orient="row")
-    adjusted = np.full(len(found), np.nan)
-    for own in found.with_row_index("at").group_by(*FAMILY, maintain_order=True).agg("at", "p").rows(named=True):
-        adjusted[own["at"]] = holm(np.array(own["p"]))
-    return found.with_columns(p_holm=pl.Series(adjusted, dtype=pl.Float64)).select(SCHEMA.keys())
+    table = pl.DataFrame(rows, schema={k: v for k, v in SCHEMA.items() if k != "p_holm"}, orient="row")
+    adjusted = np.full(len(table), np.nan)
+    for family in table.with_row_index("at").group_by(*FAMILY, maintain_order=True).agg("at", "p").rows(named=True):
+        adjusted[family["at"]] = holm(np.array(family["p"]))
+    return table.with_columns(p_holm=pl.Series(adjusted, dtype=pl.Float64)).select(SCHEMA.keys())
 
 
 def _against(evidence: Evidence, versus: str) -> Iterator[tuple[object, ...]]:
     level = evidence.declared.level
     for (method, budget), places in _pools(evidence, versus).items():
         for scope, place, beside, pool, other in _questions(places):
-            found = _estimate(pool, other)
-            if found is not None:
-                gain, margin, p = (float(x[0]) for x in (found.mean.estimate, found.mean.margin(level), found.mean.p))
+            pooled_gain = _estimate(pool, other)
+            if pooled_gain is not None:
+                gain, margin, p = (
+                    float(x[0]) for x in (pooled_gain.mean.estimate, pooled_gain.mean.margin(level), pooled_gain.mean.p)
+                )
                 bounds = (gain, gain - margin, gain + margin, p)
-                yield scope, *place, method, budget, versus, beside, *bounds, found.cells, found.seeds
+                yield scope, *place, method, budget, versus, beside, *bounds, pooled_gain.cells, pooled_gain.seeds
 
 
 def _pools(evidence: Evidence, versus: str) -> dict[tuple[str, int], dict[Place, Pool]]:
@@ -102,21 +104,21 @@ def _pools(evidence: Evidence, versus: str) -> dict[tuple[str, int], dict[Place,
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     one, other = (evidence.begins[rows[name].to_numpy()] for name in ("row_ported", f"row_{versus}"))
     held = rows.filter(pl.lit((one >= 0) & (other >= 0)))
-    found: dict[tuple[str, int], dict[Place, Pool]] = defaultdict(lambda: defaultdict(Pool.empty))
+    pools: dict[tuple[str, int], dict[Place, Pool]] = defaultdict(lambda: defaultdict(Pool.empty))
     if len(held) > MOST_RUNS:
         return {}
     names = ("method", "budget", "technique", "origin", "receiver", "receiver_task", "seed")
     for row in plain(held).select(*names, "row_ported", f"row_{versus}").iter_rows():
         method, budget, technique, origin, receiver, task, seed, ported, against = row
         difference = _items(evidence, ported) - _items(evidence, against)
-        found[method, budget][technique, origin, receiver].add((task, len(difference)), seed, difference)
-    return found
+        pools[method, budget][technique, origin, receiver].add((task, len(difference)), seed, difference)
+    return pools
 
 
 def _items(evidence: Evidence, run: int) -> Floats:
     begin = evidence.begins[run]
-    found: Floats = evidence.items[begin : begin + evidence.counts[run]].astype(np.float32)
-    return found
+    results: Floats = evidence.items[begin : begin + evidence.counts[run]].astype(np.float32)
+    return results
 
 
 def _questions(places: Mapping[Place, Pool]) -> Iterator[tuple[str, Place, str | None, Pool, Pool | None]]:
@@ -138,10 +140,10 @@ def _questions(places: Mapping[Place, Pool]) -> Iterator[tuple[str, Place, str |
 
 
 def _merged(places: Mapping[Place, Pool], key: Callable[[Place], Place]) -> dict[Place, Pool]:
-    found: dict[Place, Pool] = defaultdict(Pool.empty)
+    merged: dict[Place, Pool] = defaultdict(Pool.empty)
     for place, pool in places.items():
-        found[key(place)].merge(pool)
-    return found
+        merged[key(place)].merge(pool)
+    return merged
 
 
 @dataclass(frozen=True, eq=False)

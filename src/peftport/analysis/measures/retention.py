@@ -34,11 +34,11 @@ def retained(evidence: Evidence) -> pl.DataFrame:
     """The table of `retention` with names as categories, and with ``ceiling_steps``."""
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)
     rows = join(join(ported, evidence.arm("bare"), "bare"), evidence.arm("ceiling"), "ceiling")
-    found = _shares(
+    shares = _shares(
         evidence.pairs(rows, (*CELL, "ceiling_steps"), ARMS), evidence.declared.floor, evidence.declared.level
     )
     runs = evidence.runs.filter(pl.col("arm") == "ported").group_by(CELL).agg(pl.col("host_distance").mean())
-    whole = runs.join(found, on=CELL, how="left", nulls_equal=True).sort(*CELL, nulls_last=True)
+    whole = runs.join(shares, on=CELL, how="left", nulls_equal=True).sort(*CELL, nulls_last=True)
     return whole.with_columns(
         eligible=pl.col("eligible").fill_null(False),
         reason=pl.when(pl.col("eligible").is_null()).then(_missing(evidence, whole)).otherwise(pl.col("reason")),

@@ -48,13 +48,13 @@ def means(evidence: Evidence, arm: str) -> pl.DataFrame:
 
 def table_of_means(evidence: Evidence) -> pl.DataFrame:
     """For each cell and budget, the means of ported, sampled and scratch, of bare at budget 0, and their best."""
-    found = means(evidence, "ported")
+    table = means(evidence, "ported")
     for arm in ("sampled", "scratch", "bare"):
         on = [key for key in KEYS[arm] if key != "seed"]
-        found = found.join(means(evidence, arm), on=on, how="left", nulls_equal=True)
+        table = table.join(means(evidence, arm), on=on, how="left", nulls_equal=True)
     untrained = pl.when(pl.col("budget") == 0).then(pl.col("bare"))
     best = pl.max_horizontal(pl.col("ported").max().over(*SETTING, "budget"), "sampled", "scratch", untrained)
-    return found.with_columns(best=best).sort(*CELL, "budget", nulls_last=True)
+    return table.with_columns(best=best).sort(*CELL, "budget", nulls_last=True)
 
 
 def _steps(evidence: Evidence, cells: pl.DataFrame) -> pl.DataFrame:
@@ -65,15 +65,15 @@ def _steps(evidence: Evidence, cells: pl.DataFrame) -> pl.DataFrame:
     ceiling = top.with_columns(value.alias("scratch")).group_by(*HERE, "budget").agg(pl.col("scratch").mean())
     both = pl.concat([means(evidence, "scratch").select(*HERE, "budget", "scratch"), ceiling])
     scratch = both.group_by(*HERE, "budget").agg(pl.col("scratch").mean().alias("score"))
-    found = cells
+    steps = cells
     for name, curve, on in (("ported", ported, CELL), ("scratch", scratch, HERE)):
         met = pl.col("score") >= pl.col("target") - 1e-12
         reached = cells.join(curve, on=on, how="inner", nulls_equal=True).group_by(CELL).agg(
             pl.col("budget").filter(met).min().alias(f"steps_{name}"), pl.col("budget").max().alias(f"last_{name}")
         )  # fmt: skip
-        found = found.join(reached, on=CELL, how="left", nulls_equal=True)
+        steps = steps.join(reached, on=CELL, how="left", nulls_equal=True)
     has = pl.col("target").is_not_null()
-    return found.with_columns(
+    return steps.with_columns(
         pl.when(has & pl.col(f"last_{name}").is_not_null())
         .then(pl.col(f"steps_{name}").is_null())
         .alias(f"{name}_censored")
@@ -116,5 +116,5 @@ def _flips(evidence: Evidence) -> pl.DataFrame:
         for part in (at[i : i + each] for i in range(0, len(at), each)):
             ported, bare = (evidence.items[begins[part, k, None] + np.arange(items)] for k in (0, 1))
             flips[part] = (bare > ported).mean(1)
-    found = rows.select(CELL).with_columns(negative_flips=pl.lit(flips).fill_nan(None))
-    return found.group_by(CELL).agg(pl.col("negative_flips").mean())
+    flipped = rows.select(CELL).with_columns(negative_flips=pl.lit(flips).fill_nan(None))
+    return flipped.group_by(CELL).agg(pl.col("negative_flips").mean())

@@ -43,12 +43,12 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
     margins = gains.margin(LEVEL)
     apart = plain(evidence.runs.filter(pl.col("arm") == "ported").group_by(CELL).agg(pl.col("host_distance").mean()))
     distances = {tuple(row[:-1]): row[-1] for row in apart.select(*CELL, "host_distance").iter_rows()}
-    found = []
+    records = []
     for at, cell in enumerate(plain(pairs.table).select(CELL).iter_rows()):
         technique, origin, receiver, _, task, method = cell
         means = [round(float(mean), 6) for mean in pairs.crossed.mean[at]]
         relation = relations[origin, receiver]
-        found.append(
+        records.append(
             RecordedPort(
                 study=study,
                 origin=origin,
@@ -71,4 +71,4 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
                 gain_high=round(float(gains.estimate[at] + margins[at]), 6),
             )
         )
-    return sorted(found, key=lambda p: (p.technique, p.method, p.origin, p.receiver, p.task))
+    return sorted(records, key=lambda p: (p.technique, p.method, p.origin, p.receiver, p.task))

@@ -111,12 +111,12 @@ def outcomes(ports: Iterable[RecordedPort], *, measured: bool) -> list[RecordedO
     for port in ports:
         if bool(port.distance) if measured else port.distance is None:
             by_pair[port.pair].append(port)
-    return [_outcome(own) for own in by_pair.values()]
+    return [_outcome(records) for records in by_pair.values()]
 
 
-def _outcome(own: Sequence[RecordedPort]) -> RecordedOutcome:
-    gain, lift = float(np.mean([p.gain for p in own])), float(np.mean([p.lift for p in own]))
-    distances = [port.distance for port in own if port.distance is not None]
+def _outcome(records: Sequence[RecordedPort]) -> RecordedOutcome:
+    gain, lift = float(np.mean([p.gain for p in records])), float(np.mean([p.lift for p in records]))
+    distances = [port.distance for port in records if port.distance is not None]
     return RecordedOutcome(
         math.exp(float(np.mean(np.log(distances)))) if distances else None, gain, gain / lift if lift >= FLOOR else None
     )

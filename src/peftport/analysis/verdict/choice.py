@@ -67,7 +67,7 @@ def decide(duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, 
             if decided(between.get((chosen, method), ())) > 0:
                 chosen = method
         return Decision(word_of(chosen), chosen, _first(duels[chosen], 1))
-    if duels and all(decided(own) < 0 for own in duels.values()):
+    if duels and all(decided(contrasts) < 0 for contrasts in duels.values()):
         least_bad = max(duels, key=lambda m: max(duel.gain for duel in duels[m] if duel.sign < 0))
         trained = [duel for duel in duels[least_bad] if duel.budget > 0 and duel.sign < 0]
         return Decision("retrain", None, _first(trained or duels[least_bad], -1))

@@ -49,8 +49,8 @@ class Basis:
 
 def difference_in(metric: str) -> str:
     """What a positive difference means: more of the metric, or less of it if lower values are better."""
-    found = metric_named(metric)
-    return f"{'difference' if found.higher_is_better else 'improvement'} in {found.title}"
+    judged = metric_named(metric)
+    return f"{'difference' if judged.higher_is_better else 'improvement'} in {judged.title}"
 
 
 def sentence(
@@ -74,9 +74,9 @@ def sentence(
     """
     lead = LEADS[choice.word].format(method=choice.method)
     if choice.method is not None:
-        own = choice.method
-        parts = [*_carried(duels[own], basis), *_kept(shares.get(own)), *_overtaken(overtaking.get(own, ()))]
-        parts += _rivals(own, duels, between)
+        method = choice.method
+        parts = [*_carried(duels[method], basis), *_kept(shares.get(method)), *_overtaken(overtaking.get(method, ()))]
+        parts += _rivals(method, duels, between)
     elif choice.word == "retrain":
         parts = [f"{method} {'; '.join(_carried(duels[method], basis))}" for method in by_cost(duels)]
     else:

@@ -68,11 +68,11 @@ def paired_rows(
     seen = 0
     for begin in range(0, len(texts), max(size, 1)):
         batch = texts[begin : begin + size]
-        one, other = read(origin, batch), read(receiver, batch)
-        words = shared_words(one, other)
+        ours, theirs = read(origin, batch), read(receiver, batch)
+        words = shared_words(ours, theirs)
         if len(words) >= FEWEST_WORDS:
             seen += 1
-            yield observe(origin, origin_slots, one, words), observe(receiver, receiver_slots, other, words)
+            yield observe(origin, origin_slots, ours, words), observe(receiver, receiver_slots, theirs, words)
         advance(len(batch))
     if not seen:
         raise BadRequest(
@@ -85,46 +85,48 @@ def paired_rows(
 def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[Word]) -> dict[str, Rows]:
     """Run the host once; return the activations at its slots as one row per word."""
     rows = reading.pooling(words)
-    found: dict[str, Rows] = {}
+    by_slot: dict[str, Rows] = {}
     with ExitStack() as stack:
         for name in slots:
-            _watch(stack, host, host.slots[name], rows, found)
+            _watch(stack, host, host.slots[name], rows, by_slot)
         out = host.base(**reading.inputs)
-    found[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
-    states = {f"{name} {part}": getattr(own, part) for name, own in found.items() for part in STATES}
+    by_slot[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
+    states = {f"{name} {part}": getattr(own, part) for name, own in by_slot.items() for part in STATES}
     check_states(host, states, partial(host.base, **reading.inputs))
-    return found
+    return by_slot
 
 
-def _watch(stack: ExitStack, host: Host, slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows]) -> None:
+def _watch(
+    stack: ExitStack, host: Host, slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows]
+) -> None:
     module = host.slot_module(slot)
     if slot.kind == "attention":
-        watchers[module] = partial(_keep_attention, slot, rows, found)
+        watchers[module] = partial(_keep_attention, slot, rows, by_slot)
         stack.callback(watchers.pop, module)
     else:
         keep = {"linear": _keep_linear, "sum_into": _keep_norm, "sum_from": _keep_block}[slot.kind]
-        stack.callback(module.register_forward_hook(partial(keep, slot, rows, found)).remove)
+        stack.callback(module.register_forward_hook(partial(keep, slot, rows, by_slot)).remove)
 
 
 def _keep_linear(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
 ) -> None:
-    found[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.start : slot.start + slot.out_width]))
+    by_slot[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.start : slot.start + slot.out_width]))
 
 
 def _keep_norm(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
 ) -> None:
-    found[slot.name] = Rows(x=rows(y), y=rows(args[0]))
+    by_slot[slot.name] = Rows(x=rows(y), y=rows(args[0]))
 
 
 def _keep_block(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, out: Any
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, out: Any
 ) -> None:
     total = rows(out[0] if isinstance(out, tuple) else out)
-    found[slot.name] = Rows(x=total, y=total)
+    by_slot[slot.name] = Rows(x=total, y=total)
 
 
-def _keep_attention(slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], seen: Watched) -> None:
+def _keep_attention(slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], seen: Watched) -> None:
     flat = [rows(t.transpose(1, 2).flatten(2)) for t in (seen.queries, seen.keys, seen.values)]
-    found[slot.name] = Rows(queries=flat[0], keys=flat[1], values=flat[2], scaling=seen.scaling)
+    by_slot[slot.name] = Rows(queries=flat[0], keys=flat[1], values=flat[2], scaling=seen.scaling)

@@ -27,9 +27,9 @@ def similarity(origin: Host, receiver: Host, inputs: PortInputs) -> dict[str, Te
     rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     words = 0
     for seen, met in paired_rows(origin, receiver, ours, theirs, inputs, "comparing layers"):
-        for side, names, found in (("origin", ours, seen), ("receiver", theirs, met)):
+        for side, names, seen_rows in (("origin", ours, seen), ("receiver", theirs, met)):
             for name in names:
-                rows[side, name].append(found[name].y)
+                rows[side, name].append(seen_rows[name].y)
         words += len(rows["origin", ours[0]][-1])
         if words >= MOST_WORDS:
             break

@@ -114,11 +114,11 @@ class Thin(Map):
     @override
     def write(self, rows: Tensor) -> Tensor:
         inside = rows @ self.ours
-        found = inside @ self.core @ self.theirs.mT
+        mapped = inside @ self.core @ self.theirs.mT
         if not self.rest:
-            return found
+            return mapped
         outside = rows - inside @ self.ours.mT
-        return found + outside - (outside @ self.theirs) @ self.theirs.mT
+        return mapped + outside - (outside @ self.theirs) @ self.theirs.mT
 
     @override
     def read(self, rows: Tensor) -> Tensor:
@@ -313,9 +313,9 @@ def matched(score: Tensor) -> list[int]:
     If there are more columns than rows, each column that is left over takes the row with which it scores best.
     """
     rows, columns = _best_pairs(score)
-    found = dict(zip(columns, rows, strict=True))
+    row_of = dict(zip(columns, rows, strict=True))
     best = score.argmax(0).tolist()
-    return [found.get(column, best[column]) for column in range(score.shape[1])]
+    return [row_of.get(column, best[column]) for column in range(score.shape[1])]
 
 
 def assignment(score: Tensor) -> Reordering:

@@ -93,13 +93,13 @@ def _square(sums: SecondMoments) -> bool:
 
 def rotation_of(moments: Moments, of: Sequence[Part]) -> Dense:
     """The best orthogonal map, fitted part by part."""
-    found = [rotation(moments.part(part.ours, part.theirs), part.expect) for part in of]
-    if len(found) == 1:
-        return found[0].dense
+    rotations = [rotation(moments.part(part.ours, part.theirs), part.expect) for part in of]
+    if len(rotations) == 1:
+        return rotations[0].dense
     there = torch.zeros_like(moments.all.ab)
-    for part, own in zip(of, found, strict=True):
-        there[part.ours, part.theirs] = own.there
-    return Dense(there, there.mT, _notes(found))
+    for part, fitted in zip(of, rotations, strict=True):
+        there[part.ours, part.theirs] = fitted.there
+    return Dense(there, there.mT, _notes(rotations))
 
 
 def multiple_of(moments: Moments, of: Sequence[Part]) -> Prior:
@@ -122,6 +122,6 @@ def expected(sums: SecondMoments, of: Sequence[Part]) -> Tensor | None:
     return whole
 
 
-def _notes(found: Sequence[Rotation]) -> str:
-    notes = list(dict.fromkeys(own.note for own in found))
+def _notes(rotations: Sequence[Rotation]) -> str:
+    notes = list(dict.fromkeys(fitted.note for fitted in rotations))
     return "; ".join(notes)

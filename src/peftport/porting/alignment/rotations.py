@@ -43,10 +43,10 @@ def polar(cross: Tensor, expected: Tensor | None = None) -> Tensor:
         return nearest
     u, s, vt = torch.linalg.svd(cross)
     rank = int((s > SEEN * s[:1]).sum())
-    found: Tensor = u[:, :rank] @ vt[:rank]
+    completed: Tensor = u[:, :rank] @ vt[:rank]
     if rank < min(cross.shape):
-        found = found + u[:, rank:] @ polar(u[:, rank:].mT @ expected @ vt[rank:].mT) @ vt[rank:]
-    return found
+        completed = completed + u[:, rank:] @ polar(u[:, rank:].mT @ expected @ vt[rank:].mT) @ vt[rank:]
+    return completed
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +92,9 @@ def rotation(moments: Moments, expect: Expect) -> Rotation:
     return Rotation(_pulled(moments.all, pull, everything), by_half, alignment(by_half, moments.held))
 
 
-def scaled(found: Rotation, moments: Moments) -> tuple[Tensor, Tensor]:
+def scaled(fitted: Rotation, moments: Moments) -> tuple[Tensor, Tensor]:
     """The best multiples of the two maps (by half the rows, by all), towards which regressions are drawn."""
-    return _multiple(found.by_half, moments.fit), _multiple(found.there, moments.all)
+    return _multiple(fitted.by_half, moments.fit), _multiple(fitted.there, moments.all)
 
 
 def alignment(map_: Tensor, held: SecondMoments) -> float | None:

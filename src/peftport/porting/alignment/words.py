@@ -53,14 +53,14 @@ class Reading:
 
 def read(host: Host, texts: Sequence[str]) -> Reading:
     """Tokenise a batch, padded on the right."""
-    found = host.tokenizer(
+    encoded = host.tokenizer(
         [host.text_prefix + text for text in texts],
         return_offsets_mapping=True,
         truncation=True,
         max_length=MAX_TOKENS,
         verbose=False,
     )
-    rows, offsets = found["input_ids"], found["offset_mapping"]
+    rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), host.tokenizer.pad_token_id or 0)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -76,9 +76,9 @@ def read(host: Host, texts: Sequence[str]) -> Reading:
     return Reading(inputs, _tokens_of_words(host.text_prefix, texts, offsets), length)
 
 
-def shared_words(one: Reading, other: Reading) -> list[Word]:
+def shared_words(first: Reading, second: Reading) -> list[Word]:
     """The words that both hosts read, in order."""
-    return sorted(one.tokens.keys() & other.tokens.keys())
+    return sorted(first.tokens.keys() & second.tokens.keys())
 
 
 def shared_tokens(origin: Host, receiver: Host) -> list[str]:
@@ -87,14 +87,14 @@ def shared_tokens(origin: Host, receiver: Host) -> list[str]:
 
 
 def _tokens_of_words(prefix: str, texts: Sequence[str], offsets: list[list[tuple[int, int]]]) -> dict[Word, list[int]]:
-    found: dict[Word, list[int]] = {}
+    positions: dict[Word, list[int]] = {}
     for index, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
         word_at = _word_at(text)
         for token, (begin, end) in enumerate(spans):
             last = end - 1 - len(prefix)  # some tokenizers count the space before a word as part of its first token
             if end > begin and 0 <= last < len(text) and word_at[last] >= 0:
-                found.setdefault((index, word_at[last]), []).append(token)
-    return found
+                positions.setdefault((index, word_at[last]), []).append(token)
+    return positions
 
 
 def _word_at(text: str) -> list[int]:
