@@ -392,7 +392,7 @@ def test_tables_that_do_not_agree_are_refused(runs: pl.DataFrame, correct: pl.Da
 def test_the_example_of_the_page_makes_every_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
     [example] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    runs, correct = ledger(Grid(pairs=(("a", "b"), ("b", "a")), items=40), RATE)
+    runs, correct = ledger(Grid(pairs=(("a", "b"), ("b", "a")), items=200), RATE, rng())
     tables = {"runs": runs, "correct": correct}
     exec(compile(example, "docs/statistics.md", "exec", dont_inherit=True), tables)
     for name, columns in COLUMNS.items():

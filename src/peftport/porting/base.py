@@ -143,13 +143,13 @@ class Porter(ABC):
             bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise NotFinite(
-                f"{self.name}: {receiver.name}: expected matrices that can be taken apart, got: "
-                f"{str(error).splitlines()[0]}; use another method, or hosts without outsized weights"
+                f"{self.name}: {receiver.name}: expected matrices that can be decomposed, got: "
+                f"{str(error).splitlines()[0]}; use another method, or hosts whose weights are not extremely large"
             ) from error
         if bad:
             raise NotFinite(
                 f"{self.name}: {bad[0]}: expected finite numbers for {receiver.name}, got NaN or infinity at "
-                f"{len(bad)} matrices; use another method, or hosts without outsized weights"
+                f"{len(bad)} matrices; use another method, or hosts whose weights are not extremely large"
             )
         return ported
 

@@ -77,7 +77,7 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
     other = "sampled" if sampled else BARE if budget == 0 else "scratch"
     claims = list(_sampled_claims(analysis, budget) if sampled else _verdict_claims(analysis))
     if not claims:
-        return f"There is no arm to hold the ported module against after {budget} steps."
+        return f"There is no arm to compare the ported module with after {budget} steps."
     when = "without further training" if budget == 0 else f"after {budget} steps"
     above, below, open_ = ([text for text, sign in claims if sign == wanted] for wanted in (1, -1, 0))
     worse = "it is" if above else "the ported module is"

@@ -72,7 +72,7 @@ def _note(level: float | None) -> pl.Expr:
         ),
         pl.when(seeds == 1).then(pl.lit("one seed: the interval covers test items only")),
         pl.when((seeds > 0) & ~pl.col("itemised")).then(
-            pl.lit("no per-item results: test items are taken as unpaired, the interval is wide")
+            pl.lit("no per-item results: test items are treated as unpaired, so the interval is wide")
         ),
     ]
     if level is not None:

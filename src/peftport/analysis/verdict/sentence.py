@@ -11,7 +11,7 @@ from peftport.metrics import metric_named
 LEADS = {
     "copy": "Copy the module",
     "align": "Port the module by {method}",
-    "refresh": "Refresh it: train a new module here on what the old one says ({method})",
+    "refresh": "Refresh it: train a new module here to imitate the old one ({method})",
     "retrain": "Train again",
     "not enough evidence": "Not enough evidence to choose",
 }
@@ -40,7 +40,7 @@ class Basis:
 
     def __str__(self) -> str:
         if self.seeds < 2:
-            over = f"{self.items} test items; one seed, so of these very trainings only"
+            over = f"{self.items} test items; one seed, so they say nothing of other seeds"
         else:
             over = f"{self.seeds} seeds and {self.items} test items"
         unpaired = "" if self.itemised else ", items unpaired"
@@ -81,7 +81,7 @@ def sentence(
         parts = [f"{method} {'; '.join(_carried(duels[method], basis))}" for method in by_cost(duels)]
     else:
         parts = [f"{method} {_open(duels[method], basis)}" for method in by_cost(duels) if duels[method]]
-        parts = parts or ["no arm to hold the module against has finished"]
+        parts = parts or ["no arm to compare the module with has finished"]
     return f"{lead}: {'; '.join(parts)} {basis}."
 
 

@@ -301,7 +301,9 @@ def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
     from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
 
     if not bool(score.isfinite().all()):
-        raise NotFinite("pairing: expected finite likenesses, got NaN or infinity; use hosts without outsized weights")
+        raise NotFinite(
+            "pairing: expected finite scores, got NaN or infinity; use hosts whose weights are not extremely large"
+        )
     score = score.double() + TIE * float(score.abs().max()) * torch.eye(*score.shape, dtype=torch.float64)
     rows, columns = linear_sum_assignment(-score.numpy())
     return rows.tolist(), columns.tolist()
