@@ -125,7 +125,7 @@ class Porter(ABC):
         """
         inputs = inputs or PortInputs()
         self._check_fits(module, receiver)
-        self._check_given(module, receiver, inputs)
+        self._check_inputs(module, receiver, inputs)
         ported = self._carried(module, receiver, rng, inputs)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
@@ -195,7 +195,7 @@ class Porter(ABC):
         """The input that this port needs; some methods need less if the hosts are alike."""
         return self.needs
 
-    def _check_given(self, module: Module, receiver: Host, inputs: PortInputs) -> None:
+    def _check_inputs(self, module: Module, receiver: Host, inputs: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
         wanted = inputs.as_technique
         if wanted and technique_named(module.spec.kind).expands_to != wanted:
