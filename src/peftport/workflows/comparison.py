@@ -171,17 +171,9 @@ def run_comparison(
         for (arm, budget, seed), s in scores.items()
     ]
     return Comparison(
-        module.spec.kind,
-        module.host.name,
-        bound_task.host.name,
-        bound_task.task.spec.name,
-        plan,
-        rate,
-        bare,
-        rows,
-        scores,
-        remarks=bound_task.remarks,
-    )
+        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, plan, rate, bare, rows,
+        scores, remarks=bound_task.remarks,
+    )  # fmt: skip
 
 
 def _starts(
