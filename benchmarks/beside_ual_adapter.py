@@ -70,13 +70,13 @@ def resized(module: Module, receiver: Host) -> Parameters:
     return porter_named("resize").port(module, receiver, rng_for(0, "port")).matrices
 
 
-def tested(bench: BoundTask, starts: list[Parameters]) -> dict[int, Any]:
+def tested(bound_task: BoundTask, starts: list[Parameters]) -> dict[int, Any]:
     """Per-item results (S, N) at once and after a few steps."""
     spec = make_spec("lora")
-    rate = technique_named("lora").learning_rates[bench.host.kind]
-    kept = bench.train(spec, [Start(p, s) for p, s in zip(starts, SEEDS, strict=True)], (0, MORE), rate)
+    rate = technique_named("lora").learning_rates[bound_task.host.kind]
+    kept = bound_task.train(spec, [Start(p, s) for p, s in zip(starts, SEEDS, strict=True)], (0, MORE), rate)
     return {
-        steps: np.stack([s.correct for s in bench.test(spec, [one[steps].matrices for one in kept])])
+        steps: np.stack([s.correct for s in bound_task.test(spec, [one[steps].matrices for one in kept])])
         for steps in (0, MORE)
     }
 

@@ -37,15 +37,15 @@ def measure(host: str, way: str, steps: int, items: int) -> dict[str, Any]:
     from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(max_tokens=64)
-    bench = bind_task(
+    bound_task = bind_task(
         host, load_task("rotten_tomatoes"), settings=settings, test_items=items, loading=Loading(**WAYS[way])
     )
     spec = make_spec("lora")
     begun = time.perf_counter()
-    rate = technique_named("lora").learning_rates[bench.host.kind]
-    [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [steps], rate)
+    rate = technique_named("lora").learning_rates[bound_task.host.kind]
+    [kept] = bound_task.train(spec, [Start(bound_task.fresh(spec, 0), 0)], [steps], rate)
     trained = time.perf_counter()
-    [alone], [scores] = bench.test(None, []), bench.test(spec, [kept[steps].matrices])
+    [alone], [scores] = bound_task.test(None, []), bound_task.test(spec, [kept[steps].matrices])
     return {
         "host": host,
         "way": way,

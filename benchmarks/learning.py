@@ -30,15 +30,15 @@ OUT = Path(__file__).parent / "results" / "learning.json"
 def learn(host: str, steps: int) -> list[dict[str, object]]:
     """Train and test every technique on one host."""
     task = load_task("rotten_tomatoes")
-    bench = bind_task(host, task, settings=TrainSettings(max_tokens=64), test_items=ITEMS)
-    [bare] = bench.test(None, [])
+    bound_task = bind_task(host, task, settings=TrainSettings(max_tokens=64), test_items=ITEMS)
+    [bare] = bound_task.test(None, [])
     found: list[dict[str, object]] = []
     for technique in TECHNIQUES.values():
         begun = time.perf_counter()
         spec = make_spec(technique.name)
-        starts = [Start(bench.fresh(spec, seed), seed) for seed in SEEDS]
-        kept = bench.train(spec, starts, (steps,), technique.learning_rates[bench.host.kind])
-        scores = bench.test(spec, [k[steps].matrices for k in kept])
+        starts = [Start(bound_task.fresh(spec, seed), seed) for seed in SEEDS]
+        kept = bound_task.train(spec, starts, (steps,), technique.learning_rates[bound_task.host.kind])
+        scores = bound_task.test(spec, [k[steps].matrices for k in kept])
         correct = np.mean([s.correct for s in scores], axis=0)
         rng = rng_for(0, "bootstrap", host, technique.name)
         gain = paired_difference(correct, bare.correct.astype(float), level=1 - 0.05 / len(TECHNIQUES), rng=rng)
@@ -47,7 +47,7 @@ def learn(host: str, steps: int) -> list[dict[str, object]]:
                 "host": host,
                 "technique": technique.name,
                 "steps": steps,
-                "learning_rate": technique.learning_rates[bench.host.kind],
+                "learning_rate": technique.learning_rates[bound_task.host.kind],
                 "bare": bare.accuracy,
                 "accuracy": [s.accuracy for s in scores],
                 "gain": gain.estimate,

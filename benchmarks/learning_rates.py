@@ -38,19 +38,19 @@ OUT = Path(__file__).parent / "results" / "learning_rates.json"
 
 def sweep(host: str) -> list[dict[str, object]]:
     """Train every technique at every rate on one host, test on validation items."""
-    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
-    valid = bench.valid_split
+    bound_task = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    valid = bound_task.valid_split
     rows, labels = valid.rows[:ITEMS], valid.targets[:ITEMS]
-    [bare] = score_entries(bench.host, bench.readout, None, [], rows, labels)
+    [bare] = score_entries(bound_task.host, bound_task.readout, None, [], rows, labels)
     print(f"{host}: bare host {bare.accuracy:.3f}")
     found: list[dict[str, object]] = []
-    for name, rates in RATES[bench.host.kind].items():
+    for name, rates in RATES[bound_task.host.kind].items():
         for rate in rates:
             begun = time.perf_counter()
             spec = make_spec(name)
-            [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], (20, STEPS), rate)
+            [kept] = bound_task.train(spec, [Start(bound_task.fresh(spec, 0), 0)], (20, STEPS), rate)
             scores = score_entries(
-                bench.host, bench.readout, spec, [kept[b].matrices for b in (20, STEPS)], rows, labels
+                bound_task.host, bound_task.readout, spec, [kept[b].matrices for b in (20, STEPS)], rows, labels
             )
             found.append(
                 {

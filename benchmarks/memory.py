@@ -30,14 +30,16 @@ def measure(host: str, technique: str, entries: int) -> dict[str, Any]:
     from peftport.training.loop import Entry, TrainSettings, train_entries
     from peftport.training.memory import entry_memory
 
-    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
-    spec, coded = make_spec(technique), bench.train_split
+    bound_task = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    spec, coded = make_spec(technique), bound_task.train_split
     longest = sorted(range(len(coded.rows)), key=lambda index: -len(coded.rows[index]))[:TEXTS]
     rows, labels = [coded.rows[index] for index in longest], coded.targets[longest]
-    stack = [Entry(bench.fresh(spec, seed), rows, labels, seed, 1e-4) for seed in range(entries)]
+    stack = [Entry(bound_task.fresh(spec, seed), rows, labels, seed, 1e-4) for seed in range(entries)]
     before = peak_bytes()
-    need = entry_memory(bench.host, bench.readout, spec, stack[0], bench.settings) if entries == 1 else None
-    train_entries(bench.host, bench.readout, spec, stack, [STEPS], bench.settings)
+    need = (
+        entry_memory(bound_task.host, bound_task.readout, spec, stack[0], bound_task.settings) if entries == 1 else None
+    )
+    train_entries(bound_task.host, bound_task.readout, spec, stack, [STEPS], bound_task.settings)
     found: dict[str, Any] = {"entries": entries, "before_bytes": before, "peak_bytes": peak_bytes()}
     return found | ({"activation_bytes": need.activation_bytes} if need else {})
 

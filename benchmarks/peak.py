@@ -98,22 +98,22 @@ def share(step: Any, repeats: int) -> dict[str, float]:
     }
 
 
-def measure(bench: BoundTask, technique: str, entries: int, repeats: int) -> dict[str, Any]:
+def measure(bound_task: BoundTask, technique: str, entries: int, repeats: int) -> dict[str, Any]:
     """Training steps of K entries, and testing K modules on the test items."""
-    spec, coded, items = make_spec(technique), bench.train_split, bench.test_split
-    starts = [bench.fresh(spec, seed) for seed in range(entries)]
+    spec, coded, items = make_spec(technique), bound_task.train_split, bound_task.test_split
+    starts = [bound_task.fresh(spec, seed) for seed in range(entries)]
     stack = [Entry(start, coded.rows, coded.targets, seed, 1e-4) for seed, start in enumerate(starts)]
 
     def training() -> None:
-        train_entries(bench.host, bench.readout, spec, stack, [2], bench.settings)
+        train_entries(bound_task.host, bound_task.readout, spec, stack, [2], bound_task.settings)
 
-    kept = train_entries(bench.host, bench.readout, spec, stack, [0], bench.settings)
+    kept = train_entries(bound_task.host, bound_task.readout, spec, stack, [0], bound_task.settings)
     modules = [checkpoints[0].matrices for checkpoints in kept]
 
     def testing() -> None:
-        score_entries(bench.host, bench.readout, spec, modules, items.rows, items.targets)
+        score_entries(bound_task.host, bound_task.readout, spec, modules, items.rows, items.targets)
 
-    found = {"host": bench.host.name, "technique": technique, "entries": entries}
+    found = {"host": bound_task.host.name, "technique": technique, "entries": entries}
     return {**found, "training_2_steps": share(training, repeats), "testing": share(testing, repeats)}
 
 
@@ -130,10 +130,10 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine_facts(), "rows": []}
     for host in asked.hosts:
         settings = TrainSettings(max_tokens=64)
-        bench = bind_task(host, load_task("rotten_tomatoes"), settings=settings, test_items=asked.items)
+        bound_task = bind_task(host, load_task("rotten_tomatoes"), settings=settings, test_items=asked.items)
         for technique in asked.techniques:
             for entries in asked.entries:
-                found["rows"].append(measure(bench, technique, entries, asked.repeats))
+                found["rows"].append(measure(bound_task, technique, entries, asked.repeats))
                 row = found["rows"][-1]
                 shares = {kind: round(row[kind]["share_of_peak"], 3) for kind in ("training_2_steps", "testing")}
                 print(host, technique, f"K={entries}", shares, flush=True)

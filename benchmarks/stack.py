@@ -30,15 +30,15 @@ def by_entries(host: str, technique: str, sizes: list[int], steps: int, rounds: 
     from peftport.training.bound_task import Start, bind_task
     from peftport.training.loop import TrainSettings
 
-    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bound_task = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec = make_spec(technique)
-    starts = [Start(bench.fresh(spec, seed), seed) for seed in range(max(sizes))]
-    bench.train(spec, starts[:1], [1], 1e-4)
+    starts = [Start(bound_task.fresh(spec, seed), seed) for seed in range(max(sizes))]
+    bound_task.train(spec, starts[:1], [1], 1e-4)
     times: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(rounds):
         for size in sizes:
             begun = time.perf_counter()
-            bench.train(spec, starts[:size], [steps], 1e-4)
+            bound_task.train(spec, starts[:size], [steps], 1e-4)
             times[size].append((time.perf_counter() - begun) / (size * steps))
     return {size: median(own) for size, own in times.items()}
 

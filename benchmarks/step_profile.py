@@ -43,12 +43,12 @@ def group_of(operation: str) -> str:
 
 def shares(host: str, technique: str) -> dict[str, Any]:
     """Each group's share of the time of ten steps."""
-    bench = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
+    bound_task = bind_task(host, load_task("rotten_tomatoes"), settings=TrainSettings(max_tokens=64))
     spec = make_spec(technique)
-    starts = [Start(bench.fresh(spec, 0), 0)]
-    bench.train(spec, starts, (1,), 1e-4)
+    starts = [Start(bound_task.fresh(spec, 0), 0)]
+    bound_task.train(spec, starts, (1,), 1e-4)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
-        bench.train(spec, starts, (STEPS,), 1e-4)
+        bound_task.train(spec, starts, (STEPS,), 1e-4)
     found = dict.fromkeys([*GROUPS, "rest"], 0.0)
     for operation in seen.key_averages():
         found[group_of(operation.key)] += operation.self_cpu_time_total

@@ -68,9 +68,9 @@ class Case:
         """The technique's own settings."""
         return make_spec(self.technique)
 
-    def rate(self, bench: BoundTask) -> float:
+    def rate(self, bound_task: BoundTask) -> float:
         """The technique's learning rate on a host."""
-        return technique_named(self.technique).learning_rates[bench.host.kind]
+        return technique_named(self.technique).learning_rates[bound_task.host.kind]
 
     def on(self, texts: int) -> BoundTask:
         """The receiver with the first unseen texts as its training split."""
@@ -88,54 +88,54 @@ def others(task: Task) -> Task:
     return replace(task, train=Split(train.ids[n:], train.texts[n:], train.labels[n:]))
 
 
-def trained(bench: BoundTask, technique: str, steps: int = STEPS) -> list[Module]:
+def trained(bound_task: BoundTask, technique: str, steps: int = STEPS) -> list[Module]:
     """A fresh module a seed, trained for so many steps."""
-    spec, rate = make_spec(technique), technique_named(technique).learning_rates[bench.host.kind]
-    kept = bench.train(spec, [Start(bench.fresh(spec, seed), seed) for seed in SEEDS], (steps,), rate)
-    return [bench.module(spec, one[steps], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
+    spec, rate = make_spec(technique), technique_named(technique).learning_rates[bound_task.host.kind]
+    kept = bound_task.train(spec, [Start(bound_task.fresh(spec, seed), seed) for seed in SEEDS], (steps,), rate)
+    return [bound_task.module(spec, one[steps], seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
 
 
-def regressed(case: Case, bench: BoundTask) -> list[Module]:
+def regressed(case: Case, bound_task: BoundTask) -> list[Module]:
     """Every module carried by `regress`."""
-    given = PortInputs(case.home.host, bench.task.train.texts, shared=PortCache())
+    inputs = PortInputs(case.home.host, bound_task.task.train.texts, shared=PortCache())
     porter = porter_named("regress")
-    return [porter.port(m, bench.host, rng_for(s, "port"), given) for s, m in zip(SEEDS, case.seen, strict=True)]
+    return [porter.port(m, bound_task.host, rng_for(s, "port"), inputs) for s, m in zip(SEEDS, case.seen, strict=True)]
 
 
-def distilled(case: Case, bench: BoundTask) -> list[Module]:
+def distilled(case: Case, bound_task: BoundTask) -> list[Module]:
     """Every module distilled."""
-    texts = bench.task.train.texts
+    texts = bound_task.task.train.texts
     made = []
     for seed, module in zip(SEEDS, case.seen, strict=True):
-        made.append(distill(module, case.home, bench, texts, DistillOptions(steps=STEPS, seed=seed)))
+        made.append(distill(module, case.home, bound_task, texts, DistillOptions(steps=STEPS, seed=seed)))
     return made
 
 
-def resized(case: Case, bench: BoundTask) -> list[Module]:
+def resized(case: Case, bound_task: BoundTask) -> list[Module]:
     """Every module cropped or padded."""
     porter = porter_named("resize")
-    return [porter.port(m, bench.host, rng_for(s, "port")) for s, m in zip(SEEDS, case.seen, strict=True)]
+    return [porter.port(m, bound_task.host, rng_for(s, "port")) for s, m in zip(SEEDS, case.seen, strict=True)]
 
 
 def further(case: Case, modules: Sequence[Module]) -> dict[int, Correct]:
     """Per-item results (S, N) as the modules are, and after a few steps with labels."""
-    bench = case.on(max(TEXTS))
-    starts = [Start(bench.startable(module), seed) for seed, module in zip(SEEDS, modules, strict=True)]
-    kept = bench.train(case.spec, starts, (0, MORE), case.rate(bench))
-    return {steps: tested(case, bench, [one[steps].matrices for one in kept]) for steps in (0, MORE)}
+    bound_task = case.on(max(TEXTS))
+    starts = [Start(bound_task.startable(module), seed) for seed, module in zip(SEEDS, modules, strict=True)]
+    kept = bound_task.train(case.spec, starts, (0, MORE), case.rate(bound_task))
+    return {steps: tested(case, bound_task, [one[steps].matrices for one in kept]) for steps in (0, MORE)}
 
 
-def tested(case: Case, bench: BoundTask, matrices: Sequence[Parameters]) -> Correct:
+def tested(case: Case, bound_task: BoundTask, matrices: Sequence[Parameters]) -> Correct:
     """Per-item results, (S, N)."""
-    return np.stack([scores.correct for scores in bench.test(case.spec, matrices)])
+    return np.stack([scores.correct for scores in bound_task.test(case.spec, matrices)])
 
 
 ARMS: dict[tuple[str, int], Callable[[Case, BoundTask], list[Module]]] = {
     ("resize", 0): resized,
-    ("fresh", 0): lambda case, bench: trained(bench, case.technique, 0),
+    ("fresh", 0): lambda case, bound_task: trained(bound_task, case.technique, 0),
     **{("regress", texts): regressed for texts in TEXTS},
     **{("distill", texts): distilled for texts in TEXTS},
-    **{("scratch", texts): lambda case, bench: trained(bench, case.technique) for texts in TEXTS},
+    **{("scratch", texts): lambda case, bound_task: trained(bound_task, case.technique) for texts in TEXTS},
 }
 
 

@@ -1,4 +1,4 @@
-"""How far predictions are off: every recorded pair of hosts foretold from the others (leave one pair out)."""
+"""How far predictions are off: each recorded pair of hosts is predicted from the others (leave one pair out)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftport.analysis.stats import Interval
 
 @dataclass(frozen=True)
 class Errors:
-    """Of n predictions: mean absolute error, how many intervals hold what came out, and their mean half width."""
+    """Errors of n predictions: mean absolute error, number of intervals that contain the outcome, mean half width."""
 
     n: int
     mean_absolute: float
@@ -25,7 +25,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One technique and method, or all: pairs asked for, unknown ones, and the errors of the others."""
+    """The result for one technique and method, or for all: the numbers of pairs and of unknown ones, and the errors."""
 
     name: str
     asked: int
@@ -36,7 +36,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class _Told:
-    """One pair left out: the predicted interval and what came out, of gain and of retention."""
+    """One pair that was left out: the predicted intervals and the outcomes of gain and retention."""
 
     gain: tuple[Interval, float] | None = None
     retention: tuple[Interval, float] | None = None
@@ -49,24 +49,26 @@ def leave_one_pair_out(ports: Sequence[RecordedPort]) -> list[HeldOut]:
     for port in ports:
         of_pair = replace(Asked.of(port), distance=0.0 if port.distance is not None else None)
         groups[f"{port.technique} by {port.method}", of_pair].append(port)
-    for (kind, asked), own in groups.items():
-        came_out = outcomes(own, measured=asked.distance is not None)
-        if not came_out:  # identical weights: nothing is foretold of one host
+    for (kind, asked), records in groups.items():
+        came_out = outcomes(records, measured=asked.distance is not None)
+        if not came_out:  # identical weights: these are one host, for which nothing is predicted
             continue
         [outcome] = came_out
-        found = predict(ports, replace(asked, distance=outcome.distance))
+        prediction = predict(ports, replace(asked, distance=outcome.distance))
         by_kind[kind].append(
             _Told(
-                (found.gain, outcome.gain) if found.gain else None,
-                (found.retention, outcome.retention) if found.retention and outcome.retention is not None else None,
+                (prediction.gain, outcome.gain) if prediction.gain else None,
+                (prediction.retention, outcome.retention)
+                if prediction.retention and outcome.retention is not None
+                else None,
             )
         )
-    every = [told for own in by_kind.values() for told in own]
-    return [_row(name, own) for name, own in (*sorted(by_kind.items()), ("all", every))]
+    every = [told for predictions in by_kind.values() for told in predictions]
+    return [_row(name, predictions) for name, predictions in (*sorted(by_kind.items()), ("all", every))]
 
 
 def _row(name: str, told: Sequence[_Told]) -> HeldOut:
-    unknown = sum(one.gain is None for one in told)
+    unknown = sum(prediction.gain is None for prediction in told)
     return HeldOut(name, len(told), unknown, _errors(t.gain for t in told), _errors(t.retention for t in told))
 
 

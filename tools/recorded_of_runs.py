@@ -1,4 +1,4 @@
-"""A study's table of runs as recorded ports: every zero-shot test of a ported module with its bare host and ceiling."""
+"""Turn a study's table of runs into recorded ports: each zero-shot test of a ported module beside bare and ceiling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARMS = ("ported", "bare", "ceiling")
 
 @dataclass(frozen=True)
 class Relation:
-    """What an origin and a receiver are to one another."""
+    """How an origin and a receiver are related."""
 
     marks: tuple[str, str]
     origin_family: str
@@ -25,12 +25,12 @@ class Relation:
 
 
 def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], Relation]) -> list[RecordedPort]:
-    """A record for each cell whose three arms were run and whose module kept its task; mean over paired seeds.
+    """A record for each cell that ran all three arms and whose module was tested on its own task; a mean over seeds.
 
     Args:
-        study: its name.
+        study: the name of the study.
         evidence: its runs.
-        relations: by names of origin and receiver.
+        relations: by the names of origin and receiver.
 
     """
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)
@@ -43,12 +43,12 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
     margins = gains.margin(LEVEL)
     apart = plain(evidence.runs.filter(pl.col("arm") == "ported").group_by(CELL).agg(pl.col("host_distance").mean()))
     distances = {tuple(row[:-1]): row[-1] for row in apart.select(*CELL, "host_distance").iter_rows()}
-    found = []
+    records = []
     for at, cell in enumerate(plain(pairs.table).select(CELL).iter_rows()):
         technique, origin, receiver, _, task, method = cell
         means = [round(float(mean), 6) for mean in pairs.crossed.mean[at]]
         relation = relations[origin, receiver]
-        found.append(
+        records.append(
             RecordedPort(
                 study=study,
                 origin=origin,
@@ -71,4 +71,4 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
                 gain_high=round(float(gains.estimate[at] + margins[at]), 6),
             )
         )
-    return sorted(found, key=lambda p: (p.technique, p.method, p.origin, p.receiver, p.task))
+    return sorted(records, key=lambda p: (p.technique, p.method, p.origin, p.receiver, p.task))

@@ -81,11 +81,11 @@ def make_work(host: str, technique: str, task: str, items: int, batch_size: int,
     from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
-    bench = bind_task(host, load_task(task), settings=settings, test_items=items)
-    readout, loaded = bench.readout, bench.host
+    bound_task = bind_task(host, load_task(task), settings=settings, test_items=items)
+    readout, loaded = bound_task.readout, bound_task.host
     assert loaded.kind in ("encoder", "encoder_decoder"), "the peers read labels of these two kinds of host"
-    labels = readout.labels if isinstance(readout, LabelTokens) else readout.encode(bench.task.spec.descriptions)
-    train, test = bench.train_split, bench.test_split
+    labels = readout.labels if isinstance(readout, LabelTokens) else readout.encode(bound_task.task.spec.descriptions)
+    train, test = bound_task.train_split, bound_task.test_split
     return Work(
         host=host,
         folder=str(loaded.folder),

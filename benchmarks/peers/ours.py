@@ -15,26 +15,26 @@ from peftport.training.bound_task import BoundTask, Start, bind_task
 from peftport.training.loop import TrainSettings
 
 
-def open_bench(work: Work) -> BoundTask:
+def open_bound_task(work: Work) -> BoundTask:
     """Load host and task. Texts are tokenised here, before the clock starts; the peers get them tokenised."""
     settings = TrainSettings(
         batch_size=work.batch_size, max_tokens=work.max_tokens, max_grad_norm=work.max_grad_norm, weight_decay=0.0
     )
-    bench = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items)
-    assert [list(row) for row in bench.test_split.rows] == work.test.rows, "the peers were given other texts"
-    assert [list(row) for row in bench.train_split.rows] == work.train.rows, "the peers were given other texts"
-    return bench
+    bound_task = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items)
+    assert [list(row) for row in bound_task.test_split.rows] == work.test.rows, "the peers were given other texts"
+    assert [list(row) for row in bound_task.train_split.rows] == work.train.rows, "the peers were given other texts"
+    return bound_task
 
 
-def run(bench: BoundTask, work: Work, one: Run, test: Texts, load_seconds: float) -> Done:
+def run(bound_task: BoundTask, work: Work, one: Run, test: Texts, load_seconds: float) -> Done:
     """Train once, test every checkpoint."""
     spec = make_spec(work.technique, work.settings)
     begun = time.perf_counter()
-    start = Start(bench.fresh(spec, one.seed), one.seed)
+    start = Start(bound_task.fresh(spec, one.seed), one.seed)
     loaded = time.perf_counter()
-    [kept] = bench.train(spec, [start], one.points, work.learning_rate)
+    [kept] = bound_task.train(spec, [start], one.points, work.learning_rate)
     trained = time.perf_counter()
-    scores = bench.test(spec, [kept[point].matrices for point in one.points])
+    scores = bound_task.test(spec, [kept[point].matrices for point in one.points])
     ended = time.perf_counter()
     accuracy = {point: s.accuracy for point, s in zip(one.points, scores, strict=True)}
     parameters = sum(tensor.numel() for own in start.parameters.values() for tensor in own.values())
@@ -44,7 +44,7 @@ def run(bench: BoundTask, work: Work, one: Run, test: Texts, load_seconds: float
 if __name__ == "__main__":
     work = read_work()
     begun = time.perf_counter()
-    bench = open_bench(work)
+    bound_task = open_bound_task(work)
     load_seconds = time.perf_counter() - begun
-    done = [(run(bench, work, one, test, load_seconds), timed) for one, test, timed in warm_and_timed(work)]
+    done = [(run(bound_task, work, one, test, load_seconds), timed) for one, test, timed in warm_and_timed(work)]
     write_done([one for one, timed in done if timed])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -385,3 +387,14 @@ def test_tables_that_do_not_agree_are_refused(runs: pl.DataFrame, correct: pl.Da
     with pytest.raises(BadRequest, match=says) as refusal:
         curves(Evidence.of(runs, correct)), gains(Evidence.of(runs, correct), rng=rng())
     assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
+
+
+def test_the_example_of_the_page_makes_every_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    runs, correct = ledger(Grid(pairs=(("a", "b"), ("b", "a")), items=200), RATE, rng())
+    tables = {"runs": runs, "correct": correct}
+    exec(compile(example, "docs/statistics.md", "exec", dont_inherit=True), tables)
+    for name, columns in COLUMNS.items():
+        assert tables[name].columns == columns.split() and len(tables[name]), name
+    assert len(tables["verdicts"]) == 2 and len(tables["regret"])

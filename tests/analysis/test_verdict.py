@@ -157,7 +157,7 @@ def test_settings_without_a_rival_are_left_open() -> None:
     runs, correct = ledger(Grid(), arms(0.75, 0.8, 0.8), rng(13))
     alone = runs.filter(pl.col("arm") == "ported")
     [found] = verdicts(Evidence.of(alone, correct)).to_dicts()
-    assert found["verdict"] == "not enough evidence" and "no arm to hold the module against" in found["sentence"]
+    assert found["verdict"] == "not enough evidence" and "no arm to compare the module with" in found["sentence"]
     assert len(verdicts(Evidence.of(runs.filter(pl.col("arm") != "ported"), correct))) == 0
 
 
@@ -261,4 +261,4 @@ def test_a_comparison_gets_a_verdict() -> None:
 def test_one_seed_says_what_it_covers() -> None:
     found = verdict_of(comparison(300, {"ported": {0: (0.8,)}, "scratch": {0: (0.5,)}}, 0.5))
     assert found is not None and found["verdict"] == "copy"
-    assert "300 test items; one seed, so of these very trainings only" in found["sentence"]
+    assert "300 test items; one seed, so they say nothing of other seeds" in found["sentence"]

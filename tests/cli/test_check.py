@@ -91,23 +91,23 @@ def test_several_methods_are_tried_and_one_is_kept(
     more = ["--to", hosts["bert-updated"], "--from", hosts["bert"], "--task", reviews]
     names = "subspace,copy,theseus,gradfix"
     found = document(peftport("port", modules["prefix"], *more, "--method", names, "--out", out, "--json"))
-    trial = found["trial"]
-    assert [one["method"] for one in trial["methods"]] == names.split(",")
-    by_name = {one["method"]: one for one in trial["methods"]}
+    selection = found["trial"]
+    assert [one["method"] for one in selection["methods"]] == names.split(",")
+    by_name = {one["method"]: one for one in selection["methods"]}
     assert "prefix" in by_name["gradfix"]["refusal"] and by_name["gradfix"]["accuracy"] is None
     known = {name: one["accuracy"] for name, one in by_name.items() if name != "gradfix"}
-    assert known[trial["best"]] == max(known.values())
+    assert known[selection["best"]] == max(known.values())
     close = [name for name in known if not by_name[name]["told_apart"]]
-    assert trial["chosen"] == close[0] == found["method"]
+    assert selection["chosen"] == close[0] == found["method"]
 
-    document(peftport("port", modules["prefix"], *more, "--method", trial["chosen"], "--out", alone, "--json"))
+    document(peftport("port", modules["prefix"], *more, "--method", selection["chosen"], "--out", alone, "--json"))
     assert (out / "module.safetensors").read_bytes() == (alone / "module.safetensors").read_bytes()
     tested = document(peftport("evaluate", hosts["bert-updated"], reviews, "--module", out, "--json"))
-    assert tested["accuracy"] == trial["test_accuracy"] and tested["n_items"] == trial["test_items"]
+    assert tested["accuracy"] == selection["test_accuracy"] and tested["n_items"] == selection["test_items"]
     in_python = pp.port(
         modules["prefix"], hosts["bert-updated"], from_=hosts["bert"], task=reviews, method=names.split(",")
     )
-    assert in_python.trial is not None and in_python.trial.as_json() == trial
+    assert in_python.selection is not None and in_python.selection.as_json() == selection
 
 
 def test_several_methods_as_text(

@@ -234,20 +234,13 @@ def test_the_recipe_of_a_technique() -> None:
     assert file.partition('"""\n\n')[2] == recipe("docs/extending.md", "class Ia3(")
 
 
-@pytest.mark.parametrize(("page", "name"), [("docs/extending.md", "Halve"), ("CONTRIBUTING.md", "Scale")])
 def test_the_recipe_of_a_porter(
-    page: str,
-    name: str,
-    peftport: Run,
-    hosts: Folders,
-    modules: Folders,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    peftport: Run, hosts: Folders, modules: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name works on the command line, and the numbers are half of what they were."""
     from safetensors.torch import load_file
 
-    porter = executed(page, f"class {name}(")[name]()
+    porter = executed("docs/extending.md", "class Halve(")["Halve"]()
     monkeypatch.setitem(porting.PORTERS, porter.name, porter)
     options = ["--to", hosts["bert-updated"], "--method", porter.name, "--out", tmp_path / "out"]
     assert peftport("port", modules["lora"], *options).code == 0
@@ -272,23 +265,23 @@ def test_the_recipes_of_a_kind_of_task_and_of_an_objective(
     (tmp_path / "counted.csv").write_text("\n".join(["text,other,label", *counted]), encoding="utf-8")
     task = load_task(str(tmp_path / "counted.csv"), text=text, kind="count")
     assert task.train.targets.dtype.kind == "i"
-    bench = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
+    bound_task = bind_task(str(hosts[host]), task, settings=TrainSettings(batch_size=80))
     spec = SPECS["lora"]
-    [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [1, 30], 1e-2)
+    [kept] = bound_task.train(spec, [Start(bound_task.fresh(spec, 0), 0)], [1, 30], 1e-2)
     assert kept[1].loss is not None and kept[30].loss is not None and kept[30].loss < kept[1].loss
-    [bare], [found] = bench.test(None, []), bench.test(spec, [kept[30].matrices])
+    [bare], [found] = bound_task.test(None, []), bound_task.test(spec, [kept[30].matrices])
     assert len(found) == len(task.test) and found.values.shape == found.targets.shape
     wanted = mean_poisson_deviance(task.test.targets, found.values)
     assert found.measures() == {"poisson_deviance": pytest.approx(wanted, rel=1e-5)}
     assert found.measures() != bare.measures()
     with pytest.raises(BadRequest, match="expected a classification here, got a task of kind count"):
         as_scores(found)
-    write_module(bench.module(spec, kept[30], 0, 1e-2), bench.host, tmp_path / "count")
+    write_module(bound_task.module(spec, kept[30], 0, 1e-2), bound_task.host, tmp_path / "count")
     back = read_module(tmp_path / "count")
     assert back.task is not None and back.task.kind == "count"
-    [again] = bench.test(spec, [bench.startable(back)])
+    [again] = bound_task.test(spec, [bound_task.startable(back)])
     assert torch.equal(torch.from_numpy(again.values), torch.from_numpy(found.values))
-    porting.porter_named("copy").port(back, bench.host, rng_for(0, "porting"))
+    porting.porter_named("copy").port(back, bound_task.host, rng_for(0, "porting"))
     plain = bind_task(str(hosts[host]), load_task(str(reviews)), readout="linear")
     with pytest.raises(TaskRefused, match="this module was trained for a task of kind count, got classification"):
         plain.startable(back)

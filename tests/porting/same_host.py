@@ -254,10 +254,10 @@ def port(case: Case, receiver: Host | None = None, texts: Sequence[str] = TEXTS,
     spec = spec_of(case)
     module = Module(spec, host.fingerprint, random_matrices(host, spec, seed))
     shared = found_of(case.shape) if receiver is None and texts is TEXTS else PortCache()
-    given = PortInputs(host, texts, as_technique="adapter" if case.compacter_as_adapter else None, shared=shared)
+    inputs = PortInputs(host, texts, as_technique="adapter" if case.compacter_as_adapter else None, shared=shared)
     receiver = receiver or host
     try:
-        ported = porter_named(case.method).port(module, receiver, np.random.default_rng(0), given)
+        ported = porter_named(case.method).port(module, receiver, np.random.default_rng(0), inputs)
     except BadRequest as error:
         return Outcome(0.0, str(error))
     wanted = answers(host, module) - answers(host, None)

@@ -76,8 +76,8 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def port(method: str, module: Module, origin: Host, receiver: Host, **more: object) -> Module:
-    given = PortInputs(origin=origin, texts=TEXTS, **more)  # type: ignore[arg-type]
-    return porter_named(method).port(module, receiver, np.random.default_rng(0), given)
+    inputs = PortInputs(origin=origin, texts=TEXTS, **more)  # type: ignore[arg-type]
+    return porter_named(method).port(module, receiver, np.random.default_rng(0), inputs)
 
 
 @pytest.mark.parametrize("model_type", BASES)

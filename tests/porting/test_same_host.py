@@ -123,8 +123,8 @@ def test_another_basis_of_more_outputs_than_inputs_is_undone(technique: str, met
         other = rebase(one).host
         spec = make_spec("lora", {"rank": 2, "alpha": 3.0, "sites": sites}) if technique == "lora" else SPECS["prefix"]
         module = Module(spec, one.fingerprint, random_matrices(one, spec))
-        given_ = PortInputs(origin=one, texts=sentences(120))
-        ported = porter_named(method).port(module, other, np.random.default_rng(0), given_)
+        inputs = PortInputs(origin=one, texts=sentences(120))
+        ported = porter_named(method).port(module, other, np.random.default_rng(0), inputs)
         change = answers(one, module) - answers(one, None)
         error = float((answers(other, ported) - answers(other, None) - change).abs().max() / change.abs().max())
         assert error < BOUND, model_type

@@ -62,19 +62,19 @@ def test_whatever_the_shapes_what_comes_out_fits_and_runs(method: str, technique
         return
     origin, receiver = pair(shape)
     module = a_module(technique, origin)
-    given = PortInputs(origin=origin, texts=TEXTS)
-    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), given)
+    inputs = PortInputs(origin=origin, texts=TEXTS)
+    ported = porter_named(method).port(module, receiver, np.random.default_rng(0), inputs)
     check_fits(ported, receiver)
     notes = ported.ports[-1].slots
     assert technique_named(technique).slots(module.spec, receiver.slots).keys() <= notes.keys()
     lost = [name for name in notes if name.startswith("origin ")]
     assert all(name.removeprefix("origin ") in origin.slots for name in lost)
     assert all(bool(t.isfinite().all()) for own in ported.matrices.values() for t in own.values())
-    inputs = inputs_of(receiver, ROWS, prefix_length(ported.spec, receiver))
+    encoded = inputs_of(receiver, ROWS, prefix_length(ported.spec, receiver))
     with torch.no_grad():
         bare = receiver.model(**inputs_of(receiver, ROWS, 0)).logits
         with attached(receiver, ported.spec, stack([ported.matrices])):
-            changed = receiver.model(**inputs).logits
+            changed = receiver.model(**encoded).logits
     assert bool(changed.isfinite().all()) and float((changed - bare).abs().max()) > 1e-6
 
 

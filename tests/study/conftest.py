@@ -88,7 +88,7 @@ def environment() -> dict[str, str]:
 
 def forget() -> None:
     """What a worker keeps from one stack to the next goes, as it does when a worker ends."""
-    work._open_bench.cache_clear()
+    work._open_bound_task.cache_clear()
     work.open_task.cache_clear()
 
 

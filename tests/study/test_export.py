@@ -93,11 +93,11 @@ def test_correct_is_in_the_order_of_the_test_split(tiny: Path, exported: Exporte
     from peftport.training.loop import TrainSettings
 
     settings = TrainSettings(batch_size=4, max_tokens=32)
-    bench = bind_task("t5-updated", load_task("reviews.csv"), settings=settings, test_items=8)
-    [scores] = bench.test(None, [])
+    bound_task = bind_task("t5-updated", load_task("reviews.csv"), settings=settings, test_items=8)
+    [scores] = bound_task.test(None, [])
     [bare] = [run.name for run in plan.runs() if run.arm == "bare" and run.receiver == "t5-updated"]
     assert dict(exported.correct.iter_rows())[bare] == scores.correct.tolist()
-    assert bench.task.test.texts[:8] == bench.task.test.head(8).texts
+    assert bound_task.task.test.texts[:8] == bound_task.task.test.head(8).texts
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "csv", "jsonl"])

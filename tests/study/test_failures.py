@@ -25,7 +25,7 @@ from peftport.study.jobs import PortedStart, TrainJob
 from peftport.study.messages import Request, TrainJobsRequest, told
 from peftport.study.plan import Plan
 from peftport.study.run import Limits
-from peftport.study.work import _open_bench
+from peftport.study.work import _open_bound_task
 from peftport.training.bound_task import BoundTask
 from pico import pico_model
 from pico_folders import Result, Run
@@ -118,10 +118,10 @@ def test_a_host_that_cannot_be_had(peftport: Run, tiny: Path, tmp_path: Path) ->
 def picky(train: Any) -> Any:
     """Training that fails whenever seed 1 is in the stack."""
 
-    def run(bench: BoundTask, spec: Any, starts: Any, *more: Any) -> Any:
+    def run(bound_task: BoundTask, spec: Any, starts: Any, *more: Any) -> Any:
         if any(start.seed == 1 for start in starts):
             raise TrainingFailed("entry 0: not today")
-        return train(bench, spec, starts, *more)
+        return train(bound_task, spec, starts, *more)
 
     return run
 
@@ -252,14 +252,14 @@ def test_a_host_that_changed_is_told(
     shutil.copytree(home, place)
     monkeypatch.chdir(place)
     plan = plan_of(Path("tiny.toml"))
-    _open_bench.cache_clear(), open_task.cache_clear()
+    _open_bound_task.cache_clear(), open_task.cache_clear()
     run_in(tmp_path / "runs", plan, limits=Limits(max_jobs=len(plan.jobs) * 2 // 3))
     before = records(tmp_path / "runs")
     shutil.move(place / "t5-updated", tmp_path / "old")
     shutil.copytree(place / "t5", place / "t5-updated")
     model = pico_model("t5", seed=7)
     model.save_pretrained(place / "t5-updated")
-    _open_bench.cache_clear()
+    _open_bound_task.cache_clear()
     summary = run_in(tmp_path / "runs", plan)
     assert summary.failed
     ledger = Ledger(tmp_path / "runs")
@@ -271,7 +271,7 @@ def test_a_host_that_changed_is_told(
 
     shutil.rmtree(place / "t5-updated")
     shutil.move(tmp_path / "old", place / "t5-updated")
-    _open_bench.cache_clear()
+    _open_bound_task.cache_clear()
     assert run_in(tmp_path / "runs", plan, retry_failed=True).failed == 0
     ours, theirs = contents(tmp_path / "runs"), contents(undisturbed)
     assert {j: r for j, r in ours.items() if r[0] != "chain"} == {j: r for j, r in theirs.items() if r[0] != "chain"}

@@ -100,32 +100,32 @@ def test_sharing_changes_no_number(tiny: Path, tmp_path: Path, monkeypatch: pyte
     assert seen == 32 + 26
 
 
-def bench_of(host: str, study: StudySpec) -> BoundTask:
+def bound_task_of(host: str, study: StudySpec) -> BoundTask:
     settings = TrainSettings(batch_size=study.training.batch_size, max_tokens=study.training.max_tokens)
     return bind_task(host, load_task("reviews.csv"), settings=settings, test_items=study.testing.items)
 
 
 def run_alone(run: Run, study: StudySpec) -> Scores:
     """One run as a person would do it: train the origin's module, port it, train it on, test it."""
-    bench = bench_of(run.receiver, study)
-    assert bench.host.dtype == torch.float64
+    bound_task = bound_task_of(run.receiver, study)
+    assert bound_task.host.dtype == torch.float64
     if run.arm == "bare":
-        return bench.test(None, [])[0]
+        return bound_task.test(None, [])[0]
     technique = next(t for t in study.techniques if t.name == run.technique)
     assert run.seed is not None
     rate, steps = study.training.learning_rates[technique.name], study.training.origin_steps
-    start = bench.fresh(technique.spec, run.seed)
+    start = bound_task.fresh(technique.spec, run.seed)
     if run.origin is not None:
-        home = bench_of(run.origin, study)
+        home = bound_task_of(run.origin, study)
         [kept] = home.train(technique.spec, [Start(home.fresh(technique.spec, run.seed), run.seed)], [steps], rate)
         module: Module = home.module(technique.spec, kept[steps], run.seed, rate)
-        module = porter_named("copy").port(module, bench.host, rng_for(run.seed, "porting"))
+        module = porter_named("copy").port(module, bound_task.host, rng_for(run.seed, "porting"))
         if run.arm == "sampled":
             assert run.method is not None
-            module = sampler_named(run.method).port(module, bench.host, rng_for(run.seed, "sampling"))
-        start = bench.startable(module)
-    [kept] = bench.train(technique.spec, [Start(start, run.seed)], [run.budget], rate)
-    return bench.test(technique.spec, [kept[run.budget].matrices])[0]
+            module = sampler_named(run.method).port(module, bound_task.host, rng_for(run.seed, "sampling"))
+        start = bound_task.startable(module)
+    [kept] = bound_task.train(technique.spec, [Start(start, run.seed)], [run.budget], rate)
+    return bound_task.test(technique.spec, [kept[run.budget].matrices])[0]
 
 
 def test_every_method_that_fits_can_be_an_arm(tiny: Path, tmp_path: Path) -> None:

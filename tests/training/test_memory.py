@@ -90,35 +90,39 @@ def test_free_memory_of_this_machine_is_plausible() -> None:
     assert 2**20 < free_bytes(torch.device("cpu")) < 2**50
 
 
-def a_bench(technique: str) -> tuple[BoundTask, list[Start]]:
+def a_bound_task(technique: str) -> tuple[BoundTask, list[Start]]:
     host = pico_host("bert", view="body", dtype=torch.float64)
     rng = np.random.default_rng(0)
     made = tuple(" ".join(rng.choice(WORDS, 12)) for _ in range(80))
     task = make_task(TOY, Items(made, rng.integers(0, 2, 80)))
-    bench = BoundTask(host, task, bind_objective("prototype", host, TOY), SETTINGS)
-    return bench, [Start(bench.fresh(SPECS[technique], seed), seed) for seed in range(5)]
+    bound_task = BoundTask(host, task, bind_objective("prototype", host, TOY), SETTINGS)
+    return bound_task, [Start(bound_task.fresh(SPECS[technique], seed), seed) for seed in range(5)]
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_what_does_not_fit_trains_in_further_stacks(technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the same modules, in the order of the starts."""
-    from peftport.training import bound_task
+    from peftport.training import bound_task as task_module
 
-    bench, starts = a_bench(technique)
-    spec, sizes, train = SPECS[technique], list[int](), bound_task.train_entries
-    coded = bench.train_split
+    bound_task, starts = a_bound_task(technique)
+    spec, sizes, train = SPECS[technique], list[int](), task_module.train_entries
+    coded = bound_task.train_split
     need = entry_memory(
-        bench.host, bench.readout, spec, Entry(starts[0].parameters, coded.rows, coded.targets, 0, 1e-2), SETTINGS
+        bound_task.host,
+        bound_task.readout,
+        spec,
+        Entry(starts[0].parameters, coded.rows, coded.targets, 0, 1e-2),
+        SETTINGS,
     )
 
     def counted(host: Any, readout: Any, own: Any, entries: Any, *rest: Any) -> Any:
         sizes.append(len(entries))
         return train(host, readout, own, entries, *rest)
 
-    monkeypatch.setattr(bound_task, "train_entries", counted)
-    whole = bench.train(spec, starts, (0, 3), 1e-2)
-    parts = bench.train(spec, starts, (0, 3), 1e-2, budget_bytes=2 * need.total_bytes)
-    alone = bench.train(spec, starts, (0, 3), 1e-2, budget_bytes=0)
+    monkeypatch.setattr(task_module, "train_entries", counted)
+    whole = bound_task.train(spec, starts, (0, 3), 1e-2)
+    parts = bound_task.train(spec, starts, (0, 3), 1e-2, budget_bytes=2 * need.total_bytes)
+    alone = bound_task.train(spec, starts, (0, 3), 1e-2, budget_bytes=0)
     assert sizes == [5, 2, 2, 1, 1, 1, 1, 1, 1]
     for other in (parts, alone):
         for one, two in zip(whole, other, strict=True):
@@ -130,7 +134,7 @@ def test_what_does_not_fit_trains_in_further_stacks(technique: str, monkeypatch:
 def test_comparisons_train_within_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     from peftport.workflows.comparison import ComparisonPlan, run_comparison
 
-    bench, starts = a_bench("lora")
+    bound_task, starts = a_bound_task("lora")
     asked: list[int | None] = []
     train = BoundTask.train
 
@@ -140,6 +144,6 @@ def test_comparisons_train_within_what_is_free(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(BoundTask, "train", noted)
     monkeypatch.setattr(BoundTask, "spare_bytes", lambda self: 12345)
-    module = Module(SPECS["lora"], bench.host.fingerprint, starts[0].parameters)
-    found = run_comparison(module, bench, ComparisonPlan(budgets=(0, 1), seeds=(0, 1)))
+    module = Module(SPECS["lora"], bound_task.host.fingerprint, starts[0].parameters)
+    found = run_comparison(module, bound_task, ComparisonPlan(budgets=(0, 1), seeds=(0, 1)))
     assert asked == [12345] and len(found.rows) == 3 * 2 * 2

@@ -177,7 +177,7 @@ def test_no_method_writes_numbers_that_are_not_finite(method: str, monkeypatch: 
     slot = sorted(bad)[3]
     next(iter(bad[slot].values()))[0, 0] = np.nan
     monkeypatch.setattr(type(porter), "carry", lambda *_: PortedMatrices(bad, dict.fromkeys(bad, "made")))
-    monkeypatch.setattr(type(porter), "_check_given", lambda *_: None)
+    monkeypatch.setattr(type(porter), "_check_inputs", lambda *_: None)
     with pytest.raises(NotFinite, match=rf"{method}: {slot}\.\w+: expected finite numbers for pico-bert"):
         porter.port(module, host, np.random.default_rng(0), PortInputs())
 

@@ -167,17 +167,17 @@ def test_the_prototype_readout_compares_single_texts(kind: Any, default: str) ->
     ],
 )
 def test_training_on_pairs_in_company_is_training_alone(model_type: str, readout: str, technique: str) -> None:
-    bench, spec = bound(model_type, readout), SPECS[technique]
-    starts = [Start(bench.fresh(spec, seed), seed) for seed in range(3)]
-    together = bench.train(spec, starts, [2], 1e-2)
-    scores = bench.test(spec, [kept[2].matrices for kept in together])
+    bound_task, spec = bound(model_type, readout), SPECS[technique]
+    starts = [Start(bound_task.fresh(spec, seed), seed) for seed in range(3)]
+    together = bound_task.train(spec, starts, [2], 1e-2)
+    scores = bound_task.test(spec, [kept[2].matrices for kept in together])
     for start, kept, scored in zip(starts, together, scores, strict=True):
-        [alone] = bench.train(spec, [start], [2], 1e-2)
+        [alone] = bound_task.train(spec, [start], [2], 1e-2)
         assert alone[2].loss == pytest.approx(kept[2].loss, rel=1e-10)
         for slot, own in alone[2].matrices.items():
             for name, tensor in own.items():
                 torch.testing.assert_close(kept[2].matrices[slot][name], tensor, rtol=0, atol=1e-6)
-        [tested] = bench.test(spec, [kept[2].matrices])
+        [tested] = bound_task.test(spec, [kept[2].matrices])
         np.testing.assert_allclose(scored.scores, tested.scores, rtol=0, atol=1e-5)
 
 
@@ -186,10 +186,10 @@ def learnt(field: int | None, host: Host) -> float:
     fields = PAIR if field is None else ("text",)
     spec = own_spec("nli", ("no", "yes"), Wording(words=("bad", "good")), fields)
     task = Task(spec, split(400, 0, field), split(20, 1, field), split(200, 2, field), Dropped())
-    bench = BoundTask(host, task, bind_objective("linear", host, spec), TrainSettings(batch_size=32))
+    bound_task = BoundTask(host, task, bind_objective("linear", host, spec), TrainSettings(batch_size=32))
     technique = make_spec("lora", {"rank": 16, "alpha": 32})
-    [kept] = bench.train(technique, [Start(bench.fresh(technique, 0), 0)], [LEARNING_STEPS], LEARNING_RATE)
-    [scores] = bench.test(technique, [kept[LEARNING_STEPS].matrices])
+    [kept] = bound_task.train(technique, [Start(bound_task.fresh(technique, 0), 0)], [LEARNING_STEPS], LEARNING_RATE)
+    [scores] = bound_task.test(technique, [kept[LEARNING_STEPS].matrices])
     return scores.accuracy
 
 
@@ -229,16 +229,18 @@ def test_a_module_of_pairs_is_none_of_single_texts_nor_the_reverse() -> None:
 
 
 def test_scores_of_pairs_come_back_in_order_whatever_their_length() -> None:
-    bench = bound("bert", "linear")
-    objective: Objective = bench.readout
+    bound_task = bound("bert", "linear")
+    objective: Objective = bound_task.readout
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(60)]
     pairs = list(zip(texts[:30], texts[30:], strict=True))
     rows = objective.encode(pairs)
-    module = random_matrices(bench.host, SPECS["lora"]) | {HEAD: {"weight": torch.randn(2, 16), "bias": torch.zeros(2)}}
-    [found] = score_entries(bench.host, objective, SPECS["lora"], [module], rows, np.zeros(30, dtype=np.int64))
+    module = random_matrices(bound_task.host, SPECS["lora"]) | {
+        HEAD: {"weight": torch.randn(2, 16), "bias": torch.zeros(2)}
+    }
+    [found] = score_entries(bound_task.host, objective, SPECS["lora"], [module], rows, np.zeros(30, dtype=np.int64))
     for index in (0, 7, 29):
         [alone] = score_entries(
-            bench.host, objective, SPECS["lora"], [module], [rows[index]], np.zeros(1, dtype=np.int64)
+            bound_task.host, objective, SPECS["lora"], [module], [rows[index]], np.zeros(1, dtype=np.int64)
         )
         np.testing.assert_allclose(found.scores[index], alone.scores[0], rtol=0, atol=1e-5)

@@ -57,9 +57,9 @@ def checked(folders: dict[str, Path], technique: str, to: str, texts: tuple[str,
 @by_technique
 def test_one_host_is_alike_in_everything(technique: str, folders: dict[str, Path]) -> None:
     found = checked(folders, technique, "bert", TEXTS)
-    kin = found.kinship
-    assert kin.same_host and all(kin.same.values()) and kin.distance == 0
-    assert kin.tokens is not None and kin.tokens.share == 1 and kin.tokens.equal
+    hosts = found.host_comparison
+    assert hosts.same_host and all(hosts.same.values()) and hosts.distance == 0
+    assert hosts.tokens is not None and hosts.tokens.share == 1 and hosts.tokens.equal
     assert {one.state for one in found.slots.slots} == {"fits"} and not found.slots.unused
     assert [one.overlap for one in found.slots.slots] == pytest.approx([1.0] * len(found.slots.slots))
     assert [one.takes for one in found.slots.slots] == [one.slot for one in found.slots.slots]
@@ -73,8 +73,8 @@ def test_distance_and_unequal_parts_of_an_update(folders: dict[str, Path]) -> No
     old, new = (load_file(folders[name] / "model.safetensors") for name in ("bert", "bert-updated"))
     moved = sum(float((new[k].double() - w.double()).square().sum()) for k, w in old.items())
     norm = sum(float(w.double().square().sum()) for w in old.values())
-    assert found.kinship.distance == pytest.approx(math.sqrt(moved / norm))
-    assert {part for part, same in found.kinship.same.items() if not same} == {"weights"}
+    assert found.host_comparison.distance == pytest.approx(math.sqrt(moved / norm))
+    assert {part for part, same in found.host_comparison.same.items() if not same} == {"weights"}
     assert all(one.overlap is not None and one.overlap < 0.9 for one in found.slots.slots)
 
 
@@ -101,18 +101,18 @@ def test_methods_can_what_they_are_said_to(technique: str, to: str, folders: dic
     """A method without a refusal ports; one with a refusal refuses, for that reason."""
     origin, receiver = load_host(str(folders["bert"])), load_host(str(folders[to]))
     module = module_on(origin, technique)
-    kin = compare_hosts(module, FoundOrigin(origin), receiver)
-    methods = {one.name: one for one in method_checks(module, kin, receiver, AvailableInputs(texts=True), ())}
+    hosts = compare_hosts(module, FoundOrigin(origin), receiver)
+    methods = {one.name: one for one in method_checks(module, hosts, receiver, AvailableInputs(texts=True), ())}
     assert [*methods] == [*PORTERS, "distill"]
     assert methods["distill"].lacking == "texts and training (--task TASK)"
-    given = PortInputs(origin, TEXTS)
+    inputs = PortInputs(origin, TEXTS)
     for name, porter in PORTERS.items():
         one = methods[name]
         if one.able:
-            assert porter.port(module, receiver, rng(), given).host == receiver.fingerprint, name
+            assert porter.port(module, receiver, rng(), inputs).host == receiver.fingerprint, name
         elif one.refusal is not None:
             with pytest.raises(BadRequest) as refused:
-                porter.port(module, receiver, rng(), given)
+                porter.port(module, receiver, rng(), inputs)
             assert str(refused.value) == one.refusal
         else:
             assert (name, one.lacking) == ("gradfix", "labels (--task TASK)")
@@ -147,7 +147,11 @@ def test_an_origin_that_is_not_here_leaves_what_needs_it_open(folders: dict[str,
     lost = find_origin(module, None, loaded=False)
     assert lost.host is None and "name it with --from HOST" in lost.note
     found = check_port(module, lost, receiver, texts=TEXTS, rng=rng())
-    assert not found.kinship.at_hand and found.kinship.distance is None and found.kinship.tokens is None
+    assert (
+        not found.host_comparison.at_hand
+        and found.host_comparison.distance is None
+        and found.host_comparison.tokens is None
+    )
     assert found.slots.count("fits") == 4 and {one.overlap for one in found.slots.slots} == {None}
     assert found.layers_note == f"not measured: {lost.note}"
     lacking = {one.name: one.lacking for one in found.methods if one.needs == "weights"}
@@ -215,20 +219,20 @@ def test_retrain_names_what_is_left_without_labels() -> None:
 def test_records_of_these_very_hosts_are_told_but_foretell_nothing(folders: dict[str, Path]) -> None:
     origin, receiver = open_host(str(folders["bert"])), open_host(str(folders["bert-updated"]))
     module = module_on(origin, "lora")
-    kin = compare_hosts(module, FoundOrigin(origin), receiver)
+    hosts = compare_hosts(module, FoundOrigin(origin), receiver)
     marks = (origin.fingerprint.weights[:16], receiver.fingerprint.weights[:16])
     port = RecordedPort(
         study="s", origin="bert", receiver="bert-updated", marks=marks, origin_family="bert", receiver_family="bert",
-        same_vocabulary=True, distance=kin.distance, technique="lora", method="copy", task="t", seeds=3, items=100,
+        same_vocabulary=True, distance=hosts.distance, technique="lora", method="copy", task="t", seeds=3, items=100,
         base=0.6, ceiling=0.7, ported=0.65, sampled=None, gain_low=0.01, gain_high=0.09,
     )  # fmt: skip
-    copy, *others = method_checks(module, kin, receiver, AvailableInputs(), [port])
+    copy, *others = method_checks(module, hosts, receiver, AvailableInputs(), [port])
     assert copy.here == (OnRecord("s", "t", port.gain_interval),) and copy.gain == port.gain_interval
     assert copy.predicted.unknown == "not on record"
     assert not any(one.here for one in others)
     module = module_on(receiver, "lora")
-    kin = compare_hosts(module, FoundOrigin(receiver), origin)
-    back = method_checks(module, kin, origin, AvailableInputs(), [port])
+    hosts = compare_hosts(module, FoundOrigin(receiver), origin)
+    back = method_checks(module, hosts, origin, AvailableInputs(), [port])
     assert not back[0].here
 
 
@@ -245,8 +249,8 @@ def real(technique: str, to: str, texts: tuple[str, ...] = ()) -> PortCheck:
 @pytest.mark.real
 def test_a_small_update_of_a_real_host_is_near_and_on_record() -> None:
     found = real("lora", "sre")
-    kin = found.kinship
-    assert kin.distance == pytest.approx(0.0101, abs=1e-4) and kin.tokens is not None and kin.tokens.equal
+    hosts = found.host_comparison
+    assert hosts.distance == pytest.approx(0.0101, abs=1e-4) and hosts.tokens is not None and hosts.tokens.equal
     assert all(one.state == "fits" and one.overlap is not None and one.overlap > 0.95 for one in found.slots.slots)
     copy = found.methods[0]
     assert copy.name == "copy" and copy.here and copy.predicted.gain is not None and copy.predicted.pairs >= 3
@@ -257,7 +261,11 @@ def test_a_small_update_of_a_real_host_is_near_and_on_record() -> None:
 def test_half_the_layers_of_a_real_host() -> None:
     reviews = load_task("rotten_tomatoes").train.texts[:32]
     found = real("adapter", "paraphrase-MiniLM-L3-v2", reviews)
-    assert found.kinship.distance is None and found.kinship.tokens is not None and found.kinship.tokens.equal
+    assert (
+        found.host_comparison.distance is None
+        and found.host_comparison.tokens is not None
+        and found.host_comparison.tokens.equal
+    )
     assert found.slots.count("fits") == len(found.slots.slots) == len(found.slots.unused)
     assert [one.takes for one in found.layers] == [1, 3, 5]
     assert all(one.most_like_cka >= one.cka for one in found.layers)

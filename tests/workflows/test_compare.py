@@ -48,7 +48,7 @@ def split_of(n: int, seed: int) -> Split:
 TASK = Task(TOY, split_of(40, 0), split_of(8, 1), split_of(30, 2), Dropped())
 
 
-def bench_of(model_type: str = "bert", readout: str = "prototype", seed: int = 1) -> BoundTask:
+def bound_task_of(model_type: str = "bert", readout: str = "prototype", seed: int = 1) -> BoundTask:
     view = "language_model" if readout == "label_tokens" else "body"
     host = host_of(model_type, seed=seed, view=view, dtype=torch.float64)
     mark = host.fingerprint.model_copy(update={"name": "the-receiver"})
@@ -69,8 +69,8 @@ def module_of(technique: str, model_type: str = "bert", head: bool = False) -> M
 @pytest.mark.parametrize(("model_type", "readout"), [("bert", "prototype"), ("bert", "linear"), ("t5", "label_tokens")])
 def test_every_run_is_a_row(technique: str, model_type: str, readout: str) -> None:
     """Arms x budgets x seeds; the ported module before training is one module, so its seeds agree."""
-    bench = bench_of(model_type, readout)
-    found = run_comparison(module_of(technique, model_type, head=readout == "linear"), bench, PLAN)
+    bound_task = bound_task_of(model_type, readout)
+    found = run_comparison(module_of(technique, model_type, head=readout == "linear"), bound_task, PLAN)
     keys = [(row.arm, row.budget, row.seed) for row in found.rows]
     assert keys == [(arm, budget, seed) for arm in ARMS for budget in (0, 2, 5) for seed in (0, 1, 2)]
     assert keys == list(found.scores)
@@ -93,8 +93,8 @@ def test_every_run_is_a_row(technique: str, model_type: str, readout: str) -> No
 @by_technique
 def test_a_comparison_repeats(technique: str) -> None:
     """The same numbers twice, bit for bit; only the time taken may differ."""
-    module, bench = module_of(technique), bench_of()
-    one, other = run_comparison(module, bench, PLAN), run_comparison(module, bench_of(), PLAN)
+    module, bound_task = module_of(technique), bound_task_of()
+    one, other = run_comparison(module, bound_task, PLAN), run_comparison(module, bound_task_of(), PLAN)
     assert all(np.array_equal(one.scores[key].scores, other.scores[key].scores) for key in one.scores)
     assert [replace(row, seconds=0) for row in one.rows] == [replace(row, seconds=0) for row in other.rows]
     found = [ComparisonAnalysis([each]).difference("ported", "sampled", 2) for each in (one, other)]
@@ -105,27 +105,31 @@ def test_a_comparison_repeats(technique: str) -> None:
 @pytest.mark.parametrize("readout", ["prototype", "linear"])
 def test_an_arm_equals_its_training_alone(technique: str, readout: str) -> None:
     """Scratch: fresh of the seed. Sampled: drawn from the ported. Ported: the module itself. On the seed's batches."""
-    bench, module, spec = bench_of(readout=readout), module_of(technique, head=readout == "linear"), SPECS[technique]
-    found = run_comparison(module, bench, PLAN)
-    ported = porter_named("copy").port(module, bench.host, rng_for(0, "porting"))
+    bound_task, module, spec = (
+        bound_task_of(readout=readout),
+        module_of(technique, head=readout == "linear"),
+        SPECS[technique],
+    )
+    found = run_comparison(module, bound_task, PLAN)
+    ported = porter_named("copy").port(module, bound_task.host, rng_for(0, "porting"))
     for seed, budget in ((0, 0), (1, 2), (2, 5)):
-        drawn = sampler_named("gaussian").port(ported, bench.host, rng_for(seed, "sampling"))
+        drawn = sampler_named("gaussian").port(ported, bound_task.host, rng_for(seed, "sampling"))
         starts = {
-            "scratch": bench.fresh(spec, seed),
-            "sampled": bench.startable(drawn),
-            "ported": bench.startable(ported),
+            "scratch": bound_task.fresh(spec, seed),
+            "sampled": bound_task.startable(drawn),
+            "ported": bound_task.startable(ported),
         }
         for arm, start in starts.items():
-            [kept] = bench.train(spec, [Start(start, seed)], (budget,), 1e-2)
-            [alone] = bench.test(spec, [kept[budget].matrices])
+            [kept] = bound_task.train(spec, [Start(start, seed)], (budget,), 1e-2)
+            [alone] = bound_task.test(spec, [kept[budget].matrices])
             np.testing.assert_allclose(found.scores[arm, budget, seed].scores, alone.scores, rtol=0, atol=1e-5)
 
 
 def test_arms_can_be_left_out_and_change_nothing() -> None:
-    module, bench = module_of("lora"), bench_of()
+    module, bound_task = module_of("lora"), bound_task_of()
     whole, part = (
-        run_comparison(module, bench, PLAN),
-        run_comparison(module, bench, replace(PLAN, arms=("scratch",), seeds=(1,))),
+        run_comparison(module, bound_task, PLAN),
+        run_comparison(module, bound_task, replace(PLAN, arms=("scratch",), seeds=(1,))),
     )
     assert [(row.arm, row.seed) for row in part.rows] == [("scratch", 1)] * 3
     for key, scores in part.scores.items():
@@ -134,25 +138,25 @@ def test_arms_can_be_left_out_and_change_nothing() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_can_be_an_arm(sampler: str) -> None:
-    found = run_comparison(module_of("lora"), bench_of(), ComparisonPlan((0,), (0, 1), sampler=sampler))
+    found = run_comparison(module_of("lora"), bound_task_of(), ComparisonPlan((0,), (0, 1), sampler=sampler))
     ported, *sampled = (found.scores[key].scores for key in (("ported", 0, 0), ("sampled", 0, 0), ("sampled", 0, 1)))
     assert all(not np.array_equal(one, ported) for one in sampled)
     assert found.as_json()["plan"]["sampler"] == sampler
 
 
 def test_the_bare_host_is_the_host_without_a_module() -> None:
-    bench = bench_of()
-    found = run_comparison(module_of("lora"), bench, ComparisonPlan((0,), (0,)))
-    assert np.array_equal(found.bare.scores, bench.test(None, [])[0].scores)
+    bound_task = bound_task_of()
+    found = run_comparison(module_of("lora"), bound_task, ComparisonPlan((0,), (0,)))
+    assert np.array_equal(found.bare.scores, bound_task.test(None, [])[0].scores)
     np.testing.assert_array_equal(found.scores["scratch", 0, 0].scores, found.bare.scores)  # a fresh LoRA does nothing
 
 
 def test_a_head_for_other_labels_is_refused() -> None:
     """Of another number of labels, or no head at all under that name."""
-    module, bench = module_of("lora"), bench_of(readout="linear")
+    module, bound_task = module_of("lora"), bound_task_of(readout="linear")
     for head in ({"weight": torch.ones(3, 16), "bias": torch.ones(3)}, {"bias": torch.ones(2)}):
         with pytest.raises(SlotMismatch, match="^readout: .*the-receiver") as refusal:
-            run_comparison(module.with_matrices({**module.matrices, HEAD: head}), bench, PLAN)
+            run_comparison(module.with_matrices({**module.matrices, HEAD: head}), bound_task, PLAN)
         assert refusal.value.exit_code == 2 and "\n" not in str(refusal.value)
 
 

@@ -31,7 +31,7 @@ def split(texts: tuple[str, ...]) -> Split:
     return Split(tuple(map(str, range(len(texts)))), texts, labels)
 
 
-def bench(host: Host, readout: type = Prototype) -> BoundTask:
+def bound_task(host: Host, readout: type = Prototype) -> BoundTask:
     task = Task(TOY, split(TEXTS), split(TEXTS[:8]), split(TEXTS[:16]), Dropped())
     settings = TrainSettings(batch_size=8, max_tokens=16)
     return BoundTask(host, task, readout(host, TOY, 16), settings)
@@ -44,7 +44,7 @@ def a_module(host: Host, technique: str = "lora") -> Module:
 @pytest.mark.parametrize("technique", SPECS)
 def test_the_new_module_says_what_the_old_one_says(technique: str) -> None:
     """Nearer than the bare receiver, on texts it was trained on; from a LoRA to any technique; no label is read."""
-    home, away = bench(named(pico_host("bert"), "home")), bench(named(pico_host("distilbert", 1), "away"))
+    home, away = bound_task(named(pico_host("bert"), "home")), bound_task(named(pico_host("distilbert", 1), "away"))
     lying = replace(away.task, train=Split(away.task.train.ids, TEXTS, np.zeros(len(TEXTS), dtype=np.int64)))
     away = replace(away, task=lying)
     module = a_module(home.host)
@@ -62,7 +62,7 @@ def test_the_new_module_says_what_the_old_one_says(technique: str) -> None:
 
 
 def test_distilling_is_refused_without_texts_or_with_other_labels() -> None:
-    home, away = bench(pico_host("bert")), bench(pico_host("bert", 1))
+    home, away = bound_task(pico_host("bert")), bound_task(pico_host("bert", 1))
     with pytest.raises(BadRequest, match="distill: needs unlabelled texts, none given"):
         distill(a_module(home.host), home, away, ())
     other = TOY.model_copy(update={"labels": ("no", "yes")})
@@ -79,9 +79,9 @@ def test_labelled_items_are_losses_of_what_is_attached(readout: type) -> None:
     if readout is Linear:
         head = {"weight": torch.randn(2, 16, generator=torch.Generator().manual_seed(1)), "bias": torch.zeros(2)}
         module = module.with_matrices({**module.matrices, HEAD: head})
-    items = TaskLosses(bench(host, readout), module, items=5)
-    given = open_port_inputs(porter_named("gradfix"), module, host, bench=items.bench)
-    ported = porter_named("gradfix").port(module, host, np.random.default_rng(0), given)
+    items = TaskLosses(bound_task(host, readout), module, items=5)
+    inputs = open_port_inputs(porter_named("gradfix"), module, host, bound_task=items.bound_task)
+    ported = porter_named("gradfix").port(module, host, np.random.default_rng(0), inputs)
     notes = {name: note for name, note in ported.ports[-1].slots.items() if name != HEAD}
     assert all("32 examples" in note for note in notes.values())
     assert len(list(items.losses())) == 5

@@ -23,8 +23,8 @@ def test_a_winner_that_the_intervals_carry_is_kept() -> None:
     found = rank(("copy", "theseus", "resize"), {}, correct, right(0.3))
     assert (found.best, found.chosen) == ("theseus", "theseus")
     assert [one.method for one in found.ranked] == ["theseus", "copy", "resize"]
-    assert [one.told_apart for one in found.entrants] == [True, False, True]
-    behind = found.entrants[0].behind
+    assert [one.told_apart for one in found.candidates] == [True, False, True]
+    behind = found.candidates[0].behind
     assert behind is not None and behind.low <= 0.4 <= behind.high and behind.level == 1 - 0.05 / 6
     assert found.sentence == "theseus has the highest accuracy on 400 validation items; told apart from copy, resize"
 
@@ -49,7 +49,7 @@ def test_equal_methods_keep_their_order() -> None:
 
 def test_methods_that_cannot_are_listed_with_their_reason() -> None:
     found = rank(("gradfix", "copy"), {"gradfix": "no prefixes"}, {"copy": right(0.6)}, right(0.1))
-    assert [(one.method, one.refusal, one.accuracy) for one in found.entrants] == [
+    assert [(one.method, one.refusal, one.accuracy) for one in found.candidates] == [
         ("gradfix", "no prefixes", None),
         ("copy", None, 0.6),
     ]

@@ -1,4 +1,4 @@
-"""The columns of a table of runs: what studies export, comparisons become, measures take and reports show."""
+"""The columns of a table of runs, which studies export, comparisons make, measures take and reports show."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ FORMULA = r"^'*[=+\-@\t\r\n]"
 
 
 def run_columns(*kinds: str) -> dict[str, Any]:
-    """The columns of a table of runs and their types: factors, a column for each metric, and what it took.
+    """The columns of a table of runs and their types: the factors, a column for each metric, time and cost.
 
-    ``kinds``: the kinds of task whose metrics it has (none named: classification); those of early tables always.
+    ``kinds`` are the kinds of task whose metrics the table has (if none is named, classification). The metrics of early
+    tables are always among them.
     """
     metrics = [name for name in METRICS if name in OLD_METRICS or name in metrics_of(*(kinds or (USUAL_KIND,)))]
     return {**FIRST, **dict.fromkeys(metrics, pl.Float64), **LAST}
 
 
 def completed(runs: pl.DataFrame) -> pl.DataFrame:
-    """A table of runs with all columns: metrics that it does not know, as one of an early version, are null."""
+    """A table of runs with all columns; metrics that it lacks, as tables of early versions do, are null."""
     kinds = {kind for name, one in METRICS.items() if name in runs.columns for kind in one.kinds}
     columns = run_columns(USUAL_KIND, *kinds)
     lacking = [pl.lit(None, columns[name]).alias(name) for name in METRICS if name in columns.keys() - runs.columns]

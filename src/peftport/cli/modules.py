@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def techniques(json_: AsJson = False) -> None:
-    """The four techniques, their settings and where they come from.
+    """List the four techniques, with their settings, default learning rates and sources.
 
     Example: peftport techniques --json
     """
@@ -54,7 +54,10 @@ def techniques(json_: AsJson = False) -> None:
 
 
 def methods(json_: AsJson = False) -> None:
-    """The porting methods and the samplers: what they need, what they fit, where they come from.
+    """List the porting methods and the samplers, with what each needs, where it can be used, and its source.
+
+    A sampler draws random matrices on the scale of a module's, as the control of a comparison. In the
+    columns width and depth, "any" means that the two hosts may differ in it.
 
     Example: peftport methods
     """

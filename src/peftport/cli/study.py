@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="A declared grid of train/test runs: planned as shared jobs, run once, resumed always.",
+    help="Plan, run and report a study: a grid of training and test runs that one TOML file declares.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # The options of each command in the order of its help page: of the study, where they stand, and of its own request.

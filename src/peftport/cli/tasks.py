@@ -11,12 +11,12 @@ from peftport.cli import options as o
 from peftport.cli.console import AS_JSON, AsJson, plain_bars, print_json, print_table, remark, say
 from peftport.workflows.requests import TaskRequest
 
-app = typer.Typer(help="The built-in tasks, and what any task looks like once it is split.", no_args_is_help=True)
+app = typer.Typer(help="List the built-in tasks, and show how a task is split.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_tasks(json_: AsJson = False) -> None:
-    """The built-in tasks.
+    """List the built-in tasks.
 
     Example: peftport tasks list
     """

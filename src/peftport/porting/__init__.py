@@ -1,4 +1,8 @@
-"""The porters by name, and the samplers, which are porters too. A porter is one file and one line here."""
+"""The porters (porting methods) by name, and the samplers, which are porters as well.
+
+A porter is one file in `methods` and one line here. `base` has their interface, `pairs` the pairing of slots,
+`alignment` what several methods share.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from peftport.porting.samplers import Gaussian, NormMatched, Permutation, Sample
 METHODS: tuple[Porter, ...] = (
     Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), Theseus(), Regress(), GradFix(),
 )  # fmt: skip
-AUTO = "auto"  # no porter: whichever `check` chooses
+AUTO = "auto"  # not a porter, but the one that `check` recommends
 PORTERS: dict[str, Porter] = {p.name: p for p in METHODS}
 SAMPLERS: dict[str, Sampler] = {s.name: s for s in (Gaussian(), Permutation(), Spectrum(), NormMatched())}
 

@@ -1,7 +1,9 @@
-"""A porter: a method that turns a module of one host into a module of another, and says slot by slot what it did.
+"""The interface of a porter: a method that makes a module of one host into a module of another.
 
-Hosts come opened as little as the method needs: on the meta device with their weights on disk (hosts.weights), or
-loaded, for methods that look at activations. What a method may use besides the module is in `PortInputs`.
+A porter declares what it needs, where it can be used and which techniques it can carry. `Porter.port` checks that,
+calls the method's own `carry`, and adds a record to the module which says for each slot what was done. `PortInputs` has
+everything that a method may use besides the module and the receiver. Methods that need no activations get hosts whose
+weights stay on disk and are read matrix by matrix (hosts.weights); the others get loaded hosts.
 """
 
 from __future__ import annotations
@@ -29,31 +31,31 @@ Need = Literal["nothing", "weights", "texts", "labels", "training"]
 
 @dataclass(frozen=True)
 class Fits:
-    """What origin and receiver may differ in. Which techniques a method carries follows from their roles."""
+    """In which dimensions origin and receiver may differ ("any") or must agree ("same")."""
 
     width: Literal["same", "any"] = "same"
     depth: Literal["same", "any"] = "same"
 
 
 class LabelledLosses(Protocol):
-    """A few labelled texts as a method sees them: losses of the receiver, with whatever is attached to it."""
+    """Some labelled texts as a method uses them: the losses of the receiver with the matrices attached to it."""
 
     def losses(self) -> Iterator[Tensor]:
-        """One scalar an example, with its graph."""
+        """Yield one scalar for each example, with its autograd graph."""
 
 
 class PortCache:
-    """What ports found of hosts and texts, for the next ports to use: loaded origins, moments of both hosts."""
+    """A cache that several ports share: loaded hosts, and what depends only on the hosts and the texts."""
 
     def __init__(self) -> None:
         self._found: dict[Hashable, Any] = {}
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was found under this key, or is made now. Hosts in a key go by identity."""
+        """Return what is stored under the key, or make and store it. A host in a key stands for that object."""
         if key not in self._found:
             self._found[key] = make()
-        found: T = self._found[key]
-        return found
+        value: T = self._found[key]
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +63,13 @@ class PortInputs:
     """What a port may use besides the module and the receiver.
 
     Attributes:
-        origin: the host the module was trained on.
+        origin: the host that the module was trained on.
         texts: unlabelled texts.
         labelled: labelled texts, as losses on the receiver.
-        as_technique: the technique to which the module's own expands; ``adapter`` carries a Compacter exactly.
-        shared: what earlier ports found, where several are made.
+        as_technique: the technique of the ported module, if the module's own expands to it; with ``adapter``, a
+            Compacter is ported exactly.
+        progress: receives the progress of the port.
+        shared: a cache, for several ports between the same hosts.
 
     """
 
@@ -79,7 +83,7 @@ class PortInputs:
 
 @dataclass(frozen=True, eq=False)
 class PortedMatrices:
-    """Matrices for the receiver and, for every slot, what was done there. ``spec``: where it is another one."""
+    """Matrices for the receiver, a note on each slot, and the new spec if the technique or its settings changed."""
 
     matrices: Parameters
     slots: dict[str, str]
@@ -87,7 +91,7 @@ class PortedMatrices:
 
 
 class Porter(ABC):
-    """One method, declared by what it needs and what it fits."""
+    """A porting method."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -96,7 +100,7 @@ class Porter(ABC):
     fits: ClassVar[Fits] = Fits()
 
     def cannot_carry(self, technique: Technique[Any]) -> str:
-        """Why the method cannot carry a technique, by its roles, in a few words; empty where it can."""
+        """The reason why the method cannot carry a technique, in a few words; empty if it can."""
         return ""
 
     @property
@@ -105,22 +109,24 @@ class Porter(ABC):
         return tuple(name for name, technique in TECHNIQUES.items() if not self.cannot_carry(technique))
 
     @abstractmethod
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Make the receiver's matrices. The module has been found to fit what `fits` declares, the needs are met."""
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        """Make the receiver's matrices. That the hosts fit and that the needed inputs are there is checked before."""
 
-    def port(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs | None = None) -> Module:
-        """Port a module to a receiver, with the port on its record.
+    def port(
+        self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs | None = None
+    ) -> Module:
+        """Port a module to a receiver. The result has a record of this port.
 
         Raises:
             SlotMismatch: the module does not fit the receiver by this method.
             BadRequest: something the method needs is not given.
-            NotFinite: what came out is NaN or infinite somewhere.
+            NotFinite: the result has NaN or infinite numbers.
 
         """
-        given = given or PortInputs()
+        inputs = inputs or PortInputs()
         self._check_fits(module, receiver)
-        self._check_given(module, receiver, given)
-        ported = self._carried(module, receiver, rng, given)
+        self._check_inputs(module, receiver, inputs)
+        ported = self._carried(module, receiver, rng, inputs)
         record = PortRecord(method=self.name, origin=module.host, receiver=receiver.fingerprint, slots=ported.slots)
         made = module.with_matrices(
             _apart(ported.matrices),
@@ -131,24 +137,24 @@ class Porter(ABC):
         check_fits(made, receiver, self.name)
         return made
 
-    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         try:
-            ported = self.carry(module, receiver, rng, given)
+            ported = self.carry(module, receiver, rng, inputs)
             bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise NotFinite(
-                f"{self.name}: {receiver.name}: expected matrices that can be taken apart, got: "
-                f"{str(error).splitlines()[0]}; use another method, or hosts without outsized weights"
+                f"{self.name}: {receiver.name}: expected matrices that can be decomposed, got: "
+                f"{str(error).splitlines()[0]}; use another method, or hosts whose weights are not extremely large"
             ) from error
         if bad:
             raise NotFinite(
                 f"{self.name}: {bad[0]}: expected finite numbers for {receiver.name}, got NaN or infinity at "
-                f"{len(bad)} matrices; use another method, or hosts without outsized weights"
+                f"{len(bad)} matrices; use another method, or hosts whose weights are not extremely large"
             )
         return ported
 
     def refusal(self, module: Module, receiver: Host) -> str | None:
-        """Why this method cannot carry the module to this receiver, by what it declares; None where nothing is said."""
+        """The reason why this method cannot port the module to this receiver, by its declarations; None if it can."""
         try:
             self._check_fits(module, receiver)
         except BadRequest as error:
@@ -168,7 +174,7 @@ class Porter(ABC):
             self._check_widths(module, receiver)
 
     def _check_widths(self, module: Module, receiver: Host) -> None:
-        """The residual streams must be equally wide, and so must every slot that has a counterpart."""
+        """Refuse hosts whose residual streams, or whose slots that take from one another, differ in width."""
         others = f"`{self.name}` needs equal widths; methods that do not: "
         others += ", ".join(methods_for(module.spec.kind, width="any"))
         if module.host.width != receiver.width:
@@ -186,34 +192,34 @@ class Porter(ABC):
                 )
 
     def needs_for(self, module: Module, receiver: Host) -> Need:
-        """What this port needs: some methods need less where hosts are alike."""
+        """The input that this port needs; some methods need less if the hosts are alike."""
         return self.needs
 
-    def _check_given(self, module: Module, receiver: Host, given: PortInputs) -> None:
+    def _check_inputs(self, module: Module, receiver: Host, inputs: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
-        wanted = given.as_technique
+        wanted = inputs.as_technique
         if wanted and technique_named(module.spec.kind).expands_to != wanted:
             able = " or ".join(f"a {own.title}" for own in TECHNIQUES.values() if own.expands_to == wanted)
             raise BadRequest(
                 f"--as {wanted}: expected {able or 'a technique that expands to one'}, got {module.spec.kind}; "
                 "leave --as out"
             )
-        if needs in ("weights", "texts") and given.origin is None:
+        if needs in ("weights", "texts") and inputs.origin is None:
             raise BadRequest(f"{self.name}: needs the origin host's weights, none given; name it with --from HOST")
-        if needs == "texts" and not given.texts:
+        if needs == "texts" and not inputs.texts:
             raise BadRequest(f"{self.name}: needs unlabelled texts, none given; name some with --texts FILE")
-        if needs == "labels" and given.labelled is None:
+        if needs == "labels" and inputs.labelled is None:
             raise BadRequest(f"{self.name}: needs a few labelled texts, none given; name a task with --task TASK")
-        if given.origin is not None and not given.origin.fingerprint.same_host(module.host):
+        if inputs.origin is not None and not inputs.origin.fingerprint.same_host(module.host):
             raise SlotMismatch(
-                f"--from {given.origin.name}: expected the module's own host {module.host.name}, got a host with "
-                f"another fingerprint ({module.host.told_from(given.origin.fingerprint)}); name the host that the "
+                f"--from {inputs.origin.name}: expected the module's own host {module.host.name}, got a host with "
+                f"another fingerprint ({module.host.told_from(inputs.origin.fingerprint)}); name the host that the "
                 "module was trained on"
             )
 
 
 def _apart(matrices: Parameters) -> Parameters:
-    """Copy what shares memory with another matrix: several layers may have taken the same one of the origin."""
+    """Copy matrices that share memory, since several layers may have taken the same matrix of the origin."""
     seen: set[int] = set()
     made: Parameters = {}
     for slot, own in matrices.items():
@@ -223,7 +229,7 @@ def _apart(matrices: Parameters) -> Parameters:
 
 
 def methods_for(technique: str, *, width: str | None = None) -> list[str]:
-    """Names of the methods that carry a technique (and, if asked, across widths)."""
+    """The names of the methods that carry a technique; with ``width="any"``, between hosts of different width."""
     from peftport.porting import PORTERS
 
     return [p.name for p in PORTERS.values() if technique in p.techniques and width in (None, p.fits.width)]

@@ -1,10 +1,13 @@
-"""Which slot of the origin each slot of the receiver takes its matrices from, where stacks and depths differ.
+"""The pairing of slots: from which slot of the origin each slot of the receiver takes its matrices.
+
+A slot takes from the same site of the paired layer. With L_s layers in the origin and L_t in the receiver, there are
+two rules for layers:
 
     by position   layer j of L_t takes layer round(j L_s / L_t)                    arXiv 2403.18804 (method `skip`)
     by end        layer j of L_t takes layer round((j + 1) L_s / L_t) - 1          ours: the last layer takes the last
 
-Halves round up, and no layer is taken from outside the origin. The receiver's encoder takes from the origin's encoder,
-its decoder from the origin's decoder; an encoder-only or decoder-only host has only the one.
+Halves are rounded up, and the result is limited to the layers that exist. Layers of the receiver's encoder take from
+the origin's encoder, and those of its decoder from the origin's decoder.
 """
 
 from __future__ import annotations
@@ -30,24 +33,24 @@ class Pair:
 
     @property
     def note(self) -> str:
-        """Where the matrices come from, if not from the slot of the same name."""
+        """For the record: where the matrices come from, if not from the slot of the same name."""
         return "" if self.origin == self.receiver.name else f" from {self.origin}"
 
 
 def by_position(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
-    """round(j L_s / L_t), halves up."""
+    """round(j L_s / L_t), with halves rounded up."""
     return min(origin_layers - 1, math.floor(j * origin_layers / receiver_layers + 0.5))
 
 
 def by_end(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
-    """round((j + 1) L_s / L_t) - 1, halves up."""
+    """round((j + 1) L_s / L_t) - 1, with halves rounded up."""
     return max(0, math.floor((j + 1) * origin_layers / receiver_layers + 0.5) - 1)
 
 
 def pair_slots(
     module: Module, slots: Mapping[str, Slot], kind: HostKind, rule: LayerRule = by_end
 ) -> dict[str, Pair | None]:
-    """For every slot of the receiver that the module's spec attaches to, its pair; None where there is no counterpart.
+    """The pair of every slot of the receiver to which the module's spec attaches; None if it has no counterpart.
 
     Raises:
         SlotMismatch: the receiver has none of the spec's sites.
@@ -73,23 +76,23 @@ def same_shapes(module: Module, pair: Pair) -> bool:
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
-    """Layers by stack, from slot names."""
-    found: dict[str, int] = {}
+    """The number of layers of each stack, from slot names."""
+    layers: dict[str, int] = {}
     for name in names:
         stack, dot, rest = name.rpartition(".")[0].rpartition(".")
         if dot and rest.isdigit():
-            found[stack] = max(found.get(stack, 0), int(rest) + 1)
-    return found
+            layers[stack] = max(layers.get(stack, 0), int(rest) + 1)
+    return layers
 
 
 def _counterpart(stack: str, kind: HostKind, origin_kind: HostKind) -> str:
-    """The origin's name for a stack of the receiver: ``layers`` stands for the only stack of a host."""
+    """The origin's name for a stack of the receiver. In hosts with a single stack it is called ``layers``."""
     full = ONLY_STACK.get(kind, stack)
     return "layers" if full == ONLY_STACK.get(origin_kind) else full
 
 
 def unused(module: Module, pairs: Mapping[str, Pair | None]) -> dict[str, str]:
-    """What to report of the module's slots that no slot of the receiver takes."""
+    """Notes on the module's slots from which no slot of the receiver takes matrices."""
     taken = {pair.origin for pair in pairs.values() if pair}
     layers = depths(module.matrices)
     own = [name for name in module.matrices if name.rpartition(".")[0].rpartition(".")[0] in layers]

@@ -1,14 +1,15 @@
-"""Samplers: the arm that tests whether a module's parameters matter, or only their distribution.
+"""Samplers: random matrices in place of a ported module's, as the control arm of a comparison.
 
-The paper compares ported modules with "parameters sampled from the same distribution" (arXiv 2401.14228) and does not
-say how; each reading of it is a sampler here, by name. M is a matrix of the module, M' the sampled one.
+If a sampled module helps as much as the ported one, then only the distribution of the parameters helped, not what the
+module had learnt. The paper compares with "parameters sampled from the same distribution" (arXiv 2401.14228) and does
+not say how they are sampled; each way to read this is a sampler here. M is a matrix of the module, M' the sampled one.
 
     gaussian      M'_ij ~ N(mean(M), std(M)^2)
     permutation   M' = the entries of M, shuffled
     spectrum      M' = U' S V'^T with the singular values S of M and random orthogonal U', V'
     norm_matched  M' gaussian, then scaled so that each slot's whole update (LoRA: B A) keeps its Frobenius norm
 
-Vectors (biases) have no spectrum: `spectrum` keeps their norm and draws their direction.
+For a vector (a bias), `spectrum` keeps its norm and draws a random direction.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ Array = npt.NDArray[np.float64]
 
 
 class Sampler(Porter):
-    """Draws every matrix anew, in the order of names: a module samples alike before and after it is saved."""
+    """Draw every matrix at random, in the order of names, so that saving a module does not change its samples."""
 
-    source = "Sabry & Belz 2024, arXiv 2401.14228 (that it is done; how is ours)"
+    source = "Sabry & Belz 2024, arXiv 2401.14228 (the idea; the way of sampling is ours)"
 
     @abstractmethod
     def draw(self, matrix: Array, rng: np.random.Generator) -> Array:
-        """A matrix of the same shape."""
+        """Draw a matrix of the same shape."""
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Sample every matrix, the shared ones and the head of a linear readout too."""
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        """Sample every matrix, including shared ones and the head of a linear readout."""
         matrices = {
             slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
             for slot, own in sorted(module.matrices.items())
@@ -59,7 +60,7 @@ class Gaussian(Sampler):
 
 
 class Permutation(Sampler):
-    """Each matrix's own entries in another order."""
+    """The entries of each matrix in random order."""
 
     name = "permutation"
     title = "each matrix's own entries, shuffled"
@@ -70,7 +71,7 @@ class Permutation(Sampler):
 
 
 class Spectrum(Sampler):
-    """Each matrix's singular values between random orthogonal factors."""
+    """The singular values of each matrix, with random orthogonal factors."""
 
     name = "spectrum"
     title = "each matrix's singular values, random orthogonal factors"
@@ -88,14 +89,14 @@ class Spectrum(Sampler):
 
 
 class NormMatched(Gaussian):
-    """Gaussian, with the Frobenius norm of each slot's whole update kept."""
+    """Gaussian, scaled so that each slot's whole update keeps its Frobenius norm."""
 
     name = "norm_matched"
     title = "a random update of the same Frobenius norm"
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        """Sample, then scale each slot's outer matrices, in which its update is linear."""
-        sampled = super().carry(module, receiver, rng, given)
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        """Sample, then scale each slot's output matrices, in which its update is linear."""
+        sampled = super().carry(module, receiver, rng, inputs)
         technique = technique_named(module.spec.kind)
         for name, slot in technique.slots(module.spec, receiver.slots).items():
             before, after = (
@@ -116,7 +117,7 @@ def _update_norm(module: Module, matrices: Parameters, slot: str, receiver: Host
 
 
 def _orthonormal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Random orthonormal columns, uniform (QR of a gaussian with the signs of R's diagonal undone)."""
+    """Uniformly random orthonormal columns: QR of a Gaussian matrix, with R's diagonal made positive."""
     q, r = np.linalg.qr(rng.normal(size=shape))
     signs = np.sign(np.diagonal(r, axis1=-2, axis2=-1))
     return np.asarray(q * signs[..., None, :])

@@ -1,7 +1,7 @@
 """Comparisons as findings, so that ``compare`` and ``demo`` have the same page as a study.
 
-All numbers are those of the comparisons' one analysis. A comparison trains no ceiling: it has learning curves, gains
-and verdicts, and no retention, savings or directions.
+All numbers come from the one analysis of the comparisons (workflows.compare_tables). A comparison does not train a
+ceiling, so it has learning curves, gains and verdicts, but no retention, savings or directions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peftport.workflows.demo import Demo
 def comparison_findings(
     analysis: ComparisonAnalysis, *, study: str, about: str, command: str, notes: Sequence[str] = ()
 ) -> Findings:
-    """What the analysis of comparisons on one receiver and task found."""
+    """The findings of the analysis of comparisons on one receiver and task."""
     seeds, judged = analysis.first.plan.seeds, analysis.judged
     runs = analysis.frames.runs.filter(~pl.col("arm").is_in([CEILING, BARE_ARM]))
     return Findings(

@@ -1,4 +1,4 @@
-"""Frames that the page shows and the findings do not hold as they are: cells with their state, costs, problems."""
+"""Frames that the page derives from the findings: cells with their state, costs, problems."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROBLEM = [*PLACE, "arm", "method", "state", "error"]
 
 @dataclass(frozen=True)
 class Count:
-    """A number worth a large type, and what it counts."""
+    """A number to be shown in large type, and what it counts."""
 
     number: str
     what: str
 
 
 def cells(findings: Findings) -> pl.DataFrame:
-    """Every cell, arm and budget with its curve; ported ones without a curve too, with the state of their runs."""
+    """Every cell, arm and budget with its mean; ported ones without a mean as well, with the state of their runs."""
     key = [*PLACE, "arm", "method", "budget"]
     drawn = findings.curves.with_columns(state=pl.lit("done"))
     ported = findings.runs.filter(pl.col("arm") == "ported")
@@ -34,7 +34,7 @@ def cells(findings: Findings) -> pl.DataFrame:
 
 
 def metrics(findings: Findings) -> pl.DataFrame:
-    """Every metric of every cell, arm and budget: means over the seeds that are done."""
+    """Every metric of every cell, arm and budget, as means over the seeds that are done."""
     key = [*PLACE, "arm", "method", "budget"]
     done = findings.runs.filter(pl.col("state") == "done")
     return (
@@ -45,50 +45,50 @@ def metrics(findings: Findings) -> pl.DataFrame:
 
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:
-    """Of the pooled gains those of all cells and of each technique, the ones that a reader wants first."""
-    own = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
-    own = own.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
-    return own.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
+    """The pooled gains that a reader wants first: over all cells, and by technique."""
+    first = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
+    first = first.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
+    return first.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
 
 
 def spent(findings: Findings) -> pl.DataFrame:
-    """Runs, steps and seconds by arm and state. Shared trainings are counted by every run that used them."""
+    """Runs, steps and seconds by arm and state. A training that several runs share is counted in each of them."""
     totals = [pl.len().alias("runs"), *(pl.col(name).sum() for name in ("steps", "train_seconds", "test_seconds"))]
     return findings.runs.group_by("arm", "state").agg(totals).sort("arm", "state")
 
 
 def problems(findings: Findings) -> pl.DataFrame:
-    """Runs that are not done, alike ones counted together, the most frequent first."""
+    """The runs that are not done, grouped by state and error, the most frequent first."""
     wrong = findings.runs.filter(pl.col("state") != "done")
     return wrong.group_by(PROBLEM).agg(pl.len().alias("runs")).sort("runs", *PROBLEM, descending=[True] + [False] * 9)
 
 
 def ineligible(findings: Findings) -> pl.DataFrame:
-    """Cells whose retention is not a number, and why."""
+    """The cells without a retention, and the reasons."""
     return findings.retention.filter(~pl.col("eligible").fill_null(False))
 
 
 def uncertain(findings: Findings) -> pl.DataFrame:
-    """Verdicts that the intervals do not support."""
+    """The settings for which the intervals support no choice."""
     return findings.verdicts.filter(pl.col("verdict") == UNSETTLED)
 
 
 def counts(findings: Findings) -> list[Count]:
-    """The size of it, for the top of the page."""
+    """The numbers at the top of the page that give the size of the study."""
     runs, ported = findings.runs, findings.curves.filter(pl.col("arm") == "ported")
     pairs = ported.select("origin", "receiver").n_unique()
     bad = runs.filter(pl.col("state").is_in(["failed", "blocked"])).height
     waiting = runs.filter(pl.col("state") == "pending").height
     hours = float(runs.select(pl.sum("train_seconds", "test_seconds").sum()).sum_horizontal().item()) / 3600
-    found = [
+    counts = [
         Count(f"{runs.filter(pl.col('state') == 'done').height:,}", f"runs done of {runs.height:,}"),
         Count(f"{len(findings.techniques)}", "techniques" if len(findings.techniques) != 1 else "technique"),
         Count(f"{pairs}", "ordered host pairs" if pairs != 1 else "ordered host pair"),
         Count(f"{len(findings.seeds)}", "seeds" if len(findings.seeds) != 1 else "seed"),
         Count(_time(hours), "in training and testing"),
     ]
-    found += [Count(f"{bad:,}", "runs failed or blocked")] if bad else []
-    return found + ([Count(f"{waiting:,}", "runs pending")] if waiting else [])
+    counts += [Count(f"{bad:,}", "runs failed or blocked")] if bad else []
+    return counts + ([Count(f"{waiting:,}", "runs pending")] if waiting else [])
 
 
 def _time(hours: float) -> str:
@@ -108,5 +108,5 @@ def derived(findings: Findings) -> dict[str, pl.DataFrame]:
         "ineligible": ineligible,
         "uncertain": uncertain,
     }
-    own = {name: findings.frame(name) for name in SCHEMAS if name != "curves"}
-    return own | {name: make(findings) for name, make in made.items()}
+    frames = {name: findings.frame(name) for name in SCHEMAS if name != "curves"}
+    return frames | {name: make(findings) for name, make in made.items()}

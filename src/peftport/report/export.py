@@ -1,4 +1,4 @@
-"""Figures for a paper: the page's drawings, with all their rows, as SVG, PNG or PDF files."""
+"""Figures for a paper: the charts of the page, with all their rows, as SVG, PNG or PDF files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _filled(empty: dict[str, Any], panel: Panel) -> dict[str, Any]:
 
 
 def _settled(value: Any, params: dict[str, Any], key: str = "") -> Any:
-    """The specification with its parameters' values where it read them."""
+    """The specification with its parameters replaced by their values."""
     if isinstance(value, dict):
         if set(value) == {"expr"} and value["expr"] in params:
             return params[value["expr"]]
@@ -143,16 +143,15 @@ def _where(cell: dict[str, Any]) -> str:
 def _by_slice(frame: pl.DataFrame, *further: str) -> list[tuple[str, list[dict[str, Any]]]]:
     """Rows by (tasks, method and further columns), each group with a title, rows with their pair."""
     key = ["origin_task", "receiver_task", "method", *further]
-    groups = frame.partition_by(key, maintain_order=True)
-    found = []
-    for own in groups:
-        paired = own.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).sort("pair", maintain_order=True)
+    titled = []
+    for group in frame.partition_by(key, maintain_order=True):
+        paired = group.with_columns(pair=pl.format("{}\n{}", "origin", "receiver")).sort("pair", maintain_order=True)
         first, pairs = paired.row(0, named=True), paired["pair"].unique(maintain_order=True)
         title = ", ".join([*(str(first[name]) for name in further), _where(first)])
         for start in range(0, len(pairs), MOST_PAIRS):
             some = paired.filter(pl.col("pair").is_in(pairs.slice(start, MOST_PAIRS).implode()))
-            found.append((title, some.to_dicts()))
-    return found
+            titled.append((title, some.to_dicts()))
+    return titled
 
 
 def _retention(findings: Findings) -> list[Panel]:

@@ -1,4 +1,4 @@
-"""The charts, each drawn once: page and paper fill the same drawing with a panel's rows.
+"""The charts. Each is specified once, without rows; page and paper fill in the rows of each panel.
 
 The rows are those of ``findings.SCHEMAS`` plus ``pair``, origin and receiver on two lines. Where a chart needs a number
 that all its panels share (an axis' ends, the largest budget), it reads the Vega parameter of that name.
@@ -20,7 +20,7 @@ PAIR_LABELS = "[split(datum.label, '\\n')[0], '→ ' + split(datum.label, '\\n')
 
 @dataclass(frozen=True)
 class Canvas:
-    """What a drawing is made for: colours, the techniques in their fixed order, the parameters it may read."""
+    """The context of a chart: the colours, the techniques in their fixed order, and the parameters it may read."""
 
     palette: Palette
     techniques: tuple[str, ...]
@@ -41,7 +41,7 @@ class Canvas:
         }
 
     def layers(self, *layers: alt.Chart, height: Any) -> alt.LayerChart:
-        """Layers over one set of rows, given later, with the parameters they read."""
+        """Layers over one set of rows, which is filled in later, with the parameters that they read."""
         chart = alt.LayerChart(layer=list(layers), data=alt.NamedData(name="rows"))
         params = [alt.param(name=name, value=value) for name, value in self.params.items()]
         if self.width == "container":
@@ -299,5 +299,5 @@ def drawing(
 ) -> dict[str, Any]:
     """The Vega-Lite specification of a chart without rows: what page and paper fill panel by panel."""
     chart = CHARTS[name](Canvas(palette, tuple(techniques), PARAMS.get(name, {}), width))
-    found: dict[str, Any] = chart.properties(config=palette.theme()).to_dict(validate=False)
-    return found
+    specification: dict[str, Any] = chart.properties(config=palette.theme()).to_dict(validate=False)
+    return specification

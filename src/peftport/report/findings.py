@@ -1,4 +1,4 @@
-"""What a report is made of: frames of measures, and how they came about. Nothing here computes a measure.
+"""The content of a report: frames of measures, and how they were made. Nothing here computes a measure.
 
 A cell is (technique, origin, receiver, origin task, receiver task, method). Runs that have no origin (scratch, ceiling,
 bare) leave origin and origin_task null; the bare host also leaves technique and seed null.
@@ -68,13 +68,13 @@ class Findings:
         command: the command line that repeats it.
         versions: software, name -> version.
         machine: hardware, name -> value.
-        hosts: host -> fingerprint, or whatever tells it from another of that name.
-        seeds: seeds used.
-        headlines: sentences a person in a hurry reads.
-        scale: what the study is large enough to say, and what not.
-        tested: how many items a run is tested on, and the shares of their most frequent classes.
-        metric: what the levels, gains and verdicts are of.
-        notes: anything a reader must know before believing a number.
+        hosts: host -> fingerprint, or another text that distinguishes it from a host with the same name.
+        seeds: the seeds used.
+        headlines: the main results in sentences.
+        scale: which conclusions the size of the study allows, and which it does not.
+        tested: the number of items on which a run is tested, and the shares of the test sets' most frequent classes.
+        metric: the metric of the levels, gains and verdicts.
+        notes: what a reader must know before relying on a number.
 
     """
 
@@ -120,7 +120,7 @@ class Findings:
 
 
 def _conform(name: str, given: pl.DataFrame) -> pl.DataFrame:
-    """The frame with the declared columns and types; NaN and infinities read as null."""
+    """The frame with the declared columns and types; NaN and infinities become null."""
     schema = schema_of(name)
     if name == "runs":
         given = completed(given)

@@ -1,8 +1,8 @@
-"""The report as one HTML file that needs nothing else: no network, no server, no other file.
+"""The report as one HTML file that needs no network, no server and no other file.
 
-The script that draws is the Vega bundle that comes with vl-convert; the policy in the page's head lets no request leave
-and runs no script but the two whose hashes it names. Text from names and data sets reaches the page through
-autoescaped templates, through ``script_json`` or compressed, and is set as text, never as markup.
+Charts are drawn by the Vega bundle that comes with vl-convert. The content security policy in the page's head forbids
+all requests, and all scripts but the two whose hashes it names. Texts from names and data sets reach the page through
+autoescaped templates, through ``script_json`` or compressed, and are inserted as text, never as markup.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from peftport.report.palette import PAGE
 from peftport.report.shown import shown_tables
 
 SCRIPTS = ("frames.js", "table.js", "rows.js", "charts.js", "page.js")
-# A page for a browser holds so many rows of a table; the files that the study exports hold them all.
+# The most rows of a table that a page holds; the files that the study exports have all rows.
 MOST_ROWS = {"cells": 400_000, "gains": 120_000}
 MOST_OTHER_ROWS = 60_000
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the frames it needs; without rows in them it is left out, and ``lacking`` says why."""
+    """A section of the page. If its frame has no rows, it is left out, and ``lacking`` is the reason."""
 
     key: str
     title: str
@@ -102,7 +102,7 @@ def _counts(findings: Findings) -> list[Count]:
 
 
 def _cut(frames: Mapping[str, pl.DataFrame]) -> tuple[dict[str, pl.DataFrame], dict[str, tuple[int, int]]]:
-    """Frames cut to what a page holds, and (held, all) of those that were."""
+    """The frames, cut to the rows that a page can hold, and for those that were cut (rows kept, all rows)."""
     kept = {name: frame.head(MOST_ROWS.get(name, MOST_OTHER_ROWS)) for name, frame in frames.items()}
     cut = {
         name: (kept[name].height, frame.height) for name, frame in frames.items() if frame.height > kept[name].height
@@ -119,7 +119,7 @@ def _sections(frames: Mapping[str, pl.DataFrame]) -> tuple[list[Section], list[S
 
 
 def _charts(findings: Findings, frames: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
-    """Drawings of the charts whose sections are there, without rows."""
+    """The charts of the sections that are shown, without rows."""
     there = {section.key for section in _sections(frames)[0]}
     there |= {name for name in ("pooled", "aggregates") if frames[name].height}
     return {

@@ -1,4 +1,6 @@
-"""Frames into a page: columns, text as codes into a word list, numbers rounded, compressed. The page's script unpacks.
+"""Pack frames into a page, by column and compressed: texts as indices into a list of words, numbers rounded.
+
+The script of the page unpacks them:
 
 column = [number | null, ...]  or  {"words": [...], "codes": [index or -1, ...]}
 packed = base64(zlib(json({frame: {"size": N, "columns": {name: column}}})))
@@ -30,8 +32,8 @@ def packed(frames: Mapping[str, pl.DataFrame]) -> str:
 
 def unpacked(text: str) -> dict[str, Any]:
     """The inverse of ``packed``, columns still coded."""
-    found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
-    return found
+    frames: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
+    return frames
 
 
 def script_json(value: Any) -> str:

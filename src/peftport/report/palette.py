@@ -1,7 +1,7 @@
-"""Colours that a colour-blind reader can tell apart, and shapes and dashes that say the same again.
+"""Colours that colour-blind readers can distinguish, and shapes and dashes that carry the same information.
 
-Source: Okabe & Ito 2008, "Color Universal Design". On the page a colour is a CSS variable, so that theme and print
-change it without drawing again; on paper it is the colour itself.
+Source: Okabe & Ito 2008, "Color Universal Design". On the page a colour is a CSS variable, so that the theme and the
+print style can change it without a new drawing; in figures for a paper it is the colour itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How each frame is shown as a table: which columns, under which words, in which format; for page and paper."""
+"""How each frame is shown as a table, on the page and in LaTeX: its columns, their headings and formats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Shown:
     """A column of a table, and the columns of the frame that are shown in it.
 
     Args:
-        column: the value; what the table sorts by.
-        title: its heading.
-        form: how it is written.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        mark: a flag: the value was not reached (censored).
-        to: a second text, shown as "value → second" where it differs.
+        column: the column with the value, by which the table is sorted.
+        title: the heading.
+        form: the format of the value.
+        low: the column with the lower end of its interval.
+        high: the column with the upper end of its interval.
+        mark: the column with a flag that the value was not reached (censored).
+        to: the column with a second text, shown as "value → second" if it differs.
 
     """
 
@@ -35,7 +35,7 @@ class Shown:
     to: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """What the page's script needs."""
+        """The description of the column for the script of the page."""
         return asdict(self)
 
 
@@ -110,7 +110,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         METHOD,
         BUDGET,
         Shown("versus", "gain over"),
-        Shown("beside", "held against"),
+        Shown("beside", "compared with"),
         *GAIN,
         Shown("cells", "cells", "whole"),
         SEEDS,

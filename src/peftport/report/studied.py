@@ -1,4 +1,4 @@
-"""A study as findings: its measures, the sentences a person in a hurry reads, and how it was run."""
+"""A study as findings: its measures, its main results in sentences, and how it was run."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ def items_text(judged: MetricChoice, test: Predicted) -> str:
 
 def _cell(comparison: Comparison, arm: str, budget: int) -> str:
     metric = metric_named(comparison.judged.name)
-    found = [metric.aggregate(comparison.scores[arm, budget, seed]) for seed in comparison.plan.seeds]
-    values = [value for value in found if value is not None]
+    scores = [metric.aggregate(comparison.scores[arm, budget, seed]) for seed in comparison.plan.seeds]
+    values = [value for value in scores if value is not None]
     spread = f" ({min(values):.3f}-{max(values):.3f})" if values and max(values) > min(values) else ""
     return f"{np.mean(values):.3f}{spread}" if values else UNDEFINED
 
@@ -77,10 +77,11 @@ def _bare(comparison: Comparison) -> str:
 
 
 def comparison_sentence(analysis: ComparisonAnalysis) -> str:
-    """What came out, in one sentence, claiming only what the analysis settles.
+    """The result in one sentence, which claims only what the analysis settles.
 
-    Ported against sampled at the smallest budget, as the gains have it: each difference with its own interval, settled
-    where Holm's p is (over all budgets and techniques). Where no sampled arm was run, what the verdict weighs there.
+    It compares ported with sampled at the smallest budget. Each difference has its own interval and is called settled
+    if p after Holm's correction (over all budgets and techniques) is small enough. If no sampled arm was run, it states
+    the comparison that the verdict considers.
     """
     first, judged = analysis.first, analysis.judged
     if "ported" not in first.plan.arms:
@@ -88,11 +89,11 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
     budget, level = min(first.plan.budgets), analysis.evidence.declared.level
     sampled = "sampled" in first.plan.arms
     other = "sampled" if sampled else BARE if budget == 0 else "scratch"
-    found = list(_sampled_claims(analysis, budget) if sampled else _verdict_claims(analysis))
-    if not found:
-        return f"There is no arm to hold the ported module against after {budget} steps."
+    claims = list(_sampled_claims(analysis, budget) if sampled else _verdict_claims(analysis))
+    if not claims:
+        return f"There is no arm to compare the ported module with after {budget} steps."
     when = "without further training" if budget == 0 else f"after {budget} steps"
-    above, below, open_ = ([text for text, sign in found if sign == wanted] for wanted in (1, -1, 0))
+    above, below, open_ = ([text for text, sign in claims if sign == wanted] for wanted in (1, -1, 0))
     worse = "it is" if above else "the ported module is"
     parts = [
         _part(above, f"the ported module beats the {other} {when} for"),
@@ -108,21 +109,21 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
 
 
 def _sampled_claims(analysis: ComparisonAnalysis, budget: int) -> Iterator[tuple[str, int]]:
-    """Each technique's gain over the sampled arm as text, and its sign where it is settled."""
+    """Each technique's gain over the sampled arm as text, with its sign if it is settled and 0 otherwise."""
     level = analysis.evidence.declared.level
     rows = {row["technique"]: row for row in analysis.gains.filter(versus="sampled", budget=budget).rows(named=True)}
-    for one in analysis.comparisons:
-        row = rows[one.technique]
+    for comparison in analysis.comparisons:
+        row = rows[comparison.technique]
         if row["gain"] is not None:
             contrast = Contrast(budget, row["gain"], row["low"], row["high"])
-            yield _claim(one.technique, contrast), contrast.sign if row["p_holm"] < 1 - level else 0
+            yield _claim(comparison.technique, contrast), contrast.sign if row["p_holm"] < 1 - level else 0
 
 
 def _verdict_claims(analysis: ComparisonAnalysis) -> Iterator[tuple[str, int]]:
-    for one in analysis.comparisons:
-        contrast = analysis.by_technique.get(one.technique)
+    for comparison in analysis.comparisons:
+        contrast = analysis.by_technique.get(comparison.technique)
         if contrast is not None:
-            yield _claim(one.technique, contrast), contrast.sign
+            yield _claim(comparison.technique, contrast), contrast.sign
 
 
 def _claim(technique: str, contrast: Contrast) -> str:

@@ -64,7 +64,7 @@ class StudyRequest(Request):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlanRequest(Request):
-    """Count runs, unique jobs and training steps; with --calibrate, how long it takes here.
+    """Count the runs, jobs and training steps of a study; with --calibrate, estimate how long it takes here.
 
     Example: peftport study plan studies/paper.toml
     """
@@ -115,7 +115,7 @@ class RunRequest(Request):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StatusRequest(Request):
-    """How far a study is, and what failed.
+    """Show how far a study is, and what failed.
 
     Example: peftport study status studies/quick.toml
     """
@@ -123,7 +123,10 @@ class StatusRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class ExportRequest(Request):
-    """Write one row a run, every factor a column; what each run got right item by item; how it was run.
+    """Write the results of a study as tables: the runs, their results item by item, and how they were made.
+
+    runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says
+    which test items each run got right; study.json has the study, the versions and the machine.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """
@@ -156,9 +159,10 @@ class ExportRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class VerifyRequest(Request):
-    """Recompute random runs from nothing and compare them with exported ones: rows, and item by item.
+    """Recompute some runs, chosen at random, and compare them with the exported results, item by item.
 
-    Another processor rounds otherwise: there a few items may differ (--tolerance). Exit code 1: more differs.
+    On another processor numbers are rounded differently, and a few items may differ (--tolerance). If
+    more differ, the exit code is 1.
 
     Example: peftport study verify studies/quick.toml --results results/quick --sample 3
     """
@@ -177,7 +181,7 @@ class VerifyRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class ReportRequest(Request):
-    """What came out: the headline table, or with --out one self-contained page.
+    """Print the main results of a study, or with --out write them all as one HTML page.
 
     Example: peftport study report studies/quick.toml --out report.html
     """
@@ -212,7 +216,7 @@ class ReportRequest(Request):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WatchRequest(Request):
-    """Follow a running study until nothing is left, then print what came out. Ctrl-C stops watching, not the study.
+    """Follow a running study until it is done, then print its main results. Ctrl-C stops watching, not the study.
 
     Example: peftport study watch studies/quick.toml
     """
@@ -228,9 +232,10 @@ class WatchRequest(Request):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RepairRequest(Request):
-    """Restore a damaged ledger from what can be read of it and from the artifacts; the next run does the rest again.
+    """Restore a damaged ledger, the file that records the finished jobs of a study.
 
-    The damaged file is kept under another name.
+    It is made anew from what can be read of the damaged file, which is kept under another name, and
+    from the artifacts. The next run repeats the jobs that could not be restored.
 
     Example: peftport study repair studies/quick.toml
     """

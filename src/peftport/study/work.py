@@ -80,31 +80,31 @@ def perform(request: Request, blobs: Blobs) -> JobResult:
 
 def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
-    bench = _bench(request.place, blobs)
-    scores = as_scores(bench.test(None, [])[0])
-    metrics = {**_facts(bench), "tests": {"0": measured(scores)}}
+    bound_task = _bound_task(request.place, blobs)
+    scores = as_scores(bound_task.test(None, [])[0])
+    metrics = {**_facts(bound_task), "tests": {"0": measured(scores)}}
     tensors = _arrays(request.job, {0: scores}) | _labels(scores)
-    answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bench))
+    answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bound_task))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
 
 def _chains(request: TrainJobsRequest, blobs: Blobs) -> JobResult:
-    bench = _bench(request.place, blobs)
+    bound_task = _bound_task(request.place, blobs)
     shared = PortCache()
-    starts = {entry.job: _start(entry, request, bench, blobs, shared) for entry in request.entries}
+    starts = {entry.job: _start(entry, request, bound_task, blobs, shared) for entry in request.entries}
     try:
-        found = [] if request.alone else [_train_and_test(list(starts), starts, request, bench)]
+        found = [] if request.alone else [_train_and_test(list(starts), starts, request, bound_task)]
     except NotFinite:  # of one of them; alone, the others come through
         found = []
-    found = found or [_alone(job, starts, request, bench) for job in starts]
+    found = found or [_alone(job, starts, request, bound_task) for job in starts]
     tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
-    answers = _with_inputs([answer for one in found for answer in one.answers], request, bench)
+    answers = _with_inputs([answer for one in found for answer in one.answers], request, bound_task)
     return JobResult(answers, pack(tensors, request.kind, answers) if tensors else None)
 
 
-def _with_inputs(answers: list[Answer], request: TrainJobsRequest, bench: BoundTask) -> tuple[Answer, ...]:
+def _with_inputs(answers: list[Answer], request: TrainJobsRequest, bound_task: BoundTask) -> tuple[Answer, ...]:
     """What each chain ran on: its own host and task, and the host that its module comes from."""
-    own, sets = _inputs(request.place, bench), dict[str, Inputs]()
+    own, sets = _inputs(request.place, bound_task), dict[str, Inputs]()
     names = {entry.job: _name(entry.origin.at) if entry.origin else "" for entry in request.entries}
     for entry in request.entries:
         if entry.origin and names[entry.job] not in sets:
@@ -113,9 +113,9 @@ def _with_inputs(answers: list[Answer], request: TrainJobsRequest, bench: BoundT
     return tuple(replace(answer, inputs=sets.get(names[answer.job], own)) for answer in answers)
 
 
-def _inputs(place: Place, bench: BoundTask) -> Inputs:
-    host, versions = marked(bench.host.fingerprint), versions_for(place.loading)
-    return {f"host {_name(place.host)}": host, f"task {place.task}": bench.task.digest, VERSIONS: versions}
+def _inputs(place: Place, bound_task: BoundTask) -> Inputs:
+    host, versions = marked(bound_task.host.fingerprint), versions_for(place.loading)
+    return {f"host {_name(place.host)}": host, f"task {place.task}": bound_task.task.digest, VERSIONS: versions}
 
 
 def _name(host: HostAt) -> str:
@@ -129,29 +129,32 @@ class _Found:
     tensors: dict[str, Tensor]
 
 
-def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bench: BoundTask) -> _Found:
+def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask) -> _Found:
     begun = time.perf_counter()
     try:
-        return _train_and_test([job], starts, request, bench)
+        return _train_and_test([job], starts, request, bound_task)
     except Exception as error:  # whatever it is, it is this entry's alone, and is recorded as such
         return _Found([Answer(job, None, told(error), time.perf_counter() - begun)], {})
 
 
-def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainJobsRequest, bench: BoundTask) -> _Found:
+def _train_and_test(
+    jobs: list[str], starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask
+) -> _Found:
     """Train entries in one stack, test every checkpoint, all modules of one budget together."""
     begun = time.perf_counter()
     spec = request.technique
-    rate = request.learning_rate or technique_named(spec.kind).learning_rates[bench.host.kind]
-    kept = bench.train(spec, [starts[job] for job in jobs], request.budgets, rate)
+    rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound_task.host.kind]
+    kept = bound_task.train(spec, [starts[job] for job in jobs], request.budgets, rate)
     trained = time.perf_counter()
     scores = {
-        b: [as_scores(test) for test in bench.test(spec, [one[b].matrices for one in kept])] for b in request.budgets
+        b: [as_scores(test) for test in bound_task.test(spec, [one[b].matrices for one in kept])]
+        for b in request.budgets
     }
     ended = time.perf_counter()
     found = _Found([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
         own = {budget: scores[budget][index] for budget in request.budgets}
-        metrics = _facts(bench) | {
+        metrics = _facts(bound_task) | {
             "tests": {str(b): {**measured(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
             "learning_rate": rate,
             "train_seconds_per_step": (trained - begun) / (len(jobs) * max(1, *request.budgets)),
@@ -163,22 +166,24 @@ def _train_and_test(jobs: list[str], starts: dict[str, Start], request: TrainJob
     return found
 
 
-def _start(entry: EntryRequest, request: TrainJobsRequest, bench: BoundTask, blobs: Blobs, shared: PortCache) -> Start:
+def _start(
+    entry: EntryRequest, request: TrainJobsRequest, bound_task: BoundTask, blobs: Blobs, shared: PortCache
+) -> Start:
     origin = entry.origin
     if origin is None:
-        return Start(bench.fresh(request.technique, entry.seed), entry.seed)
+        return Start(bound_task.fresh(request.technique, entry.seed), entry.seed)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
-    module = Module(request.technique, origin.host, matrices, bench.record)
+    module = Module(request.technique, origin.host, matrices, bound_task.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
-    given = open_port_inputs(porter, module, bench.host, origin=home, bench=bench, shared=shared)
-    if given.origin is not None:
-        changed = difference(f"host {_name(origin.at)}", marked(origin.host), marked(given.origin.fingerprint))
+    inputs = open_port_inputs(porter, module, bound_task.host, origin=home, bound_task=bound_task, shared=shared)
+    if inputs.origin is not None:
+        changed = difference(f"host {_name(origin.at)}", marked(origin.host), marked(inputs.origin.fingerprint))
         if changed:
             raise PeftportError(f"{changed}; {REMEDY}")
-    ported = porter.port(module, bench.host, rng_for(entry.seed, "porting"), given)
+    ported = porter.port(module, bound_task.host, rng_for(entry.seed, "porting"), inputs)
     if origin.sampler is not None:
-        ported = sampler_named(origin.sampler).port(ported, bench.host, rng_for(entry.seed, "sampling"))
-    return Start(bench.startable(ported), entry.seed)
+        ported = sampler_named(origin.sampler).port(ported, bound_task.host, rng_for(entry.seed, "sampling"))
+    return Start(bound_task.startable(ported), entry.seed)
 
 
 def _update(request: UpdateRequest) -> JobResult:
@@ -204,9 +209,9 @@ def _update(request: UpdateRequest) -> JobResult:
     return JobResult((answer,), pack(tensors, request.kind, [answer], {"format": "pt"}))
 
 
-def _facts(bench: BoundTask) -> dict[str, Any]:
+def _facts(bound_task: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
-    return {"host": marked(bench.host.fingerprint), "task": bench.task.digest}
+    return {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
 
 
 def _labels(scores: Scores) -> dict[str, Tensor]:
@@ -242,12 +247,12 @@ def _read(blob: bytes | Path) -> dict[str, Tensor]:
     return load_tensors(blob if isinstance(blob, bytes) else blob.read_bytes())
 
 
-def _bench(place: Place, blobs: Blobs) -> BoundTask:
-    return _open_bench(place, _folder(place.host, blobs))
+def _bound_task(place: Place, blobs: Blobs) -> BoundTask:
+    return _open_bound_task(place, _folder(place.host, blobs))
 
 
 @lru_cache(maxsize=HOSTS_IN_MEMORY)
-def _open_bench(place: Place, folder: Path) -> BoundTask:
+def _open_bound_task(place: Place, folder: Path) -> BoundTask:
     ref = place.host if isinstance(place.host, str) else str(folder)
     task = open_task(place.task, place.data)
     return bind_task(ref, task, place.readout, place.training, place.items, place.loading)

@@ -1,4 +1,7 @@
-"""The techniques by name. A technique is one file and one line here; its spec is read and written by `AnySpec`."""
+"""The techniques by name. A technique is one file here and one line in `TECHNIQUES`.
+
+`AnySpec` is the pydantic type of a spec of any of them, for the models that are read from and written to files.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ def _union(specs: tuple[type[TechniqueSpec], ...]) -> TypeAdapter[Any]:
 
 
 def read_spec(values: object) -> TechniqueSpec:
-    """A spec of one of the techniques, told by its ``kind``.
+    """The spec of one of the techniques from its settings; ``kind`` in them is the technique's name.
 
     Raises:
-        ValidationError: no technique is called so, or a setting is unknown or out of range.
+        ValidationError: there is no technique of that name, or a setting is unknown or out of range.
 
     """
     union = _union(tuple(technique.spec_class for technique in TECHNIQUES.values()))

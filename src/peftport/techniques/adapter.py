@@ -1,13 +1,14 @@
-"""Bottleneck adapter: two small matrices with a nonlinearity between, added to what a sub-layer puts out.
+"""Bottleneck adapter: two small matrices with a nonlinearity between them, added to the output of a sub-layer.
 
     y' = y + W_up f(W_down h + b_down) + b_up
 
-    houlsby     after attention and after the FFN, h = y, the sub-layer's output before residual and layer norm
-                (Houlsby et al. 2019, arXiv 1902.00751, sec. 2.1)
-    pfeiffer    after the FFN only, y the residual sum and h the same after the layer norm that follows it, where
-                one does (Pfeiffer et al. 2020, arXiv 2005.00052, sec. 3; as the `adapters` library places it)
+    houlsby     after the attention and after the FFN; h = y is the sub-layer's output, before it is added to the
+                residual stream (Houlsby et al. 2019, arXiv 1902.00751, sec. 2.1)
+    pfeiffer    after the FFN only; y is the sum of its output and the residual stream, and h this sum after the
+                layer norm that follows it, if one does (Pfeiffer et al. 2020, arXiv 2005.00052, sec. 3; placed as in
+                the library `adapters`)
 
-Weights start from N(0, 0.02^2) and biases at zero: nearly, not exactly, the unchanged host.
+Weights start from N(0, 0.02^2) and biases at zero, so a fresh adapter changes its host slightly.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ INITIAL_STD = 0.02
 
 
 class AdapterSpec(TechniqueSpec):
-    """Placement, bottleneck (D / reduction_factor, at least 1) and nonlinearity."""
+    """Placement, reduction factor (the bottleneck has D / reduction_factor units, at least 1) and nonlinearity."""
 
     kind: Literal["adapter"] = "adapter"
     placement: Literal["houlsby", "pfeiffer"] = "houlsby"
@@ -52,17 +53,17 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     output_matrices = ("up", "up_bias")
 
     def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
-        """Behind which sub-layers the adapters sit."""
+        """The sub-layers after which the adapters are placed."""
         return PLACEMENTS[spec.placement]
 
     def shapes(self, spec: AdapterSpec, slot: Slot) -> Shapes:
-        """Down and up matrices and their biases."""
+        """The down and the up matrix and their biases."""
         width = slot.out_width
         rank = max(1, width // spec.reduction_factor)
         return {"down": (rank, width), "down_bias": (rank,), "up": (width, rank), "up_bias": (width,)}
 
     def fresh(self, spec: AdapterSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Weights from N(0, 0.02^2), biases zero (as BERT's own)."""
+        """Weights from N(0, 0.02^2) and zero biases, like BERT's own."""
         shapes = self.shapes(spec, slot)
         return {
             "down": normal(rng, shapes["down"], INITIAL_STD),
@@ -72,7 +73,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
         }
 
     def apply(self, spec: AdapterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
-        """Y plus the bottleneck of y (linear slots) or of the normed sum x (sums)."""
+        """Y plus the bottleneck's output for y (linear slots) or for x, the sum after its layer norm (sums)."""
         return y + bottleneck(y if slot.kind == "linear" else x, own, spec.activation)
 
     def nonlinearity(self, spec: AdapterSpec) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,7 @@
-"""Put matrices of K entries on one host for the time of a `with` block.
+"""Attach the matrices of K entries to one host within a `with` block.
 
-The host's batch must hold the entries' rows one entry after the other: rows of entry 0, rows of entry 1, ...
+Entries are modules that run together on one host. A batch of the host must hold their rows one entry after the other:
+first all rows of entry 0, then all rows of entry 1, and so on. Each entry has as many rows as the others.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Change = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> changed y, rows of all 
 
 @contextmanager
 def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) -> Iterator[None]:
-    """Attach one spec's matrices, each stacked (K, ...), to every slot they name. No spec: the bare host."""
+    """Attach the matrices of a spec, each stacked (K, ...), to the slots that they name; without a spec, nothing."""
     with ExitStack() as stack:
         if spec is not None:
             technique = technique_named(spec.kind)
@@ -47,7 +48,7 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
 
 
 def prefix_length(spec: TechniqueSpec | None, host: Host) -> int:
-    """Positions that a prefix takes before the text: its length on decoder-only hosts, else none."""
+    """The number of positions that a prefix takes before the text: its length on decoder-only hosts, otherwise 0."""
     if spec is None or host.kind != "decoder":
         return 0
     return technique_named(spec.kind).prefix_length(spec)

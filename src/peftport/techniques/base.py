@@ -1,7 +1,8 @@
-"""What a technique is: a spec, the shapes and roles of its matrices, how they start, and how they change the host.
+"""The interface of a technique: its spec, the shapes and roles of its matrices, their start, and their effect.
 
+A technique has no state: its settings are in a spec, and its matrices in a module or in the parameters being trained.
+Functions that compute take matrices stacked over K entries (modules that run together); a single module has no K.
 Letters: B batch, T tokens, N = B T rows, D width, R rank or bottleneck, P prefix length, K entries, H heads.
-Everything that computes takes matrices stacked over K entries; a module's own matrices have no K.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's
 
 
 class TechniqueSpec(BaseModel):
-    """Settings of a technique: frozen and closed. ``kind`` tells the techniques apart in files."""
+    """The settings of a technique, immutable and without further fields. ``kind`` is the technique's name in files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: str
@@ -38,22 +39,22 @@ Spec = TypeVar("Spec", bound=TechniqueSpec)
 
 
 class Technique(ABC, Generic[Spec]):
-    """One PEFT technique. Stateless: all state is in specs and matrices."""
+    """One PEFT technique."""
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     spec_class: ClassVar[type[TechniqueSpec]]
-    # What suits training from scratch on a host of each kind; chosen on validation items (docs/measurements.md), for
-    # decoders not measured but taken over from encoder-decoders.
+    # Defaults for training from scratch on each kind of host, chosen on validation items (docs/measurements.md). Those
+    # for decoders were not measured but are those of encoder-decoders.
     learning_rates: ClassVar[Mapping[HostKind, float]]
-    # What each matrix, as `expanded` gives them, reads, writes or scales: porters carry it by that.
+    # What each of the matrices that `expanded` returns reads, writes or scales; porters carry it accordingly.
     roles: ClassVar[Roles]
-    # The matrices in which `effective` is linear: scaling them scales the update.
+    # The matrices in which `effective` is linear: multiplying them by a number multiplies the update by it.
     output_matrices: ClassVar[tuple[str, ...]]
-    # Whether zero output matrices leave a slot as it is, so that a port may leave it out.
+    # Whether a slot whose output matrices are zero behaves like the bare host, so that a port may leave it out.
     can_be_left_out: ClassVar[bool] = True
-    # The technique whose module every module of this one is, too, once its matrices are expanded.
+    # A more general technique: with its matrices expanded, every module of this technique is a module of that one.
     expands_to: ClassVar[str | None] = None
 
     @abstractmethod
@@ -77,11 +78,11 @@ class Technique(ABC, Generic[Spec]):
         return {}
 
     def effective(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
-        """The slot's update as one tensor (LoRA: alpha/r B A), stacked over K: (K, ...)."""
+        """The update of a slot as one tensor (for LoRA alpha/r B A), stacked over K: (K, ...)."""
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
 
     def no_op(self, spec: Spec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Matrices of one slot that change nothing: fresh ones, the output matrices zero.
+        """Matrices of one slot that change nothing: fresh ones with zero output matrices.
 
         Raises:
             SlotMismatch: matrices of this technique always change something.
@@ -95,32 +96,33 @@ class Technique(ABC, Generic[Spec]):
         return {name: torch.zeros_like(t) if name in self.output_matrices else t for name, t in fresh.items()}
 
     def nonlinearity(self, spec: Spec) -> Callable[[Tensor], Tensor] | None:
-        """The function between the matrices that read and those that write; most techniques have none."""
+        """The function between the matrices that read and those that write, or None; most techniques have none."""
         return None
 
     def prefix_length(self, spec: Spec) -> int:
-        """How many positions before the text the technique takes on decoder-only hosts; most take none."""
+        """The number of positions before the text that the technique takes on decoder-only hosts; mostly 0."""
         return 0
 
     def expanded(self, spec: Spec, own: Matrices, shared: Matrices) -> dict[str, Tensor]:
-        """One slot's matrices as `roles` names them, stacked over K. Most techniques hold these themselves."""
+        """One slot's matrices as `roles` names them, stacked over K. Most techniques store just these matrices."""
         return dict(own)
 
     def condensed(
         self, spec: Spec, made: Parameters, slots: Mapping[str, Slot], shared: Mapping[str, Tensor]
     ) -> tuple[Parameters, dict[str, str]]:
-        """The technique's own matrices nearest to these expanded ones, by slot and without K, and a note for each slot.
+        """The inverse of `expanded`: the technique's matrices nearest to these, and a note for the record of each slot.
 
-        ``shared``: the origin's matrices that all slots share. They stay what they are, unless overridden.
+        ``made`` has the expanded matrices by slot, without K. ``shared`` has the matrices that all slots of the origin
+        share; techniques that do not override this keep them unchanged.
         """
         return ({**made, SHARED: dict(shared)} if shared else made), {}
 
     def expanded_spec(self, spec: Spec, units: int, width: int) -> TechniqueSpec | None:
-        """The spec of ``expands_to`` with so many units on a host of that width; None where no setting gives it."""
+        """The spec of ``expands_to`` with this number of units on a host of this width; None if no setting gives it."""
         return None
 
     def start(self, spec: Spec, slots: Mapping[str, Slot], seed: int) -> Parameters:
-        """Fresh trainable parameters for these slots. Every slot draws from its own stream of the seed."""
+        """Fresh trainable parameters for these slots. Each slot has its own random stream, derived from the seed."""
         start: Parameters = {
             name: self.fresh(spec, slot, rng_for(seed, "initialisation", name)) for name, slot in slots.items()
         }
@@ -128,7 +130,7 @@ class Technique(ABC, Generic[Spec]):
         return {**start, SHARED: shared} if shared else start
 
     def materialise(self, spec: Spec, slots: Mapping[str, Slot], parameters: StackedMatrices) -> StackedMatrices:
-        """The module's matrices from trainable parameters, both stacked over K. Most techniques train the matrices."""
+        """The matrices that the trainable parameters stand for, stacked over K; mostly the parameters themselves."""
         return parameters
 
     def slots(self, spec: Spec, slots: Mapping[str, Slot]) -> dict[str, Slot]:
@@ -151,14 +153,15 @@ class MatrixTechnique(Technique[Spec]):
 
     @abstractmethod
     def apply(self, spec: Spec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
-        """The changed y. At a linear slot x (K, N, D_in) went in and y (K, N, D_out) came out of the frozen map;
+        """The changed y.
 
-        at a sum, y (K, N, D) is the sum and x the sum after the layer norm that follows it (or y, where none does).
+        At a linear slot, x (K, N, D_in) is the input of the frozen map and y (K, N, D_out) its output. At a sum,
+        y (K, N, D) is the sum and x the sum after the layer norm that follows it, or y if none follows.
         """
 
 
 class AttentionTechnique(Technique[Spec]):
-    """A technique that gives attention more keys and values."""
+    """A technique that adds keys and values to attention blocks."""
 
     @abstractmethod
     def keys_values(self, spec: Spec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
     W = sum_i A_i (x) (s_i t_i)          A_i (n, n) shared by all slots; s_i (D_in/n, q), t_i (q, D_out/n)
 
-Karimi Mahabadi et al. 2021, arXiv 2106.04647, eq. 6. n is ``phm_dim``, q is ``phm_rank``. Placed like a Houlsby
-adapter. A starts from N(0, 1e-4^2) and s, t Glorot-uniform: nearly the unchanged host.
+Karimi Mahabadi et al. 2021, arXiv 2106.04647, eq. 6; (x) is the Kronecker product, n is ``phm_dim`` and q is
+``phm_rank``. The A_i together are called the rule. A Compacter is placed like a Houlsby adapter. The rule starts from
+N(0, 1e-4^2), and s and t Glorot-uniform, so a fresh Compacter hardly changes its host.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ RULE_STD = 1e-4
 
 
 class CompacterSpec(TechniqueSpec):
-    """Bottleneck (D / reduction_factor, rounded up to a multiple of phm_dim) and its factorisation."""
+    """The bottleneck (D / reduction_factor units, rounded up to a multiple of phm_dim) and its factorisation."""
 
     kind: Literal["compacter"] = "compacter"
     phm_dim: PositiveInt = 4
@@ -38,9 +39,10 @@ class CompacterSpec(TechniqueSpec):
 
 
 class Compacter(MatrixTechnique[CompacterSpec]):
-    """Per slot: down_left (n, D/n, q), down_right (n, q, R/n), up_left (n, R/n, q), up_right (n, q, D/n), two biases.
+    """Compacter.
 
-    Shared by all slots: rule (n, n, n).
+    A slot has down_left (n, D/n, q), down_right (n, q, R/n), up_left (n, R/n, q), up_right (n, q, D/n) and two biases.
+    All slots share the rule (n, n, n).
     """
 
     name = "compacter"
@@ -53,11 +55,11 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     expands_to = "adapter"
 
     def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:
-        """Behind attention and behind the FFN."""
+        """After the attention and after the FFN."""
         return ("attn_o", "ffn_out")
 
     def shapes(self, spec: CompacterSpec, slot: Slot) -> Shapes:
-        """Factors of the down and the up matrix, and their biases."""
+        """The factors of the down and the up matrix, and the biases."""
         n, q, width = spec.phm_dim, spec.phm_rank, slot.out_width
         if width % n:
             raise SlotMismatch(
@@ -70,7 +72,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         }  # fmt: skip
 
     def bottleneck_width(self, spec: CompacterSpec, width: int) -> int:
-        """R: the reduced width, rounded up to a multiple of phm_dim."""
+        """The number of units R: D / reduction_factor, rounded up to a multiple of phm_dim."""
         return spec.phm_dim * max(1, math.ceil(width // spec.reduction_factor / spec.phm_dim))
 
     def shared_shapes(self, spec: CompacterSpec) -> Shapes:
@@ -78,7 +80,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         return {"rule": (spec.phm_dim,) * 3}
 
     def fresh(self, spec: CompacterSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Factors Glorot-uniform, biases zero."""
+        """Glorot-uniform factors and zero biases."""
         return {name: _initial(name, shape, rng) for name, shape in self.shapes(spec, slot).items()}
 
     def fresh_shared(self, spec: CompacterSpec, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -86,7 +88,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         return {"rule": normal(rng, (spec.phm_dim,) * 3, RULE_STD)}
 
     def apply(self, spec: CompacterSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
-        """Y plus the bottleneck of y."""
+        """Y plus the bottleneck's output for y."""
         return y + bottleneck(y, expand(own, shared["rule"]), spec.activation)
 
     def nonlinearity(self, spec: CompacterSpec) -> Callable[[Tensor], Tensor]:
@@ -100,13 +102,13 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     def condensed(
         self, spec: CompacterSpec, made: Parameters, slots: Mapping[str, Slot], shared: Mapping[str, Tensor]
     ) -> tuple[Parameters, dict[str, str]]:
-        """The nearest Compacter to adapters, near the origin's rule; its error is each slot's note."""
+        """The Compacter nearest to these adapters, searched for near the origin's rule; the notes state its errors."""
         shapes = {name: self.shapes(spec, slots[name]) for name in made}
         near = nearest_compacter(made, shapes, shared["rule"].double(), spec.phm_rank)
         return near.matrices, {name: f"nearest Compacter, error {error:.1e}" for name, error in near.errors.items()}
 
     def expanded_spec(self, spec: CompacterSpec, units: int, width: int) -> AdapterSpec | None:
-        """A Houlsby adapter whose reduction factor divides the width into as many units, if one does."""
+        """A Houlsby adapter with the reduction factor that gives this number of units, if there is one."""
         factor = width // units
         if not factor or max(1, width // factor) != units:
             return None

@@ -1,12 +1,12 @@
-"""The nearest Compacter to given adapters: sums of Kronecker products with one rule for all slots.
+"""The Compacter nearest to given adapters: their matrices as sums of Kronecker products with one rule for all slots.
 
     min over A, s, t of  sum over slots, down and up, of  || W - sum_i A_i (x) (s_i t_i) ||_F^2
 
-W[(u,a),(v,b)] as a table R[(u,v),(a,b)] is sum_i vec(A_i) vec(s_i t_i)^T (Van Loan & Pitsianis 1993). Each of A, s and
-t alone is a linear least-squares problem, so they are solved in turn, from two starts: the origin's rule, which is
-exact where the maps left the Kronecker structure as it was, and the n leading left singular vectors of the tables,
-side by side. The better one is kept. That a rank q binds every term makes the problem non-convex: this is a local
-optimum, and its error is stated.
+Rearranged as a table R[(u,v),(a,b)], the matrix W[(u,a),(v,b)] is sum_i vec(A_i) vec(s_i t_i)^T (Van Loan & Pitsianis
+1993). For each of A, s and t alone, with the others fixed, this is a linear least-squares problem, so they are solved
+in turn. The search has two starts, of which the better result is kept: the origin's rule, which is exact if the port
+left the Kronecker structure as it was, and the n leading left singular vectors of all tables side by side. Because
+every term has rank q at most, the problem is not convex: the result is a local optimum, and its error is stated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Nearest:
 
 @dataclass(eq=False)
 class _Table:
-    """One matrix W (n a, n b) as R (n n, a b), and its factors so far: left (n, a, q), right (n, q, b)."""
+    """One matrix W (n a, n b) rearranged as R (n n, a b), and its current factors left (n, a, q), right (n, q, b)."""
 
     r: Tensor
     left: Tensor
@@ -46,19 +46,21 @@ class _Table:
 def nearest_compacter(adapters: Parameters, shapes: Mapping[str, Shapes], rule: Tensor, rank: int) -> Nearest:
     """Factor every adapter (down (R, D), up (D, R), biases) by one rule (n, n, n) near the origin's ``rule``."""
     n = len(rule)
-    wide = {f"{slot}/{side}": own[side].double().mT for slot, own in adapters.items() for side in ("down", "up")}
+    wide = {
+        f"{slot}/{side}": adapter[side].double().mT for slot, adapter in adapters.items() for side in ("down", "up")
+    }
     tables = {name: _rearranged(matrix, n) for name, matrix in wide.items()}
-    found = [_alternate(tables, start, rank) for start in (rule, _leading_rule(tables, rule))]
-    _, best_rule, best = min(found, key=lambda each: each[0])
+    candidates = [_alternate(tables, start, rank) for start in (rule, _leading_rule(tables, rule))]
+    _, best_rule, best = min(candidates, key=lambda each: each[0])
     matrices: Parameters = {SHARED: {"rule": best_rule}}
     errors = {}
-    for slot, own in adapters.items():
+    for slot, adapter in adapters.items():
         down, up = best[f"{slot}/down"], best[f"{slot}/up"]
         matrices[slot] = {
-            "down_left": down.left, "down_right": down.right, "down_bias": own["down_bias"],
-            "up_left": up.left, "up_right": up.right, "up_bias": own["up_bias"],
+            "down_left": down.left, "down_right": down.right, "down_bias": adapter["down_bias"],
+            "up_left": up.left, "up_right": up.right, "up_bias": adapter["up_bias"],
         }  # fmt: skip
-        norm = float(own["down"].double().square().sum() + own["up"].double().square().sum())
+        norm = float(adapter["down"].double().square().sum() + adapter["up"].double().square().sum())
         errors[slot] = ((down.error(best_rule) + up.error(best_rule)) / norm) ** 0.5 if norm else 0.0
         assert all(tuple(matrices[slot][name].shape) == tuple(shape) for name, shape in shapes[slot].items())
     return Nearest(matrices, errors)
@@ -66,20 +68,20 @@ def nearest_compacter(adapters: Parameters, shapes: Mapping[str, Shapes], rule: 
 
 def _alternate(tables: Mapping[str, Tensor], rule: Tensor, rank: int) -> tuple[float, Tensor, dict[str, _Table]]:
     n = len(rule)
-    found = {name: _first_factors(table, rule, rank) for name, table in tables.items()}
+    fitted = {name: _first_factors(table, rule, rank) for name, table in tables.items()}
     norm = sum(float(table.square().sum()) for table in tables.values()) or 1.0
     for _ in range(SWEEPS):
-        if sum(each.error(rule) for each in found.values()) / norm < GOOD_ENOUGH**2:
+        if sum(each.error(rule) for each in fitted.values()) / norm < GOOD_ENOUGH**2:
             break
-        for each in found.values():
+        for each in fitted.values():
             each.left = _solve_left(each.r, rule, each.right)
-            each.right = _solve_left(_turned(each.r, n, each.left.shape[1]), rule.mT, each.left.mT).mT
-        rule = _solve_rule(list(found.values()), n)
-    return sum(each.error(rule) for each in found.values()), rule, found
+            each.right = _solve_left(_transposed(each.r, n, each.left.shape[1]), rule.mT, each.left.mT).mT
+        rule = _solve_rule(list(fitted.values()), n)
+    return sum(each.error(rule) for each in fitted.values()), rule, fitted
 
 
 def _first_factors(table: Tensor, rule: Tensor, rank: int) -> _Table:
-    """Least squares for the terms s_i t_i, each then cut to its rank."""
+    """The first factors: the terms s_i t_i by least squares, each then cut to the rank by SVD."""
     n = len(rule)
     a, b = table.shape[1:]
     terms = torch.linalg.lstsq(_flat(rule).mT, table.flatten(1), driver="gelsd").solution.view(n, a, b)
@@ -92,7 +94,7 @@ def _first_factors(table: Tensor, rule: Tensor, rank: int) -> _Table:
 
 
 def _solve_left(r: Tensor, rule: Tensor, right: Tensor) -> Tensor:
-    """The best left (n, a, q) given rule and right (n, q, b): one design matrix for all a. r (n n, a b)."""
+    """The best left (n, a, q) given the rule and right (n, q, b); all rows a share one design matrix. r (n n, a b)."""
     n, q, b = right.shape
     design = torch.einsum("iw,iqb->wbiq", _flat(rule), right).reshape(-1, n * q)  # (n n b, n q)
     target = r.view(n * n, -1, b).transpose(1, 2).reshape(n * n * b, -1)  # (n n b, a)
@@ -100,7 +102,7 @@ def _solve_left(r: Tensor, rule: Tensor, right: Tensor) -> Tensor:
     return solved.view(n, q, -1).transpose(1, 2)
 
 
-def _turned(r: Tensor, n: int, a: int) -> Tensor:
+def _transposed(r: Tensor, n: int, a: int) -> Tensor:
     """The table of W^T from the table of W."""
     whole = r.view(n, n, a, -1)
     return whole.permute(1, 0, 3, 2).reshape(n * n, -1)

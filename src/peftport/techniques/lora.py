@@ -2,7 +2,7 @@
 
     y = x W^T + (alpha / r) (x A^T) B^T            Hu et al. 2021, arXiv 2106.09685, eq. 3
 
-A starts Kaiming-uniform and B zero, so a fresh module leaves its host unchanged.
+A starts Kaiming-uniform and B at zero, so a fresh module leaves its host unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LinearSite = Literal[
 
 
 class LoraSpec(TechniqueSpec):
-    """Rank, scale and the linear maps it sits beside (cross attention only where the host has any)."""
+    """Rank, scale, and the linear maps that are updated (sites that a host does not have are ignored)."""
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 8

@@ -1,19 +1,19 @@
-"""Prefix tuning: trained keys and values before those of every attention block.
+"""Prefix tuning: trained keys and values that precede those of the text in every attention block.
 
     attend(q, [P_k; k], [P_v; v])          Li & Liang 2021, arXiv 2101.00190, sec. 4
 
-In encoder-decoders every attention block has its prefix: encoder self-, decoder self- and cross-attention. On
-decoder-only hosts a prefix stands for P tokens before the text, whose positions start at P (the paper, and `peft`);
-elsewhere positions stay as they are (`adapters`). In layers that see a window of the text only (Gemma 3, Mistral), the
-prefix stays in sight of all of it. In `peft` it leaves the window like other tokens, so that texts which do not fit
-into the window together with the prefix get other numbers there.
+In encoder-decoders every attention block has its own prefix: the encoder's and the decoder's self-attention, and
+cross-attention. On decoder-only hosts a prefix takes the place of P tokens before the text, so the positions of the
+text start at P, as in the paper and in `peft`. On other hosts the positions stay as they are, as in `adapters`. In
+layers that see only a window of the text (Gemma 3, Mistral), the whole text sees the prefix. In `peft` the prefix
+leaves the window like other tokens, so its numbers differ for texts that do not fit into the window with the prefix.
 
-The paper trains a prefix through an MLP and keeps only what comes out:
+The paper does not train keys and values directly, but through an MLP of which only the output is kept:
 
     [P_k; P_v] of all layers of a stack = MLP(E)        E (P, D), one tanh layer of width 512
 
-So a fresh prefix trains through an MLP, one a stack and kind of attention. A module holds plain keys and values,
-and a module that is trained further (a ported one) is trained as it is.
+So does a fresh prefix here, with one MLP for each stack of layers and kind of attention. A module holds the plain keys
+and values; if it is trained further (as a ported module is), these are trained directly.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from peftport.techniques.base import (
 )
 from peftport.techniques.roles import ATTENTION
 
-MLP = "mlp:"  # marks the parameters of one MLP among those of the slots
+MLP = "mlp:"  # begins the names of an MLP's parameters, which lie beside those of the slots
 
 
 class PrefixSpec(TechniqueSpec):
@@ -53,7 +53,7 @@ class PrefixSpec(TechniqueSpec):
 
 
 class PrefixTuning(AttentionTechnique[PrefixSpec]):
-    """Per attention block: keys (P, H * head width), values (P, H * head width)."""
+    """Prefix tuning: keys (P, H * head width) and values (P, H * head width) for each attention block."""
 
     name = "prefix"
     title = "Prefix tuning"
@@ -77,7 +77,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
         return {name: normal(rng, shape, 0.02) for name, shape in self.shapes(spec, slot).items()}
 
     def start(self, spec: PrefixSpec, slots: Mapping[str, Slot], seed: int) -> Parameters:
-        """One MLP a stack and kind of attention, or plain keys and values where ``hidden`` is 0."""
+        """One MLP for each stack and kind of attention, or plain keys and values if ``hidden`` is 0."""
         if not spec.hidden:
             return super().start(spec, slots, seed)
         return {
@@ -86,7 +86,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
         }
 
     def materialise(self, spec: PrefixSpec, slots: Mapping[str, Slot], parameters: StackedMatrices) -> StackedMatrices:
-        """Run each MLP: E (K, P, D) -> (K, P, hidden) -> (K, P, layers * 2 * D), cut into keys and values."""
+        """Run each MLP: E (K, P, D) -> (K, P, hidden) -> (K, P, layers * 2 * D), split into keys and values."""
         if not any(name.startswith(MLP) for name in parameters):
             return parameters
         made: dict[str, Matrices] = {name: m for name, m in parameters.items() if not name.startswith(MLP)}
@@ -100,11 +100,11 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
         return made
 
     def prefix_length(self, spec: PrefixSpec) -> int:
-        """As many positions as the prefix is long."""
+        """The length of the prefix."""
         return spec.length
 
     def keys_values(self, spec: PrefixSpec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:
-        """The matrices that the module holds are the keys and values themselves."""
+        """The module's matrices are the keys and values themselves."""
         return own["keys"], own["values"]
 
     def effective(self, spec: PrefixSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:

@@ -1,14 +1,14 @@
-"""What a matrix of a technique has to do with its host: which space of a slot it reads, writes or scales.
+"""The roles of a technique's matrices: which vector space of a slot each matrix reads, writes or scales.
 
-Porters carry a matrix between hosts by its role, whatever the technique is called. The spaces of a slot:
+Porting methods carry a matrix between hosts by its role, so they need not know the technique. The spaces of a slot are:
 
-    in              what goes into a linear map
-    out             what comes out of it; at a sum, the sum
-    state           what a bottleneck reads: what comes out of a linear map; at a sum, the sum behind its layer norm
-    keys, values    those of an attention block, flat over heads
+    in              the inputs of a linear map
+    out             its outputs; at a sum, the sum
+    state           the inputs of a bottleneck: the outputs of a linear map; at a sum, the sum after its layer norm
+    keys, values    the keys and values of an attention block, flat over heads
 
-Two sets of roles are shared by several techniques, and some methods have a better way for them than to carry one matrix
-after the other: `PRODUCT`, whose update is the product of two matrices, and `BOTTLENECK`, which has units between them.
+Some methods do better than to carry each matrix by itself, for two sets of roles that several techniques share:
+`PRODUCT`, whose update is the product of two matrices, and `BOTTLENECK`, which has a nonlinearity between them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Space = Literal["in", "out", "state", "keys", "values"]
 
 @dataclass(frozen=True)
 class Reads:
-    """The rows of the matrix, (R, D), are multiplied with rows of the space."""
+    """The matrix (R, D) is multiplied by vectors of the space."""
 
     space: Space
 
 
 @dataclass(frozen=True)
 class Writes:
-    """What the matrix holds is added to rows of the space: its columns, (D, R), a vector (D), or its rows, (P, D)."""
+    """Parts of the matrix are added to vectors of the space: its columns (D, R), the vector (D), or its rows (P, D)."""
 
     space: Space
     rows: bool = False
@@ -37,14 +37,14 @@ class Writes:
 
 @dataclass(frozen=True)
 class Scales:
-    """A vector l (D): coordinate i of the space is multiplied by 1 + l_i, so zero changes nothing."""
+    """A vector l (D): coordinate i of the space is multiplied by 1 + l_i, so that zeros change nothing."""
 
     space: Space
 
 
 @dataclass(frozen=True)
 class Inner:
-    """A vector (R) that belongs to the technique's own units and to no space of the host."""
+    """A vector (R) that belongs to the technique's own hidden units and to no space of the host."""
 
 
 Role = Reads | Writes | Scales | Inner
@@ -56,7 +56,7 @@ ATTENTION: Roles = {"keys": Writes("keys", rows=True), "values": Writes("values"
 
 
 def reads_inputs(roles: Roles) -> bool:
-    """Whether a matrix reads what goes into a linear map."""
+    """Whether any matrix reads the inputs of a linear map."""
     return Reads("in") in roles.values()
 
 

@@ -33,8 +33,10 @@ def check_module(request: CheckRequest) -> PortCheck:
     module = open_module(Path(request.module), origin)
     texts = read_texts(str(request.texts)) if request.texts is not None else ()
     receiver = load_host(str(request.to)) if texts else open_host(str(request.to))
-    found = find_origin(module, origin, loaded=bool(texts))
-    return check_port(module, found, receiver, texts=texts, rng=rng_for(0, "checking"), progress=request.progress)
+    found_origin = find_origin(module, origin, loaded=bool(texts))
+    return check_port(
+        module, found_origin, receiver, texts=texts, rng=rng_for(0, "checking"), progress=request.progress
+    )
 
 
 def choose_for(

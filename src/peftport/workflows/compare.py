@@ -48,7 +48,7 @@ def compare_module(request: CompareRequest) -> Comparison:
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
     inputs = open_port_inputs(
-        porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
+        porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
         progress=request.progress,
     )  # fmt: skip
     return replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)

@@ -6,7 +6,7 @@ All arms of one seed see the same batches and the same test items; their trainin
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -76,12 +76,9 @@ class ComparisonRow:
 
     def as_row(self) -> dict[str, Any]:
         """The run as a row of a table: a column for each metric."""
-        own = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {key: value for name, given in own.items() for key, value in _columns(name, given)}
-
-
-def _columns(name: str, given: Any) -> Iterable[tuple[str, Any]]:
-    return given.items() if name == "measures" else [(name, given)]
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns = (values["measures"] if name == "measures" else {name: value} for name, value in values.items())
+        return {name: value for part in columns for name, value in part.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +122,12 @@ class Comparison:
 
 def run_comparison(
     module: Module,
-    bench: BoundTask,
+    bound_task: BoundTask,
     plan: ComparisonPlan,
     progress: Progress | None = None,
-    given: PortInputs | None = None,
+    inputs: PortInputs | None = None,
 ) -> Comparison:
-    """Port a module to the bench's host and run every arm at every budget and seed.
+    """Port a module to the host of the bound task, and run every arm at every budget and seed.
 
     Raises:
         SlotMismatch: the method cannot carry the module to this host.
@@ -138,32 +135,32 @@ def run_comparison(
 
     """
     progress = progress or Silent()
-    [bare] = bench.test(None, [])
+    [bare] = bound_task.test(None, [])
     judged = choose_metric(bare, plan.metric).name
     check_defined(judged, bare)
-    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bench.host.kind]
+    rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bound_task.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
-    starts = _starts(module, bench, plan, given)
+    starts = _starts(module, bound_task, plan, inputs)
     begun = time.perf_counter()
-    label = f"{module.spec.kind} on {bench.host.name}"
-    trained = bench.train(
+    label = f"{module.spec.kind} on {bound_task.host.name}"
+    trained = bound_task.train(
         module.spec,
         [starts[key] for key in keys],
         plan.budgets,
         rate,
         progress,
         f"training {label}",
-        budget_bytes=bench.spare_bytes(),
+        budget_bytes=bound_task.spare_bytes(),
     )
     train_seconds = (time.perf_counter() - begun) / max(1, len(keys) * max(plan.budgets))
     begun = time.perf_counter()
-    scores = _test(bench, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
+    scores = _test(bound_task, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
     test_seconds = (time.perf_counter() - begun) / len(scores)
     rows = [
         ComparisonRow(
             technique=module.spec.kind,
             origin=module.host.name,
-            receiver=bench.host.name,
+            receiver=bound_task.host.name,
             arm=arm,
             budget=budget,
             seed=seed,
@@ -174,31 +171,31 @@ def run_comparison(
         for (arm, budget, seed), s in scores.items()
     ]
     return Comparison(
-        module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores,
-        remarks=bench.remarks,
+        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, plan, rate, bare, rows,
+        scores, remarks=bound_task.remarks,
     )  # fmt: skip
 
 
 def _starts(
-    module: Module, bench: BoundTask, plan: ComparisonPlan, given: PortInputs | None
+    module: Module, bound_task: BoundTask, plan: ComparisonPlan, inputs: PortInputs | None
 ) -> dict[tuple[Arm, int], Start]:
     """The start of every (arm, seed). Each arm draws from its own role of the seed."""
-    ported = porter_named(plan.method).port(module, bench.host, rng_for(0, "porting"), given)
-    start = bench.startable(ported)
+    ported = porter_named(plan.method).port(module, bound_task.host, rng_for(0, "porting"), inputs)
+    start = bound_task.startable(ported)
     sampler = sampler_named(plan.sampler)
     starts: dict[tuple[Arm, int], Start] = {}
     for seed in plan.seeds:
         for arm in plan.arms:
             if arm == "sampled":
-                drawn = sampler.port(ported, bench.host, rng_for(seed, "sampling"))
-                starts[arm, seed] = Start(bench.startable(drawn), seed)
+                drawn = sampler.port(ported, bound_task.host, rng_for(seed, "sampling"))
+                starts[arm, seed] = Start(bound_task.startable(drawn), seed)
             else:
-                starts[arm, seed] = Start(start if arm == "ported" else bench.fresh(module.spec, seed), seed)
+                starts[arm, seed] = Start(start if arm == "ported" else bound_task.fresh(module.spec, seed), seed)
     return starts
 
 
 def _test(
-    bench: BoundTask,
+    bound_task: BoundTask,
     module: Module,
     plan: ComparisonPlan,
     trained: dict[tuple[Arm, int], dict[int, Checkpoint]],
@@ -213,7 +210,7 @@ def _test(
             for seed in plan.seeds:
                 if not (arm == "ported" and budget == 0 and seed != first):
                     jobs[arm, budget, seed] = trained[arm, seed][budget].matrices
-    tested = dict(zip(jobs, bench.test(module.spec, list(jobs.values()), progress, title), strict=True))
+    tested = dict(zip(jobs, bound_task.test(module.spec, list(jobs.values()), progress, title), strict=True))
     keys: Sequence[tuple[Arm, int, int]] = [
         (arm, budget, seed) for arm in plan.arms for budget in sorted(plan.budgets) for seed in plan.seeds
     ]

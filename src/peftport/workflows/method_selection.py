@@ -70,7 +70,7 @@ class Ranking:
 
     Attributes:
         chosen: the first named of the methods that cannot be distinguished from ``best``.
-        entrants: all methods, in the order they were named.
+        candidates: all methods, in the order they were named.
         bare: the bare receiver, and how far it is behind the best method.
         items: the number of validation items.
         metric: the name of the metric that was measured.
@@ -79,7 +79,7 @@ class Ranking:
 
     chosen: str
     best: str
-    entrants: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     bare: Candidate
     items: int
     metric: str = "accuracy"
@@ -88,7 +88,7 @@ class Ranking:
     def ranked(self) -> list[Candidate]:
         """The methods that carried the module, the best first; ties are in the order they were named."""
         sign = -1 if metric_named(self.metric).higher_is_better else 1
-        return sorted((e for e in self.entrants if e.value is not None), key=lambda e: sign * (e.value or 0.0))
+        return sorted((e for e in self.candidates if e.value is not None), key=lambda e: sign * (e.value or 0.0))
 
     @property
     def sentence(self) -> str:
@@ -130,14 +130,14 @@ class MethodSelection:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the module and the per-item scores as JSON values; a measure by its metric's name."""
-        found = self.ranking
-        metric = metric_named(found.metric)
+        ranking = self.ranking
+        metric = metric_named(ranking.metric)
         return {
-            "chosen": found.chosen,
-            "best": found.best,
-            "methods": [_as_json(one, metric.name) for one in found.entrants],
-            "bare": _as_json(found.bare, metric.name),
-            "validation_items": found.items,
+            "chosen": ranking.chosen,
+            "best": ranking.best,
+            "methods": [_as_json(candidate, metric.name) for candidate in ranking.candidates],
+            "bare": _as_json(ranking.bare, metric.name),
+            "validation_items": ranking.items,
             f"test_{metric.name}": metric.aggregate(self.test),
             f"bare_test_{metric.name}": metric.aggregate(self.bare_test),
             "test_items": len(self.test),
@@ -225,17 +225,17 @@ def rank(
     best = max(values, key=lambda name: sign * float(values[name].mean()))  # among equals, the first that was named
     pairs = len(list(combinations((*values, BARE), 2)))
 
-    def entrant(name: str, own: Floats) -> Candidate:
+    def candidate(name: str, scores: Floats) -> Candidate:
         rng = rng_for(0, "bootstrap", best, name)
         ahead, level = sign * values[best], 1 - (1 - LEVEL) / pairs
-        behind = paired_difference(ahead, sign * own, level=level, rng=rng) if name != best else None
-        return Candidate(name, None, float(own.mean()), behind)
+        behind = paired_difference(ahead, sign * scores, level=level, rng=rng) if name != best else None
+        return Candidate(name, None, float(scores.mean()), behind)
 
-    entrants = tuple(
-        Candidate(name, refusals[name]) if name in refusals else entrant(name, values[name]) for name in names
+    candidates = tuple(
+        Candidate(name, refusals[name]) if name in refusals else candidate(name, values[name]) for name in names
     )
-    kept = next(one.method for one in entrants if one.value is not None and not one.told_apart)
-    return Ranking(kept, best, entrants, entrant(BARE, bare), len(bare), metric.name)
+    kept = next(entry.method for entry in candidates if entry.value is not None and not entry.told_apart)
+    return Ranking(kept, best, candidates, candidate(BARE, bare), len(bare), metric.name)
 
 
 def _port_all(
@@ -251,7 +251,7 @@ def _port_all(
                 ported[name] = distill_for(request, module, bound)
             else:
                 inputs = open_port_inputs(
-                    PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bench=bound,
+                    PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
                     as_technique=request.as_, progress=progress, shared=cache,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)

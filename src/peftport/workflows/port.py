@@ -113,7 +113,7 @@ def _carried(method: str, request: PortRequest, module: Module, task: Task | Non
     else:
         receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
     inputs = open_port_inputs(
-        porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bench=bound,
+        porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
         as_technique=request.as_, progress=request.progress,
     )  # fmt: skip
     return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), inputs), receiver)

@@ -33,20 +33,20 @@ MOST_TEXTS, MOST_LABELLED = 500, 32
 class TaskLosses:
     """The losses of the first training items of a bound task on its host."""
 
-    bench: BoundTask
+    bound_task: BoundTask
     module: Module
     items: int = MOST_LABELLED
 
     def losses(self) -> Iterator[Tensor]:
         """Yield the loss of each item with the matrices now attached; a linear readout uses the head of the module."""
-        check_task(self.module, self.bench.task.spec)
-        encoded, host = self.bench.train_split, self.bench.host
-        head = self.bench.head_of(self.module) if self.bench.readout.head_shapes() else None
+        check_task(self.module, self.bound_task.task.spec)
+        encoded, host = self.bound_task.train_split, self.bound_task.host
+        head = self.bound_task.head_of(self.module) if self.bound_task.readout.head_shapes() else None
         stacked = {name: t.to(host.device, host.dtype).unsqueeze(0) for name, t in head.items()} if head else None
         shift = prefix_length(self.module.spec, host)
         for row, target in list(zip(encoded.rows, encoded.targets, strict=True))[: self.items]:
             targets = torch.as_tensor(np.asarray(target)[None], device=host.device)
-            yield self.bench.readout.loss([row], targets, stacked, shift)[0]
+            yield self.bound_task.readout.loss([row], targets, stacked, shift)[0]
 
 
 def open_port_inputs(
@@ -56,15 +56,16 @@ def open_port_inputs(
     *,
     origin: str | Host | None = None,
     texts: str | None = None,
-    bench: BoundTask | None = None,
+    bound_task: BoundTask | None = None,
     as_technique: Literal["adapter"] | None = None,
     progress: Progress | None = None,
     shared: PortCache | None = None,
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
-    ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts. ``bench`` is
-    a task bound to the receiver. ``shared`` caches what earlier ports computed, so that the origin is loaded only once.
+    ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts.
+    ``bound_task`` is a task bound to the receiver. ``shared`` caches what earlier ports computed, so that the origin is
+    loaded only once.
 
     Raises:
         BadRequest: the origin cannot be found, or the texts cannot be read.
@@ -73,11 +74,11 @@ def open_port_inputs(
     needs = porter.needs_for(module, receiver)
     shared = shared or PortCache()
     host = _origin(porter, module, origin, shared) if needs in ("weights", "texts") else None
-    if needs == "texts" and texts is None and bench is not None:
-        read = bench.task.train.texts[:MOST_TEXTS]
+    if needs == "texts" and texts is None and bound_task is not None:
+        read = bound_task.task.train.texts[:MOST_TEXTS]
     else:
         read = read_texts(texts) if texts is not None else ()
-    labelled = TaskLosses(bench, module) if bench is not None else None
+    labelled = TaskLosses(bound_task, module) if bound_task is not None else None
     return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared)
 
 

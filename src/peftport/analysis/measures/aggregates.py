@@ -1,7 +1,9 @@
 """The grid as a whole and by technique: interquartile means, probability of improvement, and a mixed model.
 
-Intervals of the first two speak of these cells under new seeds (stratified bootstrap, ../stats/resampling.py). The
-mixed model takes host pair and data set as random, so its intervals speak of other pairs and data too.
+The interquartile mean is the mean of the middle half of all values; the probability of improvement is how often the
+ported module beats another arm in the same cell. Their intervals speak of these cells with new seeds (stratified
+bootstrap, analysis/stats/resampling.py). The mixed model treats host pairs and data sets as random draws, so its
+intervals speak of other pairs and data sets as well.
 """
 
 from __future__ import annotations
@@ -29,15 +31,15 @@ SCHEMA = {
     "technique": pl.String, "quantity": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64,
     "note": pl.String,
 }  # fmt: skip
-LARGE = 250  # scores; above, intervals are by formula, which agrees with the bootstrap there (tests)
-MOST_MODELLED = 600  # cells; the mixed model's matrices are dense
+LARGE = 250  # with more scores, intervals come from a formula, which agrees with the bootstrap there (tests)
+MOST_MODELLED = 600  # cells that a mixed model is fitted to at most, since its matrices are dense
 LEAST_PAIRS = 3
 Floats = npt.NDArray[np.float64]
 Row = tuple[str | None, str, float | None, float | None, float | None, str | None]
 
 
 def aggregates(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
-    """A row for each quantity, of all techniques (null) and of each; every method of porting apart."""
+    """A row for each quantity and porting method, for all techniques together (null) and for each."""
     rows: list[Row] = []
     methods = evidence.planned["method"].unique().sort().to_list()
     for method in methods:
@@ -57,13 +59,13 @@ def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: 
         when = f"{name}%s over {versus}, {budget} steps"
         for technique, group, left_out in _by_technique(own):
             one, other = (_stacked(evidence, group, arm) for arm in ("ported", versus))
-            found = _interval(evidence, (one - other,), rng)
-            yield _row(technique, when % "interquartile mean gain", found, left_out)
+            interval = _interval(evidence, (one - other,), rng)
+            yield _row(technique, when % "interquartile mean gain", interval, left_out)
             yield _row(technique, when % "probability of improvement", _interval(evidence, (one, other), rng), left_out)
 
 
 def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
-    """Of eligible cells: each seed's kept lift over the cell's mean lift."""
+    """Retention in eligible cells: the lift that each seed keeps, divided by the cell's mean lift."""
     shares = retained(evidence).filter(pl.col("eligible") & (pl.col("method") == method))
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)
     rows = ported.join(shares.select(*CELL, "base", "ceiling"), on=CELL, how="inner", nulls_equal=True)
@@ -75,7 +77,7 @@ def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Gener
 
 
 def _by_technique(cells: pl.DataFrame) -> Iterator[tuple[str | None, pl.DataFrame, int]]:
-    """All cells, then each technique's; those with fewer seeds than most are left out and counted."""
+    """All cells, then those of each technique. Cells with fewer seeds than the others are left out and counted."""
     named = cells.with_columns(technique=pl.col("technique").cast(pl.String), seeds=pl.col("row_ported").list.len())
     most = pl.col("seeds") == pl.col("seeds").max()
     yield None, named.filter(most), named.select((~most).sum()).item()
@@ -85,13 +87,13 @@ def _by_technique(cells: pl.DataFrame) -> Iterator[tuple[str | None, pl.DataFram
 
 
 def _stacked(evidence: Evidence, cells: pl.DataFrame, arm: str) -> Floats:
-    """Scores of an arm as (S, T), a row of ``cells`` a cell."""
-    found: Floats = evidence.values[cells[f"row_{arm}"].explode().to_numpy()].reshape(len(cells), -1).T
-    return found
+    """The scores of an arm as (S, T), where each row of ``cells`` is a cell."""
+    scores: Floats = evidence.values[cells[f"row_{arm}"].explode().to_numpy()].reshape(len(cells), -1).T
+    return scores
 
 
 def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Generator) -> Interval:
-    """Interquartile mean of one array, probability of improvement of two."""
+    """The interquartile mean of one array, or the probability of improvement of two, with its interval."""
     level = evidence.declared.level
     if samples[0].size > LARGE:
         large = large_interquartile_mean if len(samples) == 1 else large_probability_of_improvement
@@ -100,13 +102,13 @@ def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Ge
     return stratified_bootstrap(statistic, samples, level=level, rng=rng)
 
 
-def _row(technique: str | None, quantity: str, found: Interval, left_out: int) -> Row:
+def _row(technique: str | None, quantity: str, interval: Interval, left_out: int) -> Row:
     note = f"{left_out} cells with fewer seeds left out" if left_out else None
-    return technique, quantity, found.estimate, found.low, found.high, note
+    return technique, quantity, interval.estimate, interval.low, interval.high, note
 
 
 def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
-    """Zero-shot (smallest budget) gain by technique, host pair and data set random, of cell means."""
+    """The gain at the smallest budget by technique, from cell means, with host pairs and data sets random."""
     versus = next((v for v in VERSUS if evidence.arm(v).height), None)
     if versus is None:
         return
@@ -121,8 +123,8 @@ def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
     if any(why_not):
         yield None, quantity, None, None, None, f"not fitted: {', '.join(filter(None, why_not))}"
         return
-    found = gained(evidence, versus)
-    table = plain(found.pairs.table.with_columns(y=pl.lit(found.estimates.estimate)))
+    compared = gained(evidence, versus)
+    table = plain(compared.pairs.table.with_columns(y=pl.lit(compared.estimates.estimate)))
     table = table.join(plain(planned), on=(*CELL, "budget"), how="semi", nulls_equal=True).sort(SETTING)
     data = pl.format("{} -> {}", pl.col("origin_task").fill_null("unknown"), "receiver_task")
     table = table.with_columns(pair=pl.format("{} -> {}", "origin", "receiver"), data=data)

@@ -1,4 +1,4 @@
-"""Learning curves: mean of the declared metric by arm and budget, with its interval over seeds and test items."""
+"""Learning curves: the mean of the declared metric by arm and budget, with its interval over seeds and test items."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ COLUMNS = (*SETTING, "arm", "method", "budget", "mean", "low", "high", "seeds", 
 
 
 def curves(evidence: Evidence) -> pl.DataFrame:
-    """A row for each arm, method and budget of every setting: scratch, ceiling and bare are repeated in all they serve.
+    """A row for each arm, method and budget of every setting; scratch, ceiling and bare are repeated in each setting.
 
-    The bare host has no seeds (0) and its interval is over items; with one seed, so is any other.
+    The bare host has no seeds (0), so its interval covers test items only, as does that of any arm with one seed.
     """
-    found = _points(evidence)
-    own = found.filter(pl.col("arm").is_in(["ported", "sampled"]))
+    points = _points(evidence)
+    by_origin = points.filter(pl.col("arm").is_in(["ported", "sampled"]))
     settings = (
-        (own if own.height else found.filter(pl.col("arm") != "bare")).select(SETTING).unique(maintain_order=True)
+        (by_origin if by_origin.height else points.filter(pl.col("arm") != "bare"))
+        .select(SETTING)
+        .unique(maintain_order=True)
     )
-    shared = [own]
+    shared = [by_origin]
     for arm in ("scratch", "ceiling", "bare"):
-        given = ("receiver", "receiver_task") if arm == "bare" else ("technique", "receiver", "receiver_task")
-        part = found.filter(pl.col("arm") == arm).drop([c for c in SETTING if c not in given])
-        shared.append(settings.join(part, on=given, how="inner", nulls_equal=True).select(COLUMNS))
+        keys = ("receiver", "receiver_task") if arm == "bare" else ("technique", "receiver", "receiver_task")
+        part = points.filter(pl.col("arm") == arm).drop([c for c in SETTING if c not in keys])
+        shared.append(settings.join(part, on=keys, how="inner", nulls_equal=True).select(COLUMNS))
     return plain(pl.concat(part.select(COLUMNS) for part in shared)).sort(*SETTING, "arm", "method", "budget")
 
 
 def _points(evidence: Evidence) -> pl.DataFrame:
-    """Every (cell, arm, budget) of the finished runs with its mean."""
+    """The mean and interval of every cell, arm and budget with finished runs."""
     rows = evidence.done.sort("row").with_columns(pl.col("row").alias("row_own"))
     pairs = evidence.pairs(rows, (*CELL, "arm", "budget"), ("own",))
     estimates = pairs.crossed.contrast([1.0])

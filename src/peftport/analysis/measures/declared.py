@@ -1,4 +1,4 @@
-"""What is decided before the numbers are seen: metric, level, floor, target, families of comparisons."""
+"""The choices that are made before the numbers are seen: metric, level, floor, target, families of comparisons."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class Declared(BaseModel):
     """How a table of runs is judged.
 
     Attributes:
-        metric: what counts, a name of `peftport.metrics`.
-        level: of intervals and verdicts; 1 - level is the error allowed to a family.
-        floor: the least lift (ceiling - bare) that a share can be taken of.
-        target: steps to target count until this share of the lift is there.
-        sampler: the sampled arm; None: the only one there is, or ``gaussian``, or the first by name.
-        test: p of a gain: ``crossed`` (over seeds and items, as the interval) or ``sign_flip`` (over seeds, exact).
-        family: over what Holm corrects: all comparisons with one arm, those of one cell, or all.
-        allowance: the most training steps in the receiver that a verdict weighs; None: all budgets of the table.
+        metric: the metric that is judged, a name in `peftport.metrics`.
+        level: the level of intervals and verdicts; 1 - level is the error allowed to a family of comparisons.
+        floor: the least lift (ceiling - bare) of which a share is taken.
+        target: the share of the lift at which training has reached its target.
+        sampler: the sampled arm that counts; None for the only one, or ``gaussian``, or the first by name.
+        test: how p of a gain is computed: ``crossed`` (over seeds and items, like the interval) or ``sign_flip`` (an
+            exact test over seeds).
+        family: the comparisons that Holm's correction takes together: those with one arm, those of one cell, or all.
+        allowance: the largest budget, in training steps, that a verdict considers; None for all budgets.
 
     """
 

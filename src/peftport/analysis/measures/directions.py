@@ -12,7 +12,7 @@ SHARE = ("retention", "low", "high")
 
 
 def directions(retention: pl.DataFrame, method: str = "copy") -> pl.DataFrame:
-    """Pairs of hosts with an eligible retention in both directions, by one method; A comes first by name."""
+    """The pairs of hosts with an eligible retention in both directions, by one method; A is the first by name."""
     known = retention.filter(pl.col("eligible") & (pl.col("method") == method))
     on = ("technique", *TASKS)
     back = known.select(*on, pl.col("origin").alias("host_b"), pl.col("receiver").alias("host_a"), *SHARE)

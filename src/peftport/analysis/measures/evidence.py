@@ -1,4 +1,4 @@
-"""Finished runs as arrays: which seeds pair with which, and what every pair of arms scored, item by item where held."""
+"""A table of runs indexed for measures: which runs pair by seed, and what they scored, item by item if known."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from peftport.core.errors import BadRequest
 from peftport.metrics import metric_named
 from peftport.metrics.base import Metric, Predicted
 
-SETTING = ("technique", "origin", "receiver", "origin_task", "receiver_task")  # what arms of one question share
+SETTING = ("technique", "origin", "receiver", "origin_task", "receiver_task")  # what all arms of a question share
 CELL = (*SETTING, "method")
 NEEDED = (
     "run", *SETTING, "arm", "method", "budget", "seed", "state", "n_items", "steps", "train_seconds", "host_distance",
 )  # fmt: skip
 IDENTITY = (*CELL, "arm", "budget", "seed")
-UNPAIRED, DRAWN = -1, -2  # instead of a number of items: seeds alone are paired; items by resampling
-ITEMS_AT_ONCE = 16_000_000  # per-item results held at a time
+UNPAIRED, DRAWN = -1, -2  # in place of a number of items: only seeds are paired; items are resampled
+ITEMS_AT_ONCE = 16_000_000  # per-item results in memory at a time
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What G groups of seeds say about K arms; ``table`` has a row a group, in the order of ``crossed``.
+    """The results of G groups of seeds for K arms; ``table`` has one row per group, in the order of ``crossed``.
 
-    ``itemised``: whether per-item results were held for all runs of the group, (G,). ``runs``: the rows of the paired
-    runs in `Evidence.runs`, the seeds of the groups end to end, (P, K).
+    ``itemised`` says whether there are per-item results for all runs of a group, (G,). ``runs`` are the rows of the
+    paired runs in `Evidence.runs`, one group after the other, (P, K).
     """
 
     table: pl.DataFrame
@@ -44,10 +44,10 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A table of runs, its per-item results if they are held, and how it is to be judged.
+    """A table of runs, its per-item results if there are any, and how it is to be judged.
 
-    In all values, also per item and of draws, higher is better: those of a metric whose lower values are the better
-    ones have their sign turned (`as_scored` turns it back).
+    Higher is better in all values, including those of items and draws: if lower values of the metric are better, their
+    sign is turned (`as_scored` turns it back).
     """
 
     runs: pl.DataFrame
@@ -72,17 +72,17 @@ class Evidence:
         """Check and index a table of runs.
 
         Args:
-            runs: a row a run.
-            correct: ``run`` and ``correct``, a list of booleans, one a test item: the items of ``accuracy``.
-            declared: how it is judged.
-            items: ``run``, ``metric`` and ``values``, a list of numbers, one a test item: those of other metrics.
-            draws: by run, the declared metric on resampled test items, (B,), where an item has no value of its own.
-            tests: by run, the predictions that ``draws`` were made of, which a permutation test swaps between arms.
+            runs: one row for each run.
+            correct: ``run`` and ``correct``, a list with a boolean for each test item: the items of ``accuracy``.
+            declared: how the runs are judged.
+            items: ``run``, ``metric`` and ``values``, a list with a number for each test item, of other metrics.
+            draws: by run, the declared metric on resampled test items, (B,), if single items have no value.
+            tests: by run, the predictions from which ``draws`` were made; a permutation test swaps them between arms.
 
-        Without per-item results and draws, seeds alone are paired.
+        Without per-item results and draws, only seeds are paired.
 
         Raises:
-            BadRequest: a column is missing, two rows are one run, or items do not agree with the runs.
+            BadRequest: a column is missing, two rows are the same run, or the items do not agree with the runs.
 
         """
         declared = declared or Declared()
@@ -117,12 +117,12 @@ class Evidence:
         return values if self.metric.higher_is_better else -values
 
     def as_scored_column(self, name: str) -> pl.Expr:
-        """As `as_scored`, of a column."""
+        """The column with the sign that the metric itself has."""
         return pl.col(name) if self.metric.higher_is_better else (-pl.col(name)).alias(name)
 
     @cached_property
     def done(self) -> pl.DataFrame:
-        """Runs that finished with a value."""
+        """The runs that finished with a value."""
         return self.runs.filter((pl.col("state") == "done") & pl.col("value").is_not_null())
 
     @cached_property
@@ -132,10 +132,11 @@ class Evidence:
 
     @cached_property
     def item_variances(self) -> Floats:
-        """Variance of each run's value over a new draw of as many items, (R,).
+        """The variance of each run's value over draws of as many items, (R,).
 
-        For AUROC Hanley & McNeil 1982, Radiology 143, with as many positives as negatives. Else the most that the mean
-        of n values within the metric's bounds can vary (Bhatia & Davis 2000, Am Math Mon 107): of accuracies, binomial.
+        For AUROC it follows Hanley & McNeil 1982, Radiology 143, with as many positives as negatives. Otherwise it is
+        the largest variance of a mean of n values between the metric's bounds (Bhatia & Davis 2000, Am Math Mon 107),
+        which for accuracies is the binomial variance.
         """
         v, n = self.as_scored(self.values), np.maximum(self.counts, 1)
         if self.declared.metric != "auroc":
@@ -147,17 +148,17 @@ class Evidence:
                 )
             return np.maximum((v - low) * (high - v), 0.0) / n
         half = np.maximum(n / 2, 1)
-        found: Floats = (v * (1 - v) + (half - 1) * ((v / (2 - v) - v**2) + (2 * v**2 / (1 + v) - v**2))) / half**2
-        return found
+        variance: Floats = (v * (1 - v) + (half - 1) * ((v / (2 - v) - v**2) + (2 * v**2 / (1 + v) - v**2))) / half**2
+        return variance
 
     @cached_property
     def counts(self) -> Ints:
-        """Test items of every run, (R,)."""
+        """The number of test items of every run, (R,)."""
         return self.runs["n_items"].fill_null(0).cast(pl.Int64).to_numpy()
 
     @cached_property
     def sampler(self) -> str | None:
-        """The sampled arm that counts."""
+        """The sampler of the sampled arm that counts."""
         known = sorted(self.runs.filter(pl.col("arm") == "sampled")["method"].drop_nulls().unique().to_list())
         wanted = self.declared.sampler
         if wanted is not None and wanted not in known:
@@ -166,35 +167,35 @@ class Evidence:
 
     @cached_property
     def planned(self) -> pl.DataFrame:
-        """Every ported (cell, budget) of the table, finished or not, with the number of its seeds, in order."""
+        """Every cell and budget of the ported arm, finished or not, with the number of its seeds, in order."""
         ported = self.runs.filter(pl.col("arm") == "ported")
         counted = ported.group_by(*CELL, "budget").agg(pl.col("seed").n_unique().alias("planned"))
         return counted.sort(*CELL, "budget", nulls_last=True)
 
     def arm(self, arm: str) -> pl.DataFrame:
-        """Finished runs of one arm, keyed by what that arm depends on, with their row as ``row_<arm>``.
+        """The finished runs of one arm, keyed by the factors that it depends on, with their row as ``row_<arm>``.
 
-        A ceiling has its longest training alone. The bare host has neither seed nor budget.
+        Of a ceiling, only its longest training counts. The bare host has neither seed nor budget.
         """
         if arm not in self._arms:
             self._arms[arm] = self._arm(arm)
         return self._arms[arm]
 
     def _arm(self, arm: str) -> pl.DataFrame:
-        found = self.done.filter(pl.col("arm") == arm)
+        runs = self.done.filter(pl.col("arm") == arm)
         if arm == "sampled":
-            found = found.filter(pl.col("method") == (self.sampler or ""))
+            runs = runs.filter(pl.col("method") == (self.sampler or ""))
         if arm == "ceiling":
-            found = found.filter(
+            runs = runs.filter(
                 pl.col("budget") == pl.col("budget").max().over("technique", "receiver", "receiver_task")
             )
-            found = found.rename({"budget": "ceiling_steps"})
+            runs = runs.rename({"budget": "ceiling_steps"})
         kept = {"ceiling": (*KEYS["ceiling"], "ceiling_steps")}.get(arm, KEYS[arm])
-        found = found.select(*kept, pl.col("row").alias(f"row_{arm}"))
-        return found.unique(KEYS["bare"], keep="first", maintain_order=True) if arm == "bare" else found
+        runs = runs.select(*kept, pl.col("row").alias(f"row_{arm}"))
+        return runs.unique(KEYS["bare"], keep="first", maintain_order=True) if arm == "bare" else runs
 
     def pairs(self, rows: pl.DataFrame, group: Sequence[str], arms: Sequence[str]) -> Pairs:
-        """Group rows (a row a seed, ``row_<arm>`` its K runs) and compute what each group says.
+        """Group rows (one for each seed, with its K runs as ``row_<arm>``) and compute the results of each group.
 
         Raises:
             BadRequest: runs of one group were tested on different numbers of items.
@@ -213,7 +214,7 @@ class Evidence:
         return Pairs(grouped.drop(columns), crossed, itemised, index)
 
     def _crossed(self, index: Ints, sizes: Ints, arms: int) -> tuple[Crossed, npt.NDArray[np.bool_]]:
-        """Of runs end to end, group after group (P, K), by groups of like shape."""
+        """Compute the groups' results from their runs (P, K), one group after the other; equal shapes at once."""
         groups, square = len(sizes), (len(sizes), arms, arms)
         out = Crossed(
             np.zeros((groups, arms)), np.zeros(square), np.zeros(square), np.zeros(square), sizes, np.zeros(groups, int)
@@ -236,8 +237,8 @@ class Evidence:
             each = max(1, ITEMS_AT_ONCE // max(1, arms * s * max(1, items)))
             for part in (of_kind[at : at + each] for at in range(0, len(of_kind), each)):
                 runs = index[begins[part, None] + np.arange(s)].swapaxes(1, 2)  # (G, K, S)
-                found = self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part], items)
-                _write(out, part, found)
+                computed = self._of_items(runs, items) if items >= 0 else self._of_means(runs, out.items[part], items)
+                _write(out, part, computed)
         return out, itemised
 
     def _of_items(self, runs: Ints, items: int) -> Crossed:
@@ -250,13 +251,13 @@ class Evidence:
 
 
 def _alike(sizes: Ints, items: Ints) -> Iterator[tuple[int, int, Ints]]:
-    """Groups of as many seeds and items, which are computed at once."""
+    """Groups with the same numbers of seeds and items, which are computed at once."""
     keys = (sizes << 32) + items + 2
     for key in [keys[0]] if keys.min() == keys.max() else np.unique(keys):
         yield int(key >> 32), int(key & 0xFFFFFFFF) - 2, np.flatnonzero(keys == key)
 
 
-# What a run of an arm depends on: two runs that agree on it stand for one another in every setting.
+# The factors that a run of an arm depends on: runs that agree on them are the same run in every setting.
 _HERE = ("technique", "receiver", "receiver_task", "budget", "seed")
 KEYS: dict[str, tuple[str, ...]] = {
     "ported": (*CELL, "budget", "seed"),
@@ -268,12 +269,12 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 
 def join(left: pl.DataFrame, arm: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Runs of ``left`` with the run of another arm that pairs with each; those without one are left out."""
+    """The runs of ``left``, each with its paired run of another arm; those without one are left out."""
     return left.join(arm, on=KEYS[name], how="inner", nulls_equal=True, maintain_order="left")
 
 
 def plain(table: pl.DataFrame) -> pl.DataFrame:
-    """Names as text again."""
+    """The table with its names as text instead of categories."""
     return table.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
 
@@ -281,13 +282,13 @@ def _suspicious(indexed: pl.DataFrame) -> bool:
     return len(indexed.select(IDENTITY).unique()) < len(indexed)
 
 
-def _write(out: Crossed, at: Ints, found: Crossed) -> None:
+def _write(out: Crossed, at: Ints, part: Crossed) -> None:
     for name in ("mean", "by_seed", "by_item", "rest"):
-        getattr(out, name)[at] = getattr(found, name)
+        getattr(out, name)[at] = getattr(part, name)
 
 
 def _items_of(metric: str, correct: pl.DataFrame | None, items: pl.DataFrame | None, sign: int) -> pl.DataFrame | None:
-    """Per-item results of one metric as ``run`` and ``values``."""
+    """The per-item results of one metric as ``run`` and ``values``."""
     if metric == "accuracy":
         return None if correct is None else correct.select("run", values=pl.col("correct"))
     if items is None:
@@ -297,16 +298,16 @@ def _items_of(metric: str, correct: pl.DataFrame | None, items: pl.DataFrame | N
 
 def _drawn(runs: pl.DataFrame, draws: Mapping[str, Floats], sign: int) -> Floats:
     """The draws of every run, (R, B)."""
-    found = np.full((len(runs), max(map(len, draws.values()), default=0)), np.nan)
+    drawn = np.full((len(runs), max(map(len, draws.values()), default=0)), np.nan)
     for row, run in enumerate(runs["run"]) if draws else ():
-        found[row] = sign * draws[run] if run in draws else np.nan
-    return found
+        drawn[row] = sign * draws[run] if run in draws else np.nan
+    return drawn
 
 
 def _laid_out(
     runs: pl.DataFrame, metric: str, items: pl.DataFrame | None
 ) -> tuple[npt.NDArray[np.uint8] | Floats, Ints]:
-    """Per-item results end to end, and where each run's begin."""
+    """The per-item results of all runs in one array, and the position where those of each run begin."""
     begins = np.full(len(runs), -1, dtype=np.int64)
     if items is None or not len(items):
         return np.zeros(0, np.uint8), begins

@@ -18,38 +18,38 @@ COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "per
 
 @lru_cache(maxsize=len(VERSUS))  # the gains and the mixed model of one table in turn
 def gained(evidence: Evidence, versus: str) -> Differences:
-    """Ported minus another arm in every cell and budget where a seed finished in both."""
+    """The ported arm minus another arm, in every cell and budget where a seed finished in both."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     return differences(evidence, rows, (*CELL, "budget"), ("ported", versus))
 
 
 def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
-    """A row for each cell, budget and arm it is held against; null, with a note, where no seed finished in both.
+    """A row for each cell, budget and arm that is compared; null, with a note, if no seed finished in both arms.
 
     Args:
         evidence: the runs.
-        rng: draws the sign flips, where those are declared and seeds are too many for all of them.
+        rng: draws sign flips at random, if these are declared and there are too many seeds for all of them.
 
     """
     held = [versus for versus in VERSUS if evidence.arm(versus).height]
-    found = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
-    return plain(_with_holm(found, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
+    rows = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
+    return plain(_with_holm(rows, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
 
 
 def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.DataFrame:
-    found, level = gained(evidence, versus), evidence.declared.level
-    margin = found.estimates.margin(level)
+    compared, level = gained(evidence, versus), evidence.declared.level
+    margin = compared.estimates.margin(level)
     by_signs = evidence.declared.test == "sign_flip"
-    p = _sign_flips(evidence, versus, rng) if by_signs else found.estimates.p
-    table = found.pairs.table.with_columns(
-        gain=pl.lit(found.estimates.estimate),
-        low=pl.lit(found.estimates.estimate - margin),
-        high=pl.lit(found.estimates.estimate + margin),
+    p = _sign_flips(evidence, versus, rng) if by_signs else compared.estimates.p
+    table = compared.pairs.table.with_columns(
+        gain=pl.lit(compared.estimates.estimate),
+        low=pl.lit(compared.estimates.estimate - margin),
+        high=pl.lit(compared.estimates.estimate + margin),
         p=pl.lit(p),
-        seeds=pl.lit(found.pairs.crossed.seeds),
-        itemised=pl.lit(found.pairs.itemised),
-        permuted=pl.lit(np.where(found.permuted, "items", "")).replace("", None),
-        swapped=pl.lit(found.estimates.swapped).fill_nan(None),
+        seeds=pl.lit(compared.pairs.crossed.seeds),
+        itemised=pl.lit(compared.pairs.itemised),
+        permuted=pl.lit(np.where(compared.permuted, "items", "")).replace("", None),
+        swapped=pl.lit(compared.estimates.swapped).fill_nan(None),
     )
     if by_signs:
         table = table.with_columns(permuted=pl.lit("seeds"))
@@ -59,7 +59,7 @@ def _against(evidence: Evidence, versus: str, rng: np.random.Generator) -> pl.Da
 
 
 def _note(level: float, by_signs: bool) -> pl.Expr:
-    """What a reader must know of an interval or a p; null where nothing."""
+    """What a reader must know about an interval or a p; null if there is nothing."""
     seeds, planned = pl.col("seeds").fill_null(0), pl.col("planned")
     parts = [
         pl.when(seeds == 0).then(pl.lit("no seed finished in both arms")),
@@ -68,7 +68,7 @@ def _note(level: float, by_signs: bool) -> pl.Expr:
         ),
         pl.when(seeds == 1).then(pl.lit("one seed: the interval covers test items only")),
         pl.when((seeds > 0) & ~pl.col("itemised")).then(
-            pl.lit("no per-item results: test items are taken as unpaired, the interval is wide")
+            pl.lit("no per-item results: test items are treated as unpaired, so the interval is wide")
         ),
     ]
     doubted = pl.col("swapped") > 1 - level
@@ -83,7 +83,7 @@ def _note(level: float, by_signs: bool) -> pl.Expr:
 
 
 def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Sign-flip p over the seeds of every group, in the order of `gained`."""
+    """The sign-flip p over the seeds of every group, in the order of `gained`."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     values = evidence.values
     d = values[rows["row_ported"].to_numpy()] - values[rows[f"row_{versus}"].to_numpy()]
@@ -98,13 +98,13 @@ def _sign_flips(evidence: Evidence, versus: str, rng: np.random.Generator) -> np
     return p
 
 
-def _with_holm(found: pl.DataFrame, family: str) -> pl.DataFrame:
-    """Holm-adjusted p within each family; a null p stays out."""
+def _with_holm(rows: pl.DataFrame, family: str) -> pl.DataFrame:
+    """Add p after Holm's correction within each family; a null p takes no part."""
     keys: list[str] = {"versus": ["versus"], "cell": list(CELL), "all": ["all"]}[family]
-    indexed = found.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
-    adjusted = np.full(len(found), np.nan)
-    p = found["p"].fill_null(float("nan")).to_numpy()
-    for own in indexed.group_by(keys).agg("at")["at"]:
-        at = np.asarray(own, dtype=np.int64)
+    indexed = rows.with_columns(all=pl.lit(0)).with_row_index("at").drop_nulls("p")
+    adjusted = np.full(len(rows), np.nan)
+    p = rows["p"].fill_null(float("nan")).to_numpy()
+    for members in indexed.group_by(keys).agg("at")["at"]:
+        at = np.asarray(members, dtype=np.int64)
         adjusted[at] = holm(p[at])
-    return found.with_columns(p_holm=pl.lit(adjusted).fill_nan(None))
+    return rows.with_columns(p_holm=pl.lit(adjusted).fill_nan(None))

@@ -5,10 +5,11 @@ averaged over the pooled cells, which share seeds and items,
 
     gain = sum_t w_t mean_si(mean_c d_csi)      w_t: share of the cells tested on task t
 
-and the variance of each task's mean is that of the crossed design (stats.crossed); tasks have items of their own and
-count as independent, df by Satterthwaite. Cells are these cells: the intervals speak of new seeds and new test items,
-not of other hosts or data. Techniques are held against the mean of the others, a direction against its opposite, by the
-same averages subtracted.
+and the variance of each task's mean is that of the crossed design (stats.crossed). Different tasks have different items
+and count as independent; the degrees of freedom of their sum are Satterthwaite's. Why average over cells first: they
+share seeds and items, so their errors do not cancel as those of independent cells would. The intervals speak of these
+cells with new seeds and new test items, not of other hosts or data. A technique is compared with the mean of the
+others, and a direction with the opposite one, by the difference of two such averages.
 """
 
 from __future__ import annotations
@@ -34,92 +35,94 @@ SCHEMA = {
 ALL, TECHNIQUE, PAIR, BOTH = "all", "technique", "pair", "technique and pair"
 OTHERS, OPPOSITE = "the other techniques", "the opposite direction"
 FAMILY = ("scope", "method", "versus", "beside")  # Holm over the budgets, techniques and pairs of one question
-MOST_RUNS = 100_000  # paired runs whose items are averaged; a larger study has its aggregates
+MOST_RUNS = 100_000  # paired runs whose items are averaged at most; a larger study has only aggregates
 Floats = npt.NDArray[np.float32]
-Place = tuple[str | None, str | None, str | None]  # technique, origin, receiver; None: pooled over
+Place = tuple[str | None, str | None, str | None]  # technique, origin, receiver; None if pooled over
 Stratum = tuple[str, int]
 EVERYWHERE: Place = (None, None, None)
 
 
 @dataclass(eq=False)
 class Pool:
-    """Summed differences by stratum (test task, number of items) and seed, and how many cells each sum holds."""
+    """Summed differences by stratum (test task, number of items) and seed, and the number of cells in each sum."""
 
     sums: dict[Stratum, dict[int, Floats]]  # (N,) each
     cells: dict[Stratum, dict[int, int]]
 
     @classmethod
     def empty(cls) -> Pool:
-        """Make a pool that holds no differences yet."""
+        """Make an empty pool."""
         return cls(defaultdict(dict), defaultdict(dict))
 
     def add(self, stratum: Stratum, seed: int, differences: Floats, cells: int = 1) -> None:
-        """Take in one run's differences, or a sum of several."""
+        """Add one run's differences, or a sum of several."""
         sums, held = self.sums[stratum], self.cells[stratum]
         sums[seed] = sums[seed] + differences if seed in sums else differences
         held[seed] = held.get(seed, 0) + cells
 
     def merge(self, other: Pool) -> None:
-        """Take in all of another pool."""
+        """Add all of another pool."""
         for stratum, by_seed in other.sums.items():
             for seed, total in by_seed.items():
                 self.add(stratum, seed, total, other.cells[stratum][seed])
 
     def size(self, stratum: Stratum) -> int:
-        """Cells of a stratum."""
+        """The number of cells of a stratum."""
         return max(self.cells[stratum].values())
 
     def means(self, stratum: Stratum) -> dict[int, Floats]:
-        """Mean difference by seed, of seeds that all cells of the stratum have."""
+        """The mean difference by seed, for the seeds that all cells of the stratum have."""
         most, held = self.size(stratum), self.cells[stratum]
         return {seed: total / np.float32(most) for seed, total in self.sums[stratum].items() if held[seed] == most}
 
 
 def pooled(evidence: Evidence) -> pl.DataFrame:
-    """A row for each scope, place, budget and arm it is held against; none where per-item results are not held."""
+    """A row for each scope, place, budget and compared arm; no rows if there are no per-item results."""
     rows = [row for versus in VERSUS for row in _against(evidence, versus)]
-    found = pl.DataFrame(rows, schema={k: v for k, v in SCHEMA.items() if k != "p_holm"}, orient="row")
-    adjusted = np.full(len(found), np.nan)
-    for own in found.with_row_index("at").group_by(*FAMILY, maintain_order=True).agg("at", "p").rows(named=True):
-        adjusted[own["at"]] = holm(np.array(own["p"]))
-    return found.with_columns(p_holm=pl.Series(adjusted, dtype=pl.Float64)).select(SCHEMA.keys())
+    table = pl.DataFrame(rows, schema={k: v for k, v in SCHEMA.items() if k != "p_holm"}, orient="row")
+    adjusted = np.full(len(table), np.nan)
+    for family in table.with_row_index("at").group_by(*FAMILY, maintain_order=True).agg("at", "p").rows(named=True):
+        adjusted[family["at"]] = holm(np.array(family["p"]))
+    return table.with_columns(p_holm=pl.Series(adjusted, dtype=pl.Float64)).select(SCHEMA.keys())
 
 
 def _against(evidence: Evidence, versus: str) -> Iterator[tuple[object, ...]]:
     level = evidence.declared.level
     for (method, budget), places in _pools(evidence, versus).items():
         for scope, place, beside, pool, other in _questions(places):
-            found = _estimate(pool, other)
-            if found is not None:
-                gain, margin, p = (float(x[0]) for x in (found.mean.estimate, found.mean.margin(level), found.mean.p))
+            pooled_gain = _estimate(pool, other)
+            if pooled_gain is not None:
+                gain, margin, p = (
+                    float(x[0]) for x in (pooled_gain.mean.estimate, pooled_gain.mean.margin(level), pooled_gain.mean.p)
+                )
                 bounds = (gain, gain - margin, gain + margin, p)
-                yield scope, *place, method, budget, versus, beside, *bounds, found.cells, found.seeds
+                yield scope, *place, method, budget, versus, beside, *bounds, pooled_gain.cells, pooled_gain.seeds
 
 
 def _pools(evidence: Evidence, versus: str) -> dict[tuple[str, int], dict[Place, Pool]]:
-    """By method and budget: a pool for every technique on every pair of hosts."""
+    """By method and budget, a pool for every technique on every pair of hosts."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
     one, other = (evidence.begins[rows[name].to_numpy()] for name in ("row_ported", f"row_{versus}"))
     held = rows.filter(pl.lit((one >= 0) & (other >= 0)))
-    found: dict[tuple[str, int], dict[Place, Pool]] = defaultdict(lambda: defaultdict(Pool.empty))
+    pools: dict[tuple[str, int], dict[Place, Pool]] = defaultdict(lambda: defaultdict(Pool.empty))
     if len(held) > MOST_RUNS:
         return {}
     names = ("method", "budget", "technique", "origin", "receiver", "receiver_task", "seed")
     for row in plain(held).select(*names, "row_ported", f"row_{versus}").iter_rows():
         method, budget, technique, origin, receiver, task, seed, ported, against = row
         difference = _items(evidence, ported) - _items(evidence, against)
-        found[method, budget][technique, origin, receiver].add((task, len(difference)), seed, difference)
-    return found
+        pools[method, budget][technique, origin, receiver].add((task, len(difference)), seed, difference)
+    return pools
 
 
 def _items(evidence: Evidence, run: int) -> Floats:
     begin = evidence.begins[run]
-    found: Floats = evidence.items[begin : begin + evidence.counts[run]].astype(np.float32)
-    return found
+    results: Floats = evidence.items[begin : begin + evidence.counts[run]].astype(np.float32)
+    return results
 
 
 def _questions(places: Mapping[Place, Pool]) -> Iterator[tuple[str, Place, str | None, Pool, Pool | None]]:
-    """(scope, place, what it is held against, its pool, that one's pool)."""
+    """Each pooled gain: its scope, its place, what it is compared with if anything, and the pools of both."""
     everything = _merged(places, lambda _: EVERYWHERE)
     by_technique = _merged(places, lambda place: (place[0], None, None))
     by_pair = _merged(places, lambda place: (None, place[1], place[2]))
@@ -137,15 +140,15 @@ def _questions(places: Mapping[Place, Pool]) -> Iterator[tuple[str, Place, str |
 
 
 def _merged(places: Mapping[Place, Pool], key: Callable[[Place], Place]) -> dict[Place, Pool]:
-    found: dict[Place, Pool] = defaultdict(Pool.empty)
+    merged: dict[Place, Pool] = defaultdict(Pool.empty)
     for place, pool in places.items():
-        found[key(place)].merge(pool)
-    return found
+        merged[key(place)].merge(pool)
+    return merged
 
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """A pooled mean, the cells it is of, and the fewest seeds of a stratum."""
+    """A pooled mean, the number of its cells, and the fewest seeds of a stratum."""
 
     mean: Estimates
     cells: int
@@ -153,7 +156,7 @@ class Mean:
 
 
 def _estimate(pool: Pool, other: Pool | None) -> Mean | None:
-    """The mean of one pool, or of one minus another, over the strata; None where no seed has all cells."""
+    """The mean of one pool, or of one minus another, over the strata; None if no seed has all cells."""
     weights, parts, fewest = [], [], []
     for stratum in sorted(pool.sums):
         values = pool.means(stratum)

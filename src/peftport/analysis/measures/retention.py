@@ -1,9 +1,10 @@
-"""Zero-shot retention: the share of the lift that a ported module keeps before any training in the receiver.
+"""Zero-shot retention: the share of the lift that a ported module keeps before any training on the receiver.
 
     (ported at budget 0 - bare) / (ceiling - bare),   ceiling: trained from scratch for the origin's steps
 
-Only where the lift clears a declared floor and its own interval; else "not eligible" and why, never a number. Fieller's
-interval, over seeds and test items.
+It is given only if the lift is at least the declared floor and settled to differ from zero; otherwise the cell is "not
+eligible", with a reason instead of a number, since a share of nearly nothing means nothing. The interval is Fieller's,
+over seeds and test items.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ def retention(evidence: Evidence) -> pl.DataFrame:
     return plain(retained(evidence).with_columns(levels).select(COLUMNS)).sort(*CELL)
 
 
-@lru_cache(maxsize=1)  # one table is asked for it by several measures in turn
+@lru_cache(maxsize=1)  # several measures ask for the same table in turn
 def retained(evidence: Evidence) -> pl.DataFrame:
-    """As `retention`, with names as categories and ``ceiling_steps``."""
+    """The table of `retention` with names as categories, and with ``ceiling_steps``."""
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)
     rows = join(join(ported, evidence.arm("bare"), "bare"), evidence.arm("ceiling"), "ceiling")
-    found = _shares(
+    shares = _shares(
         evidence.pairs(rows, (*CELL, "ceiling_steps"), ARMS), evidence.declared.floor, evidence.declared.level
     )
     runs = evidence.runs.filter(pl.col("arm") == "ported").group_by(CELL).agg(pl.col("host_distance").mean())
-    whole = runs.join(found, on=CELL, how="left", nulls_equal=True).sort(*CELL, nulls_last=True)
+    whole = runs.join(shares, on=CELL, how="left", nulls_equal=True).sort(*CELL, nulls_last=True)
     return whole.with_columns(
         eligible=pl.col("eligible").fill_null(False),
         reason=pl.when(pl.col("eligible").is_null()).then(_missing(evidence, whole)).otherwise(pl.col("reason")),
@@ -51,7 +52,7 @@ def _shares(pairs: Pairs, floor: float, level: float) -> pl.DataFrame:
     clears = lift >= floor
     eligible = clears & ratios.bounded
 
-    def given(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> pl.Expr:
+    def if_eligible(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> pl.Expr:
         return pl.lit(np.where(eligible, values, np.nan)).fill_nan(None)
 
     low = pl.lit(lift).round(3)
@@ -59,9 +60,9 @@ def _shares(pairs: Pairs, floor: float, level: float) -> pl.DataFrame:
         ported=pl.lit(mean[:, 0]),
         base=pl.lit(mean[:, 1]),
         ceiling=pl.lit(mean[:, 2]),
-        retention=given(ratios.estimate),
-        low=given(ratios.low),
-        high=given(ratios.high),
+        retention=if_eligible(ratios.estimate),
+        low=if_eligible(ratios.low),
+        high=if_eligible(ratios.high),
         eligible=pl.lit(eligible),
         reason=pl.when(~pl.lit(clears))
         .then(pl.format(f"the lift over the bare host, {{}}, is under the floor of {floor:g}", low))
@@ -71,7 +72,7 @@ def _shares(pairs: Pairs, floor: float, level: float) -> pl.DataFrame:
 
 
 def _missing(evidence: Evidence, whole: pl.DataFrame) -> pl.Expr:
-    """Which of the three is not there, cell by cell."""
+    """For each cell, which of the three results is missing."""
     ported = evidence.arm("ported").filter(pl.col("budget") == 0).select(CELL).unique().with_columns(has_ported=True)
     bare = evidence.arm("bare").select("receiver", "receiver_task").with_columns(has_bare=True)
     here = ("technique", "receiver", "receiver_task")

@@ -1,4 +1,4 @@
-"""What a port will keep, learned from recorded ports of other pairs of hosts; unknown outside what was seen."""
+"""Predictions of what a port keeps, from recorded ports of other pairs of hosts; unknown for anything unlike these."""
 
 from __future__ import annotations
 

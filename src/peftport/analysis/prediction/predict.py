@@ -1,18 +1,22 @@
-"""Zero-shot outcome of a port, from the recorded ports of other pairs of hosts at the nearest distances of weights.
+"""Predict the zero-shot outcome of a port from the recorded ports of other pairs of hosts. Ours.
 
-Records that count are of the same technique, method, families of origin and receiver, and of equal vocabularies or of
-unequal ones as asked; never of the same two hosts, in either direction. A pair of hosts is one outcome y_p:
+The records that count have the technique, the method and the families of origin and receiver that are asked for, and
+agree on whether the vocabularies are equal; those of the same two hosts, in either direction, are left out. A pair of
+hosts is one outcome y_p, whatever the number of its records:
 
     gain       y_p = mean over the pair's records of (ported - bare)
     retention  y_p = sum (ported - bare) / sum (ceiling - bare),    where the mean lift is `FLOOR` or more
 
-Of the n <= `NEAREST` pairs with the smallest |log d - log d_p|, with mean m and standard deviation s,
+Pairs whose weights are about as far apart as those of the hosts in question are the best guide. So the prediction uses
+the n <= `NEAREST` pairs with the smallest |log d - log d_p|, d the distance of weights. With their mean m and standard
+deviation s it is the t interval for one new outcome,
 
-    m +- t_{n-1} s sqrt(1 + 1/n)                       t interval for one new outcome, at `LEVEL`
+    m +- t_{n-1} s sqrt(1 + 1/n)                       at the level `LEVEL`
 
-so the interval's width is the spread of recorded outcomes, which has their noise of few seeds and items in it. Unknown:
-fewer than `FEWEST` pairs, or a distance outside those recorded. Pairs without a distance (shapes differ) are held
-against one another. Ours; the distances alone are the model, and recorded pairs share origins and test items.
+whose width includes the noise that the recorded outcomes have from few seeds and items. The outcome is unknown if there
+are fewer than `FEWEST` such pairs, or if d is smaller or larger than all recorded distances. Hosts whose shapes differ
+have no distance; they are compared with other such pairs. The distance is the whole model; the recorded pairs
+are not independent, since they share origins and test items.
 """
 
 from __future__ import annotations
@@ -31,12 +35,12 @@ from peftport.analysis.stats import Interval
 
 NEAREST, FEWEST = 4, 3
 LEVEL = 0.8
-FLOOR = 0.03  # of the lift, as where retention is measured; smaller lifts cannot be shared out
+FLOOR = 0.03  # the smallest lift of which a share is taken, as where retention is measured
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The port to foretell. ``marks``: first digits of both hosts' weights."""
+    """The port whose outcome is to be predicted. ``marks``: the first digits of the hashes of both hosts' weights."""
 
     technique: str
     method: str
@@ -48,7 +52,7 @@ class Asked:
 
     @classmethod
     def of(cls, port: RecordedPort) -> Asked:
-        """What would have been asked before this port was recorded."""
+        """The question to which this recorded port is the answer."""
         return cls(
             port.technique, port.method, port.origin_family, port.receiver_family, port.same_vocabulary, port.distance,
             port.pair,
@@ -65,13 +69,13 @@ class Prediction:
     unknown: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """As a document has it."""
+        """The prediction as JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """One recorded pair of hosts. ``retention`` None: its lift is under the floor."""
+    """The outcome of one recorded pair of hosts. ``retention`` is None if the lift is below the floor."""
 
     distance: float | None
     gain: float
@@ -79,7 +83,7 @@ class RecordedOutcome:
 
 
 def predict(ports: Iterable[RecordedPort], asked: Asked) -> Prediction:
-    """Gain over the bare receiver and zero-shot retention, or why they are unknown."""
+    """Predict the gain over the bare receiver and the zero-shot retention, or say why they are unknown."""
     others = [port for port in ports if port.pair != asked.marks]
     alike = [port for port in others if _alike(port, asked)]
     if not alike:
@@ -102,17 +106,17 @@ def predict(ports: Iterable[RecordedPort], asked: Asked) -> Prediction:
 
 
 def outcomes(ports: Iterable[RecordedPort], *, measured: bool) -> list[RecordedOutcome]:
-    """One outcome a pair of hosts; ``measured``: of pairs with a distance (above zero), or of those without."""
+    """One outcome for each pair of hosts: the pairs with a distance above zero (``measured``), or those without one."""
     by_pair: dict[frozenset[str], list[RecordedPort]] = defaultdict(list)
     for port in ports:
         if bool(port.distance) if measured else port.distance is None:
             by_pair[port.pair].append(port)
-    return [_outcome(own) for own in by_pair.values()]
+    return [_outcome(records) for records in by_pair.values()]
 
 
-def _outcome(own: Sequence[RecordedPort]) -> RecordedOutcome:
-    gain, lift = float(np.mean([p.gain for p in own])), float(np.mean([p.lift for p in own]))
-    distances = [port.distance for port in own if port.distance is not None]
+def _outcome(records: Sequence[RecordedPort]) -> RecordedOutcome:
+    gain, lift = float(np.mean([p.gain for p in records])), float(np.mean([p.lift for p in records]))
+    distances = [port.distance for port in records if port.distance is not None]
     return RecordedOutcome(
         math.exp(float(np.mean(np.log(distances)))) if distances else None, gain, gain / lift if lift >= FLOOR else None
     )
@@ -135,7 +139,7 @@ def _known(port: RecordedPort, asked: Asked) -> bool:
 
 
 def _unseen(others: Sequence[RecordedPort], asked: Asked) -> str:
-    """What of the question no record of another pair has."""
+    """Say which part of the question no record of another pair covers."""
     if not any(_known(port, asked) for port in others):
         return "not on record"
     families = f"{asked.origin_family} to {asked.receiver_family}"

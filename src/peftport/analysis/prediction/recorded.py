@@ -1,4 +1,4 @@
-"""The table of recorded ports, recorded.json: what came out of committed studies, a row a setting.
+"""The table of recorded ports, recorded.json: the results of committed studies, one row for each setting.
 
 It is made from the studies' own tables (tools/record_ports.py) and never written by hand.
 """
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from peftport.analysis.stats import Interval
 
 TABLE = "recorded.json"
-LEVEL = 0.95  # of the records' own intervals
+LEVEL = 0.95  # the level of the records' own intervals
 MARK = 16  # hex digits of a host's weights that stand for it, as a study's own record has them
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 
@@ -31,10 +31,10 @@ class RecordedPort(_ClosedRecord):
         marks: the first digits of the origin's and the receiver's weights (sha256).
         distance: relative distance of the receiver's weights from the origin's; None where their shapes differ.
         base: accuracy of the bare receiver.
-        ceiling: of a module trained on the receiver for the origin's steps.
-        ported: of the ported module.
-        sampled: of parameters sampled from the ported module's distribution, if that was run.
-        gain_low, gain_high: 95 % interval of the gain over the bare receiver, over seeds and test items.
+        ceiling: accuracy of a module trained on the receiver for as many steps as the origin's.
+        ported: accuracy of the ported module.
+        sampled: accuracy of parameters sampled from the ported module's distribution, if that was run.
+        gain_low, gain_high: the 95 % interval of the gain over the bare receiver, over seeds and test items.
 
     """
 
@@ -60,7 +60,7 @@ class RecordedPort(_ClosedRecord):
 
     @property
     def gain(self) -> float:
-        """Of the ported module over the bare receiver."""
+        """The accuracy of the ported module minus that of the bare receiver."""
         return self.ported - self.base
 
     @property
@@ -70,12 +70,12 @@ class RecordedPort(_ClosedRecord):
 
     @property
     def lift(self) -> float:
-        """Of a module trained on the receiver over the bare receiver."""
+        """The accuracy of a module trained on the receiver minus that of the bare receiver."""
         return self.ceiling - self.base
 
     @property
     def pair(self) -> frozenset[str]:
-        """The two hosts, whichever is the origin."""
+        """The two hosts, regardless of which is the origin."""
         return frozenset(self.marks)
 
 
@@ -89,6 +89,6 @@ class Recorded(_ClosedRecord):
 
 @cache
 def recorded() -> Recorded:
-    """The table that comes with the package."""
+    """The table that is part of the package."""
     text = (resources.files("peftport.analysis.prediction") / TABLE).read_text(encoding="utf-8")
     return Recorded.model_validate_json(text)

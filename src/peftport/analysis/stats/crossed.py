@@ -1,15 +1,20 @@
-"""Means over seeds AND test items, and what both contribute to their variance.
+"""Means over seeds and test items, with a variance to which both contribute.
 
-Every seed is tested on the same items, so results are crossed: x_si = mu + a_s + b_i + e_si. With the mean squares of
-the two-way analysis of variance,
+Every seed is tested on the same items, so the results are crossed: x_si = mu + a_s + b_i + e_si, with a part of the
+seed, a part of the item and a rest. With the mean squares of the two-way analysis of variance,
 
     Var(mean) = (MS_seed + MS_item - MS_rest) / (S N),     df by Satterthwaite 1946, Biometrics Bulletin 2
 
-which is unbiased and needs no resampling; MS_rest counts for at most half the sum of the other two, which contain it.
-Any weights over K arms that share seeds and items will do: pairing is the off-diagonal of the mean squares. Searle,
-Casella & McCulloch 1992, Variance Components, ch. 4; the same sum as two-way clustered errors (Cameron, Gelbach &
-Miller 2011, JBES 29) and what the pigeonhole bootstrap estimates (Owen 2007, AoAS 1). Ratios take Fieller's interval
-(Fieller 1954, JRSS B 16).
+which is unbiased and needs no resampling. MS_rest is subtracted because MS_seed and MS_item both contain it; it counts
+for at most half of their sum, which keeps the variance positive. Satterthwaite's df are those of the t distribution
+that fits a sum of several estimated variances.
+
+The same holds for any weighted sum of K arms that share seeds and items, such as a difference of two: the mean squares
+become matrices (K, K), whose off-diagonal elements are what pairing the arms gains. Source: Searle, Casella & McCulloch
+1992, Variance Components, ch. 4. The sum is also that of two-way clustered errors (Cameron, Gelbach & Miller 2011, JBES
+29), and what the pigeonhole bootstrap estimates (Owen 2007, AoAS 1). A ratio of two such sums has Fieller's interval:
+all theta for which the numerator minus theta times the denominator is not settled to differ from zero (Fieller 1954,
+JRSS B 16).
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Floats = npt.NDArray[np.float64]
-SMALLEST = 1e-12  # a variance below it is no spread at all, only rounding
+SMALLEST = 1e-12  # a variance below this is rounding error and counts as zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +47,25 @@ class Estimates:
     swapped: Floats | float = np.nan
 
     def margin(self, level: float | Floats) -> Floats:
-        """Half the width of the interval at a level, one for all or one each (G,)."""
+        """Half the width of the interval, at one level for all or one level for each (G,)."""
         found: Floats = stats.t.ppf((1 + np.asarray(level)) / 2, self.df) * np.sqrt(self.variance)
         return np.where(self.swapped > 1 - np.asarray(level), np.maximum(found, np.abs(self.estimate)), found)
 
     @property
     def p(self) -> Floats:
-        """Two-sided p of "the estimate is zero"; 1 where nothing varies and nothing differs."""
+        """Two-sided p for the hypothesis that the estimate is zero; 1 if nothing varies and nothing differs."""
         t = self._t
         found: Floats = np.where(np.isinf(t), 0.0, 2 * stats.t.sf(np.where(np.isinf(t), 0.0, t), self.df))
         return np.fmax(found, self.swapped)
 
     @property
     def scores(self) -> Floats:
-        """The normal deviates whose two-sided p are those of Student's t, nearly (Wallace 1959, Ann Math Stat 30)."""
+        """The normal deviates whose two-sided p are nearly those of Student's t (Wallace 1959, Ann Math Stat 30)."""
         return np.sqrt(self.df * np.log1p(self._t**2 / self.df)) * (8 * self.df + 1) / (8 * self.df + 3)
 
     @property
     def _t(self) -> Floats:
-        """|t|; infinite where nothing varies and something differs, 0 where nothing does."""
+        """|t|; infinite if nothing varies and something differs, 0 if nothing varies and nothing differs."""
         flat, size = self.variance <= SMALLEST, np.abs(self.estimate)
         found: Floats = np.where(
             flat, np.where(size <= SMALLEST, 0.0, np.inf), size / np.sqrt(np.where(flat, 1.0, self.variance))
@@ -70,7 +75,7 @@ class Estimates:
 
 @dataclass(frozen=True, eq=False)
 class Ratios:
-    """G ratios with Fieller's interval; not ``bounded`` where the denominator is not settled to differ from zero."""
+    """G ratios with Fieller's interval, which is ``bounded`` only if the denominator is settled to differ from zero."""
 
     estimate: Floats
     low: Floats
@@ -83,9 +88,9 @@ class Crossed:
     """K arms in each of G groups of S seeds and N items.
 
     Attributes:
-        mean: (G, K).
-        by_seed, by_item, rest: mean squares and products over S N, (G, K, K).
-        seeds, items: how many, (G,).
+        mean: the mean of each arm, (G, K).
+        by_seed, by_item, rest: the matrices of mean squares and mean products, divided by S N, (G, K, K).
+        seeds, items: the numbers of seeds and items, (G,).
 
     """
 
@@ -100,7 +105,7 @@ class Crossed:
         """The weighted sum of the arms in every group; weights (K,) or (G, K)."""
         w = np.broadcast_to(np.asarray(weights, dtype=np.float64), self.mean.shape)
         seed, item, rest = (_form(w, part, w) for part in (self.by_seed, self.by_item, self.rest))
-        variance = np.maximum(seed + item - rest, (seed + item) / 2)  # the rest is at most the mean of the two
+        variance = np.maximum(seed + item - rest, (seed + item) / 2)  # the rest counts for half of the sum at most
         return Estimates((w * self.mean).sum(1), variance, self._df(variance, seed, item, rest))
 
     def _df(self, variance: Floats, seed: Floats, item: Floats, rest: Floats) -> Floats:
@@ -110,9 +115,9 @@ class Crossed:
         return np.maximum(found, 1.0)
 
     def ratio(self, above: npt.ArrayLike, below: npt.ArrayLike, level: float) -> Ratios:
-        """One weighted sum over another, with Fieller's interval.
+        """One weighted sum divided by another, with Fieller's interval.
 
-        All theta with (x - theta y)^2 <= t^2 Var(x - theta y): the roots of a quadratic in theta.
+        The interval is all theta with (x - theta y)^2 <= t^2 Var(x - theta y); its ends are roots of a quadratic.
         """
         up, down = (np.broadcast_to(np.asarray(w, dtype=np.float64), self.mean.shape) for w in (above, below))
         x, y = (up * self.mean).sum(1), (down * self.mean).sum(1)
@@ -134,7 +139,7 @@ class Crossed:
 
 
 def crossed_from_items(values: npt.NDArray[Any]) -> Crossed:
-    """Of per-item results, (G, K, S, N), or of means of them. One seed: the items alone carry the variance."""
+    """From per-item results, or means of them, (G, K, S, N). With one seed, the items alone give the variance."""
     groups, arms, s, n = values.shape
     x: npt.NDArray[Any] = values.astype(np.float64 if values.dtype == np.float64 else np.float32)
     flat = x.reshape(groups, arms, s * n)
@@ -156,13 +161,13 @@ def crossed_from_items(values: npt.NDArray[Any]) -> Crossed:
 
 
 def crossed_from_means(values: Floats, item_variance: Floats, items: npt.NDArray[np.int64]) -> Crossed:
-    """Of one mean a seed, (G, K, S), where per-item results are not held.
+    """From one mean for each seed, (G, K, S), if there are no per-item results.
 
     Args:
         values: the means, (G, K, S).
-        item_variance: variance of each arm's mean over a new draw of items, (G, K). How arms share items is unknown
-            then, so they are taken as independent: too wide wherever what is hard for one arm is hard for the other.
-        items: how many, (G,).
+        item_variance: the variance of each arm's mean over draws of items, (G, K). Arms are treated as independent
+            over items, since how they vary together is unknown. That is too wide if arms find the same items hard.
+        items: the numbers of items, (G,).
 
     """
     groups, arms, s = values.shape
@@ -172,15 +177,16 @@ def crossed_from_means(values: Floats, item_variance: Floats, items: npt.NDArray
 
 
 def crossed_from_draws(values: Floats, draws: Floats, items: npt.NDArray[np.int64]) -> Crossed:
-    """Of one value a seed, (G, K, S), where the items have none of their own: what draws of items do to it.
+    """From one value for each seed, (G, K, S), if single items have no value: the items are resampled.
 
     Args:
         values: the metric of all items, (G, K, S).
         draws: the metric on B draws of the items with replacement, the same for all arms and seeds, (G, K, S, B).
-        items: how many, (G,).
+        items: the numbers of items, (G,).
 
-    Over draws the mean of the seeds varies by what items do to all seeds, and by 1/S of what they do to each apart; a
-    single seed by both in full. The difference of the two is the part that the seeds' own spread contains too.
+    Over the draws, the mean over seeds varies by what the items do to all seeds alike and by 1/S of what they do to
+    each seed apart; a single seed varies by both in full. From the difference of the two follows the rest, which the
+    variance over seeds contains as well.
 
     """
     groups, _, s = values.shape

@@ -1,4 +1,4 @@
-"""An estimate with its interval, and the paired bootstrap over items (one comparison, seeds averaged)."""
+"""An estimate with its interval, and the paired bootstrap over items, for one comparison whose seeds are averaged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Interval:
 def paired_difference(
     one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], *, level: float, rng: np.random.Generator
 ) -> Interval:
-    """Mean of ``one - other`` over N paired items with a BCa bootstrap interval over items.
+    """The mean of ``one - other`` over N paired items, with a BCa bootstrap interval over items.
+
+    BCa (bias-corrected and accelerated): the interval lies between two quantiles of the mean over resampled items,
+    which are shifted to correct for bias and skewness. It says nothing about other seeds.
 
     Args:
         one: correctness of each item, (N,), or its mean over seeds.
@@ -40,7 +43,7 @@ def paired_difference(
     """
     difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     estimate = float(difference.mean())
-    if np.ptp(difference) == 0:  # every item alike: no spread to resample
+    if np.ptp(difference) == 0:  # all items are alike, so there is nothing to resample
         return Interval(estimate, estimate, estimate, level)
     found = stats.bootstrap(
         (difference,), np.mean, n_resamples=4999, confidence_level=level, method="BCa", rng=rng, vectorized=True

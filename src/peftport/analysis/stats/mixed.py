@@ -1,4 +1,4 @@
-"""A linear mixed model of a measure over the grid: what is due to the technique, host pair and data set being random.
+"""A linear mixed model of a measure over the grid: techniques are fixed effects, host pairs and data sets random ones.
 
     y = intercept + technique + u_pair + v_data + noise,   u ~ N(0, s_u^2), v ~ N(0, s_v^2), crossed
 
@@ -20,7 +20,7 @@ from peftport.analysis.stats.intervals import Interval
 
 @dataclass(frozen=True)
 class MixedModel:
-    """Fixed effects by name, standard deviations of the random ones, and whether the fit converged."""
+    """The fixed effects by name, the standard deviations of the random ones, and whether the fit converged."""
 
     effects: dict[str, Interval]
     deviations: dict[str, float]
@@ -30,9 +30,9 @@ class MixedModel:
 def mixed_model(
     y: npt.NDArray[np.float64], fixed: Sequence[str], random: Mapping[str, Sequence[str]], *, level: float
 ) -> MixedModel:
-    """Fit y (M,) on one factor with crossed random factors, each M labels.
+    """Fit y (M,) with one fixed factor and crossed random factors, each given as M labels.
 
-    Effects: the mean of each level of the factor (no intercept), with normal intervals.
+    The effects are the mean of each level of the fixed factor (there is no intercept), with normal intervals.
     """
     from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec  # a slow import, needed here alone
 
@@ -44,7 +44,7 @@ def mixed_model(
         [[[f"{name}[{one}]" for one in kinds]] for name, (kinds, _) in levels.items()],
         [[np.eye(len(kinds))[at]] for kinds, at in levels.values()],
     )
-    with warnings.catch_warnings():  # what did not converge is said in the result
+    with warnings.catch_warnings():  # the result says whether the fit converged
         warnings.simplefilter("ignore")
         fit = MixedLM(y, exog, groups=np.zeros(len(y)), exog_vc=spec).fit(reml=True)
         errors = np.asarray(fit.bse_fe)

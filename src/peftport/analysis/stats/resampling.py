@@ -1,9 +1,9 @@
 """Aggregates over many cells of a grid, with stratified bootstrap intervals.
 
-Scores lie in (..., S, T): S seeds of each of T cells (host pair x data set x ...). Seeds are resampled within each
-cell, so an interval speaks of these cells under new seeds, not of new cells. Source: Agarwal et al. 2021,
-arXiv 2108.13264, sec. 4. With few seeds such a bootstrap is too narrow by about sqrt((S - 1) / S), as
-theirs is.
+Scores have the shape (..., S, T): S seeds in each of T cells (host pair x data set x ...). Seeds are resampled within
+each cell, so an interval speaks of these cells with new seeds, not of new cells. Source: Agarwal et al. 2021, arXiv
+2108.13264, sec. 4. With few seeds such a bootstrap interval, like theirs, is too narrow by a factor of about sqrt((S -
+1) / S).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NUMBERS_AT_ONCE = 4_000_000
 
 
 def interquartile_mean(scores: Floats) -> Floats:
-    """Mean of the middle half of all scores (..., S, T) -> (...), cells and seeds together."""
+    """The mean of the middle half of all scores of all cells and seeds: (..., S, T) -> (...)."""
     flat = scores.reshape(*scores.shape[:-2], -1)
     n = flat.shape[-1]
     cut = int(0.25 * n)
@@ -31,7 +31,7 @@ def interquartile_mean(scores: Floats) -> Floats:
 
 
 def probability_of_improvement(one: Floats, other: Floats) -> Floats:
-    """How often a seed of ``one`` (..., S, T) beats one of ``other`` (..., S', T) in its cell, ties half."""
+    """How often a seed of ``one`` (..., S, T) beats one of ``other`` (..., S', T) in the same cell; a tie is half."""
     found: Floats = _wins(one, other).mean((-3, -2, -1))
     return found
 
@@ -51,7 +51,7 @@ def stratified_bootstrap(
     rng: np.random.Generator,
     resamples: int = 1000,
 ) -> Interval:
-    """Percentile interval of a statistic of one or more score arrays (S, T), seeds drawn anew within every cell.
+    """The percentile interval of a statistic of score arrays (S, T), with seeds resampled within each cell.
 
     ``statistic`` takes arrays (B, S, T) and returns (B,).
     """
@@ -67,7 +67,9 @@ def stratified_bootstrap(
 
 
 def large_interquartile_mean(scores: Floats, *, level: float) -> Interval:
-    """As the stratified bootstrap where cells are many, by the influence function: winsorised scores over one half.
+    """A formula in place of the stratified bootstrap, for many cells, from the influence function of the mean.
+
+    The influence of a score is its value, limited to the quartiles (winsorised, w), divided by one half:
 
     Var = sum over cells of var_s(w) / S / (T / 2)^2. Huber & Ronchetti 2009, Robust Statistics, sec. 3.3.
     """
@@ -78,7 +80,10 @@ def large_interquartile_mean(scores: Floats, *, level: float) -> Interval:
 
 
 def large_probability_of_improvement(one: Floats, other: Floats, *, level: float) -> Interval:
-    """As the stratified bootstrap where cells are many, by both projections of the U statistic (Hoeffding 1948)."""
+    """A formula in place of the stratified bootstrap, for many cells, from the U statistic's projections.
+
+    Hoeffding 1948, Annals of Mathematical Statistics 19.
+    """
     wins = _wins(one, other)
     spread = (wins.mean(1).var(0) / one.shape[0] + wins.mean(0).var(0) / other.shape[0]).sum() / one.shape[1] ** 2
     return _normal(float(wins.mean()), float(spread), level)

@@ -1,4 +1,8 @@
-"""From measures to an answer: the choice, the sentence a person needs, and what following it would cost in score."""
+"""From measures to an answer: what to do, the sentence that says it, and what a rule for choosing would have cost.
+
+`verdicts` collects the comparisons of each setting, `choice` decides, `sentence` words the decision, and `regret`
+judges rules for choosing.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """The verdict on one setting: copy, align (with which method), refresh, retrain, or not enough evidence.
 
-Every method of porting is held against the alternative at each budget: the bare host before any training, training from
-scratch for as many steps after; methods are held against one another. All of a setting's comparisons get t intervals
-over seeds and items at one joint level (Bonferroni), and one rule decides each duel: *the sign of the settled
-comparison with the largest budget*; nothing settled, nothing decided.
+At each budget, every porting method is compared with the alternative, which is the bare host before any training and
+training from scratch for as many steps after that, and with the other methods. The t intervals of all comparisons of a
+setting, over seeds and items, hold jointly at one level (Bonferroni). The comparisons of two sides at all budgets are a
+duel, and one rule decides it: *the sign of the settled comparison with the largest budget*. If none is settled, the
+duel is open.
 
-    a method wins its duel with the alternative          -> copy; align (another porter); refresh (distill)
-    a dearer method replaces a cheaper one               only if it wins its duel with that one too
-    every method loses its duel                          -> retrain
+    a method wins against the alternative                -> copy; align (another porter); refresh (distill)
+    a costlier method replaces a cheaper one             only if it wins against that one as well
+    every method loses against the alternative           -> retrain
     otherwise                                            -> not enough evidence
 """
 
@@ -23,7 +24,7 @@ COPY, DISTILL = "copy", "distill"
 
 
 class Contrast(NamedTuple):
-    """One comparison at one budget: ``gain`` of the one over the other, with its joint interval."""
+    """One comparison at one budget: the ``gain`` of one side over the other, with its joint interval."""
 
     budget: int
     gain: float
@@ -32,13 +33,13 @@ class Contrast(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 above zero, -1 below, 0 open."""
+        """1 if the interval is above zero, -1 if it is below, 0 if it contains zero."""
         return (self.low > 0) - (self.high < 0)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, by which method, and the comparison at the smallest budget that carries it (None: none does)."""
+    """What to do, with which method, and the settled comparison with the smallest budget that supports it, if any."""
 
     word: Word
     method: str | None
@@ -46,7 +47,7 @@ class Decision:
 
 
 def decided(duels: Sequence[Contrast]) -> int:
-    """The sign at the largest settled budget; 0 if none is settled."""
+    """The sign of the settled comparison with the largest budget; 0 if none is settled."""
     settled = [duel for duel in duels if duel.sign]
     return max(settled, key=lambda duel: duel.budget).sign if settled else 0
 
@@ -55,8 +56,8 @@ def decide(duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, 
     """Decide one setting.
 
     Args:
-        duels: by method, against the alternative (bare host, then scratch).
-        between: by (cheaper, dearer) method, the dearer one's gain over the cheaper.
+        duels: by method, its comparisons with the alternative (the bare host, then training from scratch).
+        between: by (cheaper, costlier) method, the gain of the costlier one over the cheaper.
 
     """
     winners = [method for method in by_cost(duels) if decided(duels[method]) > 0]
@@ -66,7 +67,7 @@ def decide(duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, 
             if decided(between.get((chosen, method), ())) > 0:
                 chosen = method
         return Decision(word_of(chosen), chosen, _first(duels[chosen], 1))
-    if duels and all(decided(own) < 0 for own in duels.values()):
+    if duels and all(decided(contrasts) < 0 for contrasts in duels.values()):
         least_bad = max(duels, key=lambda m: max(duel.gain for duel in duels[m] if duel.sign < 0))
         trained = [duel for duel in duels[least_bad] if duel.budget > 0 and duel.sign < 0]
         return Decision("retrain", None, _first(trained or duels[least_bad], -1))
@@ -74,12 +75,12 @@ def decide(duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, 
 
 
 def word_of(method: str) -> Word:
-    """What taking a method is called."""
+    """The word for choosing a method."""
     return "copy" if method == COPY else "refresh" if method == DISTILL else "align"
 
 
 def by_cost(methods: Mapping[str, Sequence[Contrast]]) -> list[str]:
-    """Cheapest first: copying, the other porters (the best estimate at its smallest budget first), distilling."""
+    """The methods, cheapest first: copying, other porters (by their gain at the smallest budget), distilling."""
 
     def rank(method: str) -> tuple[int, float, str]:
         first = min(methods[method], key=lambda duel: duel.budget).gain if methods[method] else 0.0
@@ -89,7 +90,7 @@ def by_cost(methods: Mapping[str, Sequence[Contrast]]) -> list[str]:
 
 
 def cost_rank(method: str) -> int:
-    """0 copy, 1 another porter, 2 distill."""
+    """The rank of a method's cost: 0 for copy, 1 for another porter, 2 for distill."""
     return WORDS.index(word_of(method))
 
 

@@ -1,7 +1,8 @@
-"""What a rule for choosing would have cost: best option's score minus the chosen one's, on host pairs it has not seen.
+"""Regret: what a rule for choosing would have cost on pairs of hosts that it has not seen.
 
-Options are the methods of porting and training from scratch; a score is the mean over budgets (the bare host stands for
-scratch untrained). Leave-one-pair-out: both directions of a pair of hosts are held out together.
+Regret is the score of the best option minus the score of the option that the rule chooses. The options are the porting
+methods and training from scratch; a score is a mean over budgets, where the bare host stands for training from scratch
+with no steps. A pair is left out in both directions together.
 """
 
 from __future__ import annotations
@@ -26,35 +27,39 @@ Pair = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What other pairs of hosts showed with one technique: each option's mean regret, and how often it was chosen."""
+    """Results of the other pairs of hosts with one technique: each option's mean regret and how often it was chosen."""
 
     regret: Mapping[str, float]
     chosen: Mapping[str, int]
 
 
-Policy = Callable[[Setting, Elsewhere], str | None]  # the option it takes; None: it cannot
+Policy = Callable[[Setting, Elsewhere], str | None]  # the option that it chooses; None if it cannot choose
 
 
 def regret_report(evidence: Evidence) -> pl.DataFrame:
-    """Mean regret of each policy with a t interval over host pairs: all techniques (null), then each."""
-    settings = [one for one in settings_of(evidence) if len(one.scores) > 1]
+    """The mean regret of each policy, with a t interval over pairs of hosts: for all techniques (null) and for each."""
+    settings = [setting for setting in settings_of(evidence) if len(setting.scores) > 1]
     seen = _elsewhere(settings)
     rows = []
     for name, policy, note in policies(settings):
-        taken = [(one, policy(one, seen[one.names[0], _pair(one)])) for one in settings]
-        losses = [(one, regret) for one, option in taken if option and (regret := one.regrets.get(option)) is not None]
-        for technique in (None, *sorted({one.names[0] or "" for one in settings})):
+        taken = [(setting, policy(setting, seen[setting.names[0], _pair(setting)])) for setting in settings]
+        losses = [
+            (setting, regret)
+            for setting, option in taken
+            if option and (regret := setting.regrets.get(option)) is not None
+        ]
+        for technique in (None, *sorted({setting.names[0] or "" for setting in settings})):
             by_pair: dict[Pair, list[float]] = defaultdict(list)
-            for one, regret in losses:
-                if technique in (None, one.names[0]):
-                    by_pair[_pair(one)].append(regret)
+            for setting, regret in losses:
+                if technique in (None, setting.names[0]):
+                    by_pair[_pair(setting)].append(regret)
             rows.append((name, technique, *_summary(list(by_pair.values()), evidence.declared.level), note))
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 def policies(settings: Sequence[Setting]) -> list[tuple[str, Policy, str | None]]:
-    """Fixed options, what served other pairs best, what verdicts on other pairs say, and the setting's own verdict."""
-    options = sorted({option for one in settings for option in one.scores})
+    """The rules: fixed options, what served other pairs best, what other pairs' verdicts say, and the own verdict."""
+    options = sorted({option for setting in settings for option in setting.scores})
     return [
         *((f"always {option}", _always(option), None) for option in options),
         ("best on other pairs", _best_elsewhere, "leave-one-pair-out"),
@@ -63,25 +68,25 @@ def policies(settings: Sequence[Setting]) -> list[tuple[str, Policy, str | None]
     ]
 
 
-def _pair(one: Setting) -> Pair:
-    return tuple(sorted((one.names[1] or "", one.names[2] or "")))
+def _pair(setting: Setting) -> Pair:
+    return tuple(sorted((setting.names[1] or "", setting.names[2] or "")))
 
 
 def _elsewhere(settings: Sequence[Setting]) -> dict[tuple[str | None, Pair], Elsewhere]:
-    """For each technique and pair, what all other pairs showed: totals less the pair's own."""
+    """For each technique and pair, the results of all other pairs."""
     regrets: dict[str | None, dict[Pair, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(dict))
     chosen: dict[str | None, dict[Pair, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for one in settings:
-        technique, pair = one.names[0], _pair(one)
-        for option, regret in one.regrets.items():
+    for setting in settings:
+        technique, pair = setting.names[0], _pair(setting)
+        for option, regret in setting.regrets.items():
             total = regrets[technique][pair].setdefault(option, [0.0, 0.0])
             total[0], total[1] = total[0] + regret, total[1] + 1
-        decided = _decided(one)
+        decided = _decided(setting)
         chosen[technique][pair].update([decided] if decided else [])
     return {
         (technique, pair): Elsewhere(
-            _means([found for other, found in by_pair.items() if other != pair]),
-            sum((found for other, found in chosen[technique].items() if other != pair), Counter()),
+            _means([totals for other, totals in by_pair.items() if other != pair]),
+            sum((count for other, count in chosen[technique].items() if other != pair), Counter()),
         )
         for technique, by_pair in regrets.items()
         for pair in by_pair
@@ -96,9 +101,9 @@ def _means(pairs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
 def _summary(
     by_pair: Sequence[Sequence[float]], level: float
 ) -> tuple[float | None, float | None, float | None, int, int]:
-    """Mean of the pairs' means with a t interval over pairs; no interval of fewer than two."""
-    means = np.array([np.mean(found) for found in by_pair])
-    count = sum(len(found) for found in by_pair)
+    """The mean of the pairs' means with a t interval over pairs; no interval for fewer than two pairs."""
+    means = np.array([np.mean(of_pair) for of_pair in by_pair])
+    count = sum(len(of_pair) for of_pair in by_pair)
     if len(means) < 2:
         return (float(means[0]) if len(means) else None), None, None, len(means), count
     margin = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
@@ -106,24 +111,24 @@ def _summary(
 
 
 def _always(option: str) -> Policy:
-    return lambda one, elsewhere: option if option in one.scores else None
+    return lambda setting, elsewhere: option if option in setting.scores else None
 
 
-def _best_elsewhere(one: Setting, elsewhere: Elsewhere) -> str | None:
-    known = [option for option in elsewhere.regret if option in one.scores]
+def _best_elsewhere(setting: Setting, elsewhere: Elsewhere) -> str | None:
+    known = [option for option in elsewhere.regret if option in setting.scores]
     return min(known, key=lambda option: (elsewhere.regret[option], option), default=None)
 
 
-def _verdicts_elsewhere(one: Setting, elsewhere: Elsewhere) -> str | None:
+def _verdicts_elsewhere(setting: Setting, elsewhere: Elsewhere) -> str | None:
     if not elsewhere.regret:  # no other pair
         return None
-    known = [option for option in elsewhere.chosen if option in one.scores]
+    known = [option for option in elsewhere.chosen if option in setting.scores]
     return min(known, key=lambda option: (-elsewhere.chosen[option], option), default=SCRATCH)
 
 
-def _own_verdict(one: Setting, elsewhere: Elsewhere) -> str | None:
-    return _decided(one) or SCRATCH
+def _own_verdict(setting: Setting, elsewhere: Elsewhere) -> str | None:
+    return _decided(setting) or SCRATCH
 
 
-def _decided(one: Setting) -> str | None:
-    return one.choice.method or (SCRATCH if one.choice.word == "retrain" else None)
+def _decided(setting: Setting) -> str | None:
+    return setting.choice.method or (SCRATCH if setting.choice.word == "retrain" else None)

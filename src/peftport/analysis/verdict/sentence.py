@@ -1,4 +1,4 @@
-"""The sentence a person needs: what to do, what carries it, what overtakes it, and over what it was measured."""
+"""The sentence of a verdict: what to do, which comparison supports it, what overtakes it, and on what it rests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftport.metrics import metric_named
 LEADS = {
     "copy": "Copy the module",
     "align": "Port the module by {method}",
-    "refresh": "Refresh it: train a new module here on what the old one says ({method})",
+    "refresh": "Refresh it: train a new module here to imitate the old one ({method})",
     "retrain": "Train again",
     "not enough evidence": "Not enough evidence to choose",
 }
@@ -19,7 +19,7 @@ LEADS = {
 
 @dataclass(frozen=True)
 class Share:
-    """The share of the lift that a method keeps untrained, and the steps from scratch that gave the lift."""
+    """The share of the lift that a method keeps without training, and the steps of the ceiling behind that lift."""
 
     share: float
     low: float
@@ -29,7 +29,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the intervals rest on."""
+    """The data on which the intervals of a sentence rest."""
 
     seeds: int
     items: int
@@ -40,7 +40,7 @@ class Basis:
 
     def __str__(self) -> str:
         if self.seeds < 2:
-            over = f"{self.items} test items; one seed, so of these very trainings only"
+            over = f"{self.items} test items; one seed, so they say nothing of other seeds"
         else:
             over = f"{self.seeds} seeds and {self.items} test items"
         unpaired = "" if self.itemised else ", items unpaired"
@@ -48,9 +48,9 @@ class Basis:
 
 
 def difference_in(metric: str) -> str:
-    """What a positive difference is of: more of the metric, or less of it where less is better."""
-    found = metric_named(metric)
-    return f"{'difference' if found.higher_is_better else 'improvement'} in {found.title}"
+    """What a positive difference means: more of the metric, or less of it if lower values are better."""
+    judged = metric_named(metric)
+    return f"{'difference' if judged.higher_is_better else 'improvement'} in {judged.title}"
 
 
 def sentence(
@@ -61,32 +61,32 @@ def sentence(
     overtaking: Mapping[str, Sequence[Contrast]],
     basis: Basis,
 ) -> str:
-    """Say a choice in one line.
+    """Word a decision in one line.
 
     Args:
         choice: what was decided.
-        duels: by method, against the alternative.
-        between: by (cheaper, dearer) method.
-        shares: by method, what it keeps of the lift, where that can be said.
+        duels: by method, its comparisons with the alternative.
+        between: by (cheaper, costlier) method, the gain of the costlier one.
+        shares: by method, the share of the lift that it keeps, if that can be said.
         overtaking: by method, the untrained module's gain over scratch trained for each budget.
         basis: what the intervals rest on.
 
     """
     lead = LEADS[choice.word].format(method=choice.method)
     if choice.method is not None:
-        own = choice.method
-        parts = [*_carried(duels[own], basis), *_kept(shares.get(own)), *_overtaken(overtaking.get(own, ()))]
-        parts += _rivals(own, duels, between)
+        method = choice.method
+        parts = [*_carried(duels[method], basis), *_kept(shares.get(method)), *_overtaken(overtaking.get(method, ()))]
+        parts += _rivals(method, duels, between)
     elif choice.word == "retrain":
         parts = [f"{method} {'; '.join(_carried(duels[method], basis))}" for method in by_cost(duels)]
     else:
         parts = [f"{method} {_open(duels[method], basis)}" for method in by_cost(duels) if duels[method]]
-        parts = parts or ["no arm to hold the module against has finished"]
+        parts = parts or ["no arm to compare the module with has finished"]
     return f"{lead}: {'; '.join(parts)} {basis}."
 
 
 def _carried(duels: Sequence[Contrast], basis: Basis) -> list[str]:
-    """The first settled comparison, the last if it is another, and whether longer training left it open."""
+    """The first settled comparison, the last one if it is another, and whether longer training is left open."""
     settled = sorted((duel for duel in duels if duel.sign), key=lambda duel: duel.budget)
     last = max(duel.budget for duel in duels)
     parts = [_duel(duel, basis) for duel in dict.fromkeys((settled[0], settled[-1]))]
@@ -116,7 +116,7 @@ def _kept(share: Share | None) -> list[str]:
 
 
 def _overtaken(duels: Sequence[Contrast]) -> list[str]:
-    """Steps from scratch that are settled to beat the module as ported."""
+    """The steps from scratch after which training is settled to beat the module as it was ported."""
     if not duels:
         return []
     past = [duel.budget for duel in duels if duel.sign < 0]
@@ -128,7 +128,7 @@ def _overtaken(duels: Sequence[Contrast]) -> list[str]:
 def _rivals(
     own: str, duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, str], Sequence[Contrast]]
 ) -> list[str]:
-    """Other methods that beat the alternative and are not told apart from the chosen one."""
+    """Other methods that beat the alternative and cannot be distinguished from the chosen one."""
     level = [
         method
         for method in by_cost(duels)
@@ -139,7 +139,7 @@ def _rivals(
 
 
 def _open(duels: Sequence[Contrast], basis: Basis) -> str:
-    """Where nothing decides: the smallest budget, and what is excluded at all of them."""
+    """If nothing is decided: the comparison at the smallest budget, and the difference excluded at every budget."""
     settled = decided(duels)
     if settled:
         return "; ".join(_carried(duels, basis))

@@ -26,7 +26,7 @@ Cost = tuple[float | None, float | None]
 
 @dataclass(eq=False)
 class Setting:
-    """What one setting's verdict rests on, by method where not said otherwise."""
+    """The data on which one setting's verdict rests, by method unless noted otherwise."""
 
     names: tuple[str | None, ...]
     duels: dict[str, list[Contrast]] = field(default_factory=dict)
@@ -47,45 +47,50 @@ class Setting:
 
     @cached_property
     def regrets(self) -> dict[str, float]:
-        """Best option's mean score minus each option's, mean over the budgets of that option."""
+        """The best option's mean score minus each option's own, as a mean over the budgets of that option."""
         best: dict[int, float] = {}
-        for own in self.scores.values():
-            for budget, score in own.items():
+        for by_budget in self.scores.values():
+            for budget, score in by_budget.items():
                 best[budget] = max(score, best.get(budget, score))
-        return {o: sum(best[b] - score for b, score in own.items()) / len(own) for o, own in self.scores.items()}
+        return {
+            o: sum(best[b] - score for b, score in by_budget.items()) / len(by_budget)
+            for o, by_budget in self.scores.items()
+        }
 
 
 def verdicts(evidence: Evidence) -> pl.DataFrame:
     """A row for each setting (technique, origin, receiver, tasks) with a ported run.
 
-    ``method``: the chosen one, null for retrain and not enough evidence. ``low``, ``high``: joint interval of the
-    ported module's gain at the smallest budget that carries the verdict; ``cost_steps``, ``cost_seconds``: mean
-    training of the option there. ``regret``: best option's score minus the chosen one's, mean over budgets; null if
-    none was chosen.
+    ``method`` is the chosen method, null for retrain and for not enough evidence. ``low`` and ``high`` are the joint
+    interval of the ported module's gain at the smallest budget that supports the verdict; ``cost_steps`` and
+    ``cost_seconds`` are the mean training of the option there. ``regret`` is the best option's score minus the chosen
+    one's, as a mean over budgets; null if none was chosen.
     """
     level, metric = evidence.declared.level, evidence.declared.metric
     rows = []
-    for one in settings_of(evidence):
-        basis = Basis(one.seeds, one.items, level, metric, one.against_bare, one.itemised)
-        said = sentence(one.choice, one.duels, one.between, one.shares, one.overtaking, basis)
-        rows.append((*one.names, one.choice.method, one.choice.word, said, *_outcome(one, one.choice)))
+    for setting in settings_of(evidence):
+        basis = Basis(setting.seeds, setting.items, level, metric, setting.against_bare, setting.itemised)
+        said = sentence(setting.choice, setting.duels, setting.between, setting.shares, setting.overtaking, basis)
+        rows.append(
+            (*setting.names, setting.choice.method, setting.choice.word, said, *_outcome(setting, setting.choice))
+        )
     return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort(*SETTING)
 
 
-def _outcome(one: Setting, choice: Decision) -> tuple[float | None, ...]:
-    """Cost in steps and seconds, interval, regret."""
+def _outcome(setting: Setting, choice: Decision) -> tuple[float | None, ...]:
+    """The cost in steps and seconds, the interval and the regret of a choice."""
     duel, option = choice.carried_by, choice.method or SCRATCH
     if duel is None:
         return (None,) * 5
-    return *one.costs.get((option, duel.budget), (None, None)), duel.low, duel.high, one.regrets.get(option)
+    return *setting.costs.get((option, duel.budget), (None, None)), duel.low, duel.high, setting.regrets.get(option)
 
 
-@lru_cache(maxsize=1)  # verdicts and regret of one table in turn
+@lru_cache(maxsize=1)  # verdicts and regret ask for the same table in turn
 def settings_of(evidence: Evidence) -> list[Setting]:
     """Every setting with its comparisons at the joint level, its shares, scores and costs."""
     allowed = pl.col("budget") <= (2**62 if evidence.declared.allowance is None else evidence.declared.allowance)
     ids = evidence.planned.select(SETTING).unique(maintain_order=True).with_row_index("setting")
-    found = [Setting(tuple(names)) for names in plain(ids).select(SETTING).iter_rows()]
+    settings = [Setting(tuple(names)) for names in plain(ids).select(SETTING).iter_rows()]
     ported = evidence.arm("ported").filter(allowed)
     parts = [
         part
@@ -97,22 +102,22 @@ def settings_of(evidence: Evidence) -> list[Setting]:
         if part.height
     ]
     if parts:
-        _fill_duels(found, pl.concat(parts, how="diagonal"), ids, evidence.declared.level)
-    _fill_shares(found, evidence, ids)
-    _fill_scores(found, evidence, ids, allowed)
-    _fill_costs(found, evidence, ids)
-    return found
+        _fill_duels(settings, pl.concat(parts, how="diagonal"), ids, evidence.declared.level)
+    _fill_shares(settings, evidence, ids)
+    _fill_scores(settings, evidence, ids, allowed)
+    _fill_costs(settings, evidence, ids)
+    return settings
 
 
 def _compared(kind: str, compared: Differences) -> pl.DataFrame:
-    """Differences of the first arm from the second, with what their intervals need."""
-    pairs, found = compared.pairs, compared.estimates
+    """The differences of the first arm from the second, with the data that their intervals need."""
+    pairs, estimates = compared.pairs, compared.estimates
     return pairs.table.with_columns(
         kind=pl.lit(kind),
-        gain=pl.lit(found.estimate),
-        variance=pl.lit(found.variance),
-        df=pl.lit(found.df),
-        swapped=pl.lit(found.swapped),
+        gain=pl.lit(estimates.estimate),
+        variance=pl.lit(estimates.variance),
+        df=pl.lit(estimates.df),
+        swapped=pl.lit(estimates.swapped),
         seeds=pl.lit(pairs.crossed.seeds),
         items=pl.lit(pairs.crossed.items),
         itemised=pl.lit(pairs.itemised),
@@ -120,7 +125,7 @@ def _compared(kind: str, compared: Differences) -> pl.DataFrame:
 
 
 def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
-    """Each method against the bare host at budget 0 (scratch where that was not tested), against scratch after."""
+    """Each method against the bare host at budget 0 (or scratch if that was not tested), and against scratch later."""
     untrained = join(ported.filter(pl.col("budget") == 0), evidence.arm("bare"), "bare")
     scratch = join(ported, evidence.arm(SCRATCH), SCRATCH)
     tested = untrained.select(CELL).unique()
@@ -132,7 +137,7 @@ def _alternatives(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
 
 
 def _between(evidence: Evidence, ported: pl.DataFrame) -> pl.DataFrame:
-    """Each method against each that costs no more, at every shared budget; the dearer one's gain."""
+    """The gain of each method over each that costs no more, at every budget that both have."""
     names = ported["method"].cast(pl.String).unique().to_list()
     ranks = {name: index for index, name in enumerate(sorted(names, key=lambda name: (cost_rank(name), name)))}
     if len(ranks) < 2:
@@ -154,7 +159,7 @@ def _overtaking(evidence: Evidence, ported: pl.DataFrame, allowed: pl.Expr) -> p
     return _compared("overtaking", differences(evidence, rows, (*CELL, "budget"), ("ported", SCRATCH)))
 
 
-def _fill_duels(found: list[Setting], compared: pl.DataFrame, ids: pl.DataFrame, level: float) -> None:
+def _fill_duels(settings: list[Setting], compared: pl.DataFrame, ids: pl.DataFrame, level: float) -> None:
     """Joint intervals: all comparisons of a setting are one family (Bonferroni)."""
     table = compared.join(ids, on=SETTING, how="inner", nulls_equal=True, maintain_order="left")
     family = table.select(pl.len().over("setting")).to_series().to_numpy()
@@ -167,47 +172,47 @@ def _fill_duels(found: list[Setting], compared: pl.DataFrame, ids: pl.DataFrame,
     for number, kind, method, cheaper, budget, *interval, seeds, items, itemised in plain(
         table.select(columns)
     ).iter_rows():
-        one, duel = found[number], Contrast(budget, *interval)
+        setting, duel = settings[number], Contrast(budget, *interval)
         if kind == "between":
-            one.between.setdefault((cheaper, method), []).append(duel)
+            setting.between.setdefault((cheaper, method), []).append(duel)
         elif kind == "overtaking":
-            one.overtaking.setdefault(method, []).append(duel)
+            setting.overtaking.setdefault(method, []).append(duel)
         else:
-            one.duels.setdefault(method, []).append(duel)
-            one.against_bare = one.against_bare and (kind == "bare" or budget > 0)
-        one.seeds = min(one.seeds, seeds) if one.seeds else seeds
-        one.items, one.itemised = items, one.itemised and itemised
+            setting.duels.setdefault(method, []).append(duel)
+            setting.against_bare = setting.against_bare and (kind == "bare" or budget > 0)
+        setting.seeds = min(setting.seeds, seeds) if setting.seeds else seeds
+        setting.items, setting.itemised = items, setting.itemised and itemised
 
 
-def _fill_shares(found: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
+def _fill_shares(settings: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
     shares = retained(evidence).filter("eligible").join(ids, on=SETTING, how="inner", nulls_equal=True)
     columns = ("setting", "method", "retention", "low", "high", "ceiling_steps")
     for number, method, *share in plain(shares.select(columns)).iter_rows():
-        found[number].shares[method] = Share(*share)
+        settings[number].shares[method] = Share(*share)
 
 
-def _fill_scores(found: list[Setting], evidence: Evidence, ids: pl.DataFrame, allowed: pl.Expr) -> None:
+def _fill_scores(settings: list[Setting], evidence: Evidence, ids: pl.DataFrame, allowed: pl.Expr) -> None:
     table = table_of_means(evidence).filter(allowed).join(ids, on=SETTING, how="inner", nulls_equal=True)
     columns = ("setting", "method", "budget", "ported", "scratch", "bare")
     for number, method, budget, ported, scratch, bare in plain(table.select(columns)).iter_rows():
-        found[number].scores.setdefault(method, {})[budget] = ported
+        settings[number].scores.setdefault(method, {})[budget] = ported
         alternative = bare if budget == 0 and bare is not None else scratch
         if alternative is not None:
-            found[number].scores.setdefault(SCRATCH, {})[budget] = alternative
+            settings[number].scores.setdefault(SCRATCH, {})[budget] = alternative
 
 
-def _fill_costs(found: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
+def _fill_costs(settings: list[Setting], evidence: Evidence, ids: pl.DataFrame) -> None:
     spent = (pl.col("steps").cast(pl.Float64).mean(), pl.col("train_seconds").mean())
     done = evidence.done
     ported = done.filter(pl.col("arm") == "ported").group_by(*CELL, "budget").agg(spent)
     ported = ported.join(ids, on=SETTING, how="inner", nulls_equal=True)
     for number, method, budget, steps, seconds in _costs(ported):
-        found[number].costs[method, budget] = (steps, seconds)
+        settings[number].costs[method, budget] = (steps, seconds)
     here = ("technique", "receiver", "receiver_task")
     scratch = done.filter(pl.col("arm") == SCRATCH).group_by(*here, "budget").agg(spent)
     scratch = ids.join(scratch, on=here, how="inner", nulls_equal=True).with_columns(method=pl.lit(SCRATCH))
     for number, method, budget, steps, seconds in _costs(scratch):
-        found[number].costs[method, budget] = (steps, seconds)
+        settings[number].costs[method, budget] = (steps, seconds)
 
 
 def _costs(table: pl.DataFrame) -> Iterator[tuple[int, str, int, float | None, float | None]]:

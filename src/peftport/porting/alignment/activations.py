@@ -1,4 +1,4 @@
-"""What two hosts have at their slots for the same texts, batch by batch; nothing is kept between batches."""
+"""The activations of two hosts at their slots for the same texts, batch by batch; no batch is kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from peftport.porting.base import PortInputs
 
 BATCH = 16
 STATES = ("x", "y", "queries", "keys", "values")
-FEWEST_WORDS = 2  # a batch with fewer shared words says nothing
+FEWEST_WORDS = 2  # a batch with fewer shared words is left out
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One slot's rows, a word each, float64. Linear: x (n, D_in), y (n, D_out). Sum: y the sum, x behind its norm.
+    """The activations of one slot, one row for each word, float64.
 
-    Attention: queries (n, H D_head), keys and values (m, H_kv D_head); ``scaling`` is what q k^T is multiplied by.
+    Linear slots have inputs x (n, D_in) and outputs y (n, D_out); sums have the sum y and x, the sum after its layer
+    norm. Attention blocks have queries (n, H D_head), keys and values (n, H_kv D_head), and ``scaling``, the factor of
+    q k^T.
     """
 
     x: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -40,7 +42,7 @@ class Rows:
     scaling: float = 1.0
 
 
-SlotRows = Mapping[str, Rows]  # by slot, and under HEAD the last hidden states as y
+SlotRows = Mapping[str, Rows]  # by slot; under HEAD, y has the last hidden states
 
 
 def paired_rows(
@@ -48,81 +50,83 @@ def paired_rows(
     receiver: Host,
     origin_slots: Sequence[str],
     receiver_slots: Sequence[str],
-    given: PortInputs,
+    inputs: PortInputs,
     title: str,
 ) -> Iterator[tuple[SlotRows, SlotRows]]:
-    """Rows of both hosts for batch after batch of the given texts, each text once, the same words in the same order.
+    """Yield the rows of both hosts for each batch of the texts, with the same words in the same order in both.
 
     Raises:
-        BadRequest: a host is only opened, or the hosts have hardly a word in common.
+        BadRequest: a host is opened but not loaded, or the hosts hardly read a word in common.
 
     """
     for host in (origin, receiver):
         if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
-    texts = list(dict.fromkeys(text for text in given.texts if text.strip()))
-    size = min(BATCH, (len(texts) + 1) // 2)  # two batches at least: every second one is held out
-    advance = given.progress.stage(title, len(texts))
+    texts = list(dict.fromkeys(text for text in inputs.texts if text.strip()))
+    size = min(BATCH, (len(texts) + 1) // 2)  # at least two batches, since every second one is held out
+    advance = inputs.progress.stage(title, len(texts))
     seen = 0
     for begin in range(0, len(texts), max(size, 1)):
         batch = texts[begin : begin + size]
-        one, other = read(origin, batch), read(receiver, batch)
-        words = shared_words(one, other)
+        ours, theirs = read(origin, batch), read(receiver, batch)
+        words = shared_words(ours, theirs)
         if len(words) >= FEWEST_WORDS:
             seen += 1
-            yield observe(origin, origin_slots, one, words), observe(receiver, receiver_slots, other, words)
+            yield observe(origin, origin_slots, ours, words), observe(receiver, receiver_slots, theirs, words)
         advance(len(batch))
     if not seen:
         raise BadRequest(
             f"texts: expected some with words that {origin.name} and {receiver.name} both read, got "
-            f"{len(given.texts)} texts without; give ordinary sentences"
+            f"{len(inputs.texts)} texts without; give ordinary sentences"
         )
 
 
 @torch.no_grad()
 def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[Word]) -> dict[str, Rows]:
-    """Run the host once and pool what passes its slots to words."""
+    """Run the host once; return the activations at its slots as one row per word."""
     rows = reading.pooling(words)
-    found: dict[str, Rows] = {}
+    by_slot: dict[str, Rows] = {}
     with ExitStack() as stack:
         for name in slots:
-            _watch(stack, host, host.slots[name], rows, found)
+            _watch(stack, host, host.slots[name], rows, by_slot)
         out = host.base(**reading.inputs)
-    found[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
-    states = {f"{name} {part}": getattr(own, part) for name, own in found.items() for part in STATES}
+    by_slot[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
+    states = {f"{name} {part}": getattr(own, part) for name, own in by_slot.items() for part in STATES}
     check_states(host, states, partial(host.base, **reading.inputs))
-    return found
+    return by_slot
 
 
-def _watch(stack: ExitStack, host: Host, slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows]) -> None:
+def _watch(
+    stack: ExitStack, host: Host, slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows]
+) -> None:
     module = host.slot_module(slot)
     if slot.kind == "attention":
-        watchers[module] = partial(_keep_attention, slot, rows, found)
+        watchers[module] = partial(_keep_attention, slot, rows, by_slot)
         stack.callback(watchers.pop, module)
     else:
         keep = {"linear": _keep_linear, "sum_into": _keep_norm, "sum_from": _keep_block}[slot.kind]
-        stack.callback(module.register_forward_hook(partial(keep, slot, rows, found)).remove)
+        stack.callback(module.register_forward_hook(partial(keep, slot, rows, by_slot)).remove)
 
 
 def _keep_linear(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
 ) -> None:
-    found[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.start : slot.start + slot.out_width]))
+    by_slot[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.start : slot.start + slot.out_width]))
 
 
 def _keep_norm(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
 ) -> None:
-    found[slot.name] = Rows(x=rows(y), y=rows(args[0]))
+    by_slot[slot.name] = Rows(x=rows(y), y=rows(args[0]))
 
 
 def _keep_block(
-    slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], module: nn.Module, args: Any, out: Any
+    slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, out: Any
 ) -> None:
     total = rows(out[0] if isinstance(out, tuple) else out)
-    found[slot.name] = Rows(x=total, y=total)
+    by_slot[slot.name] = Rows(x=total, y=total)
 
 
-def _keep_attention(slot: Slot, rows: Callable[[Tensor], Tensor], found: dict[str, Rows], seen: Watched) -> None:
+def _keep_attention(slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], seen: Watched) -> None:
     flat = [rows(t.transpose(1, 2).flatten(2)) for t in (seen.queries, seen.keys, seen.values)]
-    found[slot.name] = Rows(queries=flat[0], keys=flat[1], values=flat[2], scaling=seen.scaling)
+    by_slot[slot.name] = Rows(queries=flat[0], keys=flat[1], values=flat[2], scaling=seen.scaling)

@@ -1,7 +1,7 @@
-"""Leading singular vectors of both hosts' matrices at a pair of slots, read one matrix at a time and not kept.
+"""The leading singular vectors of both hosts' matrices at a pair of slots, read one matrix at a time.
 
-W = U diag(s) V^T: U spans what a linear map puts out, V what it takes in. Adapters behind a map go by its U; adapters
-at sums by that of the FFN's last map; prefixes by those of the maps that make keys and values.
+With W = U diag(s) V^T, the columns of U span the outputs of a linear map and those of V its inputs. Adapters after a
+map use its U, adapters at a sum the U of the FFN's last map, and prefixes the U of the maps that make keys and values.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class BasePair:
 
     @property
     def error(self) -> str:
-        """For a note: how much of the matrices' norm may lie beyond these vectors."""
+        """For the record: the share of the matrices' norm that may lie outside these vectors."""
         share = max(float(one.bound / one.s[0].clamp(min=1e-30)) for one in (self.origin, self.receiver))
         return f", all but {share:.0%} of the norm" if share > 0 else ""
 
 
 class Bases:
-    """Both hosts' singular vectors, `LARGEST_K` at most; the last pair is kept, since both its sides are asked for."""
+    """At most `LARGEST_K` singular vectors of both hosts' matrices. The last pair is cached, as both sides are read."""
 
     def __init__(self, origin: Host, receiver: Host, rng: np.random.Generator) -> None:
         self.origin, self.receiver, self.rng = HostWeights(origin), HostWeights(receiver), rng
@@ -42,7 +42,7 @@ class Bases:
         self._pair: BasePair | None = None
 
     def at(self, pair: Pair, site: str = "") -> BasePair:
-        """At a pair of linear slots, or at the linear slots of another site in the same layers."""
+        """The singular vectors at a pair of linear slots, or at another site of the same layers."""
         ours, theirs = (
             linear_slot(self.origin.host, pair.origin, site),
             linear_slot(self.receiver.host, pair.receiver.name, site),
@@ -51,7 +51,7 @@ class Bases:
             self._pair = None
             first, second = self.origin.matrix(ours), self.receiver.matrix(theirs)
             k = max(1, min(LARGEST_K, *first.shape, *second.shape))
-            seed = int(self.rng.integers(2**63))  # the same probes for both: of one matrix, the same vectors
+            seed = int(self.rng.integers(2**63))  # the same probes for both: equal matrices have equal vectors
             one, other = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
             self._pair = BasePair(one, other)
             self._last = (ours.name, theirs.name)
@@ -59,7 +59,7 @@ class Bases:
 
 
 def linear_slot(host: Host, name: str, site: str = "") -> Slot:
-    """The linear slot that stands for a slot: itself, or the FFN's last map for a sum; or another site of its layer."""
+    """The linear slot whose basis a slot has: itself, or the FFN's last map for a sum; or another site of its layer."""
     layer, _, own = name.rpartition(".")
     return host.slots[f"{layer}.{site or ('ffn_out' if own == 'ffn_sum' else own)}"]
 

@@ -1,4 +1,4 @@
-"""What the maps between two hosts are found from."""
+"""The inputs from which the maps between two hosts are found."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from peftport.techniques.roles import Roles
 
 @dataclass(frozen=True, eq=False)
 class AlignInputs:
-    """A module, the host that it goes to, pairs of slots by the receiver's slot, and what the port was given."""
+    """A module, the host that it goes to, pairs of slots by the receiver's slot, and the inputs of the port."""
 
     module: Module
     receiver: Host
     pairs: Mapping[str, Pair]
     rng: np.random.Generator
-    given: PortInputs
+    port_inputs: PortInputs
 
     @property
     def origin(self) -> Host:
         """The host that the module was trained on, which methods that need weights or texts always have."""
-        assert self.given.origin is not None
-        return self.given.origin
+        assert self.port_inputs.origin is not None
+        return self.port_inputs.origin
 
     @property
     def roles(self) -> Roles:

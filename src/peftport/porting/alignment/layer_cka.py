@@ -1,8 +1,9 @@
-"""How alike the layers of two hosts are, and the order-preserving pairing that is most alike in sum.
+"""The similarity of two hosts' layers, and the pairing of layers that keeps their order and is most similar in sum.
 
     CKA(X, Y) = ||Y_c^T X_c||_F^2 / (||X_c^T X_c||_F ||Y_c^T Y_c||_F)      Kornblith et al. 2019, arXiv 1905.00414
 
-on the residual stream behind every layer, rows a word each; from n x n products, so that width does not matter.
+X and Y are the residual streams after two layers, one row per word, and c means centred. CKA (centred kernel alignment)
+is 1 for streams that are rotations of one another. It is computed from n x n products, so widths may differ.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from peftport.porting.base import PortInputs
 MOST_WORDS = 768
 
 
-def similarity(origin: Host, receiver: Host, given: PortInputs) -> dict[str, Tensor]:
-    """CKA of every layer with every other, (L_s, L_t), by the receiver's stack; stacks of one name are compared."""
+def similarity(origin: Host, receiver: Host, inputs: PortInputs) -> dict[str, Tensor]:
+    """CKA of every pair of layers, (L_s, L_t), by stack; only stacks with the same name in both hosts are compared."""
     ours = [name for name, slot in origin.slots.items() if slot.site == "ffn_sum"]
     theirs = [name for name, slot in receiver.slots.items() if slot.site == "ffn_sum"]
     rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     words = 0
-    for seen, met in paired_rows(origin, receiver, ours, theirs, given, "comparing layers"):
-        for side, names, found in (("origin", ours, seen), ("receiver", theirs, met)):
+    for seen, met in paired_rows(origin, receiver, ours, theirs, inputs, "comparing layers"):
+        for side, names, seen_rows in (("origin", ours, seen), ("receiver", theirs, met)):
             for name in names:
-                rows[side, name].append(found[name].y)
+                rows[side, name].append(seen_rows[name].y)
         words += len(rows["origin", ours[0]][-1])
         if words >= MOST_WORDS:
             break
@@ -43,7 +44,7 @@ def similarity(origin: Host, receiver: Host, given: PortInputs) -> dict[str, Ten
 
 
 def _product(rows: Tensor) -> Tensor:
-    """X_c X_c^T over its norm, (n, n): the sum of entrywise products of two such is their CKA."""
+    """X_c X_c^T divided by its norm, (n, n): the sum of the entrywise product of two such matrices is their CKA."""
     centred = rows - rows.mean(0)
     product: Tensor = centred @ centred.mT
     unit: Tensor = product / product.norm().clamp(min=1e-30)
@@ -51,9 +52,9 @@ def _product(rows: Tensor) -> Tensor:
 
 
 def in_order(table: Tensor) -> list[int]:
-    """For each column (receiver layer) a row (origin layer) so that the sum is largest and the order is kept.
+    """For each column (receiver layer) a row (origin layer), in order, so that the sum is largest.
 
-    Rows strictly rise where there are enough of them, and may be taken again where there are not.
+    Each row is taken at most once if there are enough rows; otherwise consecutive columns may take the same row.
     """
     rows, columns = table.shape
     step = 1 if rows >= columns else 0

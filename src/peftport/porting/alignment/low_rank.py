@@ -1,7 +1,11 @@
-"""Leading singular vectors, and products of thin factors at a lower rank, without forming what is large.
+"""Leading singular vectors of large matrices, and thin products cut to a lower rank without forming the product.
 
-randomised range finder with power iterations      Halko, Martinsson & Tropp 2011, arXiv 0909.4061, alg. 4.4, 5.1
-||W - Q Q^T W|| <= 10 sqrt(2/pi) max_i ||(I - Q Q^T) W w_i||    for p gaussian w_i, but for chance 10^-p (eq. 4.3)
+Singular vectors of matrices over `EXACT_WIDTH` come from a randomised range finder Q with power iterations (Halko,
+Martinsson & Tropp 2011, arXiv 0909.4061, alg. 4.4 and 5.1). Its error is bounded by
+
+    ||W - Q Q^T W|| <= 10 sqrt(2/pi) max_i ||(I - Q Q^T) W w_i||        p Gaussian vectors w_i (eq. 4.3)
+
+which fails with a probability of 10^-p only.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EXACT_WIDTH = 1024  # up to this width an exact decomposition costs under a second or two
+EXACT_WIDTH = 1024  # up to this width an exact decomposition takes a second or two at most
 OVERSAMPLING, POWER_ITERATIONS, PROBES = 16, 3, 6
 
 
 @dataclass(frozen=True, eq=False)
 class Leading:
-    """U (D_out, k), s (k), V (D_in, k): W is U diag(s) V^T but for at most ``bound`` in spectral norm."""
+    """U (D_out, k), s (k), V (D_in, k): W differs from U diag(s) V^T by at most ``bound`` in spectral norm."""
 
     u: Tensor
     s: Tensor
@@ -28,7 +32,7 @@ class Leading:
 
 
 def leading(matrix: Tensor, k: int, rng: np.random.Generator) -> Leading:
-    """The k leading singular vectors and values of a matrix (D_out, D_in): exact where it is small."""
+    """The k leading singular vectors and values of a matrix (D_out, D_in); exact if it is small."""
     k = min(k, *matrix.shape)
     if min(matrix.shape) <= EXACT_WIDTH:
         u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
@@ -56,7 +60,7 @@ def _gaussian(rng: np.random.Generator, rows: int, columns: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """B (D_out, R) and A (R, D_in), and the share of the product's norm that the lower rank lost."""
+    """B (D_out, R) and A (R, D_in), and the share of the product's norm that was lost by cutting the rank."""
 
     b: Tensor
     a: Tensor
@@ -64,7 +68,7 @@ class Factors:
 
 
 def compress(b: Tensor, a: Tensor, rank: int) -> Factors:
-    """B A at a rank, with the least Frobenius error (Eckart & Young); B (D_out, m), A (m, D_in), m small."""
+    """B A cut to a rank with the least Frobenius error (Eckart & Young); B (D_out, m), A (m, D_in), m small."""
     if b.shape[1] == rank:
         return Factors(b, a, 0.0)
     qb, rb = torch.linalg.qr(b)

@@ -1,10 +1,13 @@
-"""Linear maps between a space of the origin and one of the receiver, and how they are found from pairs of rows.
+"""Linear maps between a space of the origin and one of the receiver, and how they are fitted to pairs of rows.
 
-Rows are tokens or words that both hosts read: x_t ~ x_s T and x_s ~ x_t T'.
+A pair of rows x_s, x_t are the activations of both hosts for the same word, and the map should give x_t ~ x_s T and
+x_s ~ x_t T'. There are three kinds of map:
 
     orthogonal   T = U V^T, U S V^T = svd(X_s^T X_t), T' = T^T           alignment.rotations
-    ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on rows held out, T_0 a prior or 0
-    assignment   T picks for each receiver unit one origin unit, each once, by a score (Hungarian method)
+    ridge        T = (X_s^T X_s + c)^-1 (X_s^T X_t + c T_0)              c chosen on held-out rows, T_0 a prior or 0
+    assignment   T picks one origin unit for each receiver unit, one to one, by a score (Hungarian method)
+
+Rows are never kept: `Moments` sums up their products, and every fit is computed from these sums.
 """
 
 from __future__ import annotations
@@ -19,37 +22,37 @@ from typing_extensions import override
 
 from peftport.core.errors import NotFinite
 
-PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean of the gram matrix's diagonal
-TIE = 1e-9  # of the largest score: units and heads whose scores differ by less stay where they are
-SLACK = 0.02  # of the least unexplained share: so much more is no reason for a smaller penalty
-ROUNDING = 1e-13  # of shares computed in float64
+PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean of the Gram matrix's diagonal
+TIE = 1e-9  # times the largest score: units and heads whose scores differ by less keep their positions
+SLACK = 0.02  # a penalty counts as best if it leaves at most this share more unexplained than the best one
+ROUNDING = 1e-13  # the error of shares computed in float64
 
-Prior = tuple[Tensor, Tensor]  # what a regression is drawn towards (P, Q): by the rows not held out, and by all
+Prior = tuple[Tensor, Tensor]  # T_0 (P, Q), computed without the held-out rows and with all rows
 
 
 class Map(ABC):
-    """A map between the origin's rows and the receiver's, and back. Matrices are carried row by row."""
+    """A linear map between a space of the origin and one of the receiver, with a way back."""
 
     note: str
 
     @abstractmethod
     def write(self, rows: Tensor) -> Tensor:
-        """Rows (n, D_s) of the origin's space in the receiver's: (n, D_t). For what is added to it."""
+        """Vectors of the origin's space (n, D_s) as vectors of the receiver's (n, D_t). For matrices that write."""
 
     @abstractmethod
     def read(self, rows: Tensor) -> Tensor:
-        """Rows (n, D_s) that are multiplied with the origin's rows, for the receiver's: (n, D_t)."""
+        """Vectors (n, D_s) that multiply the origin's vectors, as (n, D_t) for the receiver. For matrices that read."""
 
     def matrices(self, width: int) -> tuple[Tensor, Tensor]:
-        """T (D_s, D_t) and T' (D_t, D_s) of a map of an origin's space of that width, float64."""
+        """T (D_s, D_t) and T' (D_t, D_s), float64, for a space of the origin of the given width."""
         rows = torch.eye(width, dtype=torch.float64)
         return self.write(rows), self.read(rows).mT
 
     def scale(self, numbers: Tensor) -> Tensor:
         """The scaling of the receiver's coordinates (D_t,) nearest to that of the origin's by ``numbers`` (D_s,).
 
-        What the origin adds, x_s diag(l), is x_t T' diag(l) T for the receiver: of all diagonal matrices, this one's
-        diagonal is nearest to it. Where the map only reorders coordinates, it is exact.
+        The origin adds x_s diag(l), which is x_t T' diag(l) T in the receiver's space. The diagonal matrix nearest to
+        T' diag(l) T is its own diagonal. If the map only reorders coordinates, the result is exact.
         """
         there, back = self.matrices(len(numbers))
         return (back.mT * there).mT @ numbers
@@ -57,7 +60,7 @@ class Map(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Map):
-    """``there`` (D_s, D_t) takes the origin's rows to the receiver's space, ``back`` (D_t, D_s) returns."""
+    """A map with a full matrix each way: ``there`` (D_s, D_t) and ``back`` (D_t, D_s)."""
 
     there: Tensor
     back: Tensor
@@ -72,13 +75,13 @@ class Dense(Map):
         return rows @ self.back.mT
 
     def scaled(self, factor: float) -> Dense:
-        """The map whose rows in the receiver's space are multiplied by a factor."""
+        """The map followed by multiplication by a factor in the receiver's space."""
         return Dense(self.there * factor, self.back / factor, self.note)
 
 
 @dataclass(frozen=True, eq=False)
 class Reordering(Map):
-    """Receiver unit j is origin unit ``order[j]`` (D_t,); -1: none."""
+    """A map that reorders units: unit j of the receiver is unit ``order[j]`` of the origin, or none if that is -1."""
 
     order: Tensor
     note: str = ""
@@ -96,9 +99,10 @@ class Reordering(Map):
 
 @dataclass(frozen=True, eq=False)
 class Thin(Map):
-    """T = V_s C V_t^T, and between what lies outside both where widths are equal: + (I - V_s V_s^T)(I - V_t V_t^T).
+    """A map between subspaces: T = V_s C V_t^T, with V_s (D_s, k), C (k, k) and V_t (D_t, k).
 
-    V_s (D_s, k), C (k, k), V_t (D_t, k). C is orthogonal or a product of projections, so reading is writing.
+    With ``rest``, for equal widths, + (I - V_s V_s^T)(I - V_t V_t^T), which keeps vectors outside both subspaces. C is
+    orthogonal or a product of projections, so `read` and `write` are the same.
     """
 
     ours: Tensor
@@ -110,11 +114,11 @@ class Thin(Map):
     @override
     def write(self, rows: Tensor) -> Tensor:
         inside = rows @ self.ours
-        found = inside @ self.core @ self.theirs.mT
+        mapped = inside @ self.core @ self.theirs.mT
         if not self.rest:
-            return found
+            return mapped
         outside = rows - inside @ self.ours.mT
-        return found + outside - (outside @ self.theirs) @ self.theirs.mT
+        return mapped + outside - (outside @ self.theirs) @ self.theirs.mT
 
     @override
     def read(self, rows: Tensor) -> Tensor:
@@ -122,15 +126,16 @@ class Thin(Map):
 
 
 def identity(width: int) -> Map:
-    """The map that leaves every row what it is."""
+    """The map that changes nothing."""
     return Reordering(torch.arange(width))
 
 
 class Moments:
-    """Sums of products of pairs of rows, taken in batch by batch: a (n, P), b (n, Q).
+    """Sums of products of pairs of rows a (n, P) and b (n, Q), added batch by batch.
 
-    ``held`` has every second batch, ``fit`` the others: a penalty is chosen by other rows than those it is fitted on.
-    Of a^T a and b^T b only the diagonals are kept unless ``left`` and ``right`` ask for all: they cost most.
+    Every second batch goes into ``held``, the others into ``fit``, so that a penalty can be chosen on other rows than
+    those that a map is fitted to. All of a^T a is kept only with ``left``, and all of b^T b only with ``right``;
+    otherwise just the diagonal is, because these products cost most.
     """
 
     def __init__(self, *, left: bool = True, right: bool = True) -> None:
@@ -145,7 +150,7 @@ class Moments:
 
     @property
     def all(self) -> SecondMoments:
-        """The sums over all rows, those held out and those fitted on."""
+        """The sums over all rows, held out or not."""
         return self.fit.plus(self.held)
 
     def swapped(self) -> Moments:
@@ -165,7 +170,7 @@ class Moments:
         )
 
     def through(self, weight: Tensor) -> Moments:
-        """The moments of a with b W, W (Q, R). Needs all of b^T b."""
+        """The moments of a with b W, for W (Q, R). Needs all of b^T b (``right``)."""
         return self._changed(lambda s: (s.a, s.b @ weight, s.aa, s.ab @ weight, weight.mT @ s.bb @ weight))
 
     def part(self, rows: slice, columns: slice) -> Moments:
@@ -184,7 +189,7 @@ class Moments:
 
 
 class SecondMoments:
-    """n, sums of a and b, a^T a, a^T b and b^T b of n pairs of rows."""
+    """The number of pairs of rows, the sums of a and b, and a^T a, a^T b and b^T b."""
 
     def __init__(self, left: bool = True, right: bool = True) -> None:
         self.left, self.right = left, right
@@ -237,10 +242,15 @@ def _bordered(products: Tensor, a: Tensor, b: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """b ~ a W: W (P, Q) by all rows, the chosen penalty, W by the rows not held out, and what that one explains.
+    """A ridge regression b ~ a W.
 
-    ``explained``: the share of b's variation that it explains on the rows held out, under 0 where their mean would
-    do better; None where none are held out.
+    Attributes:
+        weight: W (P, Q), fitted to all rows.
+        penalty: the chosen penalty.
+        by_half: W fitted without the held-out rows.
+        explained: the share of the variance of b on the held-out rows that ``by_half`` explains; below 0 if their mean
+            would be a better prediction, None if no rows are held out.
+
     """
 
     weight: Tensor
@@ -250,12 +260,12 @@ class Regression:
 
 
 def ridge(moments: Moments, prior: Prior | None = None, judged: Moments | None = None) -> Regression:
-    """Regress b on a: all rows, at the largest penalty that explains the held-out rows as well as any.
+    """Regress b on a, with the largest penalty that explains the held-out rows as well as any other does.
 
-    As well: its unexplained share is at most `SLACK` above the least. A smaller penalty would explain no more of these
-    rows, but give large weights to directions in which they hardly vary, and other rows (special tokens) may.
-    The penalty draws towards ``prior``, or towards nothing. ``judged``: the moments to choose the penalty by, where
-    the rows themselves come of a fit that has seen those held out.
+    "As well" means that its unexplained share is at most `SLACK` above the least. A smaller penalty would explain
+    hardly more of these rows, but would give large weights to directions in which they hardly vary, and other rows
+    (such as special tokens) may vary there. The penalty draws W towards ``prior``, or towards zero without one.
+    ``judged`` has the moments by which the penalty is chosen, if a itself was fitted with the help of held-out rows.
     """
     half, everything = prior or (None, None)
     tried = judged or moments
@@ -287,29 +297,31 @@ def _explained(weight: Tensor, held: SecondMoments, total: float) -> float:
 
 
 def _best_pairs(score: Tensor) -> tuple[list[int], list[int]]:
-    """Rows and columns of the one-to-one pairing whose sum is largest; of equal ones, that which moves least."""
+    """Rows and columns of the one-to-one pairing with the largest sum; among equals, the one that moves least."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and every method passes here
 
     if not bool(score.isfinite().all()):
-        raise NotFinite("pairing: expected finite likenesses, got NaN or infinity; use hosts without outsized weights")
+        raise NotFinite(
+            "pairing: expected finite scores, got NaN or infinity; use hosts whose weights are not extremely large"
+        )
     score = score.double() + TIE * float(score.abs().max()) * torch.eye(*score.shape, dtype=torch.float64)
     rows, columns = linear_sum_assignment(-score.numpy())
     return rows.tolist(), columns.tolist()
 
 
 def matched(score: Tensor) -> list[int]:
-    """For each column the row it is matched with, so that the sum is largest; rows are used once before any is again.
+    """For each column, the row with which it is matched one to one so that the sum of scores is largest.
 
-    Where there are more columns than rows, the columns left over take the row they score best with.
+    If there are more columns than rows, each column that is left over takes the row with which it scores best.
     """
     rows, columns = _best_pairs(score)
-    found = dict(zip(columns, rows, strict=True))
+    row_of = dict(zip(columns, rows, strict=True))
     best = score.argmax(0).tolist()
-    return [found.get(column, best[column]) for column in range(score.shape[1])]
+    return [row_of.get(column, best[column]) for column in range(score.shape[1])]
 
 
 def assignment(score: Tensor) -> Reordering:
-    """A map by indexing: each receiver unit (column) takes one origin unit (row), units left over take nothing."""
+    """The reordering by the best pairing: each receiver unit (column) takes one origin unit (row), or none."""
     rows, columns = _best_pairs(score)
     order = torch.full((score.shape[1],), -1)
     order[columns] = torch.tensor(rows)

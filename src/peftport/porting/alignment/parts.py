@@ -1,11 +1,12 @@
-"""What is known of the map between two hosts' spaces before any row is read: from the places they have in a layer.
+"""The map that is expected between two hosts' spaces before any row is read: it follows from their place in a layer.
 
-    heads      queries, keys, values and what goes into W_o: one rotation a head, the heads matched
-    units      what goes out of the FFN's first maps and into its last: an assignment, by correlation
-    stream     all else is the residual stream, or has its basis: the identity
+    heads      queries, keys, values and the inputs of W_o: heads are matched, with one rotation per head
+    units      outputs of the FFN's first maps and inputs of its last: an assignment of units, by correlation
+    stream     all others are the residual stream or share its basis: the identity
 
-Only where both hosts have the same width, and as many heads. A fused matrix (GPT-2's queries, keys and values) has
-parts: what they put out has a map each, since a query is never a key.
+Nothing is expected where widths or numbers of heads differ. The outputs of a fused matrix (GPT-2's queries, keys and
+values) have three parts with a map each, since a query never corresponds to a key. alignment.rotations completes maps
+by what is expected here; `regress`, `theseus` and `lorasuite` use both.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Side = Literal["in", "out"]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a space that has a map of its own: where it lies in both hosts, and what is expected of the map."""
+    """A part of a space that has a map of its own: its coordinates in both hosts, and the map expected between them."""
 
     ours: slice
     theirs: slice
@@ -38,12 +39,12 @@ class Part:
 
     @property
     def swapped(self) -> Part:
-        """The same stretch of the map from the receiver's space to the origin's."""
+        """The same part of the map from the receiver's space to the origin's."""
         return Part(self.theirs, self.ours, self.expect)
 
 
 def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
-    """The parts of what goes into a pair of slots or comes out of them; most have one."""
+    """The parts of the inputs ("in") or outputs ("out") of a pair of slots; most have one part."""
     site = pair.receiver.site
     mixed = site in ("attn_o", "cross_o") if side == "in" else _letters(site) != ""
     if not mixed:
@@ -59,13 +60,13 @@ def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
 
 
 def _letters(site: str) -> str:
-    """Which of queries, keys and values a site puts out."""
+    """Which of queries, keys and values are the outputs of a site; empty for other sites."""
     kind, _, letters = site.partition("_")
     return letters if kind in ("attn", "cross") and letters in ("q", "k", "v", "qkv") else ""
 
 
 def _head_parts(host: Host, name: str, side: Side) -> list[tuple[slice, int]]:
-    """Where a slot's parts lie, and how many heads each has; a fused matrix has queries, then keys, then values."""
+    """The coordinates of a slot's parts and their numbers of heads; a fused matrix has queries, keys, then values."""
     layer, _, site = name.rpartition(".")
     slot, block = host.slots[name], host.slots[f"{layer}.{site.partition('_')[0]}"]
     width = block.out_width // block.heads
@@ -91,18 +92,18 @@ def _square(sums: SecondMoments) -> bool:
 
 
 def rotation_of(moments: Moments, of: Sequence[Part]) -> Dense:
-    """The best orthogonal map, part by part."""
-    found = [rotation(moments.part(part.ours, part.theirs), part.expect) for part in of]
-    if len(found) == 1:
-        return found[0].dense
+    """The best orthogonal map, fitted part by part."""
+    rotations = [rotation(moments.part(part.ours, part.theirs), part.expect) for part in of]
+    if len(rotations) == 1:
+        return rotations[0].dense
     there = torch.zeros_like(moments.all.ab)
-    for part, own in zip(of, found, strict=True):
-        there[part.ours, part.theirs] = own.there
-    return Dense(there, there.mT, _notes(found))
+    for part, fitted in zip(of, rotations, strict=True):
+        there[part.ours, part.theirs] = fitted.there
+    return Dense(there, there.mT, _notes(rotations))
 
 
 def multiple_of(moments: Moments, of: Sequence[Part]) -> Prior:
-    """The best multiples of these maps: what a regression is drawn towards where the rows say little."""
+    """The best multiples of these maps, towards which a regression is drawn where the rows say little."""
     half, everything = (torch.zeros_like(moments.all.ab) for _ in range(2))
     for part in of:
         own = moments.part(part.ours, part.theirs)
@@ -111,7 +112,7 @@ def multiple_of(moments: Moments, of: Sequence[Part]) -> Prior:
 
 
 def expected(sums: SecondMoments, of: Sequence[Part]) -> Tensor | None:
-    """What is expected of the whole map by these rows."""
+    """The map that is expected of the whole space, by these rows; None where nothing is."""
     whole = torch.zeros_like(sums.ab)
     for part in of:
         own = part.expect(sums.part(part.ours, part.theirs))
@@ -121,6 +122,6 @@ def expected(sums: SecondMoments, of: Sequence[Part]) -> Tensor | None:
     return whole
 
 
-def _notes(found: Sequence[Rotation]) -> str:
-    notes = list(dict.fromkeys(own.note for own in found))
+def _notes(rotations: Sequence[Rotation]) -> str:
+    notes = list(dict.fromkeys(fitted.note for fitted in rotations))
     return "; ".join(notes)

@@ -1,10 +1,10 @@
-"""Moments of both hosts' rows in the spaces that a technique's matrices live in, collected in one pass over the texts.
+"""The moments of both hosts' activations in the spaces that a technique's matrices belong to, from one pass over texts.
 
-Linear slots have a space of inputs and one of outputs; what is written to the residual stream (attention's and FFN's
-output, sums) is seen together with the stream itself at the end of its layer, which has the same basis and, where heads
-are few, more dimensions. The FFN's units are seen before and behind their nonlinearity: before it they span no more
-dimensions than the residual stream, behind it they span their own. Attention slots have keys, values and queries;
-grouped queries are averaged over their group.
+A linear slot has a space of inputs and one of outputs. For outputs that go to the residual stream (of attention, FFN
+and sums), the rows of the stream at the end of the layer are added: they have the same basis, and span more dimensions
+if heads are few. For the FFN's units, rows before and after the nonlinearity are taken together: before it they span no
+more dimensions than the residual stream, after it they span their own. Attention slots have keys, values and queries;
+grouped queries are averaged over the group that shares a key head.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from peftport.porting.alignment.maps import Moments
 from peftport.porting.pairs import Pair
 from peftport.techniques.roles import reads_inputs
 
-RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output is the residual stream's
-UNITS = ("ffn_in", "ffn_gate")  # sites whose output is the FFN's units, which the FFN's last map takes in
+RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output goes to the residual stream
+UNITS = ("ffn_in", "ffn_gate")  # sites whose outputs are the FFN's units, the inputs of its last map
 
 
 @dataclass(eq=False)
 class HeadMoments:
-    """Keys, values and queries of two attention blocks, flat over key heads; scalings of q k^T."""
+    """Moments of the keys, values and queries of two attention blocks, flat over key heads, and their scalings."""
 
     keys: Moments = field(default_factory=lambda: Moments(left=False, right=False))
     values: Moments = field(default_factory=lambda: Moments(right=False))
@@ -40,7 +40,7 @@ class HeadMoments:
 
 @dataclass(eq=False)
 class Spaces:
-    """Moments by receiver slot: the origin's rows are a, the receiver's b."""
+    """Moments by the receiver's slot; a are the origin's rows, b the receiver's."""
 
     into: dict[str, Moments] = field(default_factory=dict)
     out: dict[str, Moments] = field(default_factory=dict)
@@ -49,41 +49,43 @@ class Spaces:
 
 
 def collect_spaces(inputs: AlignInputs, *, full: bool = False) -> Spaces:
-    """Read the texts with both hosts and sum up, or take what an earlier port summed up.
+    """Sum up the moments of both hosts on the texts, or take those of an earlier port from the cache.
 
-    ``full``: all products of the rows of a host with themselves, for regressions; adapters behind linear maps then
-    have what they read, the map's output, among what goes in.
+    With ``full``, for regressions, all products of a host's rows with themselves are summed, not just the diagonal;
+    ``into`` then has the outputs of linear maps if these are what a bottleneck reads.
     """
     taken = tuple((name, pair.origin) for name, pair in inputs.pairs.items())
-    key = ("spaces", inputs.origin, inputs.receiver, taken, reads_inputs(inputs.roles), full, tuple(inputs.given.texts))
-    return inputs.given.shared.cached(key, lambda: _collect(inputs, full))
+    texts, shared = inputs.port_inputs.texts, inputs.port_inputs.shared
+    key = ("spaces", inputs.origin, inputs.receiver, taken, reads_inputs(inputs.roles), full, tuple(texts))
+    return shared.cached(key, lambda: _collect(inputs, full))
 
 
 def _collect(inputs: AlignInputs, full: bool) -> Spaces:
-    spaces, read = Spaces(), reads_inputs(inputs.roles)
-    title = f"reading {len(inputs.given.texts)} texts with {inputs.origin.name} and {inputs.receiver.name}"
+    spaces, with_inputs = Spaces(), reads_inputs(inputs.roles)
+    title = f"reading {len(inputs.port_inputs.texts)} texts with {inputs.origin.name} and {inputs.receiver.name}"
     for seen, met in watched_rows(inputs, title):
         for pair in inputs.pairs.values():
-            _add_pair(spaces, pair, inputs.origin.slots[pair.origin], seen, met, read, full)
+            _add_pair(spaces, pair, inputs.origin.slots[pair.origin], seen, met, with_inputs, full)
         if HEAD in seen and HEAD in met:
             spaces.hidden.add(seen[HEAD].y, met[HEAD].y)
     return spaces
 
 
 def watched_rows(inputs: AlignInputs, title: str) -> Iterator[tuple[SlotRows, SlotRows]]:
-    """The rows of both hosts, batch by batch, at the pairs' slots and at those where their outputs are seen again."""
+    """The rows of both hosts, batch by batch, at the pairs' slots and where the spaces of their outputs recur."""
     ours = [name for pair in inputs.pairs.values() for name in _with_further(pair.origin, inputs.origin)]
     theirs = [name for own in inputs.pairs for name in _with_further(own, inputs.receiver)]
     ours, theirs = (list(dict.fromkeys(names)) for names in (ours, theirs))
-    return paired_rows(inputs.origin, inputs.receiver, ours, theirs, inputs.given, title)
+    return paired_rows(inputs.origin, inputs.receiver, ours, theirs, inputs.port_inputs, title)
 
 
 def _add_pair(
-    spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, inputs: bool, full: bool
+    spaces: Spaces, pair: Pair, origin: Slot, seen: SlotRows, met: SlotRows, with_inputs: bool, full: bool
 ) -> None:
-    """Take one batch of one pair in. Where no matrix reads inputs, what goes into linear maps is not summed up.
+    """Add one batch of one pair. The inputs of linear maps are summed up only if a matrix reads them.
 
-    ``inputs``: what goes into linear maps is read by a matrix; else a bottleneck there reads what comes out of them.
+    With ``with_inputs``, a matrix of the technique reads the inputs of linear maps; otherwise a bottleneck reads their
+    outputs.
     """
     name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
@@ -93,15 +95,15 @@ def _add_pair(
         own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
         own.scalings = (one.scaling, other.scaling)
         return
-    if inputs or full or pair.receiver.kind != "linear":
-        rows = (one.x, other.x) if inputs or pair.receiver.kind != "linear" else (one.y, other.y)
+    if with_inputs or full or pair.receiver.kind != "linear":
+        rows = (one.x, other.x) if with_inputs or pair.receiver.kind != "linear" else (one.y, other.y)
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:
-    """What comes out at a slot and, in the same space, the stream at the end of the layer or the units' output."""
+    """A slot's outputs and, from the same space, the stream at the end of the layer or the units after activation."""
     further = _further(name)
     if further == name or further not in rows:
         return rows[name].y
@@ -109,7 +111,7 @@ def output_rows(rows: SlotRows, name: str) -> Tensor:
 
 
 def grouped(rows: Rows, slot: Slot) -> Tensor:
-    """Queries averaged over the groups that share a key head: (n, H_kv D_head)."""
+    """The mean of the queries in each group that shares a key head: (n, H_kv D_head)."""
     n, width = len(rows.queries), slot.out_width // slot.heads
     return rows.queries.view(n, slot.heads, -1, width).mean(2).flatten(1)
 
@@ -120,7 +122,7 @@ def _with_further(name: str, host: Host) -> list[str]:
 
 
 def _further(name: str) -> str:
-    """The slot where the space of a slot's output is seen again."""
+    """The slot where the space of a slot's outputs recurs; the slot itself if there is none."""
     layer, _, site = name.rpartition(".")
     if site in UNITS:
         return f"{layer}.ffn_out"

@@ -1,18 +1,18 @@
-"""Carry a module through linear maps between two hosts: what all aligning methods share.
+"""Carry a module through linear maps between two hosts. All methods that find such maps share this.
 
-Rows x_s of the origin and x_t of the receiver, x_t ~ x_s T and x_s ~ x_t T'. Each matrix goes by its role
-(techniques.roles), through the map of the space that it has to do with:
+For activations x_s of the origin and x_t of the receiver, the maps of a space give x_t ~ x_s T and x_s ~ x_t T'. Each
+matrix is carried by its role (techniques.roles), through the maps of the space that it reads, writes or scales:
 
     reads     A' = A T'^T                  LoRA's A, an adapter's down
     writes    B' = T^T B,  k' = k T        LoRA's B, an adapter's up and its bias; the keys and values of a prefix
-    scales    l' = diag(T' diag(l) T)      y (1 + l) is no diagonal matrix any more where T mixes coordinates; the
-                                           nearest one is its diagonal, and the slot's record says what share it keeps
+    scales    l' = diag(T' diag(l) T)      if T mixes coordinates, the carried scaling is not diagonal; its diagonal is
+                                           the nearest scaling, and the slot's record says what share of it that keeps
 
-The rank or the units between reading and writing stay what they are. Techniques whose matrices stand for others are
-expanded first, and what was carried is condensed again (a Compacter: techniques.kronecker); a prefix needs maps that
-keep to heads (porting.alignment.heads). Where the receiver's bottleneck is narrower, the units that move most are kept;
-where it is wider, the new units get fresh down matrices and zero up matrices, so that they say nothing until they are
-trained.
+The rank, or the units, between the matrix that reads and the one that writes are not changed. A technique whose
+matrices stand for others (a Compacter) is expanded to these first and condensed afterwards (techniques.kronecker). A
+prefix needs maps that respect heads (porting.alignment.heads). If the receiver's bottleneck is narrower, the units with
+the largest weights are kept; if it is wider, new units get fresh down matrices and zero up matrices, so that they have
+no effect until they are trained.
 """
 
 from __future__ import annotations
@@ -44,44 +44,44 @@ Own = dict[str, Tensor]  # one slot's matrices, float64, without K
 
 @dataclass(frozen=True, eq=False)
 class CarriedSlot:
-    """One slot's matrices in the receiver's spaces, and how well the maps there fit."""
+    """One slot's matrices in the receiver's spaces, and a note for the record on how well the maps fit."""
 
     own: Own
     note: str = ""
 
 
 class Aligner(ABC):
-    """The maps between two hosts, pair of slots by pair of slots. Asked for one slot at a time."""
+    """The maps between two hosts, for one pair of slots at a time."""
 
     @abstractmethod
     def into(self, pair: Pair) -> Map:
-        """Between what goes into the two linear maps; at sums, between the sums behind their norms."""
+        """The map between the inputs of two linear maps; at sums, between the sums after their layer norms."""
 
     @abstractmethod
     def out(self, pair: Pair) -> Map:
-        """Between what comes out; at sums, between the sums."""
+        """The map between the outputs of two linear maps; at sums, between the sums."""
 
     @abstractmethod
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:
-        """Between the keys and between the values of two attention blocks, flat over heads."""
+        """The maps between the keys and between the values of two attention blocks, flat over heads."""
 
     @abstractmethod
     def hidden(self) -> Map:
-        """Between the last hidden states, which linear readouts read."""
+        """The map between the last hidden states, which linear readouts read."""
 
     def carry(self, pair: Pair, own: Own, roles: Roles) -> CarriedSlot:
-        """Every matrix through the map of its space; methods with a better way for some roles override this."""
+        """Carry each matrix through the map of its space. Methods with a better way for some roles override this."""
         maps = self._maps(pair, {role.space for role in roles.values() if not isinstance(role, Inner)})
         made = {name: through(own[name], role, maps) for name, role in roles.items()}
         kept = [scaling_kept(own[name], maps[role.space]) for name, role in roles.items() if isinstance(role, Scales)]
         return CarriedSlot(made, joined(_notes(list(maps.values())), scaling_note(kept)))
 
     def _maps(self, pair: Pair, spaces: AbstractSet[Space]) -> dict[Space, Map]:
-        """The map of each space, found once where two of them are one; in the order in which records name them."""
+        """The map of each space, in the order in which records name them. `state` is the same as `in` or `out`."""
         if spaces & {"keys", "values"}:
             keys, values = self.keys_values(pair)
             return {"keys": keys, "values": values}
-        state: Space = "out" if pair.receiver.kind == "linear" else "in"  # which of the two a bottleneck reads
+        state: Space = "out" if pair.receiver.kind == "linear" else "in"  # the one that a bottleneck reads
         sides = spaces - {"state"} | ({state} if "state" in spaces else set())
         found: dict[Space, Map] = {"in": self.into(pair)} if "in" in sides else {}
         if "out" in sides:
@@ -93,31 +93,31 @@ class AligningPorter(Porter):
     """A method that finds maps between two hosts and carries any technique through them."""
 
     def layer(self, stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
-        """Which of the origin's layers the receiver's layer j takes."""
+        """The layer of the origin from which layer j of the receiver takes."""
         return by_end(stack, j, origin_layers, receiver_layers)
 
     @abstractmethod
     def align(self, inputs: AlignInputs) -> Aligner:
-        """Find the maps for these pairs, by the receiver's slot."""
+        """Find the maps for these pairs, which are keyed by the receiver's slot."""
 
-    def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
-        """Which slot takes which; most methods go by the hosts' depths alone."""
+    def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
+        """The pair of each slot of the receiver; most methods pair by the numbers of layers alone."""
         return pair_slots(module, receiver.slots, receiver.kind, self.layer)
 
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Pair the slots, find the maps between them, and carry the matrices through."""
-        pairs = self.pairs(module, receiver, given)
+        pairs = self.pairs(module, receiver, inputs)
         found = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)
-        aligner = self.align(AlignInputs(module, receiver, found, rng, given))
-        return carry_through(module, receiver, pairs, aligner, rng, given)
+        aligner = self.align(AlignInputs(module, receiver, found, rng, inputs))
+        return carry_through(module, receiver, pairs, aligner, rng, inputs)
 
 
 def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
-    """Refuse a port that would leave every slot out, or that cannot leave out those it must.
+    """Refuse a port if no slot has a counterpart, or if some have none and the technique cannot be left out there.
 
     Raises:
-        SlotMismatch: as said; the message names the first slot.
+        SlotMismatch: the port is refused; the message names the first slot without a counterpart.
 
     """
     lone = [name for name, pair in pairs.items() if pair is None]
@@ -136,15 +136,15 @@ def carry_through(
     pairs: Mapping[str, Pair | None],
     aligner: Aligner,
     rng: np.random.Generator,
-    given: PortInputs,
+    inputs: PortInputs,
 ) -> PortedMatrices:
-    """Every slot's matrices through an aligner's maps; slots without a counterpart get matrices that change nothing."""
-    spec = _carried_spec(module, receiver, given)
+    """Carry the matrices of every slot through the maps; slots without a counterpart get matrices without effect."""
+    spec = _carried_spec(module, receiver, inputs)
     technique = technique_named(spec.kind)
     made: Parameters = {}
     left_out: Parameters = {}
     slots: dict[str, str] = {}
-    advance = given.progress.stage(f"carrying {module.spec.kind} to {receiver.name}", len(pairs))
+    advance = inputs.progress.stage(f"carrying {module.spec.kind} to {receiver.name}", len(pairs))
     for name, pair in pairs.items():
         slot = receiver.slots[name]
         if pair is None:
@@ -174,10 +174,10 @@ def expanded(module: Module, slot: str) -> Own:
     return {name: tensor[0] for name, tensor in full.items()}
 
 
-def _carried_spec(module: Module, receiver: Host, given: PortInputs) -> TechniqueSpec:
-    """The module's own spec or, where that is asked for, that of the technique to which it expands."""
+def _carried_spec(module: Module, receiver: Host, inputs: PortInputs) -> TechniqueSpec:
+    """The module's own spec or, if asked for, the spec of the technique to which it expands."""
     spec, technique = module.spec, technique_named(module.spec.kind)
-    if given.as_technique is None or technique.expands_to != given.as_technique:
+    if inputs.as_technique is None or technique.expands_to != inputs.as_technique:
         return spec
     units = next(
         len(matrix)
@@ -188,14 +188,14 @@ def _carried_spec(module: Module, receiver: Host, given: PortInputs) -> Techniqu
     found = technique.expanded_spec(spec, units, receiver.width)
     if found is None:
         raise BadRequest(
-            f"--as {given.as_technique}: expected a width that some reduction factor divides into {units} units, "
+            f"--as {inputs.as_technique}: expected a width that some reduction factor divides into {units} units, "
             f"{receiver.name} is {receiver.width} wide; leave --as out for the nearest {technique.title}"
         )
     return found
 
 
 def fit_width(own: Own, shapes: Mapping[str, tuple[int, ...]], spec: TechniqueSpec, rng: np.random.Generator) -> Own:
-    """Cut or widen rank or bottleneck to what the receiver's spec says; spaces of the host are right already."""
+    """Cut or widen the rank or the bottleneck to that of the receiver; the other dimensions fit already."""
     roles = technique_named(spec.kind).roles
     if roles == PRODUCT:
         factors = compress(own["B"], own["A"], shapes["A"][0])
@@ -204,7 +204,7 @@ def fit_width(own: Own, shapes: Mapping[str, tuple[int, ...]], spec: TechniqueSp
 
 
 def fit_units(own: Own, units: int, rng: np.random.Generator) -> Own:
-    """An adapter with another bottleneck: the units with the largest ||up|| ||down|| kept, or silent ones added."""
+    """An adapter with another number of units: those with the largest ||up|| ||down|| are kept, or idle ones added."""
     down, up = own["down"], own["up"]
     have, width = down.shape
     if have > units:
@@ -223,7 +223,7 @@ def fit_units(own: Own, units: int, rng: np.random.Generator) -> Own:
 
 
 def through(matrix: Tensor, role: Role, maps: Mapping[Space, Map]) -> Tensor:
-    """One matrix through the map of the space that it reads, writes or scales."""
+    """Carry one matrix through the map of the space that it reads, writes or scales."""
     if isinstance(role, Inner):
         return matrix
     space = maps[role.space]
@@ -237,7 +237,7 @@ def through(matrix: Tensor, role: Role, maps: Mapping[Space, Map]) -> Tensor:
 
 
 def scaling_kept(numbers: Tensor, space: Map) -> float:
-    """How much of a scaling is one in the receiver's space, too: the share of its change's squared Frobenius norm."""
+    """How much of a carried scaling is diagonal in the receiver's space: the share of the squared Frobenius norm."""
     there, back = space.matrices(len(numbers))
     change = back @ (numbers.unsqueeze(1) * there)
     total = float(change.square().sum())
@@ -245,12 +245,12 @@ def scaling_kept(numbers: Tensor, space: Map) -> float:
 
 
 def scaling_note(kept: Sequence[float]) -> str:
-    """What a slot's record says where a scaling was cut to its diagonal; nothing where hardly anything was lost."""
+    """For the record: the share that is kept of a scaling cut to its diagonal; empty if hardly anything was lost."""
     return f"{min(kept):.2f} of the scaling kept" if kept and min(kept) < ALL_KEPT else ""
 
 
 def _notes(maps: Sequence[Map]) -> str:
-    """The notes of one or two maps; of two, each says which side it is of where they differ."""
+    """The notes of one or two maps; if two notes differ, each begins with its side."""
     notes = [m.note for m in {id(m): m for m in maps}.values()]
     if len(set(notes)) == 1:
         return notes[0]
@@ -258,5 +258,5 @@ def _notes(maps: Sequence[Map]) -> str:
 
 
 def joined(*parts: str) -> str:
-    """Parts of a slot's record, those that say something."""
+    """The parts of a slot's record that are not empty, joined."""
     return "; ".join(part for part in parts if part)

@@ -1,8 +1,8 @@
-"""Texts as two hosts read them, aligned word by word: rows of activations that can be compared across tokenizers.
+"""Texts aligned word by word, so that the activations of hosts with different tokenizers can be compared.
 
-A word is what stands between white space. Its row is the mean over its tokens; a mean commutes with every linear map,
-so maps fitted on words hold for tokens. Words that one of the hosts cuts off are left out for both. Encoder-decoders
-read the text in the encoder and again, shifted right, in the decoder.
+A word is a stretch of text between white space. Its row is the mean of the activations of its tokens. Means commute
+with linear maps, so a map fitted on words holds for tokens, too. Words that one host cuts off at its maximal length are
+left out for both. Encoder-decoders read the text in the encoder, and again, shifted right, in the decoder.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor
 from peftport.hosts.host import Host
 
 MAX_TOKENS = 96
-Word = tuple[int, int]  # text of the batch, word of the text
+Word = tuple[int, int]  # the number of a text in the batch, and of a word in that text
 
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """Which token goes to which word's mean: ``tokens`` and ``rows`` run parallel, ``counts`` is one a word."""
+    """The assignment of tokens to words: token ``tokens[i]`` belongs to word ``rows[i]``; ``counts`` by word."""
 
     tokens: Tensor
     rows: Tensor
     counts: Tensor
 
     def __call__(self, activations: Tensor) -> Tensor:
-        """(B, T, D), or (B T, D) as some FFNs have it -> (number of words, D), float64."""
+        """The mean of each word: (B, T, D), or (B T, D) as in some FFNs -> (number of words, D), float64."""
         flat = activations.detach().flatten(0, -2).cpu()[self.tokens].double()
         sums = flat.new_zeros(len(self.counts), flat.shape[1]).index_add_(0, self.rows, flat)
         return sums / self.counts.unsqueeze(1)
@@ -37,14 +37,14 @@ class Pooling:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One batch of texts for one host: the model's inputs, and which tokens each word has, (B, T) by word."""
+    """One batch of texts for one host: the model's inputs, and the positions of each word's tokens."""
 
     inputs: dict[str, Any]
     tokens: dict[Word, list[int]]
     length: int  # T
 
     def pooling(self, words: Sequence[Word]) -> Pooling:
-        """How token rows become the means of these words."""
+        """The pooling of token activations into the means of these words."""
         places = [(row, text * self.length + t) for row, (text, w) in enumerate(words) for t in self.tokens[text, w]]
         counts = [len(self.tokens[word]) for word in words]
         rows, tokens = zip(*places, strict=True)
@@ -53,14 +53,14 @@ class Reading:
 
 def read(host: Host, texts: Sequence[str]) -> Reading:
     """Tokenise a batch, padded on the right."""
-    found = host.tokenizer(
+    encoded = host.tokenizer(
         [host.text_prefix + text for text in texts],
         return_offsets_mapping=True,
         truncation=True,
         max_length=MAX_TOKENS,
         verbose=False,
     )
-    rows, offsets = found["input_ids"], found["offset_mapping"]
+    rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), host.tokenizer.pad_token_id or 0)
     mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -76,29 +76,29 @@ def read(host: Host, texts: Sequence[str]) -> Reading:
     return Reading(inputs, _tokens_of_words(host.text_prefix, texts, offsets), length)
 
 
-def shared_words(one: Reading, other: Reading) -> list[Word]:
-    """Words that both hosts read, in order."""
-    return sorted(one.tokens.keys() & other.tokens.keys())
+def shared_words(first: Reading, second: Reading) -> list[Word]:
+    """The words that both hosts read, in order."""
+    return sorted(first.tokens.keys() & second.tokens.keys())
 
 
 def shared_tokens(origin: Host, receiver: Host) -> list[str]:
-    """Tokens that both hosts know, as their tokenizers spell them, in order."""
+    """The tokens that both vocabularies contain, as the tokenizers spell them, in order."""
     return sorted(origin.tokenizer.get_vocab().keys() & receiver.tokenizer.get_vocab().keys())
 
 
 def _tokens_of_words(prefix: str, texts: Sequence[str], offsets: list[list[tuple[int, int]]]) -> dict[Word, list[int]]:
-    found: dict[Word, list[int]] = {}
+    positions: dict[Word, list[int]] = {}
     for index, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
         word_at = _word_at(text)
         for token, (begin, end) in enumerate(spans):
-            last = end - 1 - len(prefix)  # some tokenizers count the space before a word to its first token
+            last = end - 1 - len(prefix)  # some tokenizers count the space before a word as part of its first token
             if end > begin and 0 <= last < len(text) and word_at[last] >= 0:
-                found.setdefault((index, word_at[last]), []).append(token)
-    return found
+                positions.setdefault((index, word_at[last]), []).append(token)
+    return positions
 
 
 def _word_at(text: str) -> list[int]:
-    """For every character the number of its word, -1 for white space."""
+    """The number of the word to which each character belongs, -1 for white space."""
     numbers, word, inside = [], -1, False
     for character in text:
         if character.isspace():

@@ -1,4 +1,4 @@
-"""copy: the matrices as they are, bit for bit. What the paper calls porting (Sabry & Belz 2024, arXiv 2401.14228)."""
+"""copy: use the matrices unchanged, bit for bit. The paper calls this porting (Sabry & Belz 2024, arXiv 2401.14228)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Copy(Porter):
     source = "Sabry & Belz 2024, arXiv 2401.14228; PortLLM, arXiv 2410.10870"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         return PortedMatrices(
             {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
         )

@@ -2,15 +2,16 @@
 
     W = U diag(s) V^T to rank k        dW' = U_t C_u^T (U_s^T dW V_s) C_v V_t^T
 
-The paper's: truncated SVD of both matrices, Frobenius-optimal linear maps between the bases, projection of the update.
-Its exact shift is not public; ours:
+From the paper: a truncated SVD of both matrices, Frobenius-optimal linear maps C between the bases, and the projection
+of the update. How exactly the paper makes C is not public. Ours is:
 
-    equal widths     C = the orthogonal matrix with the least ||V_s C - V_t||_F, that is U V^T of svd(V_s^T V_t);
-                     what lies outside both bases is kept as it is, so a port to the same host is the identity
-    other widths     the bases have no common coordinates: the i-th vectors are taken for one another, with the sign by
-                     which the sum of the cubes of V's entries is positive (U's follows)
+    equal widths     the orthogonal matrix with the least ||V_s C - V_t||_F, that is, U V^T of svd(V_s^T V_t). The part
+                     of the update outside both bases is kept unchanged, so a port to the same host is the identity
+    other widths     the bases have no common coordinates, so the i-th vector of one corresponds to the i-th of the
+                     other. A singular vector's sign is arbitrary: the sum of the cubes of V's entries is made positive,
+                     and U follows
 
-k is 256 at most. Wide matrices are decomposed by a randomised method whose error bound is in the slot's note.
+k is at most 256. Wide matrices are decomposed by a randomised method; the note on a slot states its error bound.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class SingularBases(Aligner):
 
     @override
     def into(self, pair: Pair) -> Map:
-        # A sum has one space: what goes into a bottleneck there has the basis of what comes out.
+        # A sum is a single space, so the inputs of a bottleneck there have the same basis as its outputs.
         found = self.bases.at(pair)
         return _map(found, "u" if pair.receiver.kind != "linear" else "v")
 
@@ -60,7 +61,7 @@ class SingularBases(Aligner):
 
     @override
     def hidden(self) -> Map:
-        # The last FFN writes to the residual stream and stands for its basis.
+        # The output basis of the last FFN, which writes to the residual stream, is taken for the stream's.
         ours, theirs = self.bases.origin.host, self.bases.receiver.host
         if ours.width == theirs.width:
             return identity(ours.width)
@@ -86,5 +87,5 @@ def _map(found: BasePair, side: str) -> Thin:
 
 
 def _signs(found: Leading) -> Tensor:
-    """One sign a pair of singular vectors, (k,): which of (u, v) and (-u, -v) is meant."""
+    """One sign for each pair of singular vectors, (k,), which chooses between (u, v) and (-u, -v)."""
     return torch.where(found.v.pow(3).sum(0) < 0, -1.0, 1.0).to(found.v.dtype)

@@ -1,11 +1,12 @@
-"""gradfix: keep of an update what the receiver's own gradient asks for, entry by entry (GradFix, arXiv 2510.09658).
+"""gradfix: keep the entries of an update whose sign lowers the receiver's loss (GradFix, arXiv 2510.09658).
 
     vote = sum over examples of sign(g)        M' = M where M has the sign of -vote, else 0
 
-The paper's: the mask by the sign of the receiver's loss gradient at its own weights, by majority over few labelled
-examples, for whole weight matrices. Ours: a module is masked in the matrices its update is linear in (LoRA's B, an
-adapter's up, a Compacter's up_right), with the gradient where they are zero, which is the bare receiver. So ranks and
-bottlenecks stay as they are. A prefix has no such matrices: even a prefix of zeros changes its host.
+From the paper: the mask, which is the sign of the gradient of the receiver's loss at its own weights, decided by
+majority over a few labelled examples. The paper masks whole weight matrices. Ours: the mask is applied to the matrices
+in which a module's update is linear (LoRA's B, an adapter's up, a Compacter's up_right), and the gradient is taken
+where they are zero, that is, at the bare receiver. So the rank or the bottleneck does not change. A prefix has no such
+matrices, since even keys and values of zero change the host.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from peftport.techniques.base import Parameters, Technique
 
 
 class GradFix(Porter):
-    """Masked by the sign of the receiver's gradient."""
+    """The module, masked by the sign of the receiver's gradient."""
 
     name = "gradfix"
     title = "entries kept whose sign the receiver's gradient asks for"
@@ -40,8 +41,8 @@ class GradFix(Porter):
         return "" if technique.can_be_left_out else "its matrices change the host even where they are zero"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        votes, examples = _votes(module, receiver, given)
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        votes, examples = _votes(module, receiver, inputs)
         made: Parameters = {slot: dict(own) for slot, own in module.matrices.items()}
         notes = {slot: "copied" for slot in made}
         for slot, own in votes.items():
@@ -55,14 +56,14 @@ class GradFix(Porter):
         return PortedMatrices(made, notes)
 
 
-def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Sums of the signs of the gradient with respect to the output matrices, at zero, and how many examples voted.
+def _votes(module: Module, receiver: Host, inputs: PortInputs) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """The sums of the signs of the gradient at zero output matrices, and the number of examples that voted.
 
     Raises:
         BadRequest: there is no example.
 
     """
-    assert given.labelled is not None  # checked: needs labels
+    assert inputs.labelled is not None  # checked: needs labels
     technique = technique_named(module.spec.kind)
     body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
     stacked = {slot: dict(own) for slot, own in stack([body], receiver.dtype).items()}
@@ -73,7 +74,7 @@ def _votes(module: Module, receiver: Host, given: PortInputs) -> tuple[dict[str,
     votes: dict[str, dict[str, Tensor]] = {slot: {} for slot, _ in outputs}
     examples = 0
     with attached(receiver, module.spec, stacked):
-        for loss in given.labelled.losses():
+        for loss in inputs.labelled.losses():
             examples += 1
             for (slot, name), gradient in zip(outputs, torch.autograd.grad(loss, leaves), strict=True):
                 votes[slot][name] = votes[slot].get(name, torch.zeros(())) + gradient[0].sign()

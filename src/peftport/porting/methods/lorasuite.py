@@ -1,16 +1,22 @@
-"""lorasuite: carry an update through maps made of both hosts' own matrices (LoRASuite, arXiv 2505.13515).
+"""lorasuite: carry an update through maps computed from both hosts' own matrices (LoRASuite, arXiv 2505.13515).
 
-    residual stream   W_h = pinv(E_s) E_t                  E: embeddings of the tokens that both vocabularies have
-    behind a map W    pinv(W_s^T) W_h W_t^T                heads that fit best are kept (Hungarian method), others zero
-    layers            by linear CKA of their outputs, in order, by dynamic programming
+    residual stream     W_h = pinv(E_s) E_t               E: embeddings of the tokens that both vocabularies contain
+    output of a map W   pinv(W_s^T) W_h W_t^T             kept only between matched heads, zero elsewhere
+    layers              paired in order so that the sum of their linear CKA is largest (dynamic programming)
 
-The paper's: these three, its head matching, and a short tuning without warm-up afterwards, which is left to the budget
-of a comparison here. Ours: the pseudo-inverse of W_s, where the paper has W_s^T; without it a port to the same host is
-not the identity. A matrix that puts out more than it takes in, or fewer tokens than dimensions, leave a map open: it is
-completed by the identity between streams of one width, and behind a map by one rotation a head (alignment.parts), which
-is fitted on the two matrices' rows. What a slot's record says of tokens is explained of every second one by a fit on
-the others. FFN units are matched one to one by the cosine of W_s W_h and W_t, since their maps have no inverse. Hosts
-of equal depth are paired layer by layer: the only order-preserving way.
+From the paper: these three maps, and the matching of heads, which pairs them one to one so that the sum of the norms of
+their blocks is largest (Hungarian method). The paper then tunes the module briefly without warm-up; here the budgets of
+a comparison do that.
+
+Ours: the pseudo-inverse of W_s^T. The paper has a transpose in its place, with which a port to the same host would
+not be the identity. A pseudo-inverse determines only part of the map if there are fewer shared tokens than
+dimensions, or if W has more outputs than inputs. The rest is the identity in the residual stream (of hosts with the
+same width), and one rotation per head behind a map, fitted on the rows of the two matrices (alignment.parts). FFN
+units have a nonlinearity between their maps, so they are matched one to one, by the cosine of the rows of W_s W_h and
+W_t. Hosts with equally many layers are paired layer by layer, the only pairing that keeps the order and uses every
+layer.
+
+A slot's record says how much of the embeddings of every second shared token a fit on the other tokens explains.
 """
 
 from __future__ import annotations
@@ -35,7 +41,7 @@ from peftport.porting.alignment.words import shared_tokens
 from peftport.porting.base import Fits, Need, PortInputs
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
 
-RANK = 1e-6  # of the largest singular value: directions under it are not told from rounding
+RANK = 1e-6  # times the largest singular value: smaller ones may be rounding errors and count as zero
 
 
 class LoraSuite(AligningPorter):
@@ -53,10 +59,10 @@ class LoraSuite(AligningPorter):
         return "weights" if depths(module.matrices) == depths(receiver.slots) else "texts"
 
     @override
-    def pairs(self, module: Module, receiver: Host, given: PortInputs) -> dict[str, Pair | None]:
-        if self.needs_for(module, receiver) == "weights" or given.origin is None:
+    def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
+        if self.needs_for(module, receiver) == "weights" or inputs.origin is None:
             return pair_slots(module, receiver.slots, receiver.kind, by_end)
-        found = {name: in_order(table) for name, table in similarity(given.origin, receiver, given).items()}
+        found = {name: in_order(table) for name, table in similarity(inputs.origin, receiver, inputs).items()}
 
         def layer(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
             return found[stack][j] if stack in found else by_end(stack, j, origin_layers, receiver_layers)
@@ -94,7 +100,7 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
 
 
 def _solved(a: Tensor, b: Tensor) -> Tensor:
-    """pinv(A) B and, where widths are equal, the identity for what no row of A has a part in."""
+    """pinv(A) B; where widths are equal, plus the identity on the directions that no row of A reaches."""
     inverse = torch.linalg.pinv(a, rtol=RANK)
     found: Tensor = inverse @ b
     if a.shape[1] == b.shape[1]:
@@ -103,7 +109,7 @@ def _solved(a: Tensor, b: Tensor) -> Tensor:
 
 
 def explained(a: Tensor, b: Tensor) -> float | None:
-    """The share of the variation of every second row of B that a fit on the others explains; None without such."""
+    """The share of the variance of every second row of B that a fit on the others explains; None for too few rows."""
     held = b[1::2] - b[1::2].mean(0) if len(b) > 3 else b[:0]
     varied = float(held.square().sum())
     if not varied:
@@ -119,7 +125,7 @@ class Embedded(Aligner):
 
     @override
     def into(self, pair: Pair) -> Map:
-        # All linear maps read the residual stream but those behind the attention and behind the FFN's units.
+        # All linear maps read the residual stream, except W_o (which reads heads) and the FFN's last (its units).
         site = pair.receiver.site
         if site in ("attn_o", "cross_o"):
             return self._mixed(pair, site.removesuffix("_o"))
@@ -127,7 +133,7 @@ class Embedded(Aligner):
 
     @override
     def out(self, pair: Pair) -> Map:
-        # What writes to the residual stream has its map; all else goes through the two matrices.
+        # A map that writes to the residual stream shares the stream's map; others go through the two hosts' matrices.
         site = pair.receiver.site
         if site in ("ffn_in", "ffn_gate"):
             return self._units(pair)
@@ -178,7 +184,7 @@ class Embedded(Aligner):
         return first, second
 
     def _mixed(self, pair: Pair, kind: str) -> Dense:
-        """The map of what goes into W_o: values, a copy for every query head of a group, matched as the queries are."""
+        """The map of W_o's inputs: the values, repeated for each query head of a group; heads matched by queries."""
         queries, values = self._through(pair, f"{kind}_q"), self._through(pair, f"{kind}_v")
         q_heads, v_heads = self._heads(pair, kind, "q"), self._heads(pair, kind, "v")
         order = matched(_sizes(queries.there, *q_heads))
@@ -194,7 +200,7 @@ class Embedded(Aligner):
 
 
 def _undone(matrix: Tensor, made: Tensor) -> tuple[Tensor, Tensor | None]:
-    """pinv(W^T) made, and the projector on the outputs that W never puts out; None where there are none."""
+    """pinv(W^T) made, and the projector on the outputs that W cannot produce; None where it can produce all."""
     inverse = torch.linalg.pinv(matrix.mT, rtol=RANK)
     beyond = torch.eye(len(matrix), dtype=matrix.dtype) - inverse @ matrix.mT
     return inverse @ made, beyond if float(beyond.trace()) > 0.5 else None
@@ -207,7 +213,7 @@ def _sizes(whole: Tensor, origin_heads: int, receiver_heads: int) -> Tensor:
 
 
 def _kept(whole: Dense, order: list[int], origin_heads: int, receiver_heads: int) -> Dense:
-    """Only the blocks of matched heads."""
+    """The map with zeros outside the blocks of matched heads."""
     d_s, d_t = len(whole.there) // origin_heads, whole.there.shape[1] // receiver_heads
     mask = torch.zeros(origin_heads, receiver_heads, dtype=whole.there.dtype)
     mask[order, torch.arange(receiver_heads)] = 1
@@ -216,7 +222,7 @@ def _kept(whole: Dense, order: list[int], origin_heads: int, receiver_heads: int
 
 
 def _repeated(whole: Tensor, heads: tuple[int, int], groups: list[int]) -> Tensor:
-    """A map of value heads as one of query heads: every block for all pairs of its groups' members."""
+    """A map between value heads as one between query heads: each block repeated for all query heads of its groups."""
     d_s, d_t = len(whole) // heads[0], whole.shape[1] // heads[1]
     blocks = whole.view(heads[0], d_s, heads[1], d_t)
     return (

@@ -1,25 +1,27 @@
-"""regress: fit the receiver's matrices so that they make at each slot the change the module makes on its origin. Ours.
+"""regress: fit the receiver's matrices so that each slot changes as the module changes it on the origin. Ours.
 
-Read texts with both bare hosts. At a slot let the origin's rows be x_s, the receiver's x_t, and T the ridge regression
-of the receiver's outputs on the origin's; the change to make is delta_t = delta_s T. Where the texts say little, every
-regression is drawn towards what the best multiple of an orthogonal map would make it (alignment.rotations), so that a
-port to the same host is the identity.
+Both bare hosts read the same texts. At a slot, let x_s and x_t be the inputs of the origin and of the receiver, and
+delta_s the change that the module makes to the origin's output. The receiver's output should change by delta_t =
+delta_s T, where T is the ridge regression of the receiver's outputs on the origin's. How the matrices are fitted to
+this target depends on the technique:
 
-    LoRA      delta_s = (alpha / r) x_s A^T B^T.  The best rank-r map from x_t to delta_t given T is the regression of
-              the r numbers z = x_s A^T on x_t, then B^T T:
+    LoRA      delta_s = (alpha / r) x_s A^T B^T.  Given T, the best map of rank r from x_t to delta_t is the regression
+              of the r numbers z = x_s A^T on x_t, followed by B^T T:
               A' = ((X_t^T X_t + c)^-1 X_t^T Z)^T        B' = T^T B                         reduced rank, in closed form
-    adapter   two regressions with an intercept: of the origin's units z = down h_s + b before their nonlinearity on
-              h_t, then of delta_t on f(down' h_t + b'), drawn towards the origin's up matrix, which makes up for what
-              the first one could not tell
-    Compacter the adapter it stands for, fitted so, then the nearest Compacter
-    scaling   l' = the slope of delta_t on x_t, coordinate by coordinate (of outputs, as (IA)3 scales them)
-    prefix    a key is what queries see of it: k' = scaling_s / scaling_t M k with M the regression of a head's
-              queries q_s on q_t, so that q_t k' is the best guess of q_s k; values through the regression of the
-              receiver's values on the origin's. Heads are matched as in alignment.heads.
+    adapter   two regressions with an intercept: of the origin's units before their nonlinearity, z = down h_s + b, on
+              h_t; then of delta_t on the receiver's units f(down' h_t + b'). The second is drawn towards the origin's
+              up matrix, and corrects what the first could not predict
+    Compacter the adapter that it stands for is fitted, then the nearest Compacter to the result is taken
+    scaling   the slope of delta_t on x_t, for each coordinate by itself (x the outputs, as (IA)3 scales them)
+    prefix    a key matters only through its products with queries, so k' = scaling_s / scaling_t M k, where M is the
+              regression of a head's queries q_s on q_t: then q_t k' is the best prediction of q_s k. Values go through
+              the regression of the receiver's values on the origin's. alignment.heads matches the heads
 
-Every penalty c is chosen on texts held out, and what a slot's record says is explained is so on those, about their
-mean, by a fit on the others: it is under 0 where the mean would do better. Nothing is trained: no loss, no gradient, no
-pass back through a host.
+In directions that the texts hardly show, a regression has little to go by. There it is drawn towards the best multiple
+of an orthogonal map (alignment.rotations), which makes a port to the same host the identity. Every penalty c is chosen
+on texts held out from the fit. The shares "explained" on a slot's record come from held-out texts, too: 1 is all of
+their variance, 0 is no better than predicting their mean, and less than 0 is worse. Nothing is trained: there is no
+loss, no gradient and no backward pass.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import Technique
 from peftport.techniques.roles import ATTENTION, BOTTLENECK, PRODUCT, Roles, only_scales
 
-SHOWN = 1e-12  # of the largest mean square: coordinates under it are not told from rounding
+SHOWN = 1e-12  # times the largest sum of squares: a coordinate with less may be rounding error, and is left alone
 
 
 class Regress(AligningPorter):
@@ -73,10 +75,14 @@ class Regress(AligningPorter):
 
 @dataclass(eq=False)
 class SlotFit:
-    """What is regressed at one slot: rank or units on the receiver's rows, outputs on outputs, the change on units.
+    """The regressions of one slot.
 
-    ``low``: the rank or the units; None where a technique has neither.
-    ``tried``: the change on units that were fitted without the rows held out.
+    Attributes:
+        low: the origin's rank or units on the receiver's inputs; None where a technique has neither.
+        out: the receiver's outputs on the origin's.
+        up: moments for the regression of the change on the receiver's units, which the second pass over the texts sums.
+        tried: the same with units fitted without the held-out rows, to choose the penalty by.
+
     """
 
     low: Regression | None
@@ -86,10 +92,10 @@ class SlotFit:
 
 
 class Fitted(Aligner):
-    """The regressions that were fitted, by slot."""
+    """The fitted regressions of every slot."""
 
     def __init__(self, inputs: AlignInputs, spaces: Spaces) -> None:
-        """Fit what is linear."""
+        """Fit the linear parts."""
         self.inputs, self.spaces = inputs, spaces
         self.module, self.origin, self.receiver = inputs.module, inputs.origin, inputs.receiver
         self.technique = technique_named(self.module.spec.kind)
@@ -104,7 +110,7 @@ class Fitted(Aligner):
         return parts(self.origin, self.receiver, pair, side)
 
     def _low(self, pair: Pair) -> Regression | None:
-        """Regress the origin's r numbers, or its units with an intercept, on the receiver's rows."""
+        """Regress the origin's r numbers, or its units with an intercept, on the receiver's inputs."""
         roles = self.technique.roles
         if roles not in (PRODUCT, BOTTLENECK):
             return None
@@ -118,8 +124,8 @@ class Fitted(Aligner):
         return ridge(read.with_ones().through(torch.cat([own["down"].mT, bias])), (half, everything))
 
     def second_pass(self) -> None:
-        """Sum up the receiver's fitted units and the change the origin's make."""
-        for seen, met in watched_rows(self.inputs, f"reading {len(self.inputs.given.texts)} texts again"):
+        """Read the texts again, and sum up the moments of the receiver's fitted units with the change of the origin."""
+        for seen, met in watched_rows(self.inputs, f"reading {len(self.inputs.port_inputs.texts)} texts again"):
             for name, pair in self.inputs.pairs.items():
                 change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
                 change = change + self.own[pair.origin]["up_bias"]
@@ -145,7 +151,7 @@ class Fitted(Aligner):
         return fit_units(made, min(len(made["down"]), self._bottleneck(pair)), np.random.default_rng(0))
 
     def _bottleneck(self, pair: Pair) -> int:
-        if self.inputs.given.as_technique is not None:  # else it follows the receiver's width, as the spec says
+        if self.inputs.port_inputs.as_technique is not None:  # else it follows the receiver's width, as the spec says
             return len(self.own[pair.origin]["down"])
         return self.technique.shapes(self.module.spec, pair.receiver)["down_bias"][0]
 
@@ -158,10 +164,10 @@ class Fitted(Aligner):
         return self.product(pair, own) if self.technique.roles == PRODUCT else self.bottleneck(pair, own)
 
     def scaling(self, pair: Pair, own: Own) -> CarriedSlot:
-        """Each coordinate of the receiver's outputs gets the factor that best makes the change wanted there.
+        """Each coordinate of the receiver's outputs gets the factor that comes closest to the change wanted there.
 
-        That is the least-squares slope of delta_t = x_s diag(l) T on x_t, coordinate by coordinate; the numerator is
-        the diagonal of x_t^T x_s diag(l) T. A coordinate that no row shows stays as it is.
+        That is the least-squares slope of delta_t = x_s diag(l) T on x_t for each coordinate; its numerator is the
+        diagonal of x_t^T x_s diag(l) T. A coordinate that is zero in all texts is not scaled.
         """
         fit, sums = self.slots[pair.receiver.name], self.spaces.out[pair.receiver.name].all
         seen = sums.bb.diagonal()
@@ -173,7 +179,7 @@ class Fitted(Aligner):
         return CarriedSlot(made, _figures(("out", fit.out)))
 
     def product(self, pair: Pair, own: Own) -> CarriedSlot:
-        """The matrix that reads by regression, the one that writes through the regression of outputs."""
+        """A from the regression of the r numbers, B through the regression of the outputs."""
         fit = self.slots[pair.receiver.name]
         assert fit.low is not None
         made = {"A": fit.low.weight.mT, "B": fit.out.weight.mT @ own["B"]}
@@ -192,7 +198,7 @@ class Fitted(Aligner):
 
     @override
     def into(self, pair: Pair) -> Map:
-        # No technique needs it: every one that the method carries has a regression of its own.
+        # Not used in a port: every technique that the method carries has a regression of its own.
         return rotation_of(self.spaces.out[pair.receiver.name], self._parts(pair))
 
     @override
@@ -201,7 +207,7 @@ class Fitted(Aligner):
 
     @override
     def hidden(self) -> Map:
-        # A linear readout's weight is moved through the regression of the origin's last hidden states.
+        # The weight of a linear readout goes through the regression of the origin's last hidden states.
         back = _drawn(self.spaces.hidden.swapped()).weight
         return Dense(back.mT, back)
 
@@ -229,7 +235,7 @@ class Fitted(Aligner):
 
 
 def _drawn(moments: Moments) -> Regression:
-    """Drawn towards the best multiple of an orthogonal map, the identity where the rows say nothing."""
+    """A regression drawn towards the best multiple of an orthogonal map, and so to the identity where rows are zero."""
     return ridge(moments, scaled(rotation(moments, unmoved), moments))
 
 
@@ -238,7 +244,7 @@ def _through(drawn: Prior, weight: Tensor) -> Prior:
 
 
 def _figures(*fits: tuple[str, Regression]) -> str:
-    """What several fits explain of the rows held out."""
+    """For the record: what several fits explain of the held-out rows."""
     shares = [(what, fit.explained) for what, fit in fits]
     if any(share is None for _, share in shares):
         return measured("explained", None)
@@ -246,13 +252,13 @@ def _figures(*fits: tuple[str, Regression]) -> str:
 
 
 def _least(what: str, fits: list[Regression]) -> str:
-    """What the worst of several heads' fits explains."""
+    """For the record: what the worst of several heads' fits explains."""
     shares = [fit.explained for fit in fits if fit.explained is not None]
     return measured(f"explained of {what}", min(shares) if len(shares) == len(fits) else None)
 
 
 def _read(rows: SlotRows, name: str, pair: Pair) -> Tensor:
-    """What an adapter reads at a slot."""
+    """The vectors that an adapter reads at a slot."""
     return rows[name].y if pair.receiver.kind == "linear" else rows[name].x
 
 

@@ -1,8 +1,9 @@
-"""resize: crop or zero-pad every dimension, interpolate over depth. A baseline to beat: it knows nothing of the hosts.
+"""resize: crop or zero-pad every dimension, and interpolate between layers. A baseline that ignores the hosts' weights.
 
-    M_j = (1 - w) M_i + w M_{i+1},  i + w = j (L_s - 1) / (L_t - 1)          then cut, or zeros appended
+    M_j = (1 - w) M_i + w M_{i+1},  i + w = j (L_s - 1) / (L_t - 1)          then cropped or padded
 
-Ours; in effect what the ual-adapter package 0.1.0 does. Same depth and widths: the matrices bit for bit.
+Ours; the package ual-adapter 0.1.0 does the same in effect. With equal depth and widths, matrices are copied bit for
+bit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from peftport.techniques.base import SHARED, Parameters
 
 
 class Resize(Porter):
-    """Matrices cut or padded to the receiver's shapes."""
+    """Matrices cropped or padded to the receiver's shapes."""
 
     name = "resize"
     title = "widths cropped or zero-padded, depths interpolated"
@@ -32,7 +33,7 @@ class Resize(Porter):
     fits = Fits(width="any", depth="any")
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         technique = technique_named(module.spec.kind)
         pairs = pair_slots(module, receiver.slots, receiver.kind)
         check_pairs(module, receiver, pairs, self.name)
@@ -58,7 +59,7 @@ class Resize(Porter):
 
 
 def _interpolated(module: Module, pair: Pair, receiver_layers: int) -> tuple[dict[str, Tensor], str]:
-    """The origin's matrices at the place of a receiver's layer, and which layers they are from."""
+    """The origin's matrices interpolated at the relative depth of a receiver's layer, and a note on their layers."""
     origin_stack, _, site = pair.origin.rsplit(".", 2)
     index = int(pair.receiver.name.rsplit(".", 2)[1])
     last = depths(module.matrices)[origin_stack] - 1
@@ -74,7 +75,7 @@ def _interpolated(module: Module, pair: Pair, receiver_layers: int) -> tuple[dic
 
 
 def _cut(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Cropped at the end of every dimension, or zeros appended."""
+    """The matrix cropped at the end of each dimension, or padded with zeros there."""
     if tuple(matrix.shape) == tuple(shape):
         return matrix
     room = matrix.new_zeros(shape)

@@ -1,10 +1,11 @@
-"""skip: receiver layer j takes origin layer round(j L_s / L_t); where widths differ, units are picked by correlation.
+"""skip: receiver layer j takes origin layer round(j L_s / L_t); if widths differ, units are matched by correlation.
 
     receiver unit j takes origin unit i(j):  max sum_j r(i(j), j),  i one to one        (Hungarian method)
 
-arXiv 2403.18804: layers by skipping, units by correlated activations and linear assignment. Ours: how texts are aligned
-(alignment.words), heads matched before units within them, and that a unit without a partner starts at zero. Where the
-receiver's slots have the origin's shapes nothing is needed but the module, whose matrices are taken as they are.
+r is the correlation of two units' activations on the same words. From the paper (arXiv 2403.18804): skipping layers,
+and matching units by correlated activations and linear assignment. Ours: the alignment of texts (alignment.words),
+matching heads before units within heads, and zeros for a unit without a partner. If the receiver's slots have the same
+shapes as the origin's, only the module is needed, and its matrices are copied.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ class Skip(AligningPorter):
 
     @override
     def needs_for(self, module: Module, receiver: Host) -> Need:
-        # A matrix that keeps its shape is taken as it is, and no text is read.
+        # Matrices that keep their shape are copied, and no text is read.
         return "nothing" if self._same_shapes(module, receiver) else "texts"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, given: PortInputs) -> PortedMatrices:
-        if given.as_technique or not self._same_shapes(module, receiver):
-            return super().carry(module, receiver, rng, given)
-        pairs = self.pairs(module, receiver, given)
+    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+        if inputs.as_technique or not self._same_shapes(module, receiver):
+            return super().carry(module, receiver, rng, inputs)
+        pairs = self.pairs(module, receiver, inputs)
         check_pairs(module, receiver, pairs, self.name)
         found = {name: pair for name, pair in pairs.items() if pair}
         made = {name: dict(module.matrices[pair.origin]) for name, pair in found.items()}
@@ -61,13 +62,13 @@ class Skip(AligningPorter):
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
-        if inputs.given.origin is None or not inputs.given.texts:  # equal shapes, carried as an adapter
+        if inputs.port_inputs.origin is None or not inputs.port_inputs.texts:  # equal shapes, carried as an adapter
             return Unchanged(inputs.receiver)
         return Picked(inputs.origin, collect_spaces(inputs))
 
 
 class Unchanged(Aligner):
-    """The identity in every space of the receiver."""
+    """The identity in every space."""
 
     def __init__(self, receiver: Host) -> None:
         self.receiver = receiver
@@ -90,7 +91,7 @@ class Unchanged(Aligner):
 
 
 class Picked(Aligner):
-    """Units of the origin, each assigned to one of the receiver's by the correlation of their activations."""
+    """Maps that assign units of the origin to units of the receiver by the correlation of their activations."""
 
     def __init__(self, origin: Host, spaces: Spaces) -> None:
         self.origin, self.spaces = origin, spaces
@@ -116,9 +117,10 @@ class Picked(Aligner):
 
 
 def by_correlation(moments: Moments) -> Reordering:
-    """The assignment with the largest sum of correlations; in the note, the mean that one from half the rows has.
+    """The assignment of units with the largest sum of correlations.
 
-    On the other half: units taken for one another because they correlate by chance do not do so there.
+    Its note has a mean correlation from held-out rows: an assignment found on half of the rows, measured on the other
+    half, where units that were matched by chance do not correlate.
     """
     order = assignment(moments.all.correlation()).order
     if moments.held.count <= 1:

@@ -1,17 +1,20 @@
-"""subspace: keep the part of an update that lies in the receiver's own leading subspaces, slot by slot.
+"""subspace: project an update on the leading singular subspaces of the receiver's own matrices.
 
     P = U U^T, R = V V^T of the k leading singular vectors of W        par(dW) = P_s dW R_s,  perp(dW) = dW - par(dW)
     dW' = P_t par(dW) R_t  +  perp(dW) - P_t perp(dW) R_t
 
-The first term is LoRA-X's (arXiv 2501.16559), the second is in ProLoRA's spirit (arXiv 2506.04244), which carries the
-part outside the origin's subspaces to the part outside the receiver's. Ours: mixed blocks (inside on one side only)
-count as outside, so a port to the same host is the identity; k is half the matrix's smaller side, 256 at most; overlap
-is measured above chance; and an update of higher rank is cut back to the module's rank by SVD.
+The first term, from LoRA-X (arXiv 2501.16559), projects the part of the update inside the origin's subspaces on the
+receiver's. The second follows the idea of ProLoRA (arXiv 2506.04244), which carries the part outside the origin's
+subspaces to the part outside the receiver's. Ours: parts that are inside on one side only count as outside, so that a
+port to the same host is the identity; k is half of the smaller side of the matrix, at most 256; the result, which has a
+higher rank, is cut to the module's rank by SVD; and the overlap of two subspaces is measured above what random ones
+have:
 
     overlap  o = ||U_s^T U_t||_F^2 / k,    above chance  (o - k/D) / (1 - k/D),    the smaller of both sides
 
-Slots below a threshold are left out, as in both papers (theirs is another measure). Techniques whose update is no
-product of two matrices go by the output side alone, prefixes by those of keys and values; a prefix cannot be left out.
+Slots whose overlap is below a threshold are left out, as in both papers (which measure it otherwise). For a technique
+whose update is not a product of two matrices, only the output side is used; for prefixes, those of the maps that make
+keys and values. A prefix cannot be left out.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
 from peftport.techniques.roles import PRODUCT, Roles, Scales, Writes, reads_inputs
 
-THRESHOLD = 0.1  # of overlap above chance; not tuned on anything
+THRESHOLD = 0.1  # the least overlap above chance; not tuned
 
 
 class Subspace(AligningPorter):
-    """Projection on the receiver's leading subspaces, and what lies outside on what lies outside."""
+    """Projection of an update on the receiver's leading subspaces, and of its rest on what is outside of these."""
 
     name = "subspace"
     title = "projection on the receiver's leading singular subspaces"
@@ -91,7 +94,7 @@ class Projections(Aligner):
 
     @override
     def into(self, pair: Pair) -> Map:
-        # Only bottlenecks at sums ask, and a sum has one space.
+        # Only bottlenecks at sums need this map, and a sum is a single space.
         return self.out(pair)
 
     @override
@@ -101,7 +104,7 @@ class Projections(Aligner):
 
     @override
     def hidden(self) -> Map:
-        # Both streams have one width, and no map between them is known.
+        # The residual streams have the same width, and the weights tell no map between them.
         return identity(self.receiver.width)
 
     @override
@@ -114,13 +117,13 @@ class Projections(Aligner):
 
 
 def half(found: Leading) -> Leading:
-    """At most half of the singular vectors: with all of them every subspace is the whole space."""
+    """At most half of the singular vectors, since all of them would span the whole space."""
     k = max(1, min(len(found.s), min(len(found.u), len(found.v)) // 2))
     return Leading(found.u[:, :k], found.s[:k], found.v[:, :k], found.bound)
 
 
 def above_chance(ours: Tensor, theirs: Tensor) -> float:
-    """Overlap of two subspaces (D, k): 1 equal, 0 what random ones have."""
+    """The overlap of two subspaces (D, k): 1 if they are equal, on average 0 if they are random."""
     width, k = ours.shape
     overlap = float((ours.mT @ theirs).square().sum()) / k
     return (overlap - k / width) / (1 - k / width) if k < width else 1.0

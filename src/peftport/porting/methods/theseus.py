@@ -2,13 +2,13 @@
 
     T = U V^T,  U S V^T = svd(X_s^T X_t)        dW' = T_out^T dW T_in
 
-The paper's: Procrustes maps from second moments, not centred, at the inputs and outputs of every linear map, so widths
-may differ. Ours: rows are words that both hosts read, whatever their tokenizers; layers are paired where depths differ;
-adapters go through the maps of the residual stream; prefixes through one rotation a head. There a head's keys are also
-scaled so that q k^T keeps its size, its values by the ratio of the hosts' own: both are 1 between bases of one host.
-Rows often span less than the space, and leave the map open there: it is completed by what the space is known for
-(alignment.parts, alignment.rotations), so a port to the same host is the identity whatever its shapes. A fused matrix's
-queries, keys and values have a map each.
+From the paper: orthogonal (Procrustes) maps from uncentred second moments, at the inputs and the outputs of every
+linear map, so that widths may differ. Ours: rows are words that both hosts read, whatever their tokenizers; layers are
+paired if their numbers differ; adapters go through the maps of the residual stream, and prefixes through one rotation
+per head. A head's keys are also scaled so that q k^T keeps its size, and its values by the ratio of the two hosts' own
+values; both factors are 1 if the hosts differ by a change of basis only. The rows often span fewer dimensions than the
+space. There the map follows the position of the space in the layer (alignment.parts, alignment.rotations), which makes
+a port to the same host the identity for every shape. The queries, keys and values of a fused matrix have one map each.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Theseus(AligningPorter):
 
 
 class Rotations(Aligner):
-    """Orthogonal maps by Procrustes' method, from the moments of both hosts' activations."""
+    """Orthogonal maps from the second moments of both hosts' activations (Procrustes)."""
 
     def __init__(self, origin: Host, receiver: Host, spaces: Spaces) -> None:
         self.origin, self.receiver, self.spaces = origin, receiver, spaces

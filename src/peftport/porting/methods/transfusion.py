@@ -1,13 +1,14 @@
-"""transfusion: match attention heads and units by the weights alone, then carry the update through the permutations.
+"""transfusion: match attention heads and hidden units by weights alone, and permute the update accordingly.
 
     heads      min over permutations of  sum over W_q, W_k, W_v, W_o of  || sigma(W^i) - sigma(W'^j) ||
     units      within a head:  max sum of  <W_q[a], W_q'[b]> + <W_k[a], W_k'[b]>,  and of W_v's rows, W_o's columns
     FFN        max sum of  <W_in[a], W_in'[b]> + <W_gate[a], W_gate'[b]> + <W_out[:, a], W_out'[:, b]>
 
-arXiv 2505.22697: heads by the distance of their singular values, which no change of basis within a head moves, then
-units within heads; each an assignment solved by the Hungarian method. Ours: with grouped queries the key heads are
-matched, then the queries within a group; with rotary positions queries and keys keep their order within a head, which
-has meaning there; the residual stream keeps its basis, so adapters go over as they are.
+sigma has the singular values of a head's matrix. From the paper (arXiv 2505.22697): heads are matched by the distance
+of their singular values, which a change of basis within a head does not alter, and then units within heads. Each
+matching is an assignment problem, solved by the Hungarian method. Ours: with grouped queries, key heads are matched
+first, then the query heads within a group; with rotary positions, queries and keys keep their order within a head,
+because the rotation depends on it; the residual stream keeps its basis, so adapters are copied.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from peftport.porting.pairs import Pair
 
 
 class TransFusion(AligningPorter):
-    """Permutations of heads, of units within heads, and of FFN units."""
+    """Permutations of heads, units within heads, and FFN units."""
 
     name = "transfusion"
     title = "heads and units matched by weights, the update permuted"
@@ -44,7 +45,7 @@ class TransFusion(AligningPorter):
 
 @dataclass(frozen=True, eq=False)
 class BlockOrder:
-    """One attention block's orders, flat over heads: of queries, of keys, of values, and of what goes into W_o."""
+    """The orders of one attention block, flat over heads: of queries, keys, values, and the inputs of W_o."""
 
     queries: Tensor
     keys: Tensor
@@ -53,7 +54,7 @@ class BlockOrder:
 
 
 class Permutations(Aligner):
-    """Orders of heads and units, found block by block when they are asked for."""
+    """The orders of heads and units, found for each block when they are first needed."""
 
     def __init__(self, origin: Host, receiver: Host) -> None:
         self.origin, self.receiver = HostWeights(origin), HostWeights(receiver)
@@ -62,7 +63,7 @@ class Permutations(Aligner):
 
     @override
     def into(self, pair: Pair) -> Map:
-        # What goes into W_o and into the FFN's last map is permuted; the rest is the residual stream.
+        # Only the inputs of W_o and of the FFN's last map are permuted; all others are the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
         if site.endswith("_o"):
             return _order(self._block(layer, site.removesuffix("_o")).mixed)
@@ -70,7 +71,7 @@ class Permutations(Aligner):
 
     @override
     def out(self, pair: Pair) -> Map:
-        # Queries, keys, values and FFN units are permuted; the rest is the residual stream.
+        # Only queries, keys, values and FFN units are permuted; all other outputs go to the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
         if site in ("ffn_in", "ffn_gate"):
             return _order(self._ffn(layer))
@@ -123,7 +124,7 @@ class Permutations(Aligner):
         )
 
     def _query_heads(self, ours: _Heads, theirs: _Heads, heads: list[int]) -> list[list[int]]:
-        """Find, for each key head of the receiver, the origin's query heads in the order in which its own take them."""
+        """Return the origin's query heads for each key head of the receiver, in the order of the receiver's."""
         found = []
         for j, i in enumerate(heads):
             distance = _distance(ours.query_spectra(i), theirs.query_spectra(j))
@@ -179,11 +180,11 @@ class _Heads:
         return torch.stack([torch.linalg.svdvals(self.q[head]), torch.linalg.svdvals(self.o[head])], dim=1)
 
     def qk(self, head: int, queries: list[int] | None = None) -> Tensor:
-        """(d, (G + 1) D): what a unit of queries and keys is known by; queries in a given order."""
+        """The features by which units of queries and keys are matched, (d, (G + 1) D); query heads in a given order."""
         return torch.cat([*self._picked(self.q, head, queries), self.k[head]], dim=1)
 
     def vo(self, head: int, queries: list[int] | None = None) -> Tensor:
-        """(d, (G + 1) D): what a unit of values is known by."""
+        """The features by which units of values are matched, (d, (G + 1) D)."""
         return torch.cat([*[m.mT for m in self._picked(self.o, head, queries)], self.v[head]], dim=1)
 
     def _picked(self, each: Tensor, head: int, queries: list[int] | None) -> list[Tensor]:
@@ -192,7 +193,7 @@ class _Heads:
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Sums of distances of singular values, (H_s, H_t), from (H, matrices, d)."""
+    """The distances of singular values (H, matrices, d), summed over matrices: (H_s, H_t)."""
     distance: Tensor = (ours[:, None] - theirs[None]).norm(dim=-1).sum(-1)
     return distance
 

@@ -27,7 +27,7 @@ class PortCheck:
     """The result of a check. ``layers_note`` says why layers were not compared, where they were not."""
 
     technique: str
-    kinship: HostComparison
+    host_comparison: HostComparison
     slots: SlotChecks
     layers: tuple[LayerCheck, ...]
     layers_note: str | None
@@ -36,7 +36,7 @@ class PortCheck:
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole result as JSON values."""
-        hosts = self.kinship
+        hosts = self.host_comparison
         tokens = None if hosts.tokens is None else {**asdict(hosts.tokens), "share": hosts.tokens.share}
         return {
             "technique": self.technique,
