@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from peftport.analysis.columns import OLD_METRICS, run_columns
-from peftport.core.errors import PeftportError
-from peftport.metrics import METRICS
+from peftport.core.errors import BadRequest, PeftportError
+from peftport.metrics import METRICS, metrics_of
 from peftport.metrics.base import Metric, Predicted, predicted_classes
 from peftport.metrics.resampling import resampled
 from peftport.report.html import render
@@ -72,7 +72,7 @@ def test_a_new_metric_has_a_column_in_a_study_done_before_it(
 
 def test_tables_with_the_first_metrics_alone_stay_readable(tiny: Path, undisturbed: Path, tmp_path: Path) -> None:
     exported = export_of(tiny, undisturbed)
-    old = exported.runs.drop([name for name in METRICS if name not in OLD_METRICS])
+    old = exported.runs.drop([name for name in metrics_of("classification") if name not in OLD_METRICS])
     write_export(Exported(old, exported.correct), tmp_path, "parquet")
     read = read_export(tmp_path)
     assert list(read.runs.columns) == list(run_columns())
@@ -86,13 +86,22 @@ def test_tables_with_the_first_metrics_alone_stay_readable(tiny: Path, undisturb
 
 def test_every_metric_of_a_study_is_that_of_its_stored_scores(tiny: Path, undisturbed: Path) -> None:
     runs = export_of(tiny, undisturbed).runs
-    assert runs.select(pl.col(list(METRICS)).null_count()).row(0) == (0,) * len(METRICS)
+    assert runs.select(pl.col(list(metrics_of("classification"))).null_count()).row(0) == (0,) * 10
     assert np.allclose(runs["accuracy"], runs["balanced_accuracy"], atol=0.5)
 
 
 def test_an_unknown_metric_in_a_study_file_is_one_line(peftport: Run, tiny: Path) -> None:
     told = peftport("study", "plan", tiny, "--set", 'testing.metric="acuracy"')
     assert (told.code, told.err.count("\n")) == (2, 1) and "did you mean 'accuracy'" in told.err
+
+
+def test_a_metric_of_other_tasks_is_refused(tiny: Path, undisturbed: Path) -> None:
+    ledger = Ledger(undisturbed)
+    try:
+        with pytest.raises(BadRequest, match="--metric chrf: expected one that measures a task of kind classification"):
+            export(plan_of(tiny, **{"testing.metric": '"chrf"'}), ledger, Artifacts(undisturbed / "artifacts"))
+    finally:
+        ledger.close()
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "balanced_accuracy", "auroc"])
