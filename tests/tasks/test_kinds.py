@@ -52,7 +52,9 @@ def test_sets_of_three_formats_are_one_task(rows: Rows, save: Save) -> None:
     assert len({task.digest for task in tasks}) == 1
     assert tasks[0].spec.labels == ("9", "fear", "joy") and tasks[0].train.targets.shape[1] == 3
     wanted = {row["text"]: [name in row["label"] for name in ("9", "fear", "joy")] for row in lists}
-    assert all(wanted[t] == y.astype(bool).tolist() for t, y in zip(tasks[0].test.texts, tasks[0].test.targets, strict=True))
+    assert all(
+        wanted[t] == y.astype(bool).tolist() for t, y in zip(tasks[0].test.texts, tasks[0].test.targets, strict=True)
+    )
     assert "read as multi_label" in tasks[0].remarks[0] and "parted at ';'" in tasks[2].remarks[0]
     assert tasks[3].remarks == () and set(tasks[0].spec.summary(tasks[0].train.targets)) == {"9", "fear", "joy"}
 
