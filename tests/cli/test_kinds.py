@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import peftport as api
+from peftport.metrics.resampling import resampled
 from peftport.modules.folders import read_module
+from peftport.workflows import compare_tables
 from pico import WORDS
 from pico_folders import Run
 
@@ -37,6 +40,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen draws of the items are enough to see that there are intervals."""
+    monkeypatch.setattr(compare_tables, "resampled", partial(resampled, draws=12))
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("host", ["bert", "t5", "llama"])
 def test_trained_evaluated_ported_and_compared(
@@ -59,7 +68,7 @@ def test_trained_evaluated_ported_and_compared(
         "--steps", 1, *SHORT, "--out", tmp_path / "new", "--json",
     )  # fmt: skip
     by_items = {"regression": "mean_absolute_error", "multi_label": "samples_f1"}[kind]
-    assert ported.code == 0 and ported.json["selection"][f"test_{by_items}"] is not None, ported
+    assert ported.code == 0 and ported.json["trial"][f"test_{by_items}"] is not None, ported
     assert peftport("evaluate", updated, task, *options, "--module", tmp_path / "new", *SHORT).code == 0
     compared = ("--to", updated, "--task", task, *options, "--budgets", "0,1", "--seeds", 2, *SHORT)
     page = tmp_path / "page.html"
