@@ -167,8 +167,8 @@ def test_not_utf8(rows: Rows, save: Save, suffix: str) -> None:
         ("r.jsonl", b'{"text": 3, "label": 1}\n', "row 1: the text is of type int, expected text"),
         (
             "r.jsonl",
-            b'{"text": "a", "label": 0.5}\n',
-            "row 1: label 0.5 of type float, expected an integer or a string",
+            b'{"text": "a", "label": {"b": 1}}\n',
+            "row 1: label {'b': 1} of type dict, expected an integer or a string",
         ),
         ("r.jsonl", b'{"text": "a", "label": NaN}\n', "row 1: the label is missing"),
         ("r.jsonl", b'{"text": "a \\ud800", "label": 1}\n', "row 1: character 3 of the text is half a surrogate pair"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from peftport.metrics.base import Metric, Predicted
 
 
@@ -15,6 +17,5 @@ class Rmse(Metric):
         """Of no items there is none."""
         if not len(predictions.targets):
             return None
-        from sklearn.metrics import root_mean_squared_error
-
-        return float(root_mean_squared_error(predictions.targets, predictions.values))
+        errors = predictions.values.astype(np.float64) - predictions.targets
+        return float(np.sqrt(np.mean(errors**2)))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from peftport.core.scale import Scale
 from peftport.objectives.base import Head, Objective, Row, mean_pooled
-from peftport.tasks.kinds.regression import Regression
+from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.spec import Example
 
 
@@ -42,7 +42,7 @@ class Cosine(Objective):
     kinds = ("encoder", "encoder_decoder", "decoder")
     view = "body"
     serves = ("regression",)
-    task: Regression
+    task: RegressionTask
 
     def wording(self, example: Example) -> Example:
         """One of the texts, behind the prefix that the host was trained with, if any."""

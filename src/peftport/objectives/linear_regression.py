@@ -17,14 +17,14 @@ from torch import Tensor
 from peftport.core.scale import Scale
 from peftport.objectives.base import Head, HeadMatrices, Row
 from peftport.objectives.linear import LinearHead
-from peftport.tasks.kinds.regression import Regression
+from peftport.tasks.kinds.regression import RegressionTask
 
 
 class LinearRegression(LinearHead):
     """A trained linear regression on the pooled text, or on a pair of texts read together."""
 
     serves = ("regression",)
-    task: Regression
+    task: RegressionTask
 
     @property
     def width(self) -> int:

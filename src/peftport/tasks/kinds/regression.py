@@ -36,7 +36,7 @@ class Numbers(Predictions):
     kind = "regression"
 
 
-class Regression(TaskSpec):
+class RegressionTask(TaskSpec):
     """A number for each example. ``scale`` is that of the training split, once the items are split."""
 
     kind = "regression"
