@@ -1,6 +1,6 @@
 # The vocabulary of this repository. Every target sets up what it needs, into .venv.
 #   make demo    the main job on real hosts and reviews      make test    every test
-#   make check   ruff, mypy strict, spelling, the site       make hosts   all offline hosts and texts
+#   make check   ruff, mypy strict, spelling, the site       make hosts   offline hosts and texts, less optional ones
 #   make docs    the site, into site/ (no network needed once set up)
 #   make notebook  the example notebook, executed anew       make coverage  every test, and which lines they reach
 #   make test-minimal test-newest  a part of the tests with the lowest and the newest libraries
