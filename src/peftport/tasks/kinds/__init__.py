@@ -8,4 +8,6 @@ from peftport.tasks.kinds.multi_label import MultiLabel
 from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.spec import TaskSpec
 
-KINDS: dict[str, type[TaskSpec]] = {kind.kind: kind for kind in (Classification, MultiLabel, RegressionTask, Completion)}
+KINDS: dict[str, type[TaskSpec]] = {
+    kind.kind: kind for kind in (Classification, MultiLabel, RegressionTask, Completion)
+}
