@@ -6,6 +6,7 @@ start many processes would come last, where the other process has nothing left t
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A suite that nohup started ignores SIGHUP, and so would the processes that it starts to interrupt them.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Each takes a minute or more.
 LONGEST = (
     "study/test_kill.py", "study/test_ray.py", "study/test_interrupted.py", "cli/test_docs.py", "cli/test_interrupt.py",

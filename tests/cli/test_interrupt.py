@@ -121,13 +121,17 @@ def test_signals_again_and_again(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home, start_new_session=True,
         env={**unmeasured(environment), "TMPDIR": str(temporary)},
     ) as running:  # fmt: skip
-        until_in_hand(running.pid)
-        time.sleep(rng.choice((0, rng.uniform(0, 1), rng.uniform(0, 8))))
-        for number in rng.choices((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), k=rng.randint(3, 5)):
-            if running.poll() is None:
-                os.killpg(running.pid, number)
-                time.sleep(rng.uniform(0, 0.03))
-        out, err = running.communicate(timeout=PATIENCE_SECONDS)
+        try:
+            until_in_hand(running.pid)
+            time.sleep(rng.choice((0, rng.uniform(0, 1), rng.uniform(0, 8))))
+            for number in rng.choices((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), k=rng.randint(3, 5)):
+                if running.poll() is None:
+                    os.killpg(running.pid, number)
+                    time.sleep(rng.uniform(0, 0.03))
+            out, err = running.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            if running.poll() is None:  # a test that fails leaves nobody at work
+                os.killpg(running.pid, signal.SIGKILL)
     if command == "evaluate" and running.returncode == 0:  # it was done before
         assert err == ""
         return
