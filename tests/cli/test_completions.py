@@ -50,6 +50,25 @@ def test_answers_are_trained_evaluated_and_compared(
     assert all(isinstance(row["negative_log_likelihood"], float) for row in document["rows"])
     assert document["metric"]["name"] == "negative_log_likelihood"
     assert "negative log-likelihood" in (tmp_path / "page.html").read_text(encoding="utf-8").lower()
+    assert [row["seed"] for row in document["few_shot"]] == [0, 1] and document["plan"]["shots"] == 4
+    assert all(isinstance(row["negative_log_likelihood"], float) for row in document["few_shot"])
+    assert "bare host that reads 4 examples in its prompt" in document["few_shot_summary"]
+    assert document["few_shot_summary"] in compared.lines()
+    first = {row["who"]: row["answer"] for row in document["answers"] if row["item"] == 1}
+    assert first["reference"] == questions.test.targets[0][0]
+    assert set(first) == {
+        "reference", "bare host", "bare host, 4 examples in its prompt", "ported, 0 steps", "ported, 2 steps",
+        "scratch, 0 steps", "scratch, 2 steps",
+    }  # fmt: skip
+    assert document["answers"][0]["prompt"] == questions.test.texts[0]
+    assert any("answers at home are not shown" in remark for remark in compared.remarks())
+    home = peftport.compare(
+        tmp_path / "m", to=hosts[f"{host}-updated"], from_=hosts[host], task=questions, budgets=(0,), seeds=1,
+        arms=("ported",), shots=0, generate=2, **short,
+    ).as_json()  # fmt: skip
+    assert home["few_shot"] == [] and {row["who"] for row in home["answers"]} == {
+        "reference", "bare host", "ported, 0 steps", f"{host}, where it was trained",
+    }  # fmt: skip
 
 
 def test_what_cannot_answer_is_refused(hosts: dict[str, Path], questions: Task) -> None:
@@ -57,3 +76,10 @@ def test_what_cannot_answer_is_refused(hosts: dict[str, Path], questions: Task) 
         peftport.evaluate(hosts["bert"], questions)
     with pytest.raises(TaskRefused, match="answers have more than 1 tokens"):
         peftport.evaluate(hosts["llama"], questions, max_tokens=1)
+
+
+def test_examples_in_the_prompt_are_for_answers(
+    hosts: dict[str, Path], modules: dict[str, Path], reviews: Path, questions: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRequest, match="--shots 2: expected a task of kind completion, got classification"):
+        peftport.compare(modules["lora"], to=hosts["bert-updated"], task=reviews, budgets=(0,), seeds=1, shots=2)

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from peftport.api.result import Result, chosen, noted, write_page, written_to
-from peftport.report.tables import Table, comparison_sentence, comparison_table
+from peftport.report.tables import Table, comparison_sentence, comparison_table, few_shot_sentence
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
@@ -55,7 +55,9 @@ class Compared(Result):
 
     def as_json(self) -> dict[str, Any]:
         """Every run, the plan, the gains, the summary and the verdict."""
-        said = {"summary": self.summary, "verdict": self.verdict}
+        said: dict[str, Any] = {"summary": self.summary, "verdict": self.verdict}
+        beside = few_shot_sentence(self.analysis)
+        said |= {"few_shot_summary": beside} if beside else {}
         return {**self.comparison.as_json(), "gains": self.analysis.gains.rows(named=True), **said}
 
     def tables(self) -> list[Table]:
@@ -65,7 +67,8 @@ class Compared(Result):
     def lines(self) -> list[str]:
         """The summary, and the verdict where there is one."""
         verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
-        return [self.summary, *verdict, *written_to(path_of(self.request.out))]
+        beside = few_shot_sentence(self.analysis)
+        return [self.summary, *([beside] if beside else []), *verdict, *written_to(path_of(self.request.out))]
 
     def remarks(self) -> list[str]:
         """How the task was read, how ``auto`` chose, and why accuracy does not judge the arms, where it does not."""

@@ -7,13 +7,14 @@ ceiling, so it has learning curves, gains and verdicts, but no retention, saving
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import polars as pl
 
 from peftport.core.environment import installed_versions, this_machine
-from peftport.report.findings import Findings
+from peftport.report.findings import Findings, frame
 from peftport.report.html import render
-from peftport.report.tables import comparison_sentence, items_text
+from peftport.report.tables import comparison_sentence, few_shot_sentence, items_text
 from peftport.workflows.compare_tables import BARE_ARM, CEILING, ComparisonAnalysis
 from peftport.workflows.demo import Demo
 
@@ -23,6 +24,8 @@ def comparison_findings(
 ) -> Findings:
     """The findings of the analysis of comparisons on one receiver and task."""
     seeds, judged = analysis.first.plan.seeds, analysis.judged
+    beside = few_shot_sentence(analysis)
+    answers = [asdict(answer) for answer in analysis.first.answers]
     runs = analysis.frames.runs.filter(~pl.col("arm").is_in([CEILING, BARE_ARM]))
     return Findings(
         study=study,
@@ -31,7 +34,7 @@ def comparison_findings(
         versions=installed_versions(),
         machine=this_machine(),
         seeds=seeds,
-        headlines=(comparison_sentence(analysis), *analysis.verdicts["sentence"]),
+        headlines=(comparison_sentence(analysis), *filter(None, [beside]), *analysis.verdicts["sentence"]),
         scale=f"{len(seeds)} seeds and {items_text(judged, analysis.first.bare)}; intervals are over both.",
         notes=(*notes, *([judged.note + "."] if judged.note else [])),
         metric=judged.name,
@@ -39,6 +42,7 @@ def comparison_findings(
         curves=analysis.curves,
         gains=analysis.gains,
         verdicts=analysis.verdicts,
+        answers=frame("answers", answers),
     )
 
 

@@ -37,6 +37,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     "pooled": {"scope": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT, "budget": WHOLE}
     | {"versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL, "p_holm": REAL}
     | {"cells": WHOLE, "seeds": WHOLE},
+    "answers": {"item": WHOLE, "prompt": TEXT, "who": TEXT, "answer": TEXT},
     "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
 }
 
@@ -100,6 +101,7 @@ class Findings:
     directions: pl.DataFrame = _empty("directions")
     pooled: pl.DataFrame = _empty("pooled")
     aggregates: pl.DataFrame = _empty("aggregates")
+    answers: pl.DataFrame = _empty("answers")
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -115,7 +117,7 @@ class Findings:
     @property
     def techniques(self) -> list[str]:
         """Techniques in any frame, sorted: the order of their colours and shapes everywhere."""
-        named = [self.frame(name)["technique"] for name in FRAMES]
+        named = [self.frame(name)["technique"] for name in FRAMES if "technique" in self.frame(name).columns]
         return pl.concat(named).drop_nulls().unique().sort().to_list()
 
 

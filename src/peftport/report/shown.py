@@ -56,6 +56,12 @@ PERMUTED = Shown("permuted", "permuted")
 REGRET, NOTE, WHY = Shown("regret", "regret", "share"), Shown("note", "note", "long"), Shown("sentence", "why", "long")
 
 TABLES: dict[str, tuple[Shown, ...]] = {
+    "answers": (
+        Shown("item", "test item", "whole"),
+        Shown("prompt", "prompt", "long"),
+        Shown("who", "who answers"),
+        Shown("answer", "answer", "long"),
+    ),
     "verdicts": (
         Shown("verdict", "verdict", "badge"),
         *CELL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from peftport.metrics import metric_named
 from peftport.metrics.base import Predicted
 from peftport.metrics.choice import MetricChoice
 from peftport.metrics.texts import answered
-from peftport.workflows.compare_tables import ComparisonAnalysis
+from peftport.workflows.compare_tables import FEW_SHOT, ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
 
@@ -41,6 +41,9 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
     first, judged = analysis.first, analysis.judged
     budgets = sorted(first.plan.budgets)
     rows: list[tuple[str, ...]] = [("bare host", "", _bare(first), *[""] * (len(budgets) - 1))]
+    if first.few_shot:
+        values = [metric_named(judged.name).aggregate(test) for test in first.few_shot.values()]
+        rows.append((f"with {first.plan.shots} examples", "", _spread(values), *[""] * (len(budgets) - 1)))
     for comparison in analysis.comparisons:
         for arm in comparison.plan.arms:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
@@ -66,6 +69,11 @@ def items_text(judged: MetricChoice, test: Predicted) -> str:
 def _cell(comparison: Comparison, arm: str, budget: int) -> str:
     metric = metric_named(comparison.judged.name)
     scores = [metric.aggregate(comparison.scores[arm, budget, seed]) for seed in comparison.plan.seeds]
+    return _spread(scores)
+
+
+def _spread(scores: Sequence[float | None]) -> str:
+    """The mean of the seeds' values, and the lowest and the highest."""
     values = [value for value in scores if value is not None]
     spread = f" ({min(values):.3f}-{max(values):.3f})" if values and max(values) > min(values) else ""
     return f"{np.mean(values):.3f}{spread}" if values else UNDEFINED
@@ -106,6 +114,20 @@ def comparison_sentence(analysis: ComparisonAnalysis) -> str:
     )  # fmt: skip
     over = f"over {len(first.plan.seeds)} seeds and {judged.items(first.bare)} test items"
     return f"{said[0].upper()}{said[1:]} ({difference_in(judged.name)}, {how}, {over})."
+
+
+def few_shot_sentence(analysis: ComparisonAnalysis) -> str | None:
+    """The ported module against the bare host with examples in its prompt; None where one of them was not tested."""
+    first, judged = analysis.first, analysis.judged
+    if not first.few_shot or "ported" not in first.plan.arms:
+        return None
+    budgets = sorted({min(first.plan.budgets), max(first.plan.budgets)})
+    found = [(budget, analysis.difference("ported", FEW_SHOT, budget)) for budget in budgets]
+    said = ", ".join(f"{one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}] after {at} steps" for at, one in found)
+    return (
+        f"Compared with the bare host that reads {first.plan.shots} examples in its prompt, the ported module is ahead by "
+        f"{said} ({difference_in(judged.name)}, {found[0][1].level:.0%} intervals)."
+    )
 
 
 def _sampled_claims(analysis: ComparisonAnalysis, budget: int) -> Iterator[tuple[str, int]]:

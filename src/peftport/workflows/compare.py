@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftport.core.arms import arm_names
+from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
 from peftport.porting import AUTO, porter_named
 from peftport.training.bound_task import bind_task
 from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs
-from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison
+from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison, with_home
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
@@ -51,11 +52,12 @@ def compare_module(request: CompareRequest) -> Comparison:
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
         progress=request.progress,
     )  # fmt: skip
-    return replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
+    found = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
+    return with_home(found, module, origin or module.host.name, bound, request.progress or Silent())
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:
     return ComparisonPlan(
         tuple(request.budgets), tuple(range(request.seeds)), arm_names(request.arms), request.method, request.sampler,
-        request.learning_rate, request.metric,
+        request.learning_rate, request.metric, request.shots,
     )  # fmt: skip

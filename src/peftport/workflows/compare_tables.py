@@ -61,6 +61,10 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
         {**_row(comparisons[0], BARE_ARM, 0, bare, measures_with(bare, judged)), "run": BARE_ARM, "job": BARE_ARM}
     )
     tests[BARE_ARM] = bare
+    for seed, test in comparisons[0].few_shot.items():
+        own = _row(comparisons[0], FEW_SHOT, 0, test, measures_with(test, judged))
+        rows.append({**own, "seed": seed, "run": f"{FEW_SHOT}/{seed}", "job": f"{FEW_SHOT}/{seed}"})
+        tests[f"{FEW_SHOT}/{seed}"] = test
     classes = {name: test for name, test in tests.items() if isinstance(test, Scores)}
     correct = [{"run": name, "correct": test.correct.tolist()} for name, test in classes.items()]
     columns = {**run_columns(bare.kind), judged: pl.Float64}
@@ -68,6 +72,7 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
 
 
 BARE_ARM = "bare"  # as tables of runs call the bare host
+FEW_SHOT = "few_shot"  # the bare host with examples in its prompt
 
 
 def _runs(one: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
@@ -160,7 +165,7 @@ class ComparisonAnalysis:
         rows = self.evidence.runs.filter(pl.col("state") == "done").with_columns(pl.col("arm").cast(pl.String))
         sides = []
         for name, column in ((one, "row_one"), (other, "row_other")):
-            arm, at = (BARE_ARM, 0) if name in (BARE, BARE_ARM) else (name, budget)
+            arm, at = (BARE_ARM, 0) if name in (BARE, BARE_ARM) else (name, 0 if name == FEW_SHOT else budget)
             own = rows.filter(arm=arm, budget=at).select("seed", pl.col("row").alias(column))
             if not own.height:
                 raise UnknownName.of(f"arm at {budget} steps", name, [*self.first.plan.arms, BARE])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 from peftport.core.arms import ARMS, Arm, arm_names
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress, Silent
 from peftport.metrics import asked_metric
@@ -25,6 +25,7 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start
 from peftport.training.loop import Checkpoint
+from peftport.workflows.answers import REFERENCE, ShownAnswer, at_home, check_shots, few_shot, side_by_side
 from peftport.workflows.checking import MethodChoice
 
 
@@ -33,7 +34,8 @@ class ComparisonPlan:
     """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
 
     ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
-    ``metric`` None: accuracy, or balanced accuracy where one class is nearly all there is.
+    ``metric`` None: the usual one of the task's kind (`metrics.choice`). ``shots``: the examples in the prompt of the
+    bare host, as a further arm, where answers are texts (None: a few).
     """
 
     budgets: tuple[int, ...] = (0, 10, 40)
@@ -43,6 +45,7 @@ class ComparisonPlan:
     sampler: str = "gaussian"
     learning_rate: float | None = None
     metric: str | None = None
+    shots: int | None = None
 
     def __post_init__(self) -> None:
         if self.metric is not None:
@@ -96,6 +99,8 @@ class Comparison:
     scores: dict[tuple[str, int, int], Predictions] = field(repr=False)  # by (arm, budget, seed)
     choice: MethodChoice | None = None  # how `auto` chose the method
     remarks: tuple[str, ...] = ()  # how the task was read, where that was guessed
+    few_shot: dict[int, Predictions] = field(default_factory=dict, repr=False)  # by seed, the bare host with examples
+    answers: tuple[ShownAnswer, ...] = ()  # of a handful of items, side by side
 
     @cached_property
     def judged(self) -> MetricChoice:
@@ -117,7 +122,15 @@ class Comparison:
             "bare_accuracy": bare.get("accuracy"),
             "bare": bare,
             "rows": [row.as_row() for row in self.rows],
+            **self._of_answers(),
         }
+
+    def _of_answers(self) -> dict[str, Any]:
+        """What only tasks of prompts and answers have."""
+        if not self.few_shot and not self.answers:
+            return {}
+        shot = [{"seed": seed, **measures_with(test, self.judged.name)} for seed, test in self.few_shot.items()]
+        return {"few_shot": shot, "answers": [asdict(answer) for answer in self.answers]}
 
 
 def run_comparison(
@@ -138,6 +151,7 @@ def run_comparison(
     [bare] = bound_task.test(None, [])
     judged = choose_metric(bare, plan.metric).name
     check_defined(judged, bare)
+    shots = check_shots(bound_task, plan.shots)
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bound_task.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
     starts = _starts(module, bound_task, plan, inputs)
@@ -170,10 +184,30 @@ def run_comparison(
         )
         for (arm, budget, seed), s in scores.items()
     ]
+    shot = few_shot(bound_task, shots, plan.seeds, progress)
+    sides = {"bare host": bare, **{f"bare host, {shots} examples in its prompt": own for own in [*shot.values()][:1]}}
+    first, last = plan.seeds[0], max(plan.budgets)
+    kept = [(arm, budget) for arm in plan.arms for budget in sorted({min(plan.budgets), last}) if arm != "sampled"]
+    sides |= {f"{arm}, {budget} steps": scores[arm, budget, first] for arm, budget in kept}
     return Comparison(
-        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, plan, rate, bare, rows,
-        scores, remarks=bound_task.remarks,
+        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, replace(plan, shots=shots),
+        rate, bare, rows, scores, remarks=bound_task.remarks, few_shot=shot, answers=side_by_side(bound_task, sides),
     )  # fmt: skip
+
+
+def with_home(
+    comparison: Comparison, module: Module, origin: str, bound_task: BoundTask, progress: Progress
+) -> Comparison:
+    """The comparison with what the module answers on its origin beside the others, where the origin can be had."""
+    if not comparison.answers:
+        return comparison
+    try:
+        home = at_home(module, origin, bound_task, progress)
+    except (BadRequest, ModuleRefused) as error:
+        return replace(comparison, remarks=(*comparison.remarks, f"answers at home are not shown: {error}"))
+    shown = side_by_side(bound_task, {f"{module.host.name}, where it was trained": home})
+    answers = (*comparison.answers, *(one for one in shown if one.who != REFERENCE))
+    return replace(comparison, answers=tuple(sorted(answers, key=lambda one: one.item)))
 
 
 def _starts(

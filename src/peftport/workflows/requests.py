@@ -378,6 +378,14 @@ class CompareRequest(Request):
         default="gaussian",
         metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
     )  # fmt: skip
+    shots: int | None = field(
+        default=None,
+        metadata=option(
+            "How many examples stand in the prompt of the bare host, which is tested like that as well where answers "
+            "are texts; 0 leaves it out. Default: 4.",
+            at_least=0,
+        ),
+    )
     texts: Place | None = field(default=None, metadata=TEXTS)
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
