@@ -13,7 +13,7 @@ from completions import Completions, completions
 from peftport.analysis.columns import run_columns
 from peftport.core.arms import ARMS
 from peftport.core.errors import BadRequest
-from peftport.metrics import asked_metric, metric_named
+from peftport.metrics import METRICS, asked_metric, metric_named
 from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
 from peftport.report.compared import comparison_findings
 from peftport.report.html import render
@@ -65,6 +65,22 @@ def test_a_function_is_a_metric(scorer: Path) -> None:
     assert "sha256" not in MetricChoice("exact_match").as_json()
     with pytest.raises(BadRequest, match="expected generated answers"):
         check_defined(f"{scorer}:off", completions([None], [("x",)]))
+
+
+def test_the_scorer_of_the_page_judges_as_the_page_says(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    [block] = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "scorer.py").write_text(block, encoding="utf-8")
+    metric = metric_named(f"{tmp_path / 'scorer.py'}:within_ten_percent")
+    test = completions(["105 ohm", "120", "about 100", "1"], [("100",), ("100", "115"), ("100",), ("2", "3")])
+    assert metric.per_item(test).tolist() == [1, 1, 0, 0] and metric.title == "within 10 %"  # type: ignore[union-attr]
+
+
+def test_every_metric_is_on_the_page_with_its_direction() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    shown = {name: cells[3].strip() for cells in rows for name in re.findall(r"`(\w+)`", cells[1])}
+    assert shown == {name: "higher" if one.higher_is_better else "lower" for name, one in METRICS.items()}
 
 
 def test_a_request_reads_the_file_anew_and_its_results_stay_with_what_was_read(scorer: Path) -> None:

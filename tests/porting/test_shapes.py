@@ -34,6 +34,7 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "another family": ("bert", "distilbert", LARGE["distilbert"]),
     "more heads": ("llama", "qwen2", dict(num_attention_heads=8, num_key_value_heads=4)),
     "wider heads": ("qwen2", "gemma", {}),
+    "windows and more norms": ("llama", "gemma3_text", {}),
     "decoders": ("gpt2", "opt", dict(hidden_size=32, num_attention_heads=4, word_embed_proj_dim=32)),
     "encoder-decoders": ("mt5", "bart", dict(d_model=24, encoder_layers=1, decoder_layers=3)),
     "other tied norms": ("gemma", "llama", dict(hidden_size=32, num_hidden_layers=1)),

@@ -474,7 +474,7 @@ def test_masked_words_of_unequal_length_are_refused() -> None:
         label_rows(host_of("bert"), TOY.model_copy(update={"masked_words": ("bad", "good film")}))
 
 
-@pytest.mark.parametrize("readout_name", OBJECTIVES)
+@pytest.mark.parametrize("readout_name", [name for name in OBJECTIVES if name != "cosine"])
 @pytest.mark.parametrize("model_type", COMPANIES)
 def test_texts_are_cut_and_prompts_are_not(model_type: str, readout_name: str) -> None:
     host = host_of(model_type, view=VIEWS[readout_name])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from peftport.metrics.texts import ReferenceMetric
+from peftport.metrics.texts import TextMetric
 
 
-class Chrf(ReferenceMetric):
+class Chrf(TextMetric):
     """chrF2 of each answer, as a share (Popović 2015, WMT): sacrebleu's sentence-level score over 100.
 
     n-grams of 1 to 6 characters without white space, recall weighing twice as much as precision. It needs no words, so
@@ -17,9 +17,9 @@ class Chrf(ReferenceMetric):
 
     name, title = "chrf", "chrF"
 
-    def against(self, answer: str, reference: str) -> float:
-        """The score against one reference."""
-        return float(self._chrf.sentence_score(answer, [reference]).score) / 100
+    def score(self, answer: str, references: tuple[str, ...]) -> float:
+        """The best score over the references, as sacrebleu takes it."""
+        return float(self._chrf.sentence_score(answer, list(references)).score) / 100
 
     @cached_property
     def _chrf(self) -> Any:

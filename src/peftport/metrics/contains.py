@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 
 from peftport.metrics.texts import ReferenceMetric, normalised
 
@@ -22,8 +22,16 @@ class Contains(ReferenceMetric):
         whole, part = normalised(answer), normalised(reference)
         if not part:
             return float(not whole)
-        found = (match.start() for match in re.finditer(f"(?={re.escape(part)})", whole))
-        return float(any(_apart(whole, at) and _apart(whole, at + len(part)) for at in found))
+        found = (at for at in _places(whole, part) if _apart(whole, at) and _apart(whole, at + len(part)))
+        return float(next(found, None) is not None)
+
+
+def _places(text: str, part: str) -> Iterator[int]:
+    """Where a part begins in a text, also where it overlaps itself."""
+    at = text.find(part)
+    while at >= 0:
+        yield at
+        at = text.find(part, at + 1)
 
 
 def _apart(text: str, at: int) -> bool:

@@ -113,9 +113,7 @@ def _built_in(ref: str, names: Names, wording: Wording, kind: str | None) -> Tas
 
     own = TASKS[ref].spec.kind
     if kind not in (None, own):
-        raise TaskRefused(
-            f"--kind {kind}: {ref} is a built-in task of kind {own}, expected none named; drop the option"
-        )
+        raise TaskRefused(f"--kind {kind}: expected {own}, as {ref} is built in; drop the option")
     if names != Names() or wording.labels is not None or wording.separator is not None:
         raise TaskRefused(
             f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options"

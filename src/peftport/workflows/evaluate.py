@@ -8,7 +8,7 @@ from pathlib import Path
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.loading import loading_of
 from peftport.metrics import asked_metric
-from peftport.metrics.choice import MetricChoice, check_defined, choose_metric
+from peftport.metrics.choice import MetricChoice, check_defined, check_measures, choose_metric
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import Module, check_fits
 from peftport.tasks.spec import Predictions
@@ -42,6 +42,8 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         asked_metric(request.metric)
     folder, progress = path_of(request.module), request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)
+    if request.metric is not None:
+        check_measures(request.metric, task.spec.predictions.kind)
     native = read_module(folder) if folder is not None and format_of(folder) == "native" else None
     if native is not None:
         check_same_labels(native, task)

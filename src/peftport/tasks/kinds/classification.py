@@ -117,8 +117,8 @@ class Classification(TaskSpec):
         """The labels are the declared ones, or else those found, in sorted order (a hub data set's: in its own)."""
         if wording.separator:
             raise TaskRefused(
-                f"{columns.where}: --separator: a class is one label for each text; drop the option, or say --kind "
-                "multi_label"
+                f"{columns.where}: --separator: expected none for classes, of which a text has one; drop the option, "
+                "or say --kind multi_label"
             )
         labels, targets = read_classes(columns, wording.labels or columns.classes)
         return ReadTargets(own_spec(name, labels, wording, tuple(columns.fields)), targets)

@@ -136,7 +136,7 @@ def refuse_words(where: str, kind: str, wording: Wording, *also: str) -> None:
     for name in ("words", "descriptions", "labels", "separator"):
         if getattr(wording, name) and name not in also:
             option = "description" if name == "descriptions" else name
-            raise TaskRefused(f"{where}: --{option}: a task of kind {kind} takes none; drop the option")
+            raise TaskRefused(f"{where}: --{option}: expected none for a task of kind {kind}; drop the option")
 
 
 def plain_wording(name: str, columns: Columns, wording: Wording) -> dict[str, Any]:
