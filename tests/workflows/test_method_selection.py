@@ -49,7 +49,7 @@ def test_equal_methods_keep_their_order() -> None:
 
 def test_methods_that_cannot_are_listed_with_their_reason() -> None:
     found = rank(("gradfix", "copy"), {"gradfix": "no prefixes"}, {"copy": right(0.6)}, right(0.1))
-    assert [(one.method, one.refusal, one.accuracy) for one in found.entrants] == [
+    assert [(one.method, one.refusal, one.value) for one in found.entrants] == [
         ("gradfix", "no prefixes", None),
         ("copy", None, 0.6),
     ]
