@@ -16,7 +16,8 @@ import typer
 from peftport.cli.console import AS_JSON, bars, show
 from peftport.core.errors import BadRequest
 from peftport.core.request import REQUIRED, SAME, Option, Request, WrongValue, option_name, options
-from peftport.workflows.requests import HOST, TaskRequest
+from peftport.workflows.options import HOST
+from peftport.workflows.requests import TaskRequest
 
 if TYPE_CHECKING:
     from peftport.api.result import Result

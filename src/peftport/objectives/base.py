@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import softmax
 from torch import Tensor
 
 from peftport.core.errors import BadRequest
@@ -201,6 +200,8 @@ class LabelScorer(Objective):
 
     def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The probabilities of the classes, (N, C)."""
+        from scipy.special import softmax  # imported here: a study's driver does without
+
         return np.asarray(softmax(values, axis=1), dtype=np.float32)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from peftport.core.request import REQUIRED, Place, Request, option, pairs
-from peftport.workflows.requests import metric_option
+from peftport.workflows.options import metric_option
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
 ImageFormat = Literal["svg", "png", "pdf"]

@@ -12,86 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftport.core.arms import ARMS
-from peftport.core.request import REQUIRED, Option, Place, Request, names, numbers, one_of, option, pairs
-from peftport.metrics import metrics_of
+from peftport.core.request import REQUIRED, Place, Request, names, numbers, option
+from peftport.workflows.options import (
+    BATCH_SIZE,
+    FORMAT,
+    FROM,
+    GENERATE,
+    HOST_ARGUMENT,
+    LEARNING_RATE,
+    LOAD,
+    MAX_TOKENS,
+    METRIC,
+    MODULE_ARGUMENT,
+    READOUT,
+    TASK,
+    TASK_ARGUMENT,
+    TEST_ITEMS,
+    TEXTS,
+    TO,
+    TRUST_ORIGIN,
+    technique_settings,
+)
 
 if TYPE_CHECKING:
     from peftport.modules.folders import Format
     from peftport.tasks.task import Task
     from peftport.workflows.demo import DemoSettings
-
-
-KINDS_MEASURED = {
-    "classification": "classes", "multi_label": "sets of labels", "regression": "numbers", "completion": "answers",
-}  # fmt: skip
-
-
-def _technique_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
-    found = pairs("rank=4")(texts)
-    if "kind" in found:
-        got = f"kind={found['kind']}"
-        raise ValueError(f"expected a setting of the technique, got {got!r}; name the technique by --technique")
-    return {key: value.split(",") if "," in value or key == "sites" else value for key, value in found.items()}
-
-
-def _loading(texts: Sequence[str]) -> dict[str, Any]:
-    return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
-
-
-def metric_option(default: str = "", kinds: Sequence[str] = tuple(KINDS_MEASURED)) -> dict[str, Option]:
-    """Return the option ``--metric``; ``default`` is what comes before accuracy where none is given."""
-    known = "; ".join(f"of {KINDS_MEASURED[kind]} {one_of(list(metrics_of(kind)))}" for kind in kinds)
-    own = ", or FILE.py:function, a function of your own that scores an answer" if "completion" in kinds else ""
-    others = "; micro_f1, rmse, and exact_match, or rouge_l for long answers" if len(kinds) > 1 else ""
-    return option(
-        f"What counts: {known}{own}. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test "
-        f"items are of one class{others}."
-    )
-
-
-HOST = "A local folder, an offline host's name (peftport hosts list), or a hub id org/name[@revision]."
-TASK = (
-    "A built-in task (peftport tasks list), a .csv, .tsv, .json, .jsonl or .parquet file (also .gz or .zst), a folder "
-    "of such files named train, test and so on, or a hub data set id."
-)
-HOST_ARGUMENT = option(HOST, argument=True, metavar="HOST")
-TASK_ARGUMENT = option(TASK, argument=True, metavar="TASK")
-MODULE_ARGUMENT = option(
-    "A module's folder, as peftport, PEFT or the library adapters writes it.",
-    argument=True, metavar="MODULE", path=True,
-)  # fmt: skip
-TO = option(f"The receiver, the host to port to. {HOST}", metavar="HOST")
-FROM = option(
-    "The origin, the host that the module was trained on. Needed if the folder does not record it, else checked.",
-    metavar="HOST",
-)
-TRUST_ORIGIN = option("Like --from, but accepted even if the module records another fingerprint.", metavar="HOST")
-TEXTS = option(
-    "Unlabelled texts, for methods that need them: a .txt file with one text per line, or a task.", metavar="FILE|TASK"
-)
-FORMAT = option(
-    "The format to write: native, peft (LoRA only) or adapters (every technique but LoRA).",
-    choices=("native", "peft", "adapters"),
-)
-READOUT = option(
-    "How predictions are read out of the host: label_tokens, prototype, linear or cosine (numbers for pairs of texts). "
-    "The default depends on the host's kind and the task's."
-)
-MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
-BATCH_SIZE = option("Texts per training step.", at_least=1)
-LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
-TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
-GENERATE = option(
-    "Generate the answers of the first N test items only, where answers are texts; their likelihood is taken for all.",
-    at_least=0,
-)
-METRIC = metric_option()
-LOAD = option(
-    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
-    "bits=8|4, checkpointing=true (less memory, more time).",
-    metavar="KEY=VALUE", repeated=True, read=_loading,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +170,7 @@ class TrainRequest(Request):
             "Change a setting of the technique (peftport techniques), such as rank=4.",
             metavar="KEY=VALUE",
             repeated=True,
-            read=_technique_settings,
+            read=technique_settings,
         ),
     )
     steps: int = field(default=120, metadata=option("Training steps.", at_least=1))
