@@ -125,8 +125,8 @@ def few_shot_sentence(analysis: ComparisonAnalysis) -> str | None:
     found = [(budget, analysis.difference("ported", FEW_SHOT, budget)) for budget in budgets]
     said = ", ".join(f"{one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}] after {at} steps" for at, one in found)
     return (
-        f"Compared with the bare host that reads {first.plan.shots} examples in its prompt, the ported module is ahead by "
-        f"{said} ({difference_in(judged.name)}, {found[0][1].level:.0%} intervals)."
+        f"Compared with the bare host that reads {first.plan.shots} examples in its prompt, the ported module is ahead "
+        f"by {said} ({difference_in(judged.name)}, {found[0][1].level:.0%} intervals)."
     )
 
 
