@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 import peftport
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.tasks import Task, load_task
+from peftport.training.bound_task import bind_task
+from peftport.training.loop import TrainSettings
+from peftport.workflows.reading import reading_of
 from pico import WORDS
 
 
@@ -83,3 +87,19 @@ def test_examples_in_the_prompt_are_for_answers(
 ) -> None:
     with pytest.raises(BadRequest, match="--shots 2: expected a task of kind completion, got classification"):
         peftport.compare(modules["lora"], to=hosts["bert-updated"], task=reviews, budgets=(0,), seeds=1, shots=2)
+
+
+def test_tasks_show_what_a_host_reads(hosts: dict[str, Path], reviews: Path, questions: Task, tmp_path: Path) -> None:
+    """The tokens that training encodes, special ones included; the answer apart; without the weights."""
+    for name in ("llama", "t5"):
+        bare = shutil.copytree(hosts[name], tmp_path / name)
+        reading = reading_of(questions, str(bare), None, 24)
+        bound = bind_task(str(hosts[name]), questions, settings=TrainSettings(max_tokens=24))
+        rows = bound.readout.encode_split(questions.train.head(3)).rows
+        decode = bound.host.tokenizer.decode
+        assert [one.text for one in reading.examples] == [decode(row) for row in rows]
+        assert [one.answer for one in reading.examples] == [decode(row.target) for row in rows]  # type: ignore[attr-defined]
+        assert reading.readout == "answer_tokens"
+    for readout in ("prototype", "linear", "label_tokens"):
+        reading = reading_of(load_task(str(reviews)), str(hosts["bert"]), readout, 24)
+        assert all(one.answer is None and one.tokens > 1 for one in reading.examples)

@@ -23,7 +23,7 @@ from peftport.core.request import SAME, in_python, option_name, options
 from peftport.study import commands as study_requests
 from peftport.study.commands import StudyRequest
 from peftport.workflows import requests
-from peftport.workflows.requests import TaskRequest
+from peftport.workflows.requests import TaskShowRequest
 
 PAGES = Path(__file__).parent / "help"
 MADE: dict[str, tuple[Any, Any]] = {
@@ -108,7 +108,7 @@ def test_python_says_what_the_help_page_says(words: str) -> None:
         default = keywords[name].default
         if field.default is SAME and default not in (inspect.Parameter.empty, None, (), False):
             assert str(page.default) == (",".join(map(str, default)) if isinstance(default, tuple) else str(default))
-    assert not said.keys() - set(options(TaskRequest)) - set(options(StudyRequest)) - {"json_", "help"}
+    assert not said.keys() - set(options(TaskShowRequest)) - set(options(StudyRequest)) - {"json_", "help"}
     of_file = " ".join(pydoc.render_doc(Study.from_file, renderer=pydoc.plaintext).split())
     for name in said.keys() & set(options(StudyRequest)) if words.startswith("study ") else ():
         assert said[name].help == options(StudyRequest)[name].help and in_python(said[name].help) in of_file

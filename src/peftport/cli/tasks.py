@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from peftport.cli import options as o
 from peftport.cli.console import AS_JSON, AsJson, plain_bars, print_json, print_table, remark, say
-from peftport.workflows.requests import TaskRequest
+from peftport.workflows.requests import TaskShowRequest
+
+if TYPE_CHECKING:
+    from peftport.tasks.task import Task
+    from peftport.workflows.reading import Reading
 
 app = typer.Typer(help="List the built-in tasks, and show how a task is split.", no_args_is_help=True)
 
@@ -34,8 +38,10 @@ def list_tasks(json_: AsJson = False) -> None:
 def show(**texts: Any) -> None:
     """Split a task and print what is in each part."""
     as_json = texts.pop("json_")
+    request = TaskShowRequest(**o.values_of(TaskShowRequest, texts))
     with plain_bars() as progress:
-        data = o.read_task(TaskRequest(**o.values_of(TaskRequest, texts)), progress)
+        data = o.read_task(request, progress)
+    reading = _reading(request, data)
     for line in data.remarks:
         remark(line)
     parts: dict[str, dict[str, Any]] = {
@@ -54,6 +60,7 @@ def show(**texts: Any) -> None:
                 "splits": parts,
                 "dropped": dropped,
                 "digest": data.digest,
+                **({"reading": asdict(reading)} if reading else {}),
             }
         )
         return
@@ -66,6 +73,22 @@ def show(**texts: Any) -> None:
         say(f"  {name:5}  {part['items']:6} items  " + ", ".join(f"{word} {n:.6g}" for word, n in summary.items()))
     dropped_text = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in asdict(data.report).items() if n)
     say(f"  dropped: {dropped_text or 'nothing'}\n  digest {data.digest[:16]}")
+    if reading is not None:
+        say(f"  {reading.host} reads, with the readout {reading.readout}:")
+    for example in reading.examples if reading is not None else ():
+        say("\n".join(f"    | {line}" for line in example.text.split("\n")))
+        if example.answer is not None:
+            say(f"    learns: {example.answer}")
+        say(f"    ({example.tokens} tokens)")
 
 
-app.command("show")(o.as_command(show, "show", TaskRequest, [*o.parameters_of(TaskRequest), AS_JSON]))
+def _reading(request: TaskShowRequest, data: Task) -> Reading | None:
+    """What the host that is named reads of the task."""
+    if request.host is None:
+        return None
+    from peftport.workflows.reading import reading_of
+
+    return reading_of(data, str(request.host), request.readout, request.max_tokens)
+
+
+app.command("show")(o.as_command(show, "show", TaskShowRequest, [*o.parameters_of(TaskShowRequest), AS_JSON]))

@@ -29,8 +29,10 @@ class Prototype(LabelScorer):
     view = "body"
 
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
-        """Embed the descriptions with the bare host, once."""
+        """Embed the descriptions with the bare host, once: before any module is attached to it."""
         super().__init__(host, task, max_tokens)
+        if host.device.type == "meta":  # opened without its weights, to be told what it would read
+            return
         with torch.no_grad():
             self.prototypes = F.normalize(mean_pooled(host, self.encode(self.task.descriptions), 0), dim=-1)  # (C, D)
 

@@ -18,6 +18,7 @@ from peftport.workflows.options import (
     FORMAT,
     FROM,
     GENERATE,
+    HOST,
     HOST_ARGUMENT,
     LEARNING_RATE,
     LOAD,
@@ -115,6 +116,26 @@ class TaskRequest(Request):
             metavar="auto|none|FILE",
         ),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class TaskShowRequest(TaskRequest):
+    """Split a task and say what is in each part, what was dropped and why; with --host, what that host reads of it.
+
+    Two columns of texts are pairs: --text premise,hypothesis.
+
+    Example: peftport tasks show reviews.csv --text review --label stars
+    """
+
+    host: Place | None = field(
+        default=None,
+        metadata=option(
+            f"Show the exact text that this host reads of a few training examples; its weights are not read. {HOST}",
+            metavar="HOST",
+        ),
+    )
+    readout: str | None = field(default=None, metadata=READOUT)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
 
 
 @dataclass(frozen=True, eq=False)
