@@ -69,7 +69,7 @@ DIGEST = "ce28bd17824d03234ddd60db45c7966f8c519ee6151d0b165d60dd4f45b3e828"
 
 def packed(data: bytes, packing: str) -> bytes:
     if packing == ".gz":
-        return gzip.compress(data)
+        return gzip.compress(data, mtime=0)
     return pyarrow.compress(data, codec="zstd", asbytes=True) if packing == ".zst" else data
 
 
@@ -179,7 +179,7 @@ def save_split(folder: Path, data: Callable[[Rows], bytes], *names: str) -> Rows
     [
         (lambda rows: delimited(rows, ";"), ("train.csv", "test.csv")),
         (lambda rows: delimited(rows, ";"), ("train.csv", "dev.csv", "test.csv")),
-        (lambda rows: gzip.compress(delimited(rows, ";")), ("train.csv.gz", "validation.csv.gz")),
+        (lambda rows: gzip.compress(delimited(rows, ";"), mtime=0), ("train.csv.gz", "validation.csv.gz")),
         (lambda rows: json.dumps({"data": rows}).encode(), ("train.json", "valid.json", "test.json")),
         (lambda rows: packed(delimited(rows, "\t"), ".zst"), ("train.tsv.zst", "test.tsv.zst")),
     ],
@@ -237,15 +237,15 @@ def archive() -> bytes:
         ("r.csv", b"\n <!DOCTYPE html><html>", "a web page (HTML)"),
         ("r.json", b"<html><body>404", "a web page (HTML)"),
         ("r.csv", b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, not the data"),
-        ("r.csv.gz", gzip.compress(b"<html>"), "a web page"),
-        ("r.csv", gzip.compress(b"text,label\n"),
+        ("r.csv.gz", gzip.compress(b"<html>", mtime=0), "a web page"),
+        ("r.csv", gzip.compress(b"text,label\n", mtime=0),
             "packed with gzip, expected the texts themselves; add .gz to its name"),
         ("r.csv.gz", b"text,label\na,b\n", "cannot be read (Not a gzipped file"),
-        ("r.csv.gz", gzip.compress(b"text,label\n" * 99)[:-9], "cannot be read ("),
+        ("r.csv.gz", gzip.compress(b"text,label\n" * 99, mtime=0)[:-9], "cannot be read ("),
         ("r.csv.zst", b"text,label\na,b\n", "cannot be read ("),
         ("r.txt", b"some text\n",
             "suffix '.txt', expected one of .csv, .tsv, .json, .jsonl, .parquet; rename it to .csv"),
-        ("r.txt.gz", gzip.compress(b"some text\n"), "suffix '.txt'"),
+        ("r.txt.gz", gzip.compress(b"some text\n", mtime=0), "suffix '.txt'"),
         ("r.csv", b"PAR1abc", "Parquet, expected CSV; rename it to .parquet"),
         ("r.csv", "text,label\nschön,1\n".encode("cp1252"),
             "it looks like WINDOWS-1252; convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"),

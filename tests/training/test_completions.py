@@ -265,9 +265,9 @@ def test_long_conversations_lose_their_oldest_turns_and_long_texts_their_end() -
     )
     objective = bind_objective(None, host, spec_of(conversations=True), 4)
     assert isinstance(objective, AnswerTokens)
-    [cut] = objective._cut([chat])
+    [cut] = objective._prompts([chat])
     assert isinstance(cut, Chat) and [turn.content for turn in cut.turns] == ["this", "the film"]
-    [text] = objective._cut(["good bad good bad good bad"])
+    [text] = objective._prompts(["good bad good bad good bad"])
     assert text == "good bad good bad"
 
 
@@ -336,3 +336,19 @@ def test_answers_are_distilled_to_another_kind_of_host(origin: str, receiver: st
     )
     assert after > before + 1
     assert made.ports[-1].method == "distill" and made.host == away.host.fingerprint
+
+
+@pytest.mark.parametrize("model_type", ["llama", "t5"])
+def test_conversations_are_encoded_turn_by_turn(model_type: str) -> None:
+    """Of a split as of prompts alone and of examples in the prompt: what the chat template renders, nothing else."""
+    host = host_of(model_type, chat=True)
+    chat = Chat([Turn("system", "this is"), Turn("user", "good film"), Turn("assistant", "bad"), Turn("user", "plot")])
+    objective = objective_of(host)
+    messages = [turn.message() for turn in chat.turns]
+    ids = tuple(host.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    [row] = objective.encode_split(split_of([chat], ["dull"])).rows
+    assert tuple(row) == ids == tuple(objective.encode([chat])[0])
+    shown = AnswerTokens(host, objective.task, 64, ((chat, "dull"),))
+    both = [*messages, {"role": "assistant", "content": "dull"}, {"role": "user", "content": "a"}]
+    expected = host.tokenizer.apply_chat_template(both[1:], add_generation_prompt=True, return_dict=False)
+    assert tuple(shown.encode(["a"])[0]) == tuple(expected)

@@ -25,7 +25,7 @@ from peftport.metrics.base import ANSWER
 from peftport.objectives.base import Encoded, Head, Objective, Row, decoder_inputs, pad
 from peftport.objectives.generation import generated
 from peftport.objectives.templates import Shots, Template
-from peftport.tasks.chats import Chat, turns_of
+from peftport.tasks.chats import Chat, prompt_of, turns_of
 from peftport.tasks.kinds.completion import Completion, check_lengths
 from peftport.tasks.spec import Example, TaskSpec
 from peftport.tasks.task import Split
@@ -66,27 +66,25 @@ class AnswerTokens(Objective):
 
     def wording(self, example: Example) -> Example:
         """The prompt as the host reads it."""
-        return self.template.prompt(str(example))
+        return self.template.prompt(prompt_of(example))
 
     def encode_split(self, split: Split, generate: int = 0) -> Encoded:
         """Prompts with the tokens of the first reference of each; the numbers of these are the targets, (N,)."""
-        prompts = self._cut(split.examples)
+        prompts = self._prompts(split.examples)
         firsts = [references[0] for references in split.targets]
-        answers = [
-            self.template.answer_tokens(str(prompt), answer) for prompt, answer in zip(prompts, firsts, strict=True)
-        ]
+        answers = [self.template.answer_tokens(prompt, answer) for prompt, answer in zip(prompts, firsts, strict=True)]
         lengths = np.array([len(answer) for answer in answers], dtype=np.int64)
         check_lengths(self.task.name, lengths, self.max_tokens)
         most = min(self.max_tokens, int(lengths.max(initial=0)) + BEYOND)
         rows: list[Row] = [
-            AnswerRow(self.template.prompt_tokens(str(prompt)), answer, most if place < generate else 0)
+            AnswerRow(self.template.prompt_tokens(prompt), answer, most if place < generate else 0)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
         return Encoded(rows, lengths)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         """The prompts alone; an answer of up to ``max_tokens`` tokens is generated for each."""
-        return [AnswerRow(self.template.prompt_tokens(str(each)), (), self.max_tokens) for each in self._cut(examples)]
+        return [AnswerRow(self.template.prompt_tokens(each), (), self.max_tokens) for each in self._prompts(examples)]
 
     def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The generated texts, (N,)."""
@@ -100,11 +98,11 @@ class AnswerTokens(Objective):
             TaskRefused: none is left.
 
         """
-        prompts = self._cut(examples)
+        prompts = self._prompts(examples)
         answered = [
             place
             for place, (prompt, text) in enumerate(zip(prompts, taught, strict=True))
-            if text and len(self.template.answer_tokens(str(prompt), text)) <= self.max_tokens
+            if text and len(self.template.answer_tokens(prompt, text)) <= self.max_tokens
         ]
         if not answered:
             raise TaskRefused(
@@ -176,12 +174,12 @@ class AnswerTokens(Objective):
         logits: Tensor = self.host.model(**inputs, logits_to_keep=tokens.shape[1] + 1).logits
         return logits[:, :-1]
 
-    def _cut(self, examples: Sequence[Example]) -> list[Example]:
+    def _prompts(self, examples: Sequence[Example]) -> list[str]:
         """Prompts of at most ``max_tokens`` tokens: the oldest turns go first, then the end of the only one left."""
-        return list(map(self._shortened, examples))
+        return [self._shortened(prompt_of(example)) for example in examples]
 
-    def _shortened(self, example: Example) -> str:
-        turns = list(turns_of(str(example)) if not isinstance(example, Chat) else example.turns)
+    def _shortened(self, example: str) -> str:
+        turns = list(turns_of(example))
         lengths = [len(self._spans(turn.content)) for turn in turns]
         while sum(lengths) > self.max_tokens and len(turns) > 1:
             oldest = 1 if turns[0].role == "system" and len(turns) > 2 else 0

@@ -90,6 +90,12 @@ def conversational(columns: Columns) -> bool:
     return isinstance(first, list | tuple) and isinstance(next(iter(first), None), Mapping)
 
 
+def prompt_of(example: object) -> str:
+    """The prompt that an example is: a text or a conversation. Its turns would be lost by ``str(example)``."""
+    assert isinstance(example, str), "an example of prompts and answers is one text"
+    return example
+
+
 def prompt_and_answer(where: str, row: int, messages: object) -> tuple[str, str]:
     """What a list of messages asks, and its last turn, which is the answer. One user's turn is a plain text.
 

@@ -14,6 +14,7 @@ from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress
 from peftport.modules.module import Module
 from peftport.objectives.answer_tokens import AnswerTokens
+from peftport.tasks.chats import prompt_of
 from peftport.tasks.kinds.completion import Answers
 from peftport.tasks.spec import Predictions, plain_text
 from peftport.training.bound_task import BoundTask, bind_task
@@ -63,7 +64,7 @@ def few_shot(bound_task: BoundTask, shots: int, seeds: Sequence[int], progress: 
     train, found = bound_task.task.train, {}
     for seed in seeds if shots else ():
         picks = rng_for(seed, "shots").choice(len(train), size=shots, replace=False)
-        drawn = tuple((str(train.examples[i]), train.targets[i][0]) for i in picks)
+        drawn = tuple((prompt_of(train.examples[i]), train.targets[i][0]) for i in picks)
         readout = AnswerTokens(bound_task.host, bound_task.task.spec, bound_task.settings.max_tokens, drawn)
         title = f"testing {bound_task.host.name} with {shots} examples in its prompt"
         [found[seed]] = replace(bound_task, readout=readout).test(None, [], progress, title)
