@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -152,9 +153,17 @@ def place(hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.Mon
         "all-MiniLM-L6-v2": "bert",
         "sre": "bert-updated",
         "distilbert-base-cased": "distilbert",
+        "old-base": "llama",
+        "new-base": "llama-updated",
+        "other-model": "t5",
     }.items():
         shutil.copytree(hosts[host], tmp_path / name)
     shutil.copy(reviews, tmp_path / "rotten_tomatoes.csv")
+    chats = [
+        {"messages": [{"role": "user", "content": line}, {"role": "assistant", "content": line.split()[0]}]}
+        for line in reviews.read_text(encoding="utf-8").splitlines()[1:]
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
     (tmp_path / "studies").mkdir()
     for name in ("quick", "paper-offline", "paper"):
         (tmp_path / "studies" / f"{name}.toml").write_text(STUDY.replace("quick", name), encoding="utf-8")
@@ -167,6 +176,10 @@ def smaller(words: list[str]) -> list[str]:
     words = ["rotten_tomatoes.csv" if word == "rotten_tomatoes" else word for word in words]
     if named(words) == "train":
         words += ["--set", "rank=2", "--steps", "2"]
+    if "chats.jsonl" in words and named(words) in ("evaluate", "compare", "port"):
+        words += ["--generate", "4"] + ([] if named(words) == "port" else ["--test-items", "6"])
+        words += ["--seeds", "1", "--shots", "1"] if named(words) == "compare" else []
+        words += ["--steps", "2"] if named(words) == "port" else []
     if named(words) in ("study plan", "study run") and "--calibrate" not in words:
         words += ["--set", "seeds=[0]"] if named(words) == "study plan" else []
     return words
@@ -179,7 +192,7 @@ ELSEWHERE = {"hosts install", "demo"}
 @pytest.mark.parametrize(
     "name",
     ["README.md"]
-    + [f"docs/{name}.md" for name in ("index", "upgraded", "check", "another-family", "cluster", "loading")],
+    + [f"docs/{name}.md" for name in ("index", "upgraded", "instruct", "check", "another-family", "cluster", "loading")],
 )
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
     ran = 0
