@@ -192,7 +192,9 @@ ELSEWHERE = {"hosts install", "demo"}
 @pytest.mark.parametrize(
     "name",
     ["README.md"]
-    + [f"docs/{name}.md" for name in ("index", "upgraded", "instruct", "check", "another-family", "cluster", "loading")],
+    + [
+        f"docs/{name}.md" for name in ("index", "upgraded", "instruct", "check", "another-family", "cluster", "loading")
+    ],
 )
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
     ran = 0

@@ -23,7 +23,7 @@ from peftport.core.request import SAME, in_python, option_name, options
 from peftport.study import commands as study_requests
 from peftport.study.commands import StudyRequest
 from peftport.workflows import requests
-from peftport.workflows.requests import TaskShowRequest
+from peftport.workflows.task_requests import TaskShowRequest
 
 PAGES = Path(__file__).parent / "help"
 MADE: dict[str, tuple[Any, Any]] = {

@@ -58,7 +58,7 @@ class Study:
 
     @property
     def file(self) -> Path:
-        """The study file."""
+        """The path of the study file."""
         return self.opened.file
 
     @property

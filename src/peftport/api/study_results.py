@@ -275,7 +275,7 @@ class Reported(Result):
         return [self.judged.note] if self.judged.note else []
 
     def to_polars(self) -> pl.DataFrame:
-        """Return the verdicts."""
+        """Return the verdicts, a row for each."""
         return self.findings.verdicts
 
     def as_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from peftport.cli.console import AS_JSON, bars, show
 from peftport.core.errors import BadRequest
 from peftport.core.request import REQUIRED, SAME, Option, Request, WrongValue, option_name, options
 from peftport.workflows.options import HOST
-from peftport.workflows.requests import TaskRequest
+from peftport.workflows.task_requests import TaskRequest
 
 if TYPE_CHECKING:
     from peftport.api.result import Result

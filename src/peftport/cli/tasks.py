@@ -9,11 +9,11 @@ import typer
 
 from peftport.cli import options as o
 from peftport.cli.console import AS_JSON, AsJson, plain_bars, print_json, print_table, remark, say
-from peftport.workflows.requests import TaskShowRequest
+from peftport.workflows.task_requests import TaskShowRequest
 
 if TYPE_CHECKING:
     from peftport.tasks.task import Task
-    from peftport.workflows.reading import Reading
+    from peftport.workflows.reading import HostReading
 
 app = typer.Typer(help="List the built-in tasks, and show how a task is split.", no_args_is_help=True)
 
@@ -82,7 +82,7 @@ def show(**texts: Any) -> None:
         say(f"    ({example.tokens} tokens)")
 
 
-def _reading(request: TaskShowRequest, data: Task) -> Reading | None:
+def _reading(request: TaskShowRequest, data: Task) -> HostReading | None:
     """What the host that is named reads of the task."""
     if request.host is None:
         return None

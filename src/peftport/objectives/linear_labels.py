@@ -38,7 +38,7 @@ class LinearLabels(LinearHead):
         return each.mean(1)
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
-        """Logits, (N, L)."""
+        """The logits of every label, (N, L)."""
         found: npt.NDArray[Any] = self.outputs(rows, head, shift).float().cpu().numpy()
         return found
 

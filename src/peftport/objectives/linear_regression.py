@@ -28,7 +28,7 @@ class LinearRegression(LinearHead):
 
     @property
     def width(self) -> int:
-        """One number."""
+        """The head gives one number."""
         return 1
 
     @property

@@ -91,7 +91,7 @@ class PortedMatrices:
 
 
 class Porter(ABC):
-    """A porting method."""
+    """A method of porting modules to another host."""
 
     name: ClassVar[str]
     title: ClassVar[str]

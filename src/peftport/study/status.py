@@ -100,7 +100,7 @@ def follow_study(opened: OpenedStudy, request: WatchRequest) -> None:
 
 
 def _nobody(line: str) -> None:
-    """Ignore the line."""
+    """Ignore the line that is said."""
 
 
 def _counts(plan: Plan, states: Mapping[str, str]) -> Counter[str]:

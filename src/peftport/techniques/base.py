@@ -39,7 +39,7 @@ Spec = TypeVar("Spec", bound=TechniqueSpec)
 
 
 class Technique(ABC, Generic[Spec]):
-    """One PEFT technique."""
+    """One technique of parameter-efficient finetuning."""
 
     name: ClassVar[str]
     title: ClassVar[str]

@@ -184,15 +184,22 @@ def run_comparison(
         )
         for (arm, budget, seed), s in scores.items()
     ]
-    shot = few_shot(bound_task, shots, plan.seeds, progress)
-    sides = {"bare host": bare, **{f"bare host, {shots} examples in its prompt": own for own in [*shot.values()][:1]}}
-    first, last = plan.seeds[0], max(plan.budgets)
-    kept = [(arm, budget) for arm in plan.arms for budget in sorted({min(plan.budgets), last}) if arm != "sampled"]
-    sides |= {f"{arm}, {budget} steps": scores[arm, budget, first] for arm, budget in kept}
+    plan, shot = replace(plan, shots=shots), few_shot(bound_task, shots, plan.seeds, progress)
     return Comparison(
-        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, replace(plan, shots=shots),
-        rate, bare, rows, scores, remarks=bound_task.remarks, few_shot=shot, answers=side_by_side(bound_task, sides),
+        module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, plan, rate, bare, rows,
+        scores, remarks=bound_task.remarks, few_shot=shot,
+        answers=side_by_side(bound_task, {"bare host": bare, **_sides(plan, shot, scores)}),
     )  # fmt: skip
+
+
+def _sides(
+    plan: ComparisonPlan, shot: Mapping[int, Predictions], scores: Mapping[tuple[str, int, int], Predictions]
+) -> dict[str, Predictions]:
+    """The tests whose answers are shown, by who answers: of the first seed, at the smallest and the largest budget."""
+    first, ends = plan.seeds[0], sorted({min(plan.budgets), max(plan.budgets)})
+    sides = {f"bare host, {plan.shots} examples in its prompt": shot[first]} if shot else {}
+    kept = [(arm, budget) for arm in plan.arms for budget in ends if arm != "sampled"]
+    return sides | {f"{arm}, {budget} steps": scores[arm, budget, first] for arm, budget in kept}
 
 
 def with_home(

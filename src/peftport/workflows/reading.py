@@ -29,7 +29,7 @@ class ReadExample:
 
 
 @dataclass(frozen=True)
-class Reading:
+class HostReading:
     """How a host reads a task: by which readout, and a few training examples."""
 
     host: str
@@ -37,7 +37,7 @@ class Reading:
     examples: tuple[ReadExample, ...]
 
 
-def reading_of(task: Task, host: str, readout: str | None, max_tokens: int) -> Reading:
+def reading_of(task: Task, host: str, readout: str | None, max_tokens: int) -> HostReading:
     """Encode the first training examples as training does. The host's weights are not read.
 
     Raises:
@@ -49,7 +49,7 @@ def reading_of(task: Task, host: str, readout: str | None, max_tokens: int) -> R
     opened = open_host(host)
     objective = bind_objective(readout, opened, task.spec, max_tokens)
     rows = objective.encode_split(task.train.head(EXAMPLES)).rows
-    return Reading(opened.name, objective.name, tuple(_read(opened.tokenizer, row) for row in rows))
+    return HostReading(opened.name, objective.name, tuple(_read(opened.tokenizer, row) for row in rows))
 
 
 def _read(tokenizer: Any, row: Any) -> ReadExample:

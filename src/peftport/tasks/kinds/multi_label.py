@@ -40,7 +40,7 @@ class LabelLogits(Predictions):
     kind = "multi_label"
 
     def usual_metric(self) -> MetricChoice:
-        """Micro F1."""
+        """Micro F1, whatever the labels."""
         return MetricChoice("micro_f1")
 
 
