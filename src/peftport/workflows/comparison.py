@@ -175,7 +175,7 @@ def run_comparison(
     ]
     return Comparison(
         module.spec.kind, module.host.name, bench.host.name, bench.task.spec.name, plan, rate, bare, rows, scores,
-        remarks=bench.remarks,
+        remarks=bench.remarks_on_bare,
     )  # fmt: skip
 
 
