@@ -57,10 +57,10 @@ def test_labels_without_names_are_taken_in_order_where_asked(peftport: Run, own:
 def test_a_module_meets_the_head_of_its_new_host(peftport: Run, own: dict[str, Path], tmp_path: Path) -> None:
     module, ported, peft = tmp_path / "module", tmp_path / "ported", tmp_path / "peft"
     reviews, small = own["reviews"], ("--steps", 2, "--set", "rank=2")
-    assert peftport("train", own["named"], reviews, "lora", *small, "--out", module).code == 0
+    assert peftport("train", own["named"], reviews, "-t", "lora", *small, "--out", module).code == 0
     record = read_module(module)
     assert record.task is not None and record.task.readout == "head" and record.head is None
-    assert peftport("train", own["named"], reviews, "lora", *small, "--format", "peft", "--out", peft).code == 0
+    assert peftport("train", own["named"], reviews, "-t", "lora", *small, "--format", "peft", "--out", peft).code == 0
     assert peftport("evaluate", own["named"], reviews, "--module", peft).code == 0
     assert peftport("port", module, "--to", own["updated"], "--out", ported).code == 0
     told = peftport("evaluate", own["updated"], reviews, "--module", ported)
@@ -99,7 +99,7 @@ def test_what_is_cut_is_said_by_every_command(peftport: Run, own: dict[str, Path
     task = ("--task", reviews)
     for arguments in (
         ("evaluate", own["named"], reviews, *short),
-        ("train", own["named"], reviews, "lora", "--steps", 1, "--set", "rank=2", *short, "--out", module),
+        ("train", own["named"], reviews, "-t", "lora", "--steps", 1, "--set", "rank=2", *short, "--out", module),
         ("evaluate", own["named"], reviews, "--module", module, *short),
         ("compare", module, "--to", own["updated"], *task, "--budgets", "0,1", "--seeds", 1, *short),
         ("port", module, "--to", own["updated"], "--method", "gradfix", *task, *short, "--out", tmp_path / "gradfix"),
