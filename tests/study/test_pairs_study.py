@@ -25,7 +25,8 @@ def pairs(tiny: Path) -> Path:
     with Path("pairs.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("premise", "hypothesis", "label"), *rows])
     path = Path("pairs.toml")
-    path.write_text(TINY.replace('source = "reviews.csv"', PAIRS).replace('"tiny"', '"pairs"'), encoding="utf-8")
+    text = TINY.replace('source = "reviews.csv"', PAIRS).replace('"tiny"', '"pairs"')
+    path.write_text(text.replace("max_tokens = 32", "max_tokens = 12"), encoding="utf-8")
     return path
 
 
@@ -33,8 +34,19 @@ def test_a_study_of_pairs_is_run_and_reported(pairs: Path, peftport: Run, tmp_pa
     folder = tmp_path / "study"
     ran = peftport("study", "run", pairs, "--dir", folder, "--workers", 1)
     assert ran.code == 0, ran
+    cuts = [
+        line for line in ran.err.splitlines() if " were cut at [training] max_tokens 12: 25% of all tokens are" in line
+    ]
+    assert len(cuts) == len({line.partition(":")[0] for line in cuts}) >= 2 and cuts[0].endswith(
+        "max_tokens 16 keeps all"
+    )
+    again = peftport("study", "run", pairs, "--dir", folder, "--workers", 1)
+    assert [line for line in again.err.splitlines() if line in cuts] == cuts
     found = peftport("study", "report", pairs, "--dir", folder, "--json").json
     assert len(found["verdicts"]) == 4 and found["headlines"]
+    page = tmp_path / "page.html"
+    assert peftport("study", "report", pairs, "--dir", folder, "--out", page).code == 0
+    assert all(f"{line}." in page.read_text(encoding="utf-8") for line in cuts)
     assert peftport("study", "export", pairs, "--dir", folder, "--out", tmp_path / "out").code == 0
     assert peftport("study", "verify", pairs, "--results", tmp_path / "out", "--sample", 2).code == 0
 

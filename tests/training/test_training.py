@@ -19,7 +19,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, TaskRefused, TrainingFailed
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, stack
-from peftport.objectives import OBJECTIVES, bind_objective, objective_named
+from peftport.objectives import bind_objective, objective_named
 from peftport.objectives.base import Objective, Row
 from peftport.objectives.label_tokens import LabelTokens, label_rows
 from peftport.tasks.kinds.classification import Classification
@@ -474,7 +474,7 @@ def test_masked_words_of_unequal_length_are_refused() -> None:
         label_rows(host_of("bert"), TOY.model_copy(update={"masked_words": ("bad", "good film")}))
 
 
-@pytest.mark.parametrize("readout_name", [name for name in OBJECTIVES if name != "cosine"])
+@pytest.mark.parametrize("readout_name", VIEWS)
 @pytest.mark.parametrize("model_type", COMPANIES)
 def test_texts_are_cut_and_prompts_are_not(model_type: str, readout_name: str) -> None:
     host = host_of(model_type, view=VIEWS[readout_name])

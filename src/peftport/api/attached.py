@@ -19,6 +19,7 @@ from peftport.core.errors import HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
+from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.settings import settings_of
@@ -105,9 +106,13 @@ def _loaded(ref: str, folder: Path) -> Host:
     """Load the host with the head that the readout of the module uses, if the module records one."""
     task = read_module(folder).task if format_of(folder) == "native" else None
     source = find_host(ref)
-    kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+    config = read_config(source.folder)
+    kind = layout_for(config["model_type"], source.name).kind
     default: View = "body" if kind == "encoder" else "language_model"
-    return load_host(ref, objective_named(task.readout, kind, task.kind).view if task else default)
+    view = objective_named(task.readout, kind, task.kind).view if task else default
+    if view == "sequence_classification" and TrainedHead.of(config, source.name) is None:
+        view = default  # the module was ported from a host that has a head of its own
+    return load_host(ref, view)
 
 
 def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:

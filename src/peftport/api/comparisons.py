@@ -102,8 +102,8 @@ class Demonstrated(Result):
         return {**self.demo.as_json(), "gains": analysis.gains.rows(named=True), **said}
 
     def remarks(self) -> list[str]:
-        """Why the arms are not judged by accuracy, where they are not."""
-        return noted(self.demo.analysis.judged)
+        """What was cut off texts, and why the arms are not judged by accuracy, where they are not."""
+        return [*self.demo.remarks, *noted(self.demo.analysis.judged)]
 
     def tables(self) -> list[Table]:
         """Mean of the judged metric by technique, arm and budget."""

@@ -80,8 +80,9 @@ class Study:
                 host, a task or a library is not what the jobs on record ran on.
 
         """
-        found, tracked = execute(self.opened, request)
-        return Ran(self.name, self.file, self.dir, found, tracked.counts, tracked.troubles)
+        done = execute(self.opened, request)
+        tracked = done.tracked
+        return Ran(self.name, self.file, self.dir, done.summary, tracked.counts, tracked.troubles, done.cuts)
 
     @method_takes(StatusRequest)
     def status(self, request: StatusRequest) -> Status:

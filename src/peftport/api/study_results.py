@@ -69,7 +69,7 @@ class Ran(Result):
     """What one call of ``run`` did; ``summary.left`` jobs are not on record yet.
 
     ``tracked`` has, for each tracker, the number of runs that were sent and of runs that it had already; ``troubles``
-    says which trackers failed and how.
+    says which trackers failed and how; ``cuts`` what was cut off the texts of which task on which host.
     """
 
     study: str
@@ -78,6 +78,7 @@ class Ran(Result):
     summary: Summary
     tracked: dict[str, dict[str, int]]
     troubles: tuple[str, ...]
+    cuts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         s = self.summary
@@ -92,6 +93,10 @@ class Ran(Result):
         lost = [f"{again} jobs were done again: their artifacts were missing or corrupt"] if again else []
         sent = [f"{t}: {n['sent']} runs sent, {n['already_there']} were there already" for t, n in self.tracked.items()]
         return [str(self), *lost, *sent]
+
+    def remarks(self) -> list[str]:
+        """Return what was cut off texts, a line for each host and task."""
+        return list(self.cuts)
 
     def failure(self) -> str | None:
         """Return how many jobs failed, now or before, and what to do."""

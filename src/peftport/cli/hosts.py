@@ -50,6 +50,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
 
     Example: peftport hosts show sre
     """
+    from peftport.hosts.head import TrainedHead
     from peftport.hosts.load import load_host
     from peftport.hosts.opening import lacks_head
     from peftport.objectives import OBJECTIVES
@@ -63,7 +64,10 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     ]
     headless = lacks_head(loaded)
     fitting = [one for each in OBJECTIVES.values() for one in each[:1] if loaded.kind in one.kinds]
-    readouts = [one.name for one in fitting if one.view == "body" or not headless]
+    own = TrainedHead.of(loaded.config.to_dict(), loaded.name)
+    headed = own is not None and not lacks_head(loaded, "sequence_classification")
+    there = {"body": True, "language_model": not headless, "sequence_classification": headed}
+    readouts = [one.name for one in fitting if there[one.view]]
     mark = loaded.fingerprint
     if json_:
         known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
@@ -78,6 +82,8 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     say(f"  settings that are not the family's defaults: {shaping or 'none'}")
     without = "; its files have no language-model head" if headless else ""
     say(f"  readouts: {', '.join(readouts) or 'none'}{without}")
+    if own is not None and headed:
+        say(f"  its own trained head: {', '.join(own.labels)}")
     rows = tuple(
         (str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots
     )

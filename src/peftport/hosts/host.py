@@ -12,8 +12,8 @@ from torch import nn
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.slots import HostKind, Layout, Slot
 
-# A "body" returns hidden states; a "language_model" scores tokens.
-View = Literal["body", "language_model"]
+# A "body" returns hidden states, a "language_model" scores tokens, a "sequence_classification" its own labels.
+View = Literal["body", "language_model", "sequence_classification"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,15 @@ class Host:
     def device(self) -> torch.device:
         """The device that inputs are put on, which is that of the first weights."""
         return next(self.model.parameters()).device
+
+    @property
+    def positions(self) -> int | None:
+        """How many tokens it can read; None where positions are rotated or relative, so that no table ends."""
+        if self.layout.rotary:
+            return None
+        found: int | None = getattr(self.config, "max_position_embeddings", None)
+        first = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)  # RoBERTa counts from behind it
+        return found if found is None or first is None else found - first - 1
 
     def slot_module(self, slot: Slot) -> nn.Module:
         """Return the torch module that a slot attaches to."""

@@ -27,15 +27,23 @@ from peftport.hosts.tokens import TOKENIZER_FILES
 AUTO: dict[tuple[HostKind, View], str] = {
     ("encoder", "body"): "AutoModel",
     ("encoder", "language_model"): "AutoModelForMaskedLM",
+    ("encoder", "sequence_classification"): "AutoModelForSequenceClassification",
     ("encoder_decoder", "body"): "AutoModelForSeq2SeqLM",
     ("encoder_decoder", "language_model"): "AutoModelForSeq2SeqLM",
+    ("encoder_decoder", "sequence_classification"): "AutoModelForSequenceClassification",
     ("decoder", "body"): "AutoModel",
     ("decoder", "language_model"): "AutoModelForCausalLM",
+    ("decoder", "sequence_classification"): "AutoModelForSequenceClassification",
 }
 # Buffers that older versions of transformers saved in every layer, and a table that T5 never uses.
 LEFT_OVER = re.compile(r"\.(attn\.(masked_)?bias|rotary_emb\.inv_freq|position_ids|relative_attention_bias\.weight)$")
-# Weights that a body may lack without changing any hidden state.
-HARMLESS = ("pooler.", "position_ids", "rotary_emb.inv_freq")
+# Weights that a body may lack without changing any hidden state. A trained head needs the pooler.
+POOLER = "pooler."
+HARMLESS = (POOLER, "position_ids", "rotary_emb.inv_freq")
+HEADS: dict[View, str] = {
+    "language_model": "a language-model head",
+    "sequence_classification": "a trained head for labels",
+}
 
 
 def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:
@@ -114,12 +122,12 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
             f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(got)}; "
             "fetch the host again"
         )
-    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in HARMLESS))
+    missing = missing_weights(info["missing_keys"], view)
     if missing:
         inside = [key for key in missing if _layers(layout).search(key)]
-        headless = view == "language_model" and not inside
+        headless = view in HEADS and not inside
         raise HostRefused(
-            f"{source.name}: expected {'a language-model head' if headless else 'all weights'}, {len(missing)} tensors "
+            f"{source.name}: expected {HEADS[view] if headless else 'all weights'}, {len(missing)} tensors "
             f"are missing (first: {(inside or missing)[0]}); "
             + ("use --readout prototype or linear" if headless else "fetch the host again")
         )
@@ -127,6 +135,12 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
     if any("pooler." in key for key in info["missing_keys"]):
         _drop_pooler(model)
     return model  # type: ignore[no-any-return]
+
+
+def missing_weights(keys: Iterable[str], view: View) -> list[str]:
+    """Those of the weights missing from a folder that a view of the host cannot do without, sorted."""
+    needed = (POOLER,) if view == "sequence_classification" else ()
+    return sorted(key for key in keys if not any(part in key for part in HARMLESS if part not in needed))
 
 
 def _drop_pooler(model: Any) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint, unlike_transformers
-from peftport.hosts.host import Host
+from peftport.hosts.host import Host, View
 from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
@@ -46,9 +46,9 @@ def open_host(ref: str) -> Host:
     return host
 
 
-def lacks_head(host: Host) -> bool:
-    """Return whether the files that a host was loaded or opened from lack its language-model head."""
-    model = _without_storage(AUTO[host.kind, "language_model"], host.config)
+def lacks_head(host: Host, view: View = "language_model") -> bool:
+    """Return whether the files that a host was loaded or opened from lack its language-model head, or another one."""
+    model = _without_storage(AUTO[host.kind, view], host.config)
     return bool(_missing(model, set(tensor_files(host.folder or Path()))))
 
 

@@ -7,11 +7,14 @@ What users call by one name may be several objectives, each for other kinds of t
 from __future__ import annotations
 
 from peftport.core.errors import BadRequest, UnknownName
+from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
 from peftport.hosts.slots import HostKind
 from peftport.objectives.answer_tokens import AnswerTokens
 from peftport.objectives.base import Objective
 from peftport.objectives.cosine import Cosine
+from peftport.objectives.head import NAME as HEAD_NAME
+from peftport.objectives.head import HeadClasses, HeadLabels, HeadNumber, usual
 from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
 from peftport.objectives.linear_labels import LinearLabels
@@ -27,6 +30,7 @@ OBJECTIVES: dict[str, tuple[type[Objective], ...]] = {
         (Linear, LinearRegression, LinearLabels),
         (Cosine,),
         (AnswerTokens,),
+        (HeadClasses, HeadNumber, HeadLabels),
     )
 }
 
@@ -48,8 +52,10 @@ def objective_named(name: str, kind: HostKind, task_kind: str = "classification"
     return found
 
 
-def objective_for(name: str | None, kind: HostKind, task: TaskSpec) -> type[Objective]:
+def objective_for(name: str | None, kind: HostKind, task: TaskSpec, head: TrainedHead | None = None) -> type[Objective]:
     """The objective of that name, or the task's default on a kind of host.
+
+    ``head``: the host's own trained head, which is the default where its labels have the names of the task's.
 
     Raises:
         UnknownName: no objective of that name.
@@ -62,6 +68,8 @@ def objective_for(name: str | None, kind: HostKind, task: TaskSpec) -> type[Obje
             f"{task.name}: a task of kind {task.kind} needs a host that generates (a decoder or an encoder-decoder), "
             f"got a host of kind {kind}; name another host"
         )
+    if name is None and head is not None and HEAD_NAME in admitted and usual(head, task):
+        name = HEAD_NAME
     found = objective_named(name or admitted[0], kind, task.kind)
     if found.name not in admitted or task.kind not in found.serves:
         asked = f"{task.kind} of {'pairs of texts' if len(task.fields) > 1 else 'texts'} ({', '.join(task.fields)})"

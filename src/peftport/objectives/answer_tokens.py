@@ -62,7 +62,13 @@ class AnswerTokens(Objective):
         ``shots``: prompts and their answers, which the host reads before each prompt; their prompts are cut as well.
         """
         super().__init__(host, task, max_tokens)
+        self.longest_answer = 0
         self.template = Template.of(host, self.task, tuple((self._shortened(shot), answer) for shot, answer in shots))
+
+    @property
+    def prompt_name(self) -> str | None:
+        """The one that is answered; a chat template words the user's turn by ``prompt``."""
+        return "prompt" if self.template.chat is not None else self.answered_prompt
 
     def wording(self, example: Example) -> Example:
         """The prompt as the host reads it."""
@@ -75,6 +81,7 @@ class AnswerTokens(Objective):
         answers = [self.template.answer_tokens(prompt, answer) for prompt, answer in zip(prompts, firsts, strict=True)]
         lengths = np.array([len(answer) for answer in answers], dtype=np.int64)
         check_lengths(self.task.name, lengths, self.max_tokens)
+        self.longest_answer = max(self.longest_answer, int(lengths.max(initial=0)))
         most = min(self.max_tokens, int(lengths.max(initial=0)) + BEYOND)
         rows: list[Row] = [
             AnswerRow(self.template.prompt_tokens(prompt), answer, most if place < generate else 0)
@@ -113,6 +120,11 @@ class AnswerTokens(Objective):
         targets[:] = [(taught[place],) for place in answered]
         ids = tuple(map(str, answered))
         return self.encode_split(Split(ids, tuple(examples[place] for place in answered), targets))
+
+    def most_tokens(self) -> int | None:
+        """What is left beside the longest answer."""
+        most = super().most_tokens()
+        return None if most is None or self.host.kind == "encoder_decoder" else most - self.longest_answer
 
     def weights(self, rows: Sequence[Row]) -> Tensor:
         """An answer counts by its tokens, (N,)."""
@@ -181,10 +193,12 @@ class AnswerTokens(Objective):
     def _shortened(self, example: str) -> str:
         turns = list(turns_of(example))
         lengths = [len(self._spans(turn.content)) for turn in turns]
+        tokens = sum(lengths)
         while sum(lengths) > self.max_tokens and len(turns) > 1:
             oldest = 1 if turns[0].role == "system" and len(turns) > 2 else 0
             del turns[oldest], lengths[oldest]
         last = turns[-1]
+        self.cuts.add(str(example), tokens, min(sum(lengths), self.max_tokens))
         if lengths[-1] > self.max_tokens:
             last = last._replace(content=last.content[: self._spans(last.content)[self.max_tokens - 1][1]])
         if not isinstance(example, Chat):

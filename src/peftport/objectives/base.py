@@ -22,6 +22,7 @@ from peftport.core.errors import BadRequest
 from peftport.core.scale import Scale
 from peftport.hosts.host import Host, View
 from peftport.hosts.slots import HostKind
+from peftport.objectives.cuts import Cuts, CutTexts
 from peftport.tasks.kinds.classification import Classification
 from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
 from peftport.tasks.task import Split
@@ -89,6 +90,7 @@ class Objective(ABC):
 
         """
         self.host, self.task, self.max_tokens = host, task, max_tokens
+        self.cuts = Cuts()
         if max_tokens < len(task.fields):
             raise BadRequest(
                 f"--max-tokens {max_tokens}: expected at least {len(task.fields)}, a token for each of "
@@ -98,6 +100,32 @@ class Objective(ABC):
     @abstractmethod
     def wording(self, example: Example) -> Example:
         """The example as the host reads it, prompt included: a text, or two that the tokenizer encodes as a pair."""
+
+    @property
+    def prompt_name(self) -> str | None:
+        """Which of the task's prompts the host reads; None: it reads the texts alone."""
+        return None
+
+    @property
+    def answered_prompt(self) -> str:
+        """The name of the prompt that hosts of this kind answer, where they generate."""
+        return "prompt" if self.host.kind == "encoder_decoder" else "causal_prompt"
+
+    def unprompted(self) -> str:
+        """Why a prompt that the user gave does not act here, in one line; empty where it acts, or none was given."""
+        name, own = self.prompt_name, self.task.own_prompts
+        if not own or name in own:
+            return ""
+        if name is None:
+            why = f"with readout {self.name}, {self.host.name} reads the texts alone"
+        elif name == "masked_prompt":
+            why = (
+                f"{self.host.name} is a masked language model and reads {getattr(self.task, name)!r}; give a prompt "
+                "with {mask} where the label's word goes"
+            )
+        else:
+            why = f"{self.host.name} reads what stands before {{mask}}, which lacks a text; put the texts before it"
+        return f"--prompt does not act here: {why}"
 
     @abstractmethod
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
@@ -119,6 +147,10 @@ class Objective(ABC):
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the objective's own trainable matrices; most have none."""
         return {}
+
+    def about(self) -> str:
+        """How it reads the host, in one line, where users should know; else empty."""
+        return ""
 
     def alone(self) -> str:
         """What the host predicts without a module, in one line, where users would not expect it; else empty."""
@@ -157,10 +189,26 @@ class Objective(ABC):
             return [tuple(ids) for ids in found["input_ids"]]
         return [PairRow(*own) for own in zip(found["input_ids"], found["token_type_ids"], strict=True)]
 
+    def cut_of(self, examples: Sequence[Example]) -> CutTexts:
+        """How much is cut of these examples, whatever was counted before."""
+        before, self.cuts = self.cuts, Cuts()
+        try:
+            self.encode(examples)
+            return self.cuts.total()
+        finally:
+            self.cuts = before
+
+    def most_tokens(self) -> int | None:
+        """The largest limit at which the host can still read what stands around a text; None: there is none."""
+        if self.host.positions is None:
+            return None
+        probe = ("x",) * len(self.task.fields)
+        [row] = self.encode([probe if len(probe) > 1 else probe[0]])
+        return self.host.positions - len(row) + len(probe)
+
     def prompted(self, example: Example) -> str:
         """The task's prompt for a host that generates."""
-        encoder_decoder = self.host.kind == "encoder_decoder"
-        return self.task.prompt_for(example) if encoder_decoder else self.task.causal_prompt_for(example)
+        return self.task.render(getattr(self.task, self.answered_prompt), example)
 
     def _cut(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with the ends of their longest fields cut off until no more than ``max_tokens`` are left."""
@@ -174,7 +222,10 @@ class Objective(ABC):
         cut: list[list[str]] = [[] for _ in fields]
         for row in range(len(examples)):
             own = [span[row] for span in spans]
-            for field, limit in enumerate(longest_first([len(span) for span in own], self.max_tokens)):
+            lengths = [len(span) for span in own]
+            limits = longest_first(lengths, self.max_tokens)
+            self.cuts.add(examples[row], sum(lengths), sum(limits))
+            for field, limit in enumerate(limits):
                 text, span = fields[field][row], own[field]
                 cut[field].append(text[: span[limit - 1][1]] if len(span) > limit else text)
         return list(cut[0]) if len(cut) == 1 else list(zip(*cut, strict=True))

@@ -42,6 +42,11 @@ class LabelTokens(LabelScorer):
         counts = torch.tensor([len(row) for row in self.labels], device=host.device)
         self.counted = torch.arange(longest, device=host.device) < counts[:, None]  # (C, S)
 
+    @property
+    def prompt_name(self) -> str | None:
+        """The prompt with a mask, or the one that is answered."""
+        return "masked_prompt" if self.host.kind == "encoder" else self.answered_prompt
+
     def wording(self, example: Example) -> Example:
         """The task's prompt for this kind of host."""
         if self.host.kind != "encoder":

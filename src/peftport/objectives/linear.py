@@ -31,6 +31,11 @@ class LinearHead(Objective):
     def width(self) -> int:
         """The number C of outputs."""
 
+    @property
+    def prompt_name(self) -> str | None:
+        """The one that is answered, where it names both texts of a pair."""
+        return self.answered_prompt if len(self.task.fields) > 1 and self.host.kind != "encoder" else None
+
     def wording(self, example: Example) -> Example:
         """The text or pair alone, behind the prefix that the host was trained with; a pair on a decoder in a prompt."""
         if isinstance(example, str):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from peftport.hosts.host import Host
 from peftport.objectives.base import Head, LabelScorer, Row, mean_pooled
+from peftport.objectives.cuts import Cuts
 from peftport.tasks.spec import Example, TaskSpec, plain_text
 
 TEMPERATURE = 0.05
@@ -35,6 +36,7 @@ class Prototype(LabelScorer):
             return
         with torch.no_grad():
             self.prototypes = F.normalize(mean_pooled(host, self.encode(self.task.descriptions), 0), dim=-1)  # (C, D)
+        self.cuts = self.cuts if self.cuts.total().cut else Cuts()  # descriptions that are whole are none of the texts
 
     def wording(self, example: Example) -> Example:
         """The text alone, behind the prefix that the host was trained with, if any."""

@@ -221,6 +221,7 @@ def _notes(told: About, declared: Declared) -> tuple[str, ...]:
         f"Origins were trained for {study.training.origin_steps} steps of {study.training.batch_size} texts; every arm "
         "of a technique trains at the same learning rate, and arms of one seed see the same batches. Hosts computed in "
         f"{study.loading.numbers}.",
+        *(f"{cut}." for cut in told.cuts),
         f"Retention is given only where training gains at least {declared.floor:g} over the bare host.",
         "Intervals of cells and of pooled gains are over seeds and test items and take hosts and data as they are; "
         "those of interquartile means and probabilities resample seeds alone.",

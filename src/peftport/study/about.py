@@ -40,6 +40,7 @@ class About(Closed):
         hosts: the sha256 of the weights of each host.
         updates: how far each host that the study made is from its base.
         worker_seconds: the seconds of all jobs, summed over workers.
+        cuts: by host and task, what was cut off texts, a sentence each.
         majorities: by task, the share of the most frequent class of the test items, which a constant answer scores.
         tables: the sha256 of each table's file beside this one, by name.
 
@@ -55,6 +56,7 @@ class About(Closed):
     updates: dict[str, dict[str, Any]] = {}
     failures: int
     worker_seconds: float
+    cuts: tuple[str, ...] = ()
     majorities: dict[str, float] = {}
     tables: dict[str, str] = {}
 
@@ -86,8 +88,15 @@ def about(plan: Plan, ledger: Ledger, command: str, majorities: Mapping[str, flo
         updates=updates,
         failures=len(ledger.failures()),
         worker_seconds=round(seconds, 1),
+        cuts=cut_texts(plan, ledger),
         majorities=dict(majorities or {}),
     )
+
+
+def cut_texts(plan: Plan, ledger: Ledger) -> tuple[str, ...]:
+    """What was cut off the texts of a task on a host, a sentence each, as far as the bare hosts were tested."""
+    rows = (row for row in ledger.rows() if row.kind == "bare" and row.id in plan.jobs and row.metrics)
+    return tuple(sorted({str(row.metrics["cut"]) for row in rows if row.metrics and "cut" in row.metrics}))
 
 
 def made_by(plan: Plan, ledger: Ledger) -> tuple[MadeBy, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from peftport.core.errors import BadRequest
 from peftport.store.ledger import Ledger, only_driver
 from peftport.study import executors
-from peftport.study.about import record_machine
+from peftport.study.about import cut_texts, record_machine
 from peftport.study.check_hosts import check_hosts
 from peftport.study.commands import RunRequest
 from peftport.study.opened import OpenedStudy
@@ -15,7 +17,15 @@ from peftport.study.tracked import Tracked, tracking
 from peftport.tracking import make_trackers
 
 
-def execute(opened: OpenedStudy, request: RunRequest) -> tuple[Summary, Tracked]:
+class Executed(NamedTuple):
+    """What one call did, what it sent to trackers, and what was cut off texts, a sentence for each host and task."""
+
+    summary: Summary
+    tracked: Tracked
+    cuts: tuple[str, ...]
+
+
+def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
     """Run what is not done yet. Whatever can be refused is refused before anything is written.
 
     Raises:
@@ -43,9 +53,10 @@ def execute(opened: OpenedStudy, request: RunRequest) -> tuple[Summary, Tracked]
                     plan, ledger, opened.artifacts, executor, limits=limits, retry_failed=request.retry_failed,
                     progress=request.progress, recorded=tracked.recorded,
                 )  # fmt: skip
+            cuts = cut_texts(plan, ledger)
         finally:
             ledger.close()
-    return found, tracked
+    return Executed(found, tracked, cuts)
 
 
 def _nobody(text: str) -> None:

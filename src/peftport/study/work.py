@@ -48,7 +48,7 @@ from peftport.study.packing import pack
 from peftport.tasks.kinds.classification import Scores, as_scores
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
-from peftport.training.bound_task import BoundTask, Start, bind_task
+from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
 from peftport.training.loop import Checkpoint
 from peftport.workflows.continued_pretraining import update_host
 from peftport.workflows.port_inputs import open_port_inputs
@@ -82,10 +82,19 @@ def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
     bound_task = _bound_task(request.place, blobs)
     scores = as_scores(bound_task.test(None, [])[0])
-    metrics = {**_facts(bound_task), "tests": {"0": measured(scores)}}
+    metrics = {**_facts(bound_task), "tests": {"0": measured(scores)}, **_cut(request.place, bound_task)}
     tensors = _arrays(request.job, {0: scores}) | _labels(scores)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bound_task))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
+
+
+def _cut(place: Place, bound_task: BoundTask) -> dict[str, str]:
+    """What is cut off the texts that are trained and tested on, in one line; nothing where all are read whole."""
+    found = bound_task.readout.cut_of((*bound_task.task.train.examples, *bound_task.tested.examples))
+    if not found.cut:
+        return {}
+    said = found.sentence(bound_task.readout.max_tokens, "[training] max_tokens", bound_task.readout.most_tokens())
+    return {"cut": f"{_name(place.host)} on {place.task}: {said}"}
 
 
 def _chains(request: TrainJobsRequest, blobs: Blobs) -> JobResult:
@@ -255,7 +264,8 @@ def _bound_task(place: Place, blobs: Blobs) -> BoundTask:
 def _open_bound_task(place: Place, folder: Path) -> BoundTask:
     ref = place.host if isinstance(place.host, str) else str(folder)
     task = open_task(place.task, place.data)
-    return bind_task(ref, task, place.readout, place.training, place.items, place.loading)
+    readout = place.readout or usual_readout(ref, task.spec)  # one for all hosts of a kind, whatever heads they have
+    return bind_task(ref, task, readout, place.training, place.items, place.loading)
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from peftport.core.errors import TaskRefused
-from peftport.tasks.spec import ONE_TEXT, Example, Targets
+from peftport.tasks.spec import MASK, ONE_TEXT, PLACEHOLDER, Example, Targets
 from peftport.tasks.split import Items
 from peftport.tasks.task import Dropped
 
@@ -69,7 +69,25 @@ class Wording:
     def changes(self) -> dict[str, object]:
         """What is said of words and prompts, as fields of a spec; words stand for those of a mask too."""
         named = {"words": self.words, "masked_words": self.words, "descriptions": self.descriptions}
-        return {name: value for name, value in {**named, "prompt": self.prompt}.items() if value}
+        return {name: value for name, value in named.items() if value} | self._prompts()
+
+    def _prompts(self) -> dict[str, object]:
+        """The prompts that the user's prompt stands for, by kind of host, and their names.
+
+        One with ``{mask}`` is for masked language models; hosts that generate read what stands before the mask, which
+        must have the same ``{field}`` in it as the whole.
+        """
+        if not self.prompt:
+            return {}
+        before, mask, _ = self.prompt.partition(MASK)
+        found = {"prompt": before.rstrip(), "causal_prompt": before.rstrip()}
+        if mask:
+            whole = set(PLACEHOLDER.findall(self.prompt)) - {MASK[1:-1]}
+            generating = found if whole and whole <= set(PLACEHOLDER.findall(before)) else {}
+            found = {**generating, "masked_prompt": self.prompt}
+        else:
+            found = dict.fromkeys(found, self.prompt)
+        return {**found, "own_prompts": tuple(found)}
 
 
 def field_names(text: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -29,7 +29,8 @@ Example: TypeAlias = str | tuple[str, ...]
 Targets: TypeAlias = npt.NDArray[Any]  # (N,) or (N, ...): classes, numbers, or texts as objects
 ONE_TEXT = ("text",)
 
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+MASK = "{mask}"  # what a masked language model fills, in a prompt
 
 
 def texts_of(example: Example) -> tuple[str, ...]:
@@ -81,6 +82,7 @@ class TaskSpec(BaseModel, ABC):
     """What a task asks. ``fields`` names the parts of an example, which stand in prompts as ``{field}``.
 
     Tasks of one ``domain`` share, or may share, texts. ``labels`` names the classes, where targets are classes.
+    ``own_prompts`` names the prompts that the user worded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,6 +96,7 @@ class TaskSpec(BaseModel, ABC):
     causal_prompt: str
     domain: str
     fields: tuple[str, ...] = ONE_TEXT
+    own_prompts: tuple[str, ...] = ()
 
     @classmethod
     @abstractmethod
@@ -144,12 +147,17 @@ class TaskSpec(BaseModel, ABC):
 
     def identity(self) -> dict[str, Any]:
         """All of the wording that can change a result, for the task's digest; not its name and domain."""
-        left_out = {"name", "domain"} | ({"fields"} if self.fields == ONE_TEXT else set())
+        left_out = {"name", "domain", "own_prompts"} | ({"fields"} if self.fields == ONE_TEXT else set())
         return {"kind": self.kind, **self.model_dump(mode="json", exclude=left_out)}
 
     def reworded(self, wording: Wording) -> Self:
         """The spec with the user's wording in place of its own. Raises TaskRefused where that does not fit."""
-        return self.worded(**{**self.model_dump(), **wording.changes()})
+        changes = wording.changes()
+        beside = sorted(changes.keys() - type(self).model_fields.keys())
+        if beside:
+            option = "--prompt with {mask}" if beside == ["masked_prompt"] else f"--{beside[-1]}"
+            raise TaskRefused(f"{self.name}: {option}: expected none for a task of kind {self.kind}; drop it")
+        return self.worded(**{**self.model_dump(), **changes})
 
     @classmethod
     def worded(cls, **values: Any) -> Self:
@@ -170,7 +178,7 @@ class TaskSpec(BaseModel, ABC):
         for field in known:
             if f"{{{field}}}" not in template:
                 raise ValueError(f"{name} {template!r}: expected {{{field}}} in it")
-        unknown = [found for found in _PLACEHOLDER.findall(template) if found not in known]
+        unknown = [found for found in PLACEHOLDER.findall(template) if found not in known]
         if unknown:
             places = " and ".join(f"{{{field}}}" for field in known)
             raise ValueError(f"{name} {template!r}: expected {places} in it, got {{{unknown[0]}}} too")

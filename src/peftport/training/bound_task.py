@@ -10,6 +10,7 @@ import torch
 
 from peftport.core.errors import SlotMismatch, TaskRefused
 from peftport.core.progress import Progress, Silent
+from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading
@@ -18,6 +19,8 @@ from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
 from peftport.objectives import bind_objective, objective_for
 from peftport.objectives.base import Encoded, Objective
+from peftport.objectives.head import NAME as HEAD_NAME
+from peftport.objectives.head import unused
 from peftport.tasks.spec import Predictions, TaskSpec
 from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
@@ -91,9 +94,31 @@ class BoundTask:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to tell users: how the task was read, where that was guessed, and what the host alone predicts."""
-        alone = self.readout.alone()
-        return (*self.task.remarks, alone) if alone else self.task.remarks
+        """What to tell users, a line each, once the work is done.
+
+        How the task was read where that was guessed, what a host's own head has to do with it, where a prompt does not
+        act, and what was cut off texts.
+        """
+        notes = (self.readout.about(), self._unused_head(), self.readout.unprompted(), self.cut())
+        return (*self.task.remarks, *filter(None, notes))
+
+    def _unused_head(self) -> str:
+        head = TrainedHead.of(self.host.config.to_dict(), self.host.name)
+        if head is None or self.readout.name == HEAD_NAME:
+            return ""
+        return f"{self.host.name}: {unused(head, self.task.spec)}"
+
+    def cut(self) -> str:
+        """What was cut off the texts that were read so far, in one line; empty where nothing was."""
+        found = self.readout.cuts.total()
+        if not found.cut:
+            return ""
+        return f"{self.host.name}: {found.sentence(self.readout.max_tokens, most=self.readout.most_tokens())}"
+
+    @property
+    def remarks_on_bare(self) -> tuple[str, ...]:
+        """As `remarks`, and what the host alone predicts, where that is not expected."""
+        return (*self.remarks, *filter(None, (self.readout.alone(),)))
 
     def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
         """Initialise trainable parameters, including those of the objective (a head of zeros) where it has any."""
@@ -239,11 +264,25 @@ def bind_task(
     """
     settings = settings or TrainSettings()
     source = find_host(host)
+    config = read_config(source.folder)
+    kind, head = layout_for(config["model_type"], source.name).kind, TrainedHead.of(config, source.name)
+    objective = objective_for(readout, kind, task.spec, head)
+    loaded = load_host(host, objective.view, loading)
+    bound = bind_objective(objective.name, loaded, task.spec, settings.max_tokens)
+    return BoundTask(loaded, task, bound, settings, test_items, generate)
+
+
+def usual_readout(host: str, spec: TaskSpec) -> str:
+    """The readout of a task on a host by the host's kind alone, whether or not the host has a head of its own.
+
+    Raises:
+        UnknownName, HostRefused: there is no such host, or it is broken.
+        BadRequest: such a host cannot read such a task.
+
+    """
+    source = find_host(host)
     kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
-    loaded = load_host(host, objective_for(readout, kind, task.spec).view, loading)
-    return BoundTask(
-        loaded, task, bind_objective(readout, loaded, task.spec, settings.max_tokens), settings, test_items, generate
-    )
+    return objective_for(None, kind, spec).name
 
 
 def check_task(module: Module, spec: TaskSpec) -> None:

@@ -187,7 +187,7 @@ def run_comparison(
     plan, shot = replace(plan, shots=shots), few_shot(bound_task, shots, plan.seeds, progress)
     return Comparison(
         module.spec.kind, module.host.name, bound_task.host.name, bound_task.task.spec.name, plan, rate, bare, rows,
-        scores, remarks=bound_task.remarks, few_shot=shot,
+        scores, remarks=bound_task.remarks_on_bare, few_shot=shot,
         answers=side_by_side(bound_task, {"bare host": bare, **_sides(plan, shot, scores)}),
     )  # fmt: skip
 

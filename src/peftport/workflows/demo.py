@@ -47,6 +47,7 @@ class Demo:
     origin_accuracy: dict[str, float]
     origin_bare: float
     seconds: float
+    remarks: tuple[str, ...] = ()  # how the task and its texts were read, on either host
 
     @cached_property
     def analysis(self) -> ComparisonAnalysis:
@@ -93,4 +94,5 @@ def run_demo(settings: DemoSettings | None = None, progress: Progress | None = N
         module = home.module(spec, kept[settings.origin_steps], 0, rate)
         accuracy[technique.name] = as_scores(home.test(spec, [module.matrices])[0]).accuracy
         comparisons.append(run_comparison(module, away, plan, progress))
-    return Demo(settings, comparisons, accuracy, as_scores(home_bare).accuracy, time.perf_counter() - begun)
+    remarks = tuple(dict.fromkeys((*home.remarks, *away.remarks)))
+    return Demo(settings, comparisons, accuracy, as_scores(home_bare).accuracy, time.perf_counter() - begun, remarks)

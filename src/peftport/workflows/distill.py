@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +103,14 @@ def _record(module: Module, made: Module) -> TaskRecord | None:
     return module.task.model_copy(update={"scale": made.task.scale})
 
 
-def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module:
+class Distilled(NamedTuple):
+    """The module that was distilled, and what to tell users of how its origin read the texts."""
+
+    module: Module
+    remarks: tuple[str, ...]
+
+
+def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distilled:
     """Distill as a port request asks for: on its texts, or on the training texts of the task where none are given.
 
     Raises:
@@ -121,7 +128,8 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Module
             "name its host with --from"
         )
     texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
-    return distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
+    made = distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
+    return Distilled(made, tuple(filter(None, (home.cut(),))))
 
 
 def taught_targets(module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress) -> npt.NDArray[Any]:

@@ -60,7 +60,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     judged = choose_metric(scores, request.metric)
     if request.metric is not None:
         check_defined(request.metric, scores)
-    return EvaluatedHost(task.spec.name, scores, judged, bound.remarks if folder is None else task.remarks)
+    return EvaluatedHost(task.spec.name, scores, judged, bound.remarks_on_bare if folder is None else bound.remarks)
 
 
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:

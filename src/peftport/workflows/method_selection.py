@@ -110,13 +110,17 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class MethodSelection:
-    """The result: the module that is kept, the ranking, and the test scores with the module and without it."""
+    """The result: the module that is kept, the ranking, and the test scores with the module and without it.
+
+    ``remarks``: what to tell users of how the task and its texts were read.
+    """
 
     module: Module
     file_format: Format
     ranking: Ranking
     test: Predictions
     bare_test: Predictions
+    remarks: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -189,7 +193,7 @@ def select_method(
     readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
     bound = bind_task(str(request.to), task, readout, settings, request.test_items, generate=request.generate)
     check_holds(file_format, module.spec, bound.host, HEAD in module.matrices)
-    refusals, ported = _port_all(request, module, bound, progress)
+    refusals, ported, remarks = _port_all(request, module, bound, progress)
     if not ported:
         reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
         raise BadRequest(f"--method {','.join(names)}: expected one that can carry this module, got none ({reasons})")
@@ -200,7 +204,7 @@ def select_method(
     kept = ported[ranking.chosen]
     [test] = bound.test(kept.spec, [bound.startable(kept)], progress, f"testing {ranking.chosen}")
     [bare_test] = bound.test(None, [])
-    return MethodSelection(kept, file_format, ranking, test, bare_test), bound.host
+    return MethodSelection(kept, file_format, ranking, test, bare_test, (*bound.remarks, *remarks)), bound.host
 
 
 def metric_by_items(test: Predictions) -> Metric:
@@ -240,15 +244,19 @@ def rank(
 
 def _port_all(
     request: PortRequest, module: Module, bound: BoundTask, progress: Progress
-) -> tuple[dict[str, str], dict[str, Module]]:
-    """Port by every method. Returns why some cannot, and the modules of the others. The origin is read only once."""
+) -> tuple[dict[str, str], dict[str, Module], tuple[str, ...]]:
+    """Port by every method. The origin is read only once.
+
+    Returns why some cannot, the modules of the others, and what to tell users of how texts were read.
+    """
     refusals: dict[str, str] = {}
+    remarks: tuple[str, ...] = ()
     ported: dict[str, Module] = {}
     origin, cache = _origin(request.methods, module, request.origin), PortCache()
     for name in request.methods:
         try:
             if name == DISTILL:
-                ported[name] = distill_for(request, module, bound)
+                ported[name], remarks = distill_for(request, module, bound)
             else:
                 inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
@@ -257,7 +265,7 @@ def _port_all(
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:
             refusals[name] = str(error)
-    return refusals, ported
+    return refusals, ported, remarks
 
 
 def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str | None:

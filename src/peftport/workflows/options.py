@@ -66,10 +66,11 @@ FORMAT = option(
     choices=("native", "peft", "adapters"),
 )
 READOUT = option(
-    "How predictions are read out of the host: label_tokens, prototype, linear or cosine (numbers for pairs of texts). "
-    "The default depends on the host's kind and the task's."
+    "How predictions are read out of the host: label_tokens, prototype, linear, cosine (numbers for pairs of texts), "
+    "answer_tokens (answers) or head (a classifier's own trained head). The default depends on the host's kind and the "
+    "task's; it is head if the labels of the host's own head have the names of the task's."
 )
-MAX_TOKENS = option("Texts are cut to this many tokens.", at_least=1)
+MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is said.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)

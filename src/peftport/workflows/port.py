@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class PortedModule:
 class _Landed(NamedTuple):
     module: Module
     receiver: Host
+    remarks: tuple[str, ...] = ()
 
 
 def port_module(request: PortRequest) -> PortedModule:
@@ -83,12 +84,12 @@ def port_module(request: PortRequest) -> PortedModule:
     module = open_module(folder, name_of(request.from_), name_of(request.trust_origin))
     if len(methods) > 1:
         selection, receiver = select_method(request, module, task, file_format)
-        ported = PortedModule(selection.module, file_format, selection=selection)
+        ported = PortedModule(selection.module, file_format, selection=selection, remarks=selection.remarks)
     else:
         ported, receiver = _port_by_one(request, module, task, file_format)
     if out is not None:
         write_module(ported.module, receiver, out, file_format)
-    return replace(ported, remarks=task.remarks if task is not None else ())
+    return ported
 
 
 def _port_by_one(
@@ -100,7 +101,7 @@ def _port_by_one(
         choice = choose_for(module, request.origin, str(request.to), available)
         method = choice.method or DISTILL
     landed = _distilled(request, module, task) if method == DISTILL else _carried(method, request, module, task)
-    return PortedModule(landed.module, file_format, choice), landed.receiver
+    return PortedModule(landed.module, file_format, choice, remarks=landed.remarks), landed.receiver
 
 
 def _carried(method: str, request: PortRequest, module: Module, task: Task | None) -> _Landed:
@@ -116,7 +117,8 @@ def _carried(method: str, request: PortRequest, module: Module, task: Task | Non
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
         as_technique=request.as_, progress=request.progress,
     )  # fmt: skip
-    return _Landed(porter.port(module, receiver, rng_for(request.seed, "porting"), inputs), receiver)
+    ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
+    return _Landed(ported, receiver, _remarks(task, bound))
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:
@@ -124,7 +126,15 @@ def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Land
         raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
     check_same_labels(module, task)
     bound = _bind(request, module, task)
-    return _Landed(distill_for(request, module, bound), bound.host)
+    made = distill_for(request, module, bound)
+    return _Landed(made.module, bound.host, (*bound.remarks, *made.remarks))
+
+
+def _remarks(task: Task | None, bound: BoundTask | None) -> tuple[str, ...]:
+    """What to tell users of how the task was read; by a porter that reads no task, of the task alone."""
+    if bound is not None:
+        return bound.remarks
+    return () if task is None else task.remarks
 
 
 def _bind(request: PortRequest, module: Module, task: Task) -> BoundTask:

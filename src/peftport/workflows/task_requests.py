@@ -75,8 +75,9 @@ class TaskRequest(Request):
     prompt: str | None = field(
         default=None,
         metadata=option(
-            "The prompt of an encoder-decoder, which contains {text}. For pairs of texts it is the prompt of decoders "
-            "too, and contains both columns, such as {premise} and {hypothesis}."
+            "The prompt that hosts read, which contains {text}, or both columns of pairs, such as {premise} and "
+            "{hypothesis}. A masked language model reads one that contains {mask}, too, and hosts that generate read "
+            "what stands before {mask}. Where it does not act, that is said."
         ),
     )
     template: str | None = field(

@@ -62,4 +62,4 @@ def train_module(request: TrainRequest) -> TrainedModule:
     [scores] = bound.test(spec, [module.matrices], progress, "testing the module")
     if out is not None:
         write_module(module, bound.host, out, request.format)
-    return TrainedModule(task.spec.name, module, bare, scores, bound.remarks)
+    return TrainedModule(task.spec.name, module, bare, scores, bound.remarks_on_bare)

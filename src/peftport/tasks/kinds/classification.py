@@ -126,7 +126,8 @@ class Classification(TaskSpec):
     def objectives(self, host_kind: str) -> tuple[str, ...]:
         """Descriptions of labels are compared with one text only; a pair is read as a pair by a head of its own."""
         pooled = ("prototype", "linear") if len(self.fields) == 1 else ("linear",)
-        return (*pooled, "label_tokens") if host_kind == "encoder" else ("label_tokens", *pooled)
+        own = (*pooled, "label_tokens") if host_kind == "encoder" else ("label_tokens", *pooled)
+        return (*own, "head")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a label that has no item in train, where it is learnt, or in test."""
@@ -180,10 +181,7 @@ def own_spec(
         "domain": name,
         "fields": fields,
     }
-    changes = wording.changes()
-    if pair and wording.prompt:
-        changes["causal_prompt"] = wording.prompt
-    return Classification.worded(**values | changes)
+    return Classification.worded(**values | wording.changes())
 
 
 def read_classes(columns: Columns, declared: tuple[str, ...] | None) -> tuple[tuple[str, ...], Classes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,9 @@ class Completion(TaskSpec):
         targets[:] = [_references(columns.where, row, value) for row, value in enumerate(columns.targets, 1)]
         conversations = any(isinstance(prompt, Chat) for prompt in next(iter(columns.fields.values())))
         asked = wording.prompt or "{text}"
-        values = {"name": name, "domain": name, "prompt": asked, "template": wording.template or AUTO}
+        own = ("prompt", "causal_prompt") if wording.prompt else ()
+        values: dict[str, Any] = {"name": name, "domain": name, "prompt": asked, "own_prompts": own}
+        values["template"] = wording.template or AUTO
         values["causal_prompt"] = f"{asked}\nAssistant:" if conversations else wording.prompt or "{text}\nAnswer:"
         return ReadTargets(cls.worded(**values), targets)
 

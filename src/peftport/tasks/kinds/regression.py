@@ -55,8 +55,8 @@ class RegressionTask(TaskSpec):
     def objectives(self, host_kind: str) -> tuple[str, ...]:
         """Pairs on encoders are scored by the cosine of both texts."""
         if len(self.fields) == 1:
-            return ("linear",)
-        return ("cosine", "linear") if host_kind == "encoder" else ("linear", "cosine")
+            return ("linear", "head")
+        return ("cosine", "linear", "head") if host_kind == "encoder" else ("linear", "cosine", "head")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a training split with one number only, from which nothing can be learnt."""
@@ -146,5 +146,7 @@ def plain_wording(name: str, columns: Columns, wording: Wording) -> dict[str, An
         plain = "{text}"
     else:
         plain = "\n".join(f"{field[0].upper()}{field[1:]}: {{{field}}}" for field in fields)  # Premise: {premise}
-    prompt = wording.prompt or plain
-    return {"name": name, "prompt": prompt, "causal_prompt": prompt, "domain": name, "fields": fields}
+    prompt, own = wording.prompt or plain, ("prompt", "causal_prompt") if wording.prompt else ()
+    return {
+        "name": name, "prompt": prompt, "causal_prompt": prompt, "domain": name, "fields": fields, "own_prompts": own
+    }  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from peftport.core.errors import ModuleRefused
+from peftport.hosts.head import ARCHITECTURE
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, layouts
 from peftport.modules.formats.peft.config import parse_peft_config
@@ -28,6 +29,7 @@ from peftport.modules.formats.peft.lora import CONFIG, head_prefix, whole_slots
 from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets
 from peftport.modules.record import PeftRecord
 
+# On a host with its trained head there is none: of SEQ_CLS, PEFT expects the head's own weights in the file.
 TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
 LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
@@ -100,7 +102,7 @@ def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict
     alpha = Counter(lora.alpha for lora in loras.values()).most_common(1)[0][0]
     return {
         "peft_type": "LORA",
-        "task_type": TASK_TYPES[host.kind],
+        "task_type": None if type(host.model).__name__.endswith(ARCHITECTURE) else TASK_TYPES[host.kind],
         **_base(host),
         "r": rank,
         "lora_alpha": _number(alpha),
