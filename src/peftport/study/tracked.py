@@ -15,6 +15,7 @@ from peftport.store.ledger import JobRow, Ledger
 from peftport.study.export import run_record
 from peftport.study.grid import Run
 from peftport.study.plan import Plan
+from peftport.tasks.kinds import KINDS
 from peftport.tracking.base import TrackedRun, Tracker
 from peftport.tracking.line import TrackerThread, unsaid
 
@@ -23,7 +24,7 @@ TOLD_ELSEWHERE = ("run", "state", "error", "job")
 
 def measure_names() -> list[str]:
     """The columns of a run that are measures."""
-    return [name for name in run_columns() if name not in FACTORS and name not in TOLD_ELSEWHERE]
+    return [name for name in run_columns(*KINDS) if name not in FACTORS and name not in TOLD_ELSEWHERE]
 
 
 class Tracked:
