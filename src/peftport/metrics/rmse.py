@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from peftport.metrics.base import Metric, Predicted
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted
 
 
 class Rmse(Metric):
@@ -18,3 +20,10 @@ class Rmse(Metric):
         from sklearn.metrics import root_mean_squared_error
 
         return float(root_mean_squared_error(predictions.targets, predictions.values))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """The roots of the weighted means of the squared errors, (B,)."""
+        squares = (predictions.values - predictions.targets) ** 2
+        with np.errstate(invalid="ignore"):  # of no items there is none
+            found: Floats = np.sqrt(counts @ squares / counts.sum(1))
+        return found

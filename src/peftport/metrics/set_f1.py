@@ -21,6 +21,13 @@ class MicroF1(Metric):
 
         return float(f1_score(predictions.targets, said, average="micro", zero_division=0.0))
 
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From how many labels of each item are right, and said or true, (B,)."""
+        said, true = predicted_labels(predictions), predictions.targets.astype(np.bool_)
+        right, size = counts @ (said & true).sum(1), counts @ (said.sum(1) + true.sum(1))
+        found: Floats = np.where(size > 0, 2 * right / np.maximum(size, 1), np.nan)
+        return found
+
     def defined_for(self, predictions: Predicted) -> bool:
         """Where any item has a label, whatever was predicted."""
         return bool(predictions.targets.any())

@@ -107,7 +107,8 @@ def write_items(frames: Iterator[pl.DataFrame], path: Path) -> Path:
                     frame.write_ndjson(out)
                 else:
                     texts = frame.with_columns(_as_text(name, kind) for name, kind in frame.schema.items())
-                    texts = texts.with_columns(pl.col(pl.String).str.replace(FORMULA, "'${0}"))
+                    words = [name for name, kind in frame.schema.items() if kind == pl.String]
+                    texts = texts.with_columns(pl.col(words).str.replace(FORMULA, "'${0}"))
                     texts.write_csv(out, include_header=number == 0)
     return path
 
