@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -145,6 +146,8 @@ def test_a_study_of_each_kind(
     assert METRICS[reported.json["metric"]["name"]].title == TITLES[kind]
     text = page.read_text(encoding="utf-8")
     assert TITLES[kind][1:] in text and "most frequent class" not in text
+    low, high = METRICS[reported.json["metric"]["name"]].bounds
+    assert json.dumps({"bounds": [low, high if high < float("inf") else None]})[1:-1] in text
     assert reported.json["verdicts"] and f"in {TITLES[kind]}" in reported.json["verdicts"][0]["sentence"]
     assert command("verify", kind, "--results", tmp_path / "out", "--sample", 2).code == 0
 
@@ -310,3 +313,26 @@ def test_ids_depend_on_what_changes_results(kinds_home: Path) -> None:
         assert (usual.isdisjoint(other) and usual.isdisjoint(jobs(kind))) if kind == "completion" else usual == other
         assert jobs(kind, testing__metric=f'"{list(metrics_of(kind))[-1]}"') == jobs(kind)
     assert jobs("completion").isdisjoint(jobs("completion", data__own__template='"none"'))
+
+
+def test_the_study_in_the_documentation(
+    command: Command, kinds_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands but for the hosts, which are small here, and for fewer steps."""
+    text = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("smollm2-135m").symlink_to(kinds_home / "llama")
+    Path("answers.toml").write_text(block.replace('"smollm2-135m"', '"./smollm2-135m"'), encoding="utf-8")
+    rows = [json.loads(line) for line in (kinds_home / "completion.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = "".join(json.dumps({"prompt": row["text"], "completion": row["label"]}) + "\n" for row in rows)
+    Path("questions.jsonl").write_text(told, encoding="utf-8")
+    planned = command("plan", "answers")
+    assert planned.code == 0 and "tasks: questions (completion)" in planned.out, planned
+    fewer = ("budgets=[0, 1]", "seeds=[0, 1]", "training.origin_steps=2", "testing.items=6", "testing.generate=4")
+    fewer += ("hosts.smollm2-135m-news.steps=1", "hosts.smollm2-135m-news.max_tokens=16")
+    changes = [each for change in fewer for each in ("--set", change)]
+    ran = command("run", "answers", *changes, "--dir", "study")
+    assert ran.code == 0, ran
+    found = command("report", "answers", *changes, "--dir", "study", "--json")
+    assert found.code == 0 and found.json["metric"]["name"] == "rouge_l", found

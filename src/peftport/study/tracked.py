@@ -78,7 +78,8 @@ class Tracked:
 def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
     """Convert a row of the exported runs to the form that trackers take."""
     factors = {name: record[name] for name in (*FACTORS, "job") if record[name] is not None}
-    measures = {name: record[name] for name in measure_names(*KINDS) if record[name] is not None}
+    known = {name: record.get(name) for name in measure_names(*KINDS)}
+    measures = {name: value for name, value in known.items() if value is not None}
     return TrackedRun(study, record["run"], record["budget"], factors, measures)
 
 
