@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
+from completions import Completions, completions
 from peftport.core.errors import BadRequest
 from peftport.metrics import metric_named, metrics_of
+from peftport.metrics.base import Metric
 from peftport.metrics.choice import check_defined, choose_metric
 from peftport.metrics.resampling import resampled
 from peftport.tasks.kinds.multi_label import LabelLogits
@@ -73,6 +75,28 @@ def test_sets_of_labels(test: LabelLogits) -> None:
     for name, function in (("auroc", sk.roc_auc_score), ("average_precision", sk.average_precision_score)):
         each = [function(test.targets[:, k], test.values[:, k]) for k in np.flatnonzero(asked)]
         assert found[name] == (pytest.approx(np.mean(each)) if each else None)
+
+
+@st.composite
+def drawn_answers(draw: st.DrawFn) -> Completions:
+    """Likelihoods of answers, some so low that their perplexity is beyond all numbers."""
+    n, low = draw(st.integers(1, 20)), draw(st.sampled_from([1.0, 1e4]))
+    test = completions([None] * n, [("good",)] * n, draw(st.integers(0, 2**32)))
+    test.values["log_likelihood"] *= low
+    return test
+
+
+@given(st.one_of(drawn_numbers(), drawn_sets(), drawn_answers()), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_counted_items_are_repeated_items(test: Numbers | LabelLogits | Completions, seed: int) -> None:
+    """What metrics compute on counts is their value on the items so often repeated, undefined where that is."""
+    rng, n = np.random.default_rng(seed), len(test)
+    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(3)]).astype(np.float64)
+    for name in ("rmse", "micro_f1", "perplexity"):
+        metric = metric_named(name)
+        if test.kind in metric.kinds:
+            wanted = Metric.on_counts(metric, test, counts)
+            np.testing.assert_allclose(metric.on_counts(test, counts), wanted, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @given(st.one_of(drawn_numbers(), drawn_sets()))

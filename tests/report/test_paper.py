@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peftport.core.errors import BadRequest, OutputRefused
+from peftport.metrics import METRICS
 from peftport.report.digest import derived
 from peftport.report.export import export_figures, panels_of
 from peftport.report.figures import CHARTS
@@ -44,6 +47,19 @@ def test_a_figure_shows_the_numbers_of_its_frame(small: Findings, tmp_path: Path
     assert sorted(shown) == sorted(f"{round(100 * value):.0f}%".replace("-", "−") for value in known)
     assert drawn.count(">n/e<") == small.retention["retention"].null_count()
     assert HOSTILE not in drawn
+
+
+@pytest.mark.parametrize(("metric", "unit"), [("accuracy", 1.0), ("rmse", 100.0), ("log_loss", 5.0), ("pearson", -1.0)])
+def test_levels_are_drawn_where_they_are(small: Findings, metric: str, unit: float) -> None:
+    """Those of an error in its unit too, and correlations below zero."""
+    levels = small.curves.with_columns(unit * pl.col(name) for name in ("mean", "low", "high"))
+    if unit < 0:
+        levels = levels.rename({"low": "high", "high": "low"})
+    panels = panels_of("curves", replace(small, metric=metric, curves=levels.select(small.curves.columns)))
+    seen = [value for row in levels.iter_rows(named=True) for name in ("mean", "low", "high") if (value := row[name])]
+    low, high = METRICS[metric].bounds
+    assert all(panel.params["low"] == pytest.approx(max(low, min(seen) - 0.01)) for panel in panels)
+    assert all(panel.params["high"] == pytest.approx(min(high, max(seen) + 0.01)) for panel in panels)
 
 
 def test_an_unknown_format_and_a_blocked_folder_are_refused(small: Findings, tmp_path: Path) -> None:

@@ -54,10 +54,10 @@ def test_every_item_is_what_the_store_holds(exported: Path, tiny: Path, undistur
     try:
         rows, stored = rows_of(plan, ledger), StoredItems(Artifacts(undisturbed / "artifacts"))
         for row in runs.iter_rows(named=True):
-            own, test = items.filter(run=row["run"]), stored.scores(rows[row["job"]], row["budget"])
+            own, test = items.filter(run=row["run"]), stored.predictions(rows[row["job"]], row["budget"])
             assert test is not None and own["item"].to_list() == list(range(row["n_items"]))
             assert np.array_equal(np.array(own["scores"].to_list(), np.float32), test.values)
-            assert own["label"].to_list() == test.labels.tolist()
+            assert own["label"].to_list() == test.targets.tolist()
             for name in item_metrics():
                 assert own[name].to_list() == pytest.approx(np.asarray(METRICS[name].per_item(test), float).tolist())
                 assert own[name].mean() == pytest.approx(row[name], abs=1e-9)

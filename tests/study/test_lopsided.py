@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import peftport as pp
-from peftport.metrics.choice import choose_for_study, choose_metric, majority_share
+from peftport.metrics.choice import choice_for_classes, choose_for_study, majority_share
 from peftport.metrics.resampling import resampled
 from peftport.study import judged
 from pico_folders import Result, Run, save_reviews
@@ -132,7 +132,7 @@ def test_an_unknown_metric_is_one_line(option: tuple[str, ...], study: Run) -> N
 def test_one_lopsided_set_decides(labels: dict[str, list[int]]) -> None:
     """The rule for a study of one task is that for a test; for several it is the strictest of them."""
     majorities = {task: majority_share(np.array(own)) for task, own in labels.items()}
-    single = {choose_metric(np.array(own)).name for own in labels.values()}
+    single = {choice_for_classes(np.array(own)).name for own in labels.values()}
     found = choose_for_study(majorities)
     assert found.name == ("balanced_accuracy" if "balanced_accuracy" in single else "accuracy")
     assert bool(found.note) == (found.name != "accuracy")

@@ -14,6 +14,7 @@ from peftport.core.progress import duration
 from peftport.report.tables import Table
 from peftport.study.commands import ExportRequest, VerifyRequest
 from peftport.study.export import Exported
+from peftport.study.kinds import kinds_text
 from peftport.study.repair import Repairs
 from peftport.study.run import Summary
 from peftport.study.status import FailedJob, PlannedWork, StudyStatus
@@ -39,12 +40,13 @@ class Planned(Result):
         )
 
     def lines(self) -> list[str]:
-        """Return the counts, and the estimate if it was asked for."""
+        """Return the counts, the tasks with their kinds, and the estimate if it was asked for."""
         s, cost = self.found.sharing, self.found.estimate
         saved = 1 - s.steps_needed / s.steps_asked if s.steps_asked else 0.0
         found = [
             f"{self.found.study}: {s.runs} runs, and {s.baseline_runs} of the baseline (scratch, ceiling, bare)",
             f"{s.jobs} jobs in {s.stacks} stacks",
+            f"tasks: {kinds_text(self.found.kinds)}",
             f"{s.steps_asked:,} training steps asked, {s.steps_needed:,} needed: sharing saves {saved:.0%}",
         ]
         if cost is not None:
@@ -58,9 +60,10 @@ class Planned(Result):
         return pl.DataFrame([{"study": self.found.study, **asdict(self.found.sharing)}])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the counts, the jobs by kind, and the estimate if it was asked for."""
+        """Return the counts, the jobs by kind, the kinds of the tasks, and the estimate if it was asked for."""
         found = {"study": self.found.study, **asdict(self.found.sharing)}
         found["jobs_by_kind"] = dict(self.found.jobs_by_kind)
+        found["kinds"] = dict(self.found.kinds)
         return found if self.found.estimate is None else found | {"estimate": asdict(self.found.estimate)}
 
 
@@ -210,10 +213,7 @@ class Verification(Result):
 
     def tables(self) -> list[Table]:
         """Return a row for each recomputed run."""
-        rows = tuple(
-            (v.run, f"{v.accuracy_difference:.4f}", str(v.items_that_differ), ", ".join(v.columns_that_differ))
-            for v in self.found
-        )
+        rows = tuple((v.run, _apart(v), str(v.items_that_differ), ", ".join(v.columns_that_differ)) for v in self.found)
         columns = ("run", "accuracy differs by", "items that differ", "columns that differ")
         return [Table("Recomputed runs", columns, rows)]
 
@@ -239,6 +239,10 @@ class Verification(Result):
     def as_json(self) -> dict[str, Any]:
         """Return what differs, run by run."""
         return {"runs": [asdict(each) for each in self.found], "tolerance": self.request.tolerance}
+
+
+def _apart(run: Verified) -> str:
+    return "" if run.accuracy_difference is None else f"{run.accuracy_difference:.4f}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

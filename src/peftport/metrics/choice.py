@@ -5,7 +5,7 @@ A classification is judged by accuracy, unless one class is nearly all there is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from peftport.metrics.scorer import Scorer
 
 LOPSIDED = 0.8
 USUAL, OF_LOPSIDED = "accuracy", "balanced_accuracy"
+LONG_ANSWERS = "rouge_l"  # judges a study of completions some of whose references are long
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,38 @@ class StudyMetric:
         return metric_named(self.name).title
 
 
-def choose_for_study(majorities: Mapping[str, float], asked: str | None = None) -> StudyMetric:
+def choose_for_study(
+    majorities: Mapping[str, float],
+    asked: str | None = None,
+    *,
+    kinds: Iterable[str] = (),
+    usual: Iterable[str] = (),
+) -> StudyMetric:
     """The metric that was asked for, or the one that fits all test sets: one lopsided set decides for the study.
+
+    Args:
+        majorities: by task of classes, the share of its most frequent class.
+        asked: the metric that was asked for.
+        kinds: the kinds of the study's tasks, as far as they are known.
+        usual: the metrics by which tests of other kinds than classes are usually judged.
 
     Raises:
         UnknownName: there is no metric of the name that was asked for.
+        BadRequest: it does not measure all of these kinds; or none was asked for, and no metric is usual for all.
 
     """
     if asked is not None:
+        for kind in kinds:
+            check_measures(asked, kind)
         return StudyMetric(metric_named(asked).name, majorities)
+    others = set(usual)
+    if others and (len(set(kinds)) > 1 or len({metric_named(name).kinds for name in others}) > 1):
+        raise BadRequest(
+            f"tasks of kinds {' and '.join(sorted(set(kinds)))}: expected a metric that measures all of them, as none "
+            "is usual for all; name one with --metric"
+        )
+    if others:
+        return StudyMetric(LONG_ANSWERS if LONG_ANSWERS in others else min(others), majorities)
     lopsided = {task: share for task, share in majorities.items() if share > LOPSIDED}
     if not lopsided:
         return StudyMetric(USUAL, majorities)

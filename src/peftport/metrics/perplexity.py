@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from peftport.metrics.base import Metric, Predicted
+import numpy as np
+
+from peftport.metrics.base import Floats, Metric, Predicted
 
 
 class Perplexity(Metric):
@@ -24,3 +26,9 @@ class Perplexity(Metric):
             return math.exp(-float(predictions.values["log_likelihood"].sum()) / tokens) if tokens else None
         except OverflowError:
             return None
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From the log-likelihoods and tokens of the items, (B,)."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            found = np.exp(-(counts @ predictions.values["log_likelihood"]) / (counts @ predictions.values["tokens"]))
+        return np.where(np.isfinite(found), found, np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftport.metrics.base import Metric, Predicted
+from peftport.metrics.base import Floats, Metric, Predicted
 
 
 class Rmse(Metric):
@@ -19,3 +19,10 @@ class Rmse(Metric):
             return None
         errors = predictions.values.astype(np.float64) - predictions.targets
         return float(np.sqrt(np.mean(errors**2)))
+
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """The roots of the weighted means of the squared errors, (B,)."""
+        squares = (predictions.values - predictions.targets) ** 2
+        with np.errstate(invalid="ignore"):  # of no items there is none
+            found: Floats = np.sqrt(counts @ squares / counts.sum(1))
+        return found

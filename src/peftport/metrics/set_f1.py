@@ -18,6 +18,13 @@ class MicroF1(Metric):
         size = int(said.sum() + true.sum())
         return float(2 * (said & true).sum() / size) if size else None
 
+    def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
+        """From how many labels of each item are right, and said or true, (B,)."""
+        said, true = predicted_labels(predictions), predictions.targets.astype(np.bool_)
+        right, size = counts @ (said & true).sum(1), counts @ (said.sum(1) + true.sum(1))
+        found: Floats = np.where(size > 0, 2 * right / np.maximum(size, 1), np.nan)
+        return found
+
     def defined_for(self, predictions: Predicted) -> bool:
         """Where any item has a label, whatever was predicted."""
         return bool(predictions.targets.any())

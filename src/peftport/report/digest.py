@@ -34,14 +34,16 @@ def cells(findings: Findings) -> pl.DataFrame:
 
 
 def metrics(findings: Findings) -> pl.DataFrame:
-    """Every metric of every cell, arm and budget, as means over the seeds that are done."""
+    """Every metric of every cell, arm and budget: means over the seeds that are done.
+
+    Where no run has an accuracy, as no task is of classes, metrics that no run has are left out.
+    """
     key = [*PLACE, "arm", "method", "budget"]
     done = findings.runs.filter(pl.col("state") == "done")
-    return (
-        done.group_by(key)
-        .agg(pl.col(name).mean() for name in METRICS if name in done.columns)
-        .sort(key, nulls_last=True)
-    )
+    names = [name for name in METRICS if name in done.columns]
+    if done.height and done["accuracy"].is_null().all():
+        names = [name for name in names if done[name].is_not_null().any()]
+    return done.group_by(key).agg(pl.col(name).mean() for name in names).sort(key, nulls_last=True)
 
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from peftport.core.errors import BadRequest, OutputRefused
+from peftport.metrics import metric_named
 from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
@@ -115,9 +116,10 @@ def _curves(findings: Findings) -> list[Panel]:
         return []
     trained = rows.filter(pl.col("arm").is_in(["ported", "sampled", "scratch"]))
     low, high = (rows.select(pl.min_horizontal(pl.col("low", "mean").min())).item(), rows["high"].max())
-    high = max(high if isinstance(high, float) else 0.0, rows.select(pl.col("mean").max()).item())
+    high = max(high if isinstance(high, float) else low, rows.select(pl.col("mean").max()).item())
     budgets = trained["budget"].unique().sort().to_list()
-    params = {"low": max(0.0, low - 0.01), "high": min(1.0, high + 0.01), "budgets": budgets}
+    least, most = metric_named(findings.metric).bounds
+    params = {"low": max(least, low - 0.01), "high": min(most, high + 0.01), "budgets": budgets}
     methods = ported["method"].unique()
     panels = []
     for cell in ported.sort("origin_task", "receiver_task", "method", "origin", "receiver", "technique").to_dicts():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -91,6 +92,7 @@ def render(findings: Findings) -> str:
                     "charts": charts,
                     "techniques": findings.techniques,
                     "study": findings.study,
+                    "bounds": [bound if math.isfinite(bound) else None for bound in metric.bounds],
                 }
             )
         ),

@@ -23,11 +23,14 @@ from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict import regret_report, verdicts
 from peftport.core.hashing import rng_for
 from peftport.metrics import metric_named
-from peftport.metrics.choice import StudyMetric, choose_for_study
+from peftport.metrics.choice import StudyMetric
+from peftport.metrics.texts import TextMetric
 from peftport.report.findings import Findings
 from peftport.report.tables import Table
 from peftport.study.about import About
+from peftport.study.items import CLASSES
 from peftport.study.judged import JudgedItems
+from peftport.study.tested import judged_by
 
 
 def study_findings(
@@ -51,9 +54,9 @@ def study_findings(
 
     """
     study = told.study
-    judged = judged or choose_for_study(told.majorities, study.testing.metric)
+    judged = judged or judged_by(told.tested, study.testing.metric)
     evidence = Evidence.of(
-        completed(runs),
+        _judged_items(completed(runs), judged.name, told, items),
         correct,
         declared or Declared(metric=judged.name),
         items=items.items if items else None,
@@ -74,10 +77,10 @@ def study_findings(
         hosts=hosts,
         seeds=study.seeds,
         headlines=headlines(together, gained, words, evidence.declared.level),
-        scale=_scale(told),
+        scale=_scale(told, judged.name),
         metric=evidence.declared.metric,
-        tested=_tested(told),
-        notes=(*_noted(judged, runs), *_notes(told, evidence.declared)),
+        tested=_tested(told, judged.name),
+        notes=(*_noted(judged, runs, told), *_notes(told, evidence.declared)),
         runs=runs,
         curves=curves(evidence),
         retention=kept,
@@ -88,6 +91,19 @@ def study_findings(
         directions=directions(kept, study.porters[0]),
         pooled=together,
         aggregates=grid,
+    )
+
+
+def _judged_items(runs: pl.DataFrame, metric: str, told: About, items: JudgedItems | None) -> pl.DataFrame:
+    """The runs with the number of items that the metric is over: of generated answers, those that have one."""
+    if not isinstance(metric_named(metric), TextMetric):
+        return runs
+    counted = pl.min_horizontal("n_items", pl.lit(told.study.testing.generate, pl.Int64))
+    if items is None or not items.items.height:
+        return runs.with_columns(n_items=counted)
+    held = items.items.select("run", held=pl.col("values").list.len().cast(pl.Int64))
+    return runs.join(held, on="run", how="left", maintain_order="left").with_columns(
+        n_items=pl.coalesce("held", counted)
     )
 
 
@@ -184,29 +200,36 @@ def _aggregate_table(findings: Findings) -> Table:
     return Table(_titled(findings, "the grid as a whole"), ("technique", "quantity", "estimate [95 %]"), rows)
 
 
-def _scale(told: About) -> str:
+def _scale(told: About, metric: str) -> str:
     study = told.study
     return (
         f"{told.sharing['runs']} runs and {told.sharing['baseline_runs']} of the baseline: {len(study.techniques)} "
         f"techniques, {len(study.pairs)} ordered host pairs, {len(study.tasks)} task combinations, "
-        f"{len(study.seeds)} seeds, {_tested(told)}. What holds here holds for these hosts and "
+        f"{len(study.seeds)} seeds, {_tested(told, metric)}. What holds here holds for these hosts and "
         "texts; other pairs are other pairs."
     )
 
 
-def _tested(told: About) -> str:
-    """How many items a run is tested on, and the accuracy of naming the most frequent class for all of them."""
+def _tested(told: About, metric: str) -> str:
+    """How many items a run is tested on, and the accuracy of naming the most frequent class for all of them.
+
+    Where generated answers are judged, how many of these items have one.
+    """
+    testing = told.study.testing
+    if isinstance(metric_named(metric), TextMetric) and testing.generate < testing.items:
+        return f"{testing.items} test items a run, {testing.generate} of them with a generated answer"
     shares = [f"{share:.3f} of those of {task}" for task, share in told.majorities.items()]
     frequent = f" ({' and '.join(shares)} are of the most frequent class)" if shares else ""
-    return f"{told.study.testing.items} test items a run{frequent}"
+    return f"{testing.items} test items a run{frequent}"
 
 
-def _noted(judged: StudyMetric, runs: pl.DataFrame) -> list[str]:
+def _noted(judged: StudyMetric, runs: pl.DataFrame, told: About) -> list[str]:
     """Why the study is not judged by accuracy, where nobody asked for another metric; or why that cannot be said."""
     if judged.note:
         return [f"{judged.note}."]
     tasks = runs.filter(state="done")["receiver_task"].unique(maintain_order=True)
-    unknown = [task for task in tasks if task not in judged.majorities]
+    classes = [task for task in tasks if told.kinds.get(task, CLASSES) == CLASSES]
+    unknown = [task for task in classes if task not in judged.majorities]
     if not unknown:
         return []
     return [

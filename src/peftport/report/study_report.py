@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftport.metrics.choice import StudyMetric, choose_for_study
+from peftport.metrics.choice import StudyMetric
 from peftport.report.export import export_figures
 from peftport.report.findings import Findings
 from peftport.report.html import render
@@ -19,6 +19,7 @@ from peftport.study.items import StoredItems
 from peftport.study.judged import judged_items
 from peftport.study.opened import OpenedStudy
 from peftport.study.status import follow_study
+from peftport.study.tested import judged_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ def report_study(opened: OpenedStudy, request: ReportRequest) -> StudyReport:
     """Compute what came out, and write the page, figures and tables that are asked for.
 
     The metric is the one asked for, else that of the study file, else that on record beside exported tables; where none
-    of them names one, accuracy, or balanced accuracy for lopsided test sets.
+    of them names one, the usual one of the tasks' kind: of classes accuracy, or balanced accuracy for lopsided sets.
 
     Raises:
         BadRequest: nothing was run yet, the ledger is damaged, there are no tables, or the metric is unknown.
@@ -71,8 +72,8 @@ def watch_study(opened: OpenedStudy, request: WatchRequest) -> StudyReport:
 def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, StudyMetric]:
     with opened.ledger() as ledger:
         exported = export(opened.plan, ledger, opened.artifacts)
-        told = about(opened.plan, ledger, opened.command, exported.majorities)
-        judged = choose_for_study(exported.majorities, asked)
+        told = about(opened.plan, ledger, opened.command, exported.tested)
+        judged = judged_by(exported.tested, asked)
         items = judged_items(
             judged.name, exported.runs, rows_of(opened.plan, ledger), StoredItems(opened.artifacts)
         )  # fmt: skip
@@ -81,5 +82,5 @@ def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, Stud
 
 def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric]:
     exported, told = read_export(folder), read_about(folder)
-    judged = choose_for_study(exported.majorities, asked or told.study.testing.metric)
+    judged = judged_by(exported.tested, asked or told.study.testing.metric)
     return study_findings(exported.runs, exported.correct, told, judged=judged), judged

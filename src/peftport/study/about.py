@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from peftport.study.grid import StudySpec
 from peftport.study.inputs import VERSIONS
 from peftport.study.plan import Plan
 from peftport.study.resuming import inputs_on_record
+from peftport.study.tested import Tested
 
 FILE = "study.json"
 
@@ -41,6 +41,8 @@ class About(Closed):
         updates: how far each host that the study made is from its base.
         worker_seconds: the seconds of all jobs, summed over workers.
         cuts: by host and task, what was cut off texts, a sentence each.
+        kinds: by task, its kind; empty in files of before there were others than classes.
+        usual: by task of another kind than classes, the metric that it is judged by where nobody asks for another.
         majorities: by task, the share of the most frequent class of the test items, which a constant answer scores.
         tables: the sha256 of each table's file beside this one, by name.
 
@@ -57,12 +59,20 @@ class About(Closed):
     failures: int
     worker_seconds: float
     cuts: tuple[str, ...] = ()
+    kinds: dict[str, str] = {}
+    usual: dict[str, str] = {}
     majorities: dict[str, float] = {}
     tables: dict[str, str] = {}
 
+    @property
+    def tested(self) -> Tested:
+        """What the tests say of their tasks."""
+        return Tested(self.kinds, self.usual, self.majorities)
 
-def about(plan: Plan, ledger: Ledger, command: str, majorities: Mapping[str, float] | None = None) -> About:
+
+def about(plan: Plan, ledger: Ledger, command: str, tested: Tested | None = None) -> About:
     """Describe a study from its plan and ledger. Versions are those that the rows of its jobs record."""
+    tested = tested or Tested()
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
     made = made_by(plan, ledger)
     hosts = {
@@ -89,7 +99,9 @@ def about(plan: Plan, ledger: Ledger, command: str, majorities: Mapping[str, flo
         failures=len(ledger.failures()),
         worker_seconds=round(seconds, 1),
         cuts=cut_texts(plan, ledger),
-        majorities=dict(majorities or {}),
+        kinds=dict(tested.kinds),
+        usual=dict(tested.usual),
+        majorities=dict(tested.majorities),
     )
 
 

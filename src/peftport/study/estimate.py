@@ -76,8 +76,9 @@ def _bound(study: StudySpec, host: str, task: str) -> BoundTask | None:
     loaded = open_task(task, study.data.get(task))
     try:
         return bind_task(
-            made.base if made else host, loaded, study.testing.readout, study.training.settings, ITEMS, study.loading
-        )
+            made.base if made else host, loaded, study.testing.readout, study.training.settings, ITEMS, study.loading,
+            study.testing.generate,
+        )  # fmt: skip
     except (UnknownName, HostRefused):
         return None
 

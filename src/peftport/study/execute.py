@@ -10,6 +10,7 @@ from peftport.study import executors
 from peftport.study.about import cut_texts, record_machine
 from peftport.study.check_hosts import check_hosts
 from peftport.study.commands import RunRequest
+from peftport.study.kinds import check_kinds, kinds_of
 from peftport.study.opened import OpenedStudy
 from peftport.study.resuming import check_inputs
 from peftport.study.run import Limits, Summary, run_study
@@ -30,7 +31,8 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
 
     Raises:
         BadRequest: the study's folder is a file, a host cannot be had, another process runs this study, or Ray or a
-            tracker is not installed; or a host, a task or a library is not what the jobs on record ran on.
+            tracker is not installed; no one metric judges the study's tasks; or a host, a task or a library is not what
+            the jobs on record ran on.
 
     """
     plan, place = opened.plan, opened.dir
@@ -39,6 +41,7 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
         raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
     if request.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
+    check_kinds(plan.study, kinds_of(plan, here=request.executor == "processes"))
     executor = executors.make_executor(request.executor, request.workers, request.threads, plan.study.loading)
     limits = Limits(request.max_jobs, request.stop_after_seconds)
     with only_driver(place):

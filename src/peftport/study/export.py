@@ -7,7 +7,7 @@ Columns of ``runs`` (docs/study.md says them in full):
     run                       names the run; the key of ``correct``
     technique origin receiver origin_task receiver_task arm method budget seed        the factors
     state                     done, failed, blocked (something it needs has failed), pending
-    accuracy auroc accuracy_at_median, and every other metric of `peftport.metrics`
+    accuracy auroc accuracy_at_median, and every other metric of the kinds of the study's tasks (`peftport.metrics`)
     n_items loss steps train_seconds test_seconds host_distance
     error job
 
@@ -31,8 +31,7 @@ from polars.exceptions import PolarsError
 
 from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
-from peftport.metrics import METRICS
-from peftport.metrics.choice import majority_share
+from peftport.metrics import METRICS, metrics_of
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
@@ -41,21 +40,22 @@ from peftport.study.commands import ExportRequest
 from peftport.study.grid import Run
 from peftport.study.item_table import ANEW, item_frames, read_items, write_items
 from peftport.study.item_table import NAME as ITEM_TABLE
-from peftport.study.items import CLOSE, StoredItems
+from peftport.study.items import CLASSES, CLOSE, StoredItems, kind_of_row
 from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan
+from peftport.study.tested import Tested, tested_tasks
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
     """The two tables. ``correct``: run, correct (one boolean a test item, in the order of the task's test split).
 
-    ``majorities``: by task, the share of the most frequent class of its test items, where the items tell it.
+    Only runs on classes are in ``correct``. ``tested``: what the tests say of their tasks, where the items tell it.
     """
 
     runs: pl.DataFrame
     correct: pl.DataFrame
-    majorities: Mapping[str, float] = field(default_factory=dict)
+    tested: Tested = field(default_factory=Tested)
 
 
 def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = True) -> Exported:
@@ -68,23 +68,24 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
     """
     ledger.check()
     rows = rows_of(plan, ledger)
-    columns, stored = run_columns(), StoredItems(artifacts)
+    kinds, stored = _kinds(plan, rows), StoredItems(artifacts)
+    columns = run_columns(*kinds)
     values: dict[str, list[Any]] = {name: [] for name in columns}
-    known = [name for name in METRICS if name in columns]
     measured: dict[tuple[str, int], dict[str, Any]] = {}  # of tests whose row lacks a metric
     for run in plan.runs():
         record = run_record(plan, run, rows)
-        if items and record["state"] == "done" and any(record[name] is None for name in known):
+        if items and record["state"] == "done":
             test = record["job"], run.budget
-            if test not in measured:
+            lacking = [name for name in metrics_of(kind_of_row(rows[test[0]])) if record[name] is None]
+            if lacking and test not in measured:
                 measured[test] = stored.measured(rows[test[0]], run.budget)
-            record |= {name: measured[test].get(name) for name in known if record[name] is None}
+            record |= {name: measured[test].get(name) for name in lacking}
         for name in columns:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)
     found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
-    majorities = _majorities(runs, rows, stored) if items else {}
-    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), majorities)
+    tested = tested_tasks(runs, rows, stored) if items else Tested()
+    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), tested)
 
 
 def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported, tuple[Path, ...]]:
@@ -97,7 +98,7 @@ def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported,
     """
     with opened.ledger() as ledger:
         exported = export(opened.plan, ledger, opened.artifacts)
-        told = about(opened.plan, ledger, opened.command, exported.majorities)
+        told = about(opened.plan, ledger, opened.command, exported.tested)
         if request.out is None:
             return exported, ()
         out = Path(request.out)
@@ -106,6 +107,13 @@ def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported,
             rows, path = rows_of(opened.plan, ledger), out / f"{ITEM_TABLE}.{request.format}"
             written.append(write_items(item_frames(exported.runs, rows, StoredItems(opened.artifacts)), path))
     return exported, (*written, write_about(told, out, written))
+
+
+def _kinds(plan: Plan, rows: Mapping[str, JobRow]) -> list[str]:
+    """The kinds of the plan's tasks: those of the jobs that are done, and what the study declares of others."""
+    done = {kind_of_row(row) for row in rows.values() if row.metrics and "tests" in row.metrics}
+    declared = {plan.study.declared_kind(pair.receiver) for pair in plan.study.tasks} - {None}
+    return sorted(done | {kind for kind in declared if kind is not None})
 
 
 def rows_of(plan: Plan, ledger: Ledger) -> dict[str, JobRow]:
@@ -177,18 +185,9 @@ def _correct(
             fault = items.fault(rows[job])
             if fault:
                 raise damaged(folder, fault)
-        yield name, items.correct(rows[job], budget)
-
-
-def _majorities(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> dict[str, float]:
-    """By task, the share of the most frequent class, from one test of it; all tests of a task are of the same items."""
-    one_each = runs.filter(state="done").unique("receiver_task", keep="first", maintain_order=True)
-    found = {}
-    for task, job, budget in one_each.select("receiver_task", "job", "budget").iter_rows():
-        scores = stored.scores(rows[job], budget)
-        if scores is not None:
-            found[task] = majority_share(scores.labels)
-    return found
+        correct = items.correct(rows[job], budget)
+        if correct is not None:
+            yield name, correct
 
 
 def read_export(folder: Path) -> Exported:
@@ -215,7 +214,7 @@ def read_export(folder: Path) -> Exported:
     fault = _wrong_columns(read) or table_fault(read)
     if fault:
         raise PeftportError(f"{folder}: {fault}; {ANEW}")
-    return Exported(completed(read.runs), read.correct, told.majorities if told else {})
+    return Exported(completed(read.runs), read.correct, told.tested if told else Tested())
 
 
 def recorded_items(folder: Path) -> pl.LazyFrame | None:
@@ -259,14 +258,18 @@ def _wrong_columns(tables: Exported) -> str | None:
 
 
 def table_fault(tables: Exported) -> str | None:
-    """The first run whose numbers are not what its items give, or whose items are missing, twice or nobody's."""
+    """The first run whose numbers are not what its items give, or whose items are missing, twice or nobody's.
+
+    Runs of other kinds of task than classes have no items here.
+    """
     runs, correct = tables.runs, tables.correct
     for name, frame in (("runs", runs), ("correct", correct)):
         twice = frame.filter(pl.col("run").is_duplicated())["run"]
         if len(twice):
             return f"{name}: expected each run once, got {twice[0]!r} more than once"
     done = runs.filter(state="done")
-    for name, one, other in (("correct", done, correct), ("runs", correct, done)):
+    classes = done.filter(~_of_other_kinds(done))
+    for name, one, other in (("correct", classes, correct), ("runs", correct, classes)):
         lost = one.join(other, on="run", how="anti")
         if lost.height:
             return f"{name}: expected the run {lost['run'][0]!r}, which the other table has, found none"
@@ -282,6 +285,12 @@ def table_fault(tables: Exported) -> str | None:
         gives = f"{sum(right) / len(right):g} over {len(right)} items" if right else "no items"
         return f"run {row['run']!r}: its items give {gives}, its row says {row['accuracy']} over {row['n_items']}"
     return None
+
+
+def _of_other_kinds(runs: pl.DataFrame) -> pl.Expr:
+    """Which runs were tested on other targets than classes: they have a metric that classes do not have, not theirs."""
+    others = [name for name, one in METRICS.items() if CLASSES not in one.kinds and name in runs.columns]
+    return pl.col("accuracy").is_null() & pl.any_horizontal(pl.lit(value=False), pl.col(others).is_not_null())
 
 
 def write_about(told: About, folder: Path, tables: Iterable[Path] = ()) -> Path:

@@ -35,8 +35,9 @@ from peftport.metrics.scorer import is_scorer
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
 from peftport.tasks.kinds import KINDS
+from peftport.tasks.sources import TASKS
 from peftport.techniques import AnySpec, make_spec
-from peftport.training.loop import TrainSettings
+from peftport.training.loop import GENERATED, TrainSettings
 
 Arm = Literal["ported", "sampled", "scratch", "ceiling", "bare"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -66,7 +67,8 @@ class TaskPair(Closed):
 class Data(Closed):
     """A task of the user: a file, a folder or a hub id, and how to read it. Two columns of ``text`` are pairs.
 
-    ``kind`` and ``separator`` are part of a job's id where they are said, since jobs were done before they were there.
+    ``kind``, ``separator`` and ``template`` are part of a job's id only where they are said: jobs were done before they
+    were there.
     """
 
     source: Name
@@ -79,11 +81,12 @@ class Data(Closed):
     prompt: str | None = None
     kind: Annotated[str, AfterValidator(_known_kind)] | None = None
     separator: str | None = None
+    template: str | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the ids of jobs are made of."""
-        later = {name for name in ("kind", "separator") if getattr(self, name) is None}
+        later = {name for name in ("kind", "separator", "template") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude=later)
 
 
@@ -124,11 +127,13 @@ def _known_metric(name: str | None) -> str | None:
 class Testing(Closed):
     """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host).
 
-    ``metric``: the metric that gains and verdicts are of (None: accuracy, or balanced accuracy where over 80 % of the
-    test items are of one class). Computed from stored scores, it is no part of a job's id.
+    ``metric``: the metric that gains and verdicts are of (None: the usual one of the tasks' kind). Computed from stored
+    predictions, it is no part of a job's id. ``generate``: for how many of the items of a completion task an answer is
+    generated; a part of the ids of such jobs where it is not the default.
     """
 
     items: PositiveInt = 200
+    generate: NonNegativeInt = GENERATED
     readout: str | None = None
     metric: Annotated[str | None, AfterValidator(_known_metric)] = None
 
@@ -160,6 +165,14 @@ class StudySpec(Closed):
     testing: Testing = Testing()
     loading: Loading = Loading()
     execution: Execution = Execution()
+
+    def declared_kind(self, task: str) -> str | None:
+        """The kind of a task as far as it is known without reading the task: it is built in, or its kind is said."""
+        data = self.data.get(task)
+        if data is not None and data.kind is not None:
+            return data.kind
+        source = task if data is None else data.source
+        return TASKS[source].spec.kind if source in TASKS else None
 
     @field_validator("techniques", mode="before")
     @classmethod

@@ -1,4 +1,8 @@
-"""A row's numbers held to the artifact that its job left: measured again from the stored scores, item by item."""
+"""A row's numbers held to the artifact that its job left: measured again from what was predicted, item by item.
+
+Of classes an artifact holds scores and which items were right, of other kinds of task what `study.predicted` stores;
+the row of such a job says its kind.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +18,26 @@ from peftport.core.errors import PeftportError
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
+from peftport.study.predicted import TARGETS, from_tensors, is_of_predictions, predicted_name
+from peftport.tasks.kinds import KINDS
 from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions
 
 Arrays = dict[str, npt.NDArray[Any]]
 CLOSE = 1e-9
 LABELS = "labels"
+CLASSES = "classification"
 ALWAYS = ("accuracy", "n_items")  # what every version wrote for every test
 
 
-def measured(scores: Scores) -> dict[str, Any]:
-    """What a test says, all of it read off per-item scores."""
-    return {**scores.measures(), "n_items": len(scores)}
+def measured(test: Predictions) -> dict[str, Any]:
+    """What a test says, all of it read off what was predicted for each item."""
+    return {**test.measures(), "n_items": len(test)}
+
+
+def kind_of_row(row: JobRow) -> str:
+    """The kind of task that a job's row is of; rows of classes do not say it, as those of early versions."""
+    return str((row.metrics or {}).get("kind", CLASSES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +45,21 @@ class StoredTest:
     """One test of N items as it was stored.
 
     Attributes:
-        correct: which items were right, (N,).
-        values: the scores of the classes, (N, C).
-        scores: the scores with the right classes; None where these are not known (of several, in old artifacts).
+        kind: the kind of task.
+        values: what was predicted for each item, (N, ...): of classes the scores, (N, C).
+        predictions: the same with what is right; None where that is not known (of several classes, in old artifacts).
+        correct: which items were right, (N,); None where the targets are no classes.
 
     """
 
-    correct: npt.NDArray[np.bool_]
+    kind: str
     values: npt.NDArray[Any]
-    scores: Scores | None
+    predictions: Predictions | None
+    correct: npt.NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        """The number N of items."""
+        return len(self.values)
 
 
 class StoredItems:
@@ -51,15 +70,15 @@ class StoredItems:
         self._artifacts = artifacts
         self._open = lru_cache(maxsize=4)(self._read)
 
-    def correct(self, row: JobRow, budget: int) -> list[bool]:
-        """What the job's test at ``budget`` got right, item by item.
+    def correct(self, row: JobRow, budget: int) -> list[bool] | None:
+        """What the job's test at ``budget`` got right, item by item; None where the targets are no classes.
 
         Raises:
             PeftportError: the artifact is missing or corrupt, or has no such test.
 
         """
-        right: list[bool] = self.test(row, budget).correct.tolist()
-        return right
+        right = self.test(row, budget).correct
+        return None if right is None else right.tolist()
 
     def test(self, row: JobRow, budget: int) -> StoredTest:
         """The job's test at ``budget``.
@@ -73,14 +92,14 @@ class StoredItems:
             raise PeftportError(f"job {row.id[:12]}: {disagreement(row, 'it has no such test')}")
         return held
 
-    def scores(self, row: JobRow, budget: int) -> Scores | None:
+    def predictions(self, row: JobRow, budget: int) -> Predictions | None:
         """The job's test at ``budget``; None where the right classes of several cannot be known (old artifacts).
 
         Raises:
             PeftportError: the artifact is missing or corrupt, or has no such test.
 
         """
-        return self.test(row, budget).scores
+        return self.test(row, budget).predictions
 
     def measured(self, row: JobRow, budget: int) -> dict[str, Any]:
         """All that the job's test at ``budget`` says, whichever metrics its row was written with."""
@@ -102,7 +121,8 @@ class StoredItems:
             if held is None:
                 return disagreement(row, f"it has no test at {budget} steps")
             for name, value in _said(held).items():
-                if not _equal(test.get(name), value) and (name in ALWAYS or test.get(name) is not None):
+                lacking = test.get(name) is None and name not in ALWAYS  # of a metric that is newer than the row
+                if not lacking and not _equal(test.get(name), value):
                     return disagreement(row, f"its items give {name} {value} at {budget} steps, not {test.get(name)}")
         if told is not None:
             return _against(row, metrics, told)
@@ -113,7 +133,7 @@ class StoredItems:
         if not self._artifacts.holds(sha256):
             raise PeftportError(f"{path}: expected an artifact of this study, it is missing or corrupt; run it again")
         with safe_open(path, framework="np") as tensors:
-            names = [key for key in tensors.keys() if "/correct/" in key or "/scores/" in key or key == LABELS]  # noqa: SIM118
+            names = [key for key in tensors.keys() if _is_of_items(key)]  # noqa: SIM118
             return {key: tensors.get_tensor(key) for key in names}, described(path)
 
 
@@ -122,8 +142,23 @@ def disagreement(row: JobRow, how: str) -> str:
     return f"the row of job {row.id[:12]} is not what its artifact {(row.artifact or '')[:12]} holds: {how}"
 
 
+def _is_of_items(name: str) -> bool:
+    return "/correct/" in name or "/scores/" in name or name == LABELS or is_of_predictions(name)
+
+
 def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | None:
-    """A test as it was stored. Artifacts of early versions hold no labels: of two, those that give ``correct``."""
+    """A test as it was stored; None where there is none."""
+    kind = kind_of_row(row)
+    if kind == CLASSES:
+        return _classified(arrays, row, budget)
+    values, targets = from_tensors(predicted_name(row.id, budget), arrays), from_tensors(TARGETS, arrays)
+    if values is None or targets is None or len(values) != len(targets) or kind not in KINDS:
+        return None
+    return StoredTest(kind, values, KINDS[kind].predictions(values, targets), None)
+
+
+def _classified(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | None:
+    """A test of classes. Artifacts of early versions hold no labels: of two, those that give ``correct``."""
     scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
     if scores is None or correct is None:
         return None
@@ -131,20 +166,22 @@ def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | Non
     if labels is None and scores.shape[1] == 2:
         labels = np.where(correct, picks, 1 - picks).astype(np.int64)
     known = labels is not None and len(labels) == len(picks) and np.array_equal(picks == labels, correct)
-    return StoredTest(correct.astype(bool), scores, Scores(scores, labels) if labels is not None and known else None)
+    right = Scores(scores, labels) if labels is not None and known else None
+    return StoredTest(CLASSES, scores, right, correct.astype(bool))
 
 
 def _said(test: StoredTest) -> dict[str, Any]:
     """What a test says; of classes that are not known, how many were right."""
-    if test.scores is not None:
-        return measured(test.scores)
+    if test.predictions is not None:
+        return measured(test.predictions)
+    assert test.correct is not None, "only old artifacts of classes lack what is right"
     return {"accuracy": float(test.correct.mean()), "n_items": len(test.correct)}
 
 
 def _equal(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
-    return isinstance(one, int | float) and abs(one - other) <= CLOSE
+    return isinstance(one, int | float) and abs(one - other) <= CLOSE * max(1.0, abs(other))
 
 
 def _against(row: JobRow, metrics: dict[str, Any], told: Described) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from peftport.core.hashing import canonical_json
 from peftport.hosts.loading import Loading
 from peftport.study.grid import StudySpec, StudyTechnique, Update
+from peftport.training.loop import GENERATED
 
 # Increased by hand when a change of the code changes numbers; golden ids in the tests detect accidental changes.
 VERSIONS = {"update": 1, "bare": 1, "chain": 1, "distance": 1}
@@ -105,7 +106,8 @@ class JobIds:
         training = study.training
         settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
         self._max_tokens, self._training = canonical_json(settings["max_tokens"]), canonical_json(settings)
-        testing = study.testing.model_dump(mode="json", exclude={"metric"})  # read off what a job stores
+        # A metric is read off what a job stores; `_generated` has the other.
+        testing = study.testing.model_dump(mode="json", exclude={"metric", "generate"})
         self._testing = canonical_json(testing) + _numbers(study.loading)
         self._specs = {
             t.name: canonical_json([t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)])
@@ -148,11 +150,18 @@ class JobIds:
         return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
 
     def _place(self, place: tuple[str, str]) -> str:
-        """Join host, task, testing and, unless it is float32, the number format of the host by commas."""
+        """Join host, task, testing and, unless they are the usual ones, number format and answers by commas."""
         if place not in self._places:
             host, task = canonical_json(self._host(place[0])), canonical_json(self._task(place[1]))
-            self._places[place] = f"{host},{task},{self._testing}"
+            self._places[place] = f"{host},{task},{self._testing}{self._generated(place[1])}"
         return self._places[place]
+
+    def _generated(self, task: str) -> str:
+        """The part of testing that completions alone have: for how many items answers are generated."""
+        generate = self._study.testing.generate
+        if generate == GENERATED or self._study.declared_kind(task) not in ("completion", None):
+            return ""
+        return f",{canonical_json({'generate': generate})}"
 
     def _host(self, host: str) -> Any:
         return {"job": self._updates[host]} if host in self._updates else host

@@ -1,4 +1,4 @@
-"""What a study's test items say of the metric that it is judged by, where that is not accuracy: from stored scores."""
+"""What a study's test items say of its metric, where that is not accuracy: from stored predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftport.metrics.choice import check_measures
 from peftport.metrics.resampling import resampled
 from peftport.store.ledger import JobRow
 from peftport.study.items import StoredItems
-from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions
 
 MOST_RESAMPLED = 2000  # tests; a metric on draws of more would take hours, and their seeds alone are paired
 
@@ -29,28 +29,28 @@ class JudgedItems:
 
     items: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ITEMS))
     draws: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    tests: Mapping[str, Scores] = field(default_factory=dict)  # by run, those that the draws are of
+    tests: Mapping[str, Predictions] = field(default_factory=dict)  # by run, those that the draws are of
 
 
 def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> JudgedItems:
     """Read the done runs' tests. Those whose right classes are not known (of old artifacts) are left out."""
-    metric, places = metric_named(name), defaultdict[tuple[str, str], dict[str, Scores]](dict)
-    known: dict[tuple[str, int], Scores | None] = {}  # runs may share a test
+    metric, places = metric_named(name), defaultdict[tuple[str, str], dict[str, Predictions]](dict)
+    known: dict[tuple[str, int], Predictions | None] = {}  # runs may share a test
     if name == "accuracy":
         return JudgedItems()
     columns = ("run", "job", "budget", "receiver", "receiver_task")
     for run, job, budget, *place in runs.filter(state="done").select(columns).iter_rows():
         if (job, budget) not in known:
-            known[job, budget] = stored.scores(rows[job], budget)
-        scores = known[job, budget]
-        if scores is not None:
-            places[place[0], place[1]][run] = scores
+            known[job, budget] = stored.predictions(rows[job], budget)
+        test = known[job, budget]
+        if test is not None:
+            places[place[0], place[1]][run] = test
     each: list[tuple[str, str, Any]] = []
     draws: dict[str, npt.NDArray[np.float64]] = {}
-    drawn_of: dict[str, Scores] = {}
+    drawn_of: dict[str, Predictions] = {}
     for (receiver, task), tests in places.items():
         check_measures(name, next(iter(tests.values())).kind)
-        values = {run: metric.per_item(scores) for run, scores in tests.items()}
+        values = {run: metric.per_item(test) for run, test in tests.items()}
         if all(own is not None for own in values.values()):
             each += [(run, name, np.asarray(own, np.float64).tolist()) for run, own in values.items()]
         elif len(known) <= MOST_RESAMPLED:

@@ -39,6 +39,7 @@ class Place(Closed):
     data: Data | None
     readout: str | None
     items: int
+    generate: int
     training: TrainSettings
     loading: Loading
 

@@ -96,6 +96,7 @@ class Requests:
             data=self._study.data.get(task),
             readout=testing.readout,
             items=testing.items,
+            generate=testing.generate,
             training=self._training,
             loading=self._study.loading,
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from peftport.core.progress import duration
 from peftport.study.commands import PlanRequest, StatusRequest, WatchRequest
 from peftport.study.estimate import Estimate, estimate
 from peftport.study.executors import workers_here
+from peftport.study.kinds import check_kinds, kinds_of
 from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan, Sharing
 
@@ -19,12 +20,16 @@ STATES = ("done", "failed", "blocked", "left")
 
 @dataclass(frozen=True)
 class PlannedWork:
-    """The size of a study, its jobs by kind, and what they cost here if that was asked for."""
+    """The size of a study, its jobs by kind, the kinds of its tasks, and what it costs here if that was asked for.
+
+    ``kinds``: by task, None where it is known once a worker has read the task.
+    """
 
     study: str
     sharing: Sharing
     jobs_by_kind: Mapping[str, int]
     estimate: Estimate | None
+    kinds: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,12 +57,19 @@ class StudyStatus:
 
 
 def plan_study(opened: OpenedStudy, request: PlanRequest) -> PlannedWork:
-    """Count the work of a study, and estimate how long it takes if that is asked for. Nothing is run."""
+    """Count the work of a study, and estimate how long it takes if that is asked for. Nothing is run.
+
+    Raises:
+        BadRequest: no one metric judges the study's tasks, or a module would be ported to a task of another kind.
+
+    """
     plan, cost = opened.plan, None
+    tasks = kinds_of(plan)
+    check_kinds(plan.study, tasks)
     if request.calibrate:
         cost = estimate(plan, request.workers or workers_here(1, plan.study.loading))
     kinds: Counter[str] = Counter(job.kind for job in plan.jobs.values())
-    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost)
+    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost, tasks)
 
 
 def study_status(opened: OpenedStudy, request: StatusRequest) -> StudyStatus:

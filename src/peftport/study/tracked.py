@@ -15,15 +15,16 @@ from peftport.store.ledger import JobRow, Ledger
 from peftport.study.export import run_record
 from peftport.study.grid import Run
 from peftport.study.plan import Plan
+from peftport.tasks.kinds import KINDS
 from peftport.tracking.base import TrackedRun, Tracker
 from peftport.tracking.line import TrackerThread, unsaid
 
 TOLD_ELSEWHERE = ("run", "state", "error", "job")
 
 
-def measure_names() -> list[str]:
-    """The columns of a run that are measures."""
-    return [name for name in run_columns() if name not in FACTORS and name not in TOLD_ELSEWHERE]
+def measure_names(*kinds: str) -> list[str]:
+    """The columns of a run that are measures, of tasks of these kinds (none named: of classes)."""
+    return [name for name in run_columns(*kinds) if name not in FACTORS and name not in TOLD_ELSEWHERE]
 
 
 class Tracked:
@@ -77,7 +78,8 @@ class Tracked:
 def tracked_run(study: str, record: Mapping[str, Any]) -> TrackedRun:
     """Convert a row of the exported runs to the form that trackers take."""
     factors = {name: record[name] for name in (*FACTORS, "job") if record[name] is not None}
-    measures = {name: record[name] for name in measure_names() if record[name] is not None}
+    known = {name: record.get(name) for name in measure_names(*KINDS)}
+    measures = {name: value for name, value in known.items() if value is not None}
     return TrackedRun(study, record["run"], record["budget"], factors, measures)
 
 

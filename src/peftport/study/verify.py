@@ -13,6 +13,7 @@ import polars as pl
 from peftport.analysis.columns import FACTORS, OLD_METRICS
 from peftport.core.hashing import rng_for
 from peftport.metrics import METRICS
+from peftport.metrics.texts import TextMetric
 from peftport.store.artifacts import Artifacts
 from peftport.store.held import HeldFolder
 from peftport.store.ledger import ARTIFACTS, Ledger
@@ -20,14 +21,17 @@ from peftport.study import executors
 from peftport.study.commands import VerifyRequest
 from peftport.study.export import Exported, export, read_export, recorded_items, rows_of
 from peftport.study.item_table import NAME as ITEM_TABLE
-from peftport.study.item_table import item_frames, items_that_differ
-from peftport.study.items import StoredItems
+from peftport.study.item_table import item_frames, item_metrics, items_that_differ
+from peftport.study.items import CLASSES, StoredItems
 from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan
 from peftport.study.run import run_study
+from peftport.tasks.kinds import KINDS
+from peftport.training.loop import GENERATED
 
 SAME = (*FACTORS, "state", "n_items", "steps", "error", "job")  # columns that no rounding touches
 ALSO_ROUNDED = ("loss", "host_distance")
+MEANS = [name for name in item_metrics(*KINDS) if CLASSES not in METRICS[name].kinds]
 ROUNDING = 1e-6
 
 
@@ -36,14 +40,15 @@ class Verified:
     """One recomputed run.
 
     Attributes:
-        accuracy_difference: the difference between its accuracy and the recorded one.
-        items_that_differ: the number of test items on which the two differ.
+        accuracy_difference: the difference between its accuracy and the recorded one; None of targets that are no
+            classes.
+        items_that_differ: the number of test items on which the two differ, of those that ``correct`` records.
         columns_that_differ: columns of the recorded row that were not reproduced.
 
     """
 
     run: str
-    accuracy_difference: float
+    accuracy_difference: float | None
     items_that_differ: int
     columns_that_differ: tuple[str, ...] = ()
 
@@ -75,7 +80,7 @@ def verify_study(opened: OpenedStudy, request: VerifyRequest) -> list[Verified]:
             )  # fmt: skip
             run_study(part, ledger, artifacts, executor, progress=request.progress)
             again = export(part, ledger, artifacts)
-            found = run_differences(again, recorded, runs, request.tolerance)
+            found = run_differences(again, recorded, runs, request.tolerance, plan.study.testing.generate)
             if items is None:
                 return found
             ours = pl.concat(item_frames(again.runs, rows_of(part, ledger), StoredItems(artifacts)))
@@ -104,32 +109,40 @@ def _with_items(found: Verified, ours: pl.DataFrame, theirs: pl.DataFrame, toler
     return replace(found, columns_that_differ=(*found.columns_that_differ, ITEM_TABLE))
 
 
-def run_differences(ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0) -> list[Verified]:
-    """Compare two tables for each of these runs: their items, and their rows except the seconds."""
+def run_differences(
+    ours: Exported, theirs: Exported, runs: list[str], tolerance: int = 0, generate: int = GENERATED
+) -> list[Verified]:
+    """Compare two tables for each of these runs: their items, and their rows except the seconds.
+
+    Answers were generated for at most ``generate`` items.
+    """
     rows, items = zip(*(_by_run(each) for each in (ours, theirs)), strict=True)
     found = []
     for run in runs:
         one, other = (np.array(each.get(run, []), dtype=bool) for each in items)
-        if len(one) != len(other) or not len(one):
+        of_classes = ours.tested.kinds.get(rows[0][run]["receiver_task"], CLASSES) == CLASSES
+        if len(one) != len(other) or bool(len(one)) != of_classes:
             found.append(Verified(run, float("nan"), max(len(one), len(other)), ("correct",)))
             continue
         columns = tuple(name for name in SAME if rows[0][run][name] != rows[1][run][name])
-        room = ROUNDING + 2 * tolerance / len(one)
-        columns += tuple(
-            name
-            for name in _rounded(rows[0][run], rows[1][run], tolerance > 0)
-            if not _close(rows[0][run][name], rows[1][run][name], room)
-        )
-        found.append(Verified(run, float(abs(one.mean() - other.mean())), int((one != other).sum()), columns))
+        items_of = rows[0][run]["n_items"] or 1
+        for name in _rounded(rows[0][run], rows[1][run], tolerance > 0):
+            count = min(items_of, generate) if isinstance(METRICS.get(name), TextMetric) else items_of
+            room = ROUNDING + 2 * tolerance / max(1, count)
+            if not _close(rows[0][run].get(name), rows[1][run].get(name), room):
+                columns += (name,)
+        apart = float(abs(one.mean() - other.mean())) if of_classes else None
+        found.append(Verified(run, apart, int((one != other).sum()), columns))
     return found
 
 
 def _rounded(ours: Mapping[str, Any], theirs: Mapping[str, Any], elsewhere: bool) -> Iterator[str]:
     """Columns of rounded numbers to hold: of metrics, those that the recorded table knows.
 
-    ``elsewhere``: items may differ, and only the first metrics move by no more than the share of those.
+    ``elsewhere``: items may differ, and only the first metrics of classes, and means over the items of other kinds,
+    move by no more than the share of those.
     """
-    for name in OLD_METRICS if elsewhere else METRICS:
+    for name in [name for name in METRICS if name in OLD_METRICS or name in MEANS] if elsewhere else METRICS:
         if theirs.get(name) is not None or (name in OLD_METRICS and ours[name] is None):
             yield name
     yield from ALSO_ROUNDED

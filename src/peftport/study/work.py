@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
@@ -29,7 +30,7 @@ from peftport.porting import porter_named, sampler_named
 from peftport.porting.base import PortCache
 from peftport.store.held import HeldFolder
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, open_task, versions_for
-from peftport.study.items import measured
+from peftport.study.items import CLASSES, LABELS, measured
 from peftport.study.messages import (
     Answer,
     BareRequest,
@@ -45,7 +46,9 @@ from peftport.study.messages import (
     told,
 )
 from peftport.study.packing import pack
-from peftport.tasks.kinds.classification import Scores, as_scores
+from peftport.study.predicted import TARGETS, as_tensors, predicted_name
+from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
@@ -81,9 +84,9 @@ def perform(request: Request, blobs: Blobs) -> JobResult:
 def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
     bound_task = _bound_task(request.place, blobs)
-    scores = as_scores(bound_task.test(None, [])[0])
-    metrics = {**_facts(bound_task), "tests": {"0": measured(scores)}, **_cut(request.place, bound_task)}
-    tensors = _arrays(request.job, {0: scores}) | _labels(scores)
+    test = bound_task.test(None, [])[0]
+    metrics = {**_facts(bound_task), "tests": {"0": measured(test)}, **_cut(request.place, bound_task)}
+    tensors = _arrays(request.job, {0: test}) | _targets(test)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bound_task))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
@@ -155,14 +158,11 @@ def _train_and_test(
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound_task.host.kind]
     kept = bound_task.train(spec, [starts[job] for job in jobs], request.budgets, rate)
     trained = time.perf_counter()
-    scores = {
-        b: [as_scores(test) for test in bound_task.test(spec, [one[b].matrices for one in kept])]
-        for b in request.budgets
-    }
+    tests = {b: bound_task.test(spec, [one[b].matrices for one in kept]) for b in request.budgets}
     ended = time.perf_counter()
     found = _Found([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
-        own = {budget: scores[budget][index] for budget in request.budgets}
+        own = {budget: tests[budget][index] for budget in request.budgets}
         metrics = _facts(bound_task) | {
             "tests": {str(b): {**measured(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
             "learning_rate": rate,
@@ -170,7 +170,7 @@ def _train_and_test(
             "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
         }
         found.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
-        found.tensors.update(_arrays(job, own) | _labels(own[request.budgets[0]]))
+        found.tensors.update(_arrays(job, own) | _targets(own[request.budgets[0]]))
         found.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
     return found
 
@@ -220,18 +220,31 @@ def _update(request: UpdateRequest) -> JobResult:
 
 def _facts(bound_task: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
-    return {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
+    found = {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
+    return found if bound_task.task.spec.kind == CLASSES else {**found, "kind": bound_task.task.spec.kind}
 
 
-def _labels(scores: Scores) -> dict[str, Tensor]:
-    """The right classes, which all tests of a stack share: with the scores they give every metric."""
-    return {"labels": torch.from_numpy(scores.labels.copy())}
+def _targets(test: Predictions) -> dict[str, Tensor]:
+    """What is right, which all tests of a stack share: with the predictions it gives every metric."""
+    if isinstance(test, Scores):
+        return {LABELS: torch.from_numpy(test.labels.copy())}
+    return _tensors(TARGETS, test.targets)
 
 
-def _arrays(job: str, tests: Mapping[int, Scores]) -> dict[str, Tensor]:
-    """Per-example scores, (N, C) a test, and what was right, (N,)."""
-    found = {f"{job}/scores/{budget}": torch.from_numpy(np.ascontiguousarray(s.scores)) for budget, s in tests.items()}
-    return found | {f"{job}/correct/{budget}": torch.from_numpy(s.correct) for budget, s in tests.items()}
+def _arrays(job: str, tests: Mapping[int, Predictions]) -> dict[str, Tensor]:
+    """What was predicted for each item, a test a budget: of classes the scores, (N, C), and what was right, (N,)."""
+    found: dict[str, Tensor] = {}
+    for budget, test in tests.items():
+        if isinstance(test, Scores):
+            found[f"{job}/scores/{budget}"] = torch.from_numpy(np.ascontiguousarray(test.scores))
+            found[f"{job}/correct/{budget}"] = torch.from_numpy(test.correct)
+        else:
+            found |= _tensors(predicted_name(job, budget), test.values)
+    return found
+
+
+def _tensors(name: str, array: npt.NDArray[Any]) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(own.copy()) for key, own in as_tensors(name, array).items()}
 
 
 def _matrices(job: str, checkpoints: Mapping[int, Checkpoint]) -> dict[str, Tensor]:
@@ -265,7 +278,7 @@ def _open_bound_task(place: Place, folder: Path) -> BoundTask:
     ref = place.host if isinstance(place.host, str) else str(folder)
     task = open_task(place.task, place.data)
     readout = place.readout or usual_readout(ref, task.spec)  # one for all hosts of a kind, whatever heads they have
-    return bind_task(ref, task, readout, place.training, place.items, place.loading)
+    return bind_task(ref, task, readout, place.training, place.items, place.loading, place.generate)
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:

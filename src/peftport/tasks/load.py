@@ -68,13 +68,7 @@ def load_task(
     if ref in TASKS:
         return _built_in(ref, names, wording, kind)
     name, columns = _columns(ref, names)
-    told = kind or columns.kind or ("completion" if conversational(columns) else None)
-    if told == "completion":
-        columns = Completion.prepared(columns)
-    else:
-        refuse_token_tags(columns.where, list(columns.fields.values()), columns.targets)
-    examples_of(columns)  # a text that is missing is told before the target that is
-    guess = GuessedKind(told) if told is not None else _guess(columns, wording)
+    columns, guess = _with_kind(columns, wording, kind)
     if wording.template is not None and guess.kind != "completion":
         raise TaskRefused(
             f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or "
@@ -84,6 +78,37 @@ def load_task(
     task = make_task(spec, items_of(columns, targets), progress)
     remarks = (f"{name}: guessed {note}" for note in columns.notes)
     return replace(task, remarks=(*remarks, *filter(None, (guess.remark, *_parted(columns, wording, spec)))))
+
+
+def kind_of(
+    ref: str,
+    *,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    words: tuple[str, ...] | None = None,
+    descriptions: tuple[str, ...] | None = None,
+    separator: str | None = None,
+) -> str:
+    """The kind of task that `load_task` makes of data, which are read, but neither split nor checked.
+
+    Raises UnknownName if ``ref`` names nothing, TaskRefused if what it names cannot be read.
+    """
+    if ref in TASKS:
+        return TASKS[ref].spec.kind
+    wording = Wording(labels, words, descriptions, None, None, separator)
+    return _with_kind(_columns(ref, Names(field_names(text), label, None, None))[1], wording, None)[1].kind
+
+
+def _with_kind(columns: Columns, wording: Wording, kind: str | None) -> tuple[Columns, GuessedKind]:
+    """Columns as their kind of task takes them, and that kind: the one that is named or known, or a guess."""
+    told = kind or columns.kind or ("completion" if conversational(columns) else None)
+    if told == "completion":
+        columns = Completion.prepared(columns)
+    else:
+        refuse_token_tags(columns.where, list(columns.fields.values()), columns.targets)
+    examples_of(columns)  # a text that is missing is told before the target that is
+    return columns, GuessedKind(told) if told is not None else _guess(columns, wording)
 
 
 def _guess(columns: Columns, wording: Wording) -> GuessedKind:

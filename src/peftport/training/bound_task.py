@@ -26,10 +26,8 @@ from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.training.evaluation import predict_entries
-from peftport.training.loop import Checkpoint, Entry, TrainSettings, same_structure, train_entries
+from peftport.training.loop import GENERATED, Checkpoint, Entry, TrainSettings, same_structure, train_entries
 from peftport.training.memory import SHARE, entry_memory, free_bytes, largest_stack
-
-GENERATED = 100  # test items for which texts are generated, unless a user says otherwise
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,7 @@ from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, StackedMatrices, TechniqueSpec
 
+GENERATED = 100  # test items for which texts are generated, unless a user says otherwise
 POOL = 16  # number of batches whose rows are sorted by length together
 Advance = Callable[[int], None]
 

@@ -52,6 +52,7 @@ function byPairs(rows, panel) {
 
 function extent(values, least, most) {
   const known = values.filter((value) => value !== null && value !== undefined);
+  if (!known.length) return [Math.max(least, 0), Math.min(most, 1)];
   const low = known.reduce((a, b) => Math.min(a, b), most);
   const high = known.reduce((a, b) => Math.max(a, b), least);
   return [Math.max(least, low), Math.min(most, high)];
@@ -108,10 +109,11 @@ function curvePanels(report, slice) {
     .map((cell) => ({ title: cell.technique, detail: [arrow(cell.origin, cell.receiver), ...sliceWords(cell, slice)], cell }));
   for (const panel of panels.slice(0, MOST_SCALED)) panel.rows = index.rows(panel.cell);
   const seen = panels.flatMap((panel) => panel.rows ?? []);
-  const [low, high] = extent(seen.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean, row.mean]), 0, 1);
+  const [least, most] = [report.bounds[0] ?? -Infinity, report.bounds[1] ?? Infinity];
+  const [low, high] = extent(seen.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean, row.mean]), least, most);
   const margin = Math.max(0.01, 0.05 * (high - low));
   const budgets = [...new Set(seen.filter((row) => row.arm !== "ceiling" && row.arm !== "bare").map((row) => row.budget))].sort((a, b) => a - b);
-  const params = { low: Math.max(0, low - margin), high: Math.min(1, high + margin), budgets };
+  const params = { low: Math.max(least, low - margin), high: Math.min(most, high + margin), budgets };
   return panels.map((panel) => ({ ...panel, params, rows: () => panel.rows ?? index.rows(panel.cell) }));
 }
 
