@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -57,8 +57,8 @@ def labels_of(prompt: tuple[int, ...], answer: tuple[int, ...]) -> tuple[list[in
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@given(pairs=st.lists(st.tuples(texts.map(str.strip), texts.map(str.strip)), min_size=1, max_size=6))
-@settings(max_examples=8, deadline=None)
+@given(pairs=st.lists(st.tuples(texts.map(str.strip), texts.map(str.strip)), min_size=3, max_size=6))
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
 def test_plain_prompts_and_answers(kind: str, pairs: list[tuple[str, str]]) -> None:
     """The end token is learnt; the space between prompt and answer is the answer's."""
     host = host_of(kind, None)
@@ -73,10 +73,12 @@ def test_plain_prompts_and_answers(kind: str, pairs: list[tuple[str, str]]) -> N
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(
     conversations=st.lists(
-        st.tuples(st.lists(st.tuples(texts, texts), max_size=2), st.none() | texts, texts, texts), min_size=1, max_size=4
+        st.tuples(st.lists(st.tuples(texts, texts), max_size=2), st.none() | texts, texts, texts),
+        min_size=1,
+        max_size=4,
     )
 )
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None, phases=[Phase.generate])
 def test_conversations(kind: str, chat: str, conversations: list[Any]) -> None:
     """Whole turns before, with and without what a system says; the last turn is learnt with the token that ends it."""
     host = host_of(kind, chat)
@@ -103,6 +105,8 @@ def test_a_prompt_is_what_is_read_when_answers_are_generated() -> None:
     asked = host.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     assert list(template.prompt_tokens("a")) == asked
     answer = template.answer_tokens("a", "\nb")
-    [(tokens, labels)] = learnt_by_trl(host, [{"prompt": prompt, "completion": [{"role": "assistant", "content": "\nb"}]}])
+    [(tokens, labels)] = learnt_by_trl(
+        host, [{"prompt": prompt, "completion": [{"role": "assistant", "content": "\nb"}]}]
+    )
     assert tokens[: len(asked)] != asked and labels.count(-100) == len(asked) - 1
     assert host.tokenizer.decode([*asked, *answer]) == host.tokenizer.decode(tokens)
