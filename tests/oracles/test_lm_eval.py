@@ -6,6 +6,8 @@ The harness makes tokens, batches, padding, likelihoods and texts; once it also 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from functools import cache, partialmethod
@@ -37,6 +39,7 @@ from pico_folders import process_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 HOSTS = ("llama", "gpt2", "opt", "gemma3_text", "qwen3", "t5", "bart")
+ROOT = Path(__file__).parents[2]
 UNTIL, MOST = ".", 6
 TASK = """
 task: choices
@@ -129,22 +132,25 @@ def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_task_file_is_tested_from_the_command_line(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Accuracies are those of our likelihoods."""
+def test_a_task_file_is_tested_as_the_page_shows(place: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """On the command line and in Python; accuracies are those of our likelihoods."""
     host = load_host(str(place), "language_model")
     likelihoods, _ = ours(host, "prefix", written(host, "prefix", tmp_path / "again"))
     right = likelihoods.reshape(len(QUESTIONS), len(ANSWERS)).argmax(1) == 1
-    arguments = f"host={place},module={tmp_path / 'module'}"
     # The harness reads thousands of its own task files at every start: seconds.
     monkeypatch.setattr(TaskManager, "__init__", partialmethod(TaskManager.__init__, include_defaults=False))
-    monkeypatch.setattr(sys, "argv", [
-        "lm_eval", "run", "--model", "peftport", "--model_args", arguments, "--tasks", "tasks/choices.yaml",
-        "--batch_size", "4", "--output_path", str(tmp_path / "out"),
-    ])  # fmt: skip
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    for word, value in {"HOST": str(place), "FOLDER": str(tmp_path / "module"), "TASK": "tasks/choices.yaml"}.items():
+        page = re.sub(rf"\b{word}\b", value, page)
+    [command] = re.findall(r"^python -m (peftport\.lm_eval .*)$", page, re.MULTILINE)
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--output_path", str(tmp_path / "out")])
     main()
     [path] = (tmp_path / "out").rglob("results_*.json")
-    found = json.loads(path.read_text())["results"]["choices"]
-    assert found["acc,none"] == pytest.approx(right.mean())
+    assert json.loads(path.read_text())["results"]["choices"]["acc,none"] == pytest.approx(right.mean())
+    [code] = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    space: dict[str, Any] = {}
+    exec(compile(code, "docs/python.md", "exec", dont_inherit=True), space)
+    assert space["found"]["results"]["choices"]["acc,none"] == pytest.approx(right.mean())
 
 
 def test_a_prefix_leaves_fewer_positions_for_the_text(place: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from peftport.tasks.chats import AUTO, NONE, Turn, turns_of
 from peftport.tasks.kinds.completion import Completion
 
 PROBE = "0123456789"  # an answer that no template's own text is part of
-MARK = "\n"
+MARKS = ("\n", ".", "0")  # texts that an answer hardly merges with
 Shots: TypeAlias = tuple[tuple[str, str], ...]  # prompts and their answers
 
 
@@ -160,10 +160,13 @@ class Template:
 
         Some tokenizers put a blank before every text, which is none of the answer's: then it is read after a mark.
         """
-        alone, mark = self._tokens(rest, around=False), self._tokens(MARK, around=False)
-        marked = self._tokens(MARK + rest, around=False)
-        candidates = [alone, *([marked[len(mark) :]] if marked[: len(mark)] == mark else [])]
-        said = self._text(whole)
+        end = self.host.tokenizer.eos_token_id
+        said = self._text(whole[:-1] if self.chat is None and whole[-1:] == (end,) else whole)
+        candidates = [alone := self._tokens(rest, around=False)]
+        for mark in MARKS:
+            before, both = self._tokens(mark, around=False), self._tokens(mark + rest, around=False)
+            if both[: len(before)] == before:
+                candidates.append(both[len(before) :])
         return next((ids for ids in candidates if self._text((*start, *ids)) == said), alone)
 
     def _text(self, ids: tuple[int, ...]) -> str:
