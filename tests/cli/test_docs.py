@@ -52,6 +52,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 # Options of programs other than ours that the pages show.
 FOREIGN = {"--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--time", "--overlap", "--exclude"}
+FOREIGN |= {"--model", "--tasks", "--batch", "--device"}  # of lm-evaluation-harness
 FOREIGN |= {"--head", "--port", "--num-cpus", "--block", "--address"}
 STUDY = """
 name = "quick"

@@ -38,7 +38,7 @@ from peftport.workflows.distill import DistillOptions, distill, taught_targets
 from pico import SPECS, WORDS, pico_host, pico_model, random_matrices
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-DECODERS = ("llama", "qwen3", "gemma", "gpt2", "opt")
+DECODERS = ("llama", "qwen3", "gemma", "gemma3_text", "gpt2", "opt")
 GENERATORS = (*DECODERS, "t5", "bart")
 CHATML = (
     "{% for message in messages %}{{ '<mask>' + message['role'] + ' . ' + message['content'] + ' </s> ' }}{% endfor %}"
@@ -104,7 +104,7 @@ def test_likelihoods_are_those_of_transformers(model_type: str, chat: bool, pair
             assert value["text"] is None
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "gpt2", "t5"])
 def test_gradients_of_a_batch_are_those_of_peft(model_type: str, tmp_path: Path) -> None:
     """The mean over all answer tokens of the batch, as supervised fine-tuning has it; LoRA by peft as the oracle."""
     host, spec = pico_host(model_type), SPECS["lora"]
@@ -240,7 +240,7 @@ def test_what_a_host_reads_is_its_chat_template(tmp_path: Path) -> None:
     assert list(template.prompt_tokens(chat)) == ids
     whole = host.tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "dull"}], return_dict=False)
     assert [*ids, *template.answer_tokens(chat, "dull")] == whole
-    assert template.ends() >= {host.tokenizer.eos_token_id}
+    assert template.ends >= {host.tokenizer.eos_token_id}
     assert Template.of(host, spec_of(template="none")).chat is None
     assert Template.of(host_of("llama"), spec_of()).chat is None
     plain = Template.of(host_of("llama"), spec_of(conversations=True))

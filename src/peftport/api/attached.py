@@ -6,6 +6,7 @@ model. A prefix on a decoder takes positions before the text, so positions are s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,14 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from peftport.core.errors import HostRefused, SlotMismatch
+from peftport.core.errors import BadRequest, HostRefused, SlotMismatch
 from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host, wrap_host
+from peftport.hosts.loading import Loading, loading_of
 from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
@@ -39,12 +41,14 @@ class Attached:
         model: the transformers model; call it, or its ``generate``, as usual.
         tokenizer: the host's tokenizer; None where `attach` was given a model.
         module: the attached module. The head of a linear readout is in ``module.head``; the model does not apply it.
+        shift: positions that a prefix takes before the text, on decoders; else 0.
 
     """
 
     model: Any
     tokenizer: Any
     module: Module
+    shift: int
     _stack: ExitStack = field(repr=False)
 
     def __enter__(self) -> Self:
@@ -68,7 +72,7 @@ class Attached:
         self._stack.close()
 
 
-def attach(model: Any, module: str | Path) -> Attached:
+def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None) -> Attached:
     """Put a module folder (native, PEFT or adapters) on a model.
 
     A transformers model is frozen and put in evaluation mode until the module is detached. If it was loaded from a
@@ -78,17 +82,22 @@ def attach(model: Any, module: str | Path) -> Attached:
     Args:
         model: a transformers model, or a host as the command line takes it, which is then loaded with its tokenizer.
         module: a module folder for this host; `port` makes one from a module of another host.
+        load: how to load a host that is named, as ``--load`` says it: ``{"device": "cuda", "bits": 4}``.
 
     Raises:
+        BadRequest: ``load`` has unknown keys or values, or is given with a model in memory.
         SlotMismatch: the module is for another host, or does not fit.
         ModuleRefused: the folder is broken.
         HostRefused: the model is of no known family, has a module already, or is in 4 bits and was run before.
 
     """
-    folder, restore = Path(module), ExitStack()
+    folder, restore, loading = Path(module), ExitStack(), loading_of(load)
+    if loading and isinstance(model, nn.Module):
+        raise BadRequest("attach: load: expected none with a model in memory, which is loaded; leave it out")
     with ExitStack() as undone:  # if anything fails below, the model is restored
         undone.callback(restore.close)
-        host, known = _wrapped(model, restore) if isinstance(model, nn.Module) else (_loaded(str(model), folder), True)
+        in_memory = isinstance(model, nn.Module)
+        host, known = _wrapped(model, restore) if in_memory else (_loaded(str(model), folder, loading), True)
         own = read_module(folder, host)
         apart = own.host.differences(host.fingerprint, tokenizer=host.tokenizer is not None) if known else []
         if apart:
@@ -99,10 +108,10 @@ def attach(model: Any, module: str | Path) -> Attached:
         check_fits(own, host, "attach")
         _enter(host, own, restore)
         undone.pop_all()
-    return Attached(host.model, host.tokenizer, own, restore)
+    return Attached(host.model, host.tokenizer, own, prefix_length(own.spec, host), restore)
 
 
-def _loaded(ref: str, folder: Path) -> Host:
+def _loaded(ref: str, folder: Path, loading: Loading | None) -> Host:
     """Load the host with the head that the readout of the module uses, if the module records one."""
     task = read_module(folder).task if format_of(folder) == "native" else None
     source = find_host(ref)
@@ -112,7 +121,7 @@ def _loaded(ref: str, folder: Path) -> Host:
     view = objective_named(task.readout, kind, task.kind).view if task else default
     if view == "sequence_classification" and TrainedHead.of(config, source.name) is None:
         view = default  # the module was ported from a host that has a head of its own
-    return load_host(ref, view)
+    return load_host(ref, view, loading)
 
 
 def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
@@ -169,7 +178,10 @@ def _enter(host: Host, module: Module, restore: ExitStack) -> None:
     restore.enter_context(attached(host, module.spec, stacked))
     shift = prefix_length(module.spec, host)
     if shift:
-        hook = host.base.register_forward_pre_hook(partial(_shift_positions, shift), with_kwargs=True)
+        reader: Any = getattr(
+            host.base, "decoder", host.base
+        )  # OPT's head calls the decoder in the base, past the base
+        hook = reader.register_forward_pre_hook(partial(_shift_positions, shift), with_kwargs=True)
         restore.callback(hook.remove)
 
 

@@ -44,16 +44,16 @@ def main() -> None:
         code = command.main(sys.argv[1:], prog_name="peftport", standalone_mode=False)
         sys.stdout.flush()  # flush now, while a failure can still be reported
     except PeftportError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(TOLD, INTERRUPTED)
+        fail(TOLD, INTERRUPTED)
     except USAGE_ERROR as error:
-        _fail(_usage(error), 2) if str(error) else sys.exit(2)  # without a message, the help was shown
+        fail(_usage(error), 2) if str(error) else sys.exit(2)  # without a message, the help was shown
     except OSError as error:
         _fail_by_the_system(error)
     else:
         if code == INTERRUPTED:  # typer turns Control-C into this code without a message
-            _fail(TOLD, INTERRUPTED)
+            fail(TOLD, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -64,7 +64,7 @@ def _fail_by_the_system(error: OSError) -> NoReturn:
         sys.exit(1)
     code = 2 if error.errno == errno.ENAMETOOLONG else 1
     where = error.filename or "the system"
-    _fail(f"{error.strerror or error}: {where}; check the path, the space and the rights", code)
+    fail(f"{error.strerror or error}: {where}; check the path, the space and the rights", code)
 
 
 def _usage(error: Exception) -> str:
@@ -84,7 +84,8 @@ def _got(parameter: Any) -> str:
     return got
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
+    """Say in one line why it ends, and exit."""
     with suppress(OSError):  # the terminal is gone
         print(f"peftport: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -11,7 +11,6 @@ Letters: as in `peftport.objectives.base`; S tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -155,10 +154,10 @@ class AnswerTokens(Objective):
         answers = generated(self.host, rows, self.ends, most, shift)
         return [self.host.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
-    @cached_property
+    @property
     def ends(self) -> frozenset[int]:
         """The tokens that end an answer."""
-        return self.template.ends()
+        return self.template.ends
 
     def finite(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether the likelihoods are finite, (N,)."""

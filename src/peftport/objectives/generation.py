@@ -38,7 +38,7 @@ def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: i
     """
     starting = _from_encoder if host.kind == "encoder_decoder" else _from_prompt
     logits, following = starting(host, prompts, shift)
-    stop = torch.tensor(sorted(ends), device=logits.device)
+    stop = torch.tensor(sorted(ends), dtype=torch.long, device=logits.device)
     chosen: list[Tensor] = []
     going = torch.ones(len(prompts), dtype=torch.bool, device=logits.device)
     for step in range(most):
@@ -92,7 +92,11 @@ def _from_encoder(host: Host, prompts: Sequence[Row], shift: int) -> tuple[Tenso
         return _last(out)
 
     start = torch.full((len(prompts), 1), int(host.config.decoder_start_token_id), device=host.device)
-    return following(start), following
+    first, own = following(start), getattr(host.model, "generation_config", None)
+    forced = getattr(own, "forced_bos_token_id", None)
+    if forced is not None:  # BART says its start token first, whatever is asked
+        first = torch.full_like(first, -torch.inf).index_fill(-1, torch.tensor([forced], device=first.device), 0.0)
+    return first, following
 
 
 def _last(out: Any) -> Tensor:

@@ -3,15 +3,18 @@
     tokens of the prompt | tokens of the answer, and what ends it
 
 A host with a chat template reads a conversation as that renders it (`apply_chat_template` of transformers, up to where
-the assistant's turn begins); the rest of the rendered conversation is the answer and its end. Other decoders read the
-task's plain prompt, the answer follows after a space, and the tokenizer's end token ends it. An encoder-decoder reads
-the prompt in its encoder; its decoder says the answer.
+the assistant's turn begins, with ``enable_thinking=False``: models that can think first are asked for the answer); the
+rest of the rendered conversation is the answer and its end. Other decoders read the task's plain prompt, the answer
+follows after a space, and the tokenizer's end token ends it, as it does after a chat template that puts none. An
+encoder-decoder reads the prompt in its encoder; its decoder says the answer with the tokens that the tokenizer puts
+around it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from peftport.core.errors import TaskRefused
@@ -19,7 +22,8 @@ from peftport.hosts.host import Host
 from peftport.tasks.chats import AUTO, NONE, Turn, turns_of
 from peftport.tasks.kinds.completion import Completion
 
-PROBE = "x"
+PROBE = "0123456789"  # an answer that no template's own text is part of
+MARKS = ("\n", ".", "0")  # texts that an answer hardly merges with
 Shots: TypeAlias = tuple[tuple[str, str], ...]  # prompts and their answers
 
 
@@ -46,6 +50,8 @@ class Template:
         if task.template == NONE:
             return cls(host, task, None, shots)
         chat = host.tokenizer.chat_template if task.template == AUTO else task.template
+        if isinstance(chat, dict):  # several by name, as `apply_chat_template` chooses among them
+            chat = chat.get("default")
         return cls(host, task, chat if isinstance(chat, str) else None, shots)
 
     def prompt(self, example: str) -> str:
@@ -75,7 +81,7 @@ class Template:
 
         """
         if self._encoder_decoder and self.chat is None:
-            return self._ended(self._tokens(answer, around=False))
+            return self._ended(self._tokens(answer, around=True))
         before, whole = self.prompt(example), self.whole(example, answer)
         if not whole.startswith(before):
             raise TaskRefused(
@@ -84,22 +90,28 @@ class Template:
             )
         rest = whole[len(before) :]
         if self._encoder_decoder:
-            return self._ended(self._tokens(rest, around=False))
-        start = self.prompt_tokens(example)
-        ids = self._tokens(whole, around=self.chat is None)
-        follows = ids[len(start) :] if ids[: len(start)] == start else self._tokens(rest, around=False)
-        return follows if self.chat is not None else self._ended(follows)
+            return self._ended(self._tokens(rest, around=True))
+        start, ids = self.prompt_tokens(example), self._tokens(whole, around=self.chat is None)
+        return self._ended(ids[len(start) :] if ids[: len(start)] == start else self._after(start, rest, ids))
 
+    @cached_property
     def ends(self) -> frozenset[int]:
         """The tokens that end an answer: the host's own, and the one that the chat template puts after it."""
+        after = self.whole(PROBE, PROBE).rpartition(PROBE)[2] if self.chat is not None else ""
+        special = {token for token, added in self.host.tokenizer.added_tokens_decoder.items() if added.special}
+        special |= set(self.host.tokenizer.all_special_ids)
+        return frozenset([*self._own_ends, *[one for one in self._tokens(after, around=False) if one in special][:1]])
+
+    @property
+    def _own_ends(self) -> list[int]:
+        """The tokens that end what the host says, the tokenizer's own first."""
         own = getattr(self.host.model, "generation_config", None)
-        known = [self.host.tokenizer.eos_token_id, getattr(own, "eos_token_id", None), self.host.config.eos_token_id]
-        found = {one for each in known for one in (each if isinstance(each, list) else [each]) if one is not None}
-        if self.chat is not None:
-            after = self.whole(PROBE, PROBE).rpartition(PROBE)[2]
-            special = set(self.host.tokenizer.all_special_ids)
-            found |= {next((one for one in self._tokens(after, around=False) if one in special), None)} - {None}
-        return frozenset(found)
+        known = [
+            self.host.tokenizer.eos_token_id,
+            getattr(own, "eos_token_id", None),
+            getattr(self.host.config, "eos_token_id", None),
+        ]
+        return [int(one) for each in known for one in (each if isinstance(each, list) else [each]) if one is not None]
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -128,6 +140,7 @@ class Template:
                 chat_template=self.chat,
                 add_generation_prompt=answer_follows,
                 tokenize=False,
+                enable_thinking=False,
             )
         except Exception as error:  # a template may raise anything
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -142,9 +155,30 @@ class Template:
         found: dict[str, Any] = self.host.tokenizer(text, add_special_tokens=around, verbose=False)
         return tuple(found["input_ids"])
 
-    def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _after(self, start: tuple[int, ...], rest: str, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens of a text as they follow those of a prompt that would merge with it.
+
+        Some tokenizers put a blank before every text, which is none of the answer's: then it is read after a mark.
+        """
         end = self.host.tokenizer.eos_token_id
-        return ids if end is None or (ids and ids[-1] == end) else (*ids, end)
+        said = self._text(whole[:-1] if self.chat is None and whole[-1:] == (end,) else whole)
+        candidates = [alone := self._tokens(rest, around=False)]
+        for mark in MARKS:
+            before, both = self._tokens(mark, around=False), self._tokens(mark + rest, around=False)
+            if both[: len(before)] == before:
+                candidates.append(both[len(before) :])
+        return next((ids for ids in candidates if self._text((*start, *ids)) == said), alone)
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        found: str = self.host.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return found
+
+    def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """An answer's tokens with the one that ends it, where they have none."""
+        end = self._own_ends[:1]
+        if self.chat is not None and not self._encoder_decoder:
+            return ids if not self.ends.isdisjoint(ids) else (*ids, *end)
+        return ids if [*ids[-1:]] == end else (*ids, *end)
 
 
 def _answered(prompt: str, answer: str) -> str:
