@@ -109,10 +109,12 @@ def _opt(choose: Choose) -> dict[str, Any]:
 
 
 def _phi(choose: Choose) -> dict[str, Any]:
-    width, heads = _heads(choose)  # even head widths, half of which are rotated
+    width, heads = _heads(choose)
+    halved = width // heads % 4 == 0  # what is rotated is turned in pairs, so half of a head must be even
     return dict(
         hidden_size=width, num_attention_heads=heads, intermediate_size=choose((5, 12, 32, 70)),
-        num_hidden_layers=choose((1, 2)), partial_rotary_factor=choose((0.5, 1.0)), qk_layernorm=choose((False, True)),
+        num_hidden_layers=choose((1, 2)), partial_rotary_factor=choose((0.5, 1.0) if halved else (1.0,)),
+        qk_layernorm=choose((False, True)),
     )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import expit
 from torch import Tensor
 
 from peftport.core.errors import BadRequest, TaskRefused
@@ -189,6 +188,8 @@ class HeadLabels(HostHead):
 
     def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The probability of each label, (N, L)."""
+        from scipy.special import expit  # imported here: a study's driver does without
+
         return np.asarray(expit(values), dtype=np.float32)
 
 
