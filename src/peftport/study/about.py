@@ -14,7 +14,7 @@ from peftport.study.grid import StudySpec
 from peftport.study.inputs import VERSIONS
 from peftport.study.plan import Plan
 from peftport.study.resuming import inputs_on_record
-from peftport.study.tested import Tested
+from peftport.study.tested import TestedTasks
 
 FILE = "study.json"
 
@@ -63,14 +63,14 @@ class About(Closed):
     tables: dict[str, str] = {}
 
     @property
-    def tested(self) -> Tested:
+    def tested(self) -> TestedTasks:
         """What the tests say of their tasks."""
-        return Tested(self.kinds, self.usual, self.majorities)
+        return TestedTasks(self.kinds, self.usual, self.majorities)
 
 
-def about(plan: Plan, ledger: Ledger, command: str, tested: Tested | None = None) -> About:
+def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None = None) -> About:
     """Describe a study from its plan and ledger. Versions are those that the rows of its jobs record."""
-    tested = tested or Tested()
+    tested = tested or TestedTasks()
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
     made = made_by(plan, ledger)
     hosts = {

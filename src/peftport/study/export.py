@@ -43,7 +43,7 @@ from peftport.study.item_table import NAME as ITEM_TABLE
 from peftport.study.items import CLASSES, CLOSE, StoredItems, kind_of_row
 from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan
-from peftport.study.tested import Tested, tested_tasks
+from peftport.study.tested import TestedTasks, tested_tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Exported:
 
     runs: pl.DataFrame
     correct: pl.DataFrame
-    tested: Tested = field(default_factory=Tested)
+    tested: TestedTasks = field(default_factory=TestedTasks)
 
 
 def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = True) -> Exported:
@@ -84,7 +84,7 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)
     found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
-    tested = tested_tasks(runs, rows, stored) if items else Tested()
+    tested = tested_tasks(runs, rows, stored) if items else TestedTasks()
     return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), tested)
 
 
@@ -214,7 +214,7 @@ def read_export(folder: Path) -> Exported:
     fault = _wrong_columns(read) or table_fault(read)
     if fault:
         raise PeftportError(f"{folder}: {fault}; {ANEW}")
-    return Exported(completed(read.runs), read.correct, told.tested if told else Tested())
+    return Exported(completed(read.runs), read.correct, told.tested if told else TestedTasks())
 
 
 def recorded_items(folder: Path) -> pl.LazyFrame | None:

@@ -14,7 +14,7 @@ from peftport.tasks.kinds.classification import Scores
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestedTasks:
     """By receiver task.
 
     Attributes:
@@ -29,7 +29,7 @@ class Tested:
     majorities: Mapping[str, float] = field(default_factory=dict)
 
 
-def tested_tasks(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> Tested:
+def tested_tasks(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredItems) -> TestedTasks:
     """Read one test of each task; all tests of a task are of the same items."""
     kinds, usual, majorities = dict[str, str](), dict[str, str](), dict[str, float]()
     one_each = runs.filter(state="done").unique("receiver_task", keep="first", maintain_order=True)
@@ -40,10 +40,10 @@ def tested_tasks(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredI
             majorities[task] = majority_share(test.predictions.labels)
         elif test.predictions is not None:
             usual[task] = test.predictions.usual_metric().name
-    return Tested(kinds, usual, majorities)
+    return TestedTasks(kinds, usual, majorities)
 
 
-def judged_by(tested: Tested, asked: str | None = None) -> StudyMetric:
+def judged_by(tested: TestedTasks, asked: str | None = None) -> StudyMetric:
     """The metric that was asked for, or the one that is usual for all tasks; refuses as `choose_for_study` does."""
     return choose_for_study(
         tested.majorities, asked, kinds=sorted(set(tested.kinds.values())), usual=tested.usual.values()
