@@ -297,6 +297,8 @@ def test_tasks_that_no_metric_judges_together_are_refused(command: Command, kind
     crossed = refusal('tasks=[{ origin = "own", receiver = "answers" }]')
     assert "own (multi_label) and answers (completion)" in crossed
     assert "testing.metric: expected a metric" in refusal('testing.metric="accuracy"')
+    silent = ('tasks=["answers"]', 'pairs=[["llama", "llama-updated"]]', "testing.generate=0")
+    assert "testing.generate: expected at least 1" in refusal(*silent, 'testing.metric="chrf"')
     assert "kind of task" in refusal('data.own.kind="colours"')
 
 

@@ -17,6 +17,7 @@ from peftport.study.commands import ReportRequest, WatchRequest
 from peftport.study.export import export, read_about, read_export, rows_of
 from peftport.study.items import StoredItems
 from peftport.study.judged import judged_items
+from peftport.study.kinds import check_generated
 from peftport.study.opened import OpenedStudy
 from peftport.study.status import follow_study
 from peftport.study.tested import judged_by
@@ -74,6 +75,7 @@ def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, Stud
         exported = export(opened.plan, ledger, opened.artifacts)
         told = about(opened.plan, ledger, opened.command, exported.tested)
         judged = judged_by(exported.tested, asked)
+        check_generated(told.study, judged.name)
         items = judged_items(
             judged.name, exported.runs, rows_of(opened.plan, ledger), StoredItems(opened.artifacts)
         )  # fmt: skip
@@ -83,4 +85,5 @@ def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, Stud
 def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric]:
     exported, told = read_export(folder), read_about(folder)
     judged = judged_by(exported.tested, asked or told.study.testing.metric)
+    check_generated(told.study, judged.name)
     return study_findings(exported.runs, exported.correct, told, judged=judged), judged

@@ -6,6 +6,7 @@ the row of such a job says its kind.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,8 +32,9 @@ ALWAYS = ("accuracy", "n_items")  # what every version wrote for every test
 
 
 def measured(test: Predictions) -> dict[str, Any]:
-    """What a test says, all of it read off what was predicted for each item."""
-    return {**test.measures(), "n_items": len(test)}
+    """What a test says, all of it read off what was predicted for each item; None where that is beyond all numbers."""
+    found = {name: value if value is None or math.isfinite(value) else None for name, value in test.measures().items()}
+    return {**found, "n_items": len(test)}
 
 
 def kind_of_row(row: JobRow) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from peftport.core.errors import BadRequest, PeftportError
 from peftport.metrics import metric_named, metrics_of
+from peftport.metrics.texts import TextMetric
 from peftport.study.grid import StudySpec
 from peftport.study.jobs import BareJob, TrainJob
 from peftport.study.plan import Plan
@@ -41,6 +42,7 @@ def check_kinds(study: StudySpec, kinds: Kinds) -> None:
             )
     known = {task: kind for task, kind in kinds.items() if kind is not None}
     found, asked = set(known.values()), study.testing.metric
+    check_generated(study, asked)
     if asked is None and len(found) > 1:
         raise BadRequest(
             f"study {study.name}: tasks: expected tasks that are judged by one metric, got {kinds_text(known)}; "
@@ -52,6 +54,20 @@ def check_kinds(study: StudySpec, kinds: Kinds) -> None:
                 f"study {study.name}: testing.metric: expected a metric of the kind of task that {task} is "
                 f"({kind}), got {asked}; {_remedy(found)}"
             )
+
+
+def check_generated(study: StudySpec, metric: str | None) -> None:
+    """Refuse a metric of generated answers where a study generates none.
+
+    Raises:
+        BadRequest: as said.
+
+    """
+    if metric is not None and study.testing.generate == 0 and isinstance(metric_named(metric), TextMetric):
+        raise BadRequest(
+            f"study {study.name}: testing.generate: expected at least 1, as {metric} is of generated answers, got 0; "
+            "generate some, or name another metric, such as negative_log_likelihood"
+        )
 
 
 def kinds_text(kinds: Kinds) -> str:
