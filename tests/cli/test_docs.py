@@ -53,7 +53,7 @@ LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 # Options of programs other than ours that the pages show.
 FOREIGN = {"--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--time", "--overlap", "--exclude"}
 FOREIGN |= {"--model", "--tasks", "--batch", "--device"}  # of lm-evaluation-harness
-FOREIGN |= {"--head", "--port", "--num-cpus", "--block", "--address"}
+FOREIGN |= {"--src", "--head", "--port", "--num-cpus", "--block", "--address"}
 STUDY = """
 name = "quick"
 techniques = [{ kind = "lora", rank = 2 }]
