@@ -52,7 +52,7 @@ def test_a_figure_shows_the_numbers_of_its_frame(small: Findings, tmp_path: Path
 @pytest.mark.parametrize(("metric", "unit"), [("accuracy", 1.0), ("rmse", 100.0), ("log_loss", 5.0), ("pearson", -1.0)])
 def test_levels_are_drawn_where_they_are(small: Findings, metric: str, unit: float) -> None:
     """Those of an error in its unit too, and correlations below zero."""
-    levels = small.curves.with_columns(unit * pl.col(name) for name in ("mean", "low", "high"))
+    levels = small.curves.with_columns(pl.col(name) * unit for name in ("mean", "low", "high"))
     if unit < 0:
         levels = levels.rename({"low": "high", "high": "low"})
     panels = panels_of("curves", replace(small, metric=metric, curves=levels.select(small.curves.columns)))
