@@ -16,7 +16,7 @@ from peftport.analysis.measures import Declared, Evidence, gains
 from peftport.analysis.stats.crossed import crossed_from_items
 from peftport.analysis.stats.swaps import swapped_items, swaps_of
 from peftport.analysis.verdict import verdicts
-from peftport.metrics import METRICS, metric_named
+from peftport.metrics import metric_named, metrics_of
 from peftport.metrics.resampling import resampled, swapped
 from peftport.tasks.kinds.classification import Scores
 
@@ -57,7 +57,7 @@ def test_seeds_that_vary_do_not_settle_what_items_alone_would() -> None:
     assert (apart <= 0.05).mean() > 0.9
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", metrics_of("classification"))
 def test_swapped_predictions_are_measured_as_they_lie(metric: str) -> None:
     draws, n = rng(3), 30
     labels = draws.integers(0, 2, n)

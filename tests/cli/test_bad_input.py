@@ -158,7 +158,7 @@ def data(tmp_path: Path, reviews: Path) -> Callable[..., Path]:
         (str, ("--text", "review"), ("no column 'review'", "(text, label)", "--text")),
         (str, ("--label", "stars"), ("no column 'stars'", "(text, label)", "--label")),
         (str, ("--group", "author"), ("no column 'author'", "(text, label)", "--group")),
-        (lambda t: t.replace("text,label", "review,label"), (), ("no column 'text'", "(review, label)", "--text")),
+        (lambda t: t.replace("text,label", "opinion,label"), (), ("no column 'text'", "(opinion, label)", "--text")),
         (lambda t: t + ",positive\n", (), ("row 81: the text is empty", "fill it in or delete the row")),
         (lambda t: t + '"  ",positive\n', (), ("row 81: the text is empty",)),
         (lambda t: t + "a fine film,\n", (), ("row 81: the label is missing", "fill it in")),
@@ -180,7 +180,7 @@ def test_wrong_data(
     refused("tasks", "show", task, *more, says=says)
 
 
-@pytest.mark.parametrize("name", ["own.tsv", "own.json", "own.parquet", "own.jsonl"])
+@pytest.mark.parametrize("name", ["own.json", "own.parquet", "own.jsonl"])
 def test_file_of_another_kind(
     name: str, refused: Refused, hosts: Folders, data: Callable[..., Path], tmp_path: Path, training: Function
 ) -> None:

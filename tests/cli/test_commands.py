@@ -216,7 +216,7 @@ def test_tasks_show_says_what_was_guessed(peftport: Run, reviews: Path, tmp_path
         "texts from column Review (--text)",
         "labels from column sentiment (--label)",
     ]
-    found, plain = (document(peftport("tasks", "show", each, "--json")) for each in (other, reviews))
+    found, plain = (peftport("tasks", "show", each, "--json").json for each in (other, reviews))
     assert (found["remarks"], plain["remarks"]) == ([f"other: guessed {note}" for note in notes], [])
     assert found["digest"] == plain["digest"]
     assert all(f"other: guessed {note}" in peftport("tasks", "show", other).err for note in notes)

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peftport.core.request import Option, one_of, option, pairs
-from peftport.metrics import metrics_of
-
-KINDS_MEASURED = {
-    "classification": "classes", "multi_label": "sets of labels", "regression": "numbers", "completion": "answers",
-}  # fmt: skip
+from peftport.core.request import Option, option, pairs
 
 
 def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -30,14 +25,14 @@ def loading_settings(texts: Sequence[str]) -> dict[str, Any]:
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
 
 
-def metric_option(default: str = "", kinds: Sequence[str] = tuple(KINDS_MEASURED)) -> dict[str, Option]:
+def metric_option(default: str = "") -> dict[str, Option]:
     """Return the option ``--metric``; ``default`` is what comes before accuracy where none is given."""
-    known = "; ".join(f"of {KINDS_MEASURED[kind]} {one_of(list(metrics_of(kind)))}" for kind in kinds)
-    own = ", or FILE.py:function, a function of your own that scores an answer" if "completion" in kinds else ""
-    others = "; micro_f1, rmse, and exact_match, or rouge_l for long answers" if len(kinds) > 1 else ""
     return option(
-        f"What counts: {known}{own}. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test "
-        f"items are of one class{others}."
+        "The metric that counts: of classes accuracy, balanced_accuracy, auroc, macro_f1, log_loss and others, of sets "
+        "of labels micro_f1 and others, of numbers rmse, pearson and others, of answers exact_match, rouge_l, "
+        "negative_log_likelihood and others (docs/metrics.md has all), or FILE.py:function, a function of your own that "
+        f"scores an answer. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test items are of "
+        "one class; micro_f1; rmse; exact_match, or rouge_l where answers are long."
     )
 
 
