@@ -22,7 +22,9 @@ Run = Callable[..., Any]
 Folders = dict[str, Path]
 SHORT = {"steps": 2, "batch_size": 4, "set": {"rank": 2}}
 # What the command line has for describing a task's file is load_task in Python; documents and bars are the terminal's.
-OF_TASKS = {"text", "label", "group", "labels", "words", "description", "prompt"}
+OF_TASKS = {
+    "text", "label", "kind", "separator", "group", "labels", "words", "description", "prompt", "template",
+}  # fmt: skip
 ONLY_PYTHON = {"progress"}
 
 

@@ -153,7 +153,7 @@ def test_training_learns_and_the_bare_host_knows_nothing(kind: str, readout: str
     if readout == "linear":
         same = bench.task.spec.scale.mean if kind == "regression" else 0.0  # type: ignore[attr-defined]
         assert (bare.values == same).all() and bare.measures().get("pearson") is None
-        assert "no head" in bench.remarks[0]
+        assert "no head" in bench.remarks_on_bare[0]
     else:
         assert len({*bare.values.tolist()}) > 10 and bench.remarks == ()
     [kept] = bench.train(spec, [Start(bench.fresh(spec, 0), 0)], [0, 10, 80], 2e-2)

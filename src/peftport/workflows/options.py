@@ -30,9 +30,9 @@ def metric_option(default: str = "") -> dict[str, Option]:
     return option(
         "The metric that counts: of classes accuracy, balanced_accuracy, auroc, macro_f1, log_loss and others, of sets "
         "of labels micro_f1 and others, of numbers rmse, pearson and others, of answers exact_match, rouge_l, "
-        "negative_log_likelihood and others (docs/metrics.md has all), or FILE.py:function, a function of your own that "
-        f"scores an answer. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test items are of "
-        "one class; micro_f1; rmse; exact_match, or rouge_l where answers are long."
+        "negative_log_likelihood and others (docs/metrics.md has all), or FILE.py:function, a function of your own "
+        f"that scores an answer. Default: {default}accuracy, or balanced_accuracy where over 80 % of the test items "
+        "are of one class; micro_f1; rmse; exact_match, or rouge_l where answers are long."
     )
 
 
