@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from peftport.analysis.columns import OLD_METRICS, run_columns
-from peftport.core.errors import BadRequest, PeftportError
+from peftport.core.errors import PeftportError
 from peftport.metrics import METRICS, metrics_of
 from peftport.metrics.base import Metric, Predicted, predicted_classes
 from peftport.metrics.resampling import resampled
@@ -96,13 +96,13 @@ def test_an_unknown_metric_in_a_study_file_is_one_line(peftport: Run, tiny: Path
     assert (told.code, told.err.count("\n")) == (2, 1) and "did you mean 'accuracy'" in told.err
 
 
-def test_a_metric_of_other_tasks_is_refused(tiny: Path, undisturbed: Path) -> None:
-    ledger = Ledger(undisturbed)
-    try:
-        with pytest.raises(BadRequest, match="--metric chrf: expected one that measures a task of kind classification"):
-            export(plan_of(tiny, **{"testing.metric": '"chrf"'}), ledger, Artifacts(undisturbed / "artifacts"))
-    finally:
-        ledger.close()
+def test_a_metric_of_other_tasks_is_refused(peftport: Run, tiny: Path, undisturbed: Path) -> None:
+    """When the study is planned, and when a report of what was run asks for it."""
+    planned = peftport("study", "plan", tiny, "--set", 'testing.metric="chrf"')
+    reported = peftport("study", "report", tiny, "--dir", undisturbed, "--metric", "chrf")
+    for told in (planned, reported):
+        assert (told.code, told.err.count("\n")) == (2, 1), told
+        assert "chrf" in told.err and "classification" in told.err
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "balanced_accuracy", "auroc"])
