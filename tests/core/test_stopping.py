@@ -7,11 +7,24 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from peftport.core.stopping import NUMBERS, asked, stopped_once, undisturbed
+
+
+@pytest.fixture(autouse=True)
+def handlers_by_default() -> Iterator[None]:
+    """Ray leaves a handler of its own for SIGTERM in a process that has started it."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number in NUMBERS
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_one_interruption_however_many_signals() -> None:
