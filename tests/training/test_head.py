@@ -24,7 +24,7 @@ from peftport.objectives.head import matched, usual
 from peftport.tasks.columns import Wording
 from peftport.tasks.kinds.classification import own_spec
 from peftport.tasks.kinds.multi_label import MultiLabel
-from peftport.tasks.kinds.regression import Regression
+from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.task import Dropped, Split, Task
 from peftport.techniques.attach import attached
 from peftport.techniques.lora import LoraSpec
@@ -183,8 +183,8 @@ def test_a_head_for_other_labels_is_refused() -> None:
         bind_objective("head", pico_host("bert", view="body"), THREE)
 
 
-def numbers(unit: float) -> Regression:
-    spec = Regression.worded(name="stars", prompt="{text}", causal_prompt="{text}", domain="stars")
+def numbers(unit: float) -> RegressionTask:
+    spec = RegressionTask.worded(name="stars", prompt="{text}", causal_prompt="{text}", domain="stars")
     return spec.model_copy(update={"scale": Scale.of([unit, 3 * unit, 7 * unit])})
 
 

@@ -16,14 +16,14 @@ from peftport.tasks.chats import Chat, Turn
 from peftport.tasks.columns import Wording
 from peftport.tasks.kinds.classification import own_spec
 from peftport.tasks.kinds.completion import Completion
-from peftport.tasks.kinds.regression import Regression
+from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.task import Dropped, Split, Task
 from peftport.training.bound_task import BoundTask
 from peftport.training.loop import TrainSettings
 from pico import TOY, WORDS, pico_host
 
 words = st.lists(st.sampled_from(WORDS[:8]), min_size=1, max_size=12).map(" ".join)
-NUMBERS = Regression.worded(name="sts", prompt="{a} {b}", causal_prompt="{a} {b}", domain="sts", fields=("a", "b"))
+NUMBERS = RegressionTask.worded(name="sts", prompt="{a} {b}", causal_prompt="{a} {b}", domain="sts", fields=("a", "b"))
 
 
 @given(st.lists(words, min_size=1, max_size=9), st.integers(1, 12))
