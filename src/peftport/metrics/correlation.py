@@ -20,11 +20,15 @@ class Pearson(Metric):
         """None where predictions or targets do not vary."""
         if not (varies(predictions.values) and varies(predictions.targets)):
             return None
-        from scipy.stats import pearsonr
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers that hardly vary, which are measured all the same
-            return float(pearsonr(predictions.values, predictions.targets).statistic)
+            return self.correlation(predictions)
+
+    def correlation(self, predictions: Predicted) -> float:
+        """The correlation of numbers that vary."""
+        from scipy.stats import pearsonr
+
+        return float(pearsonr(predictions.values, predictions.targets).statistic)
 
     def defined_for(self, predictions: Predicted) -> bool:
         """Where the right numbers vary, whatever was predicted."""
@@ -36,12 +40,8 @@ class Spearman(Pearson):
 
     name, title = "spearman", "Spearman correlation"
 
-    def aggregate(self, predictions: Predicted) -> float | None:
-        """None where predictions or targets do not vary."""
-        if not (varies(predictions.values) and varies(predictions.targets)):
-            return None
+    def correlation(self, predictions: Predicted) -> float:
+        """The correlation of the ranks of numbers that vary."""
         from scipy.stats import spearmanr
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of numbers that hardly vary, which are measured all the same
-            return float(spearmanr(predictions.values, predictions.targets).statistic)
+        return float(spearmanr(predictions.values, predictions.targets).statistic)

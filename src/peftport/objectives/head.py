@@ -164,7 +164,7 @@ class HeadNumber(HostHead):
         return ((found - targets.to(found)) / self.task.scale.deviation) ** 2
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
-        """Numbers, (N,)."""
+        """Numbers in the unit that the head was trained for, (N,)."""
         found: npt.NDArray[Any] = self.outputs(rows, shift)[:, 0].double().cpu().numpy()
         return found
 
@@ -182,7 +182,7 @@ class HeadLabels(HostHead):
         return each.mean(1)
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
-        """Logits, (N, L)."""
+        """The logits of every label, (N, L)."""
         found: npt.NDArray[Any] = self.outputs(rows, shift).float().cpu().numpy()
         return found
 
