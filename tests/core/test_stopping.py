@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from peftport.core.stopping import NUMBERS, asked, stopped_once, undisturbed
+from peftport.core.stopping import NUMBERS, asked, check, stopped_once, undisturbed
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +84,26 @@ def test_an_interruption_that_python_drops_comes_again(capfd: pytest.CaptureFixt
         gc.collect()
         time.sleep(10)
     assert capfd.readouterr().err == ""
+
+
+def test_the_command_line_loses_no_interruption() -> None:
+    """It takes its signals in hand once for all (`begin`); a study's own block then adds nothing."""
+    program = (
+        "import gc, os, signal, time; from peftport.core.stopping import begin, stopped_once; begin()\n"
+        "class Finalised:\n    def __del__(self): os.kill(os.getpid(), signal.SIGTERM); sum(range(1000))\n"
+        "with stopped_once():\n    Finalised(); gc.collect(); time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode != 0
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+    assert "ignored" not in ended.stderr
+
+
+def test_an_interruption_that_a_library_swallows_comes_again() -> None:
+    with pytest.raises(KeyboardInterrupt), stopped_once():
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        check()
 
 
 def test_what_was_ignored_stays_ignored() -> None:

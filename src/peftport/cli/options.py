@@ -6,7 +6,7 @@ A command whose task is the user's own data also takes the options that describe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from inspect import Parameter, Signature, getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +15,7 @@ import typer
 
 from peftport.cli.console import AS_JSON, bars, show
 from peftport.core.errors import BadRequest
-from peftport.core.request import REQUIRED, SAME, Option, Request, WrongValue, option_name, options
+from peftport.core.request import REQUIRED, SAME, Option, Request, WrongValue, option_name, options, words_of
 from peftport.workflows.options import HOST
 from peftport.workflows.task_requests import TaskRequest
 
@@ -151,4 +151,5 @@ def _own_task(task: str, texts: Texts) -> Task | str:
     described = {name: value for name, value in values_of(TaskRequest, texts).items() if name in TASK_FIELDS}
     if not described:
         return task
-    return read_task(TaskRequest(task, **described))
+    request = TaskRequest(task, **described)
+    return replace(read_task(request), asked=words_of(request))

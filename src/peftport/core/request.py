@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import TextWrapper
@@ -125,6 +126,48 @@ def options(request: type[Request]) -> dict[str, Option]:
     """Return the options of a request by field name, with `progress` last."""
     found: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(request)}
     return {name: said for name, said in found.items() if name != "progress"} | {"progress": found["progress"]}
+
+
+def command_line(name: str, request: Request, leave_out: Collection[str] = ()) -> str:
+    """Return the command line that a request comes from, without the options that have their default value."""
+    return shlex.join(["peftport", name, *words_of(request, leave_out)])
+
+
+def words_of(request: Request, leave_out: Collection[str] = ()) -> tuple[str, ...]:
+    """Return a request as words of the command line: its arguments, then the options that differ from their default."""
+    arguments: list[str] = []
+    further: list[str] = []
+    for field_name, said in options(type(request)).items():
+        default, value = _default(request, field_name), getattr(request, field_name)
+        if field_name in leave_out or said.only_python or value is None or (not said.argument and value == default):
+            continue
+        texts = _as_texts(value, said)
+        if said.argument:
+            arguments += texts
+        elif said.repeated:
+            further += [word for text in texts for word in (option_name(field_name, said), text)]
+        else:
+            further += [option_name(field_name, said), *texts]
+    return (*arguments, *further)
+
+
+def _default(request: Request, field_name: str) -> Any:
+    return next(each.default for each in fields(request) if each.name == field_name)
+
+
+def _as_texts(value: Any, said: Option) -> list[str]:
+    """Return the words of a value as they stand on the command line."""
+    if hasattr(value, "command_words"):  # a task that was read as further options say
+        return list(value.command_words)
+    if isinstance(value, Mapping):
+        return [f"{key}={_text(each)}" for key, each in value.items()]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_text(each) for each in value] if said.repeated else [",".join(map(_text, value))]
+    return [_text(value)]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def option_name(field_name: str, said: Option | None = None) -> str:

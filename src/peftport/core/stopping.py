@@ -3,8 +3,9 @@
 The first signal raises KeyboardInterrupt in the main thread. Signals that arrive while that exception unwinds are
 ignored, because they would interrupt the cleanup. Within `undisturbed`, and while a module is being imported (compiled
 libraries turn an exception there into another one, or end the process), the exception is delayed. Python drops an
-exception that is raised in a finaliser, where nobody can catch it; then it is raised again. A signal that the parent
-process ignores (``nohup``, a shell's background job) remains ignored.
+exception that is raised in a finaliser, where nobody can catch it; then it is raised again. A library may swallow it,
+too: long loops call `check`. A signal that the parent process ignores (``nohup``, a shell's background job) remains
+ignored.
 """
 
 from __future__ import annotations
@@ -70,10 +71,8 @@ def asked() -> bool:
 @contextmanager
 def stopped_once() -> Iterator[None]:
     """Signals end this block with one KeyboardInterrupt. Nested blocks and other threads are not affected."""
-    before = begin()
     hook = sys.unraisablehook
-    if before:
-        sys.unraisablehook = _unraisable
+    before = begin()
     try:
         yield
     finally:
@@ -85,7 +84,10 @@ def stopped_once() -> Iterator[None]:
 
 
 def begin() -> dict[int, Any]:
-    """Handle the signals that have their default handlers. Returns these handlers, so that they can be restored."""
+    """Handle the signals that have their default handlers, and what finalisers raise, for the rest of the process.
+
+    Returns these handlers, so that they can be restored.
+    """
     before: dict[int, Any] = {}
     if threading.current_thread() is not threading.main_thread():
         return before
@@ -95,7 +97,15 @@ def begin() -> dict[int, Any]:
         handler = signal.getsignal(number)
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             before[number] = signal.signal(number, _stop.arrive)
+    if before:
+        sys.unraisablehook = _unraisable
     return before
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt once more where a library swallowed it: no long loop goes on while a stop unwinds."""
+    if _stop.raised and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
 
 
 def ignored() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from peftport.core.errors import PeftportError
 from peftport.core.hashing import digest
 from peftport.core.progress import Progress, Silent
-from peftport.core.stopping import stopped_once
+from peftport.core.stopping import check, stopped_once
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow, Ledger
 from peftport.study.executors import Executor, Outcome, WorkerLost
@@ -115,6 +115,7 @@ class _Driver:
         while not self._over(begun):
             self._submit(begun)
             self._record(self.executor.outcomes(WAIT_SECONDS))
+            check()
         on_record = self.summary.before + self.summary.done + self.summary.failed + self.summary.blocked
         self.summary.left = len(self.plan.jobs) - on_record
         self.summary.seconds = time.monotonic() - begun

@@ -68,7 +68,8 @@ class Dropped:
 class Task:
     """A data set, split so that no example of one split is a (near-)duplicate of an example of another.
 
-    ``remarks``: what to tell users of how the data was read, a line each.
+    ``remarks``: what to tell users of how the data was read, a line each. ``asked``: the file or name and the options
+    that the user gave to have it read like this, as words of the command line.
     """
 
     spec: TaskSpec
@@ -77,11 +78,17 @@ class Task:
     test: Split
     report: Dropped
     remarks: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Fill in the digest."""
         object.__setattr__(self, "digest", self._digest())
+
+    @property
+    def command_words(self) -> tuple[str, ...]:
+        """What names this task on a command line."""
+        return self.asked or (self.spec.name,)
 
     def _digest(self) -> str:
         """sha256 of all that can change a result: the spec's wording, and texts and targets split by split, in order.

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from peftport.core import stopping
 from peftport.core.errors import NotFinite
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
@@ -102,6 +103,7 @@ def _predict_group(
             batch = [rows[i] for i in pick] * entries
             out = objective.predict(batch, matrices.get(HEAD), prefix_length(spec, host))  # (K B, ...)
             parts.append(out.reshape(entries, len(pick), *out.shape[1:]))
+            stopping.check()
         back = np.argsort(np.concatenate(picks), kind="stable")
         values = np.concatenate(parts, axis=1)[:, back]  # (K, N, ...)
         _check_finite(host, objective, spec, matrices, rows, values)

@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from peftport.core import stopping
 from peftport.core.errors import BadRequest, TrainingFailed
 from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
@@ -121,6 +122,7 @@ def train_entries(
             optimiser.step()
             optimiser.zero_grad()
             advance(len(entries))
+            stopping.check()
         if end in budgets:
             _check_losses(host, objective, spec, entries, losses[begin:], begin, settings)
             _keep(kept, end, matrices(), losses[begin:])

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftport.core.arms import arm_names
+from peftport.core.hashing import rng_for
 from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
+from peftport.modules.module import Module
 from peftport.porting import AUTO, porter_named
-from peftport.training.bound_task import bind_task
+from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs
 from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison, with_home
+from peftport.workflows.distill import NAME as DISTILL
+from peftport.workflows.distill import distill_for
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
@@ -22,7 +26,7 @@ from peftport.workflows.job_inputs import (
     train_settings,
 )
 from peftport.workflows.port_inputs import open_port_inputs
-from peftport.workflows.requests import CompareRequest
+from peftport.workflows.requests import CompareRequest, PortRequest
 
 
 def compare_module(request: CompareRequest) -> Comparison:
@@ -48,12 +52,32 @@ def compare_module(request: CompareRequest) -> Comparison:
     bound = bind_task(
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
+    ported, remarks = _ported(request, plan.method, module, bound)
+    comparison = run_comparison(module, bound, plan, request.progress, ported)
+    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks))
+    return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
+
+
+def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTask) -> tuple[Module, tuple[str, ...]]:
+    """Return the module on the receiver, and what to tell users of how it came there."""
+    if method == DISTILL:
+        made = distill_for(_port_request(request), module, bound)
+        steps = f"{DISTILL}: {request.steps} training steps on the receiver, which the budgets do not count"
+        return made.module, (steps, *made.remarks)
+    origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
-        porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
+        porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
         progress=request.progress,
     )  # fmt: skip
-    found = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
-    return with_home(found, module, origin or module.host.name, bound, request.progress or Silent())
+    return porter.port(module, bound.host, rng_for(0, "porting"), inputs), ()
+
+
+def _port_request(request: CompareRequest) -> PortRequest:
+    return PortRequest(
+        request.module, request.to, from_=request.from_, trust_origin=request.trust_origin, method=DISTILL,
+        texts=request.texts, steps=request.steps, readout=request.readout, max_tokens=request.max_tokens,
+        progress=request.progress,
+    )  # fmt: skip
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:

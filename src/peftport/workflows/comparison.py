@@ -19,7 +19,6 @@ from peftport.metrics import asked_metric
 from peftport.metrics.choice import MetricChoice, check_defined, choose_metric, measures_with
 from peftport.modules.module import Module
 from peftport.porting import AUTO, porter_named, sampler_named
-from peftport.porting.base import PortInputs
 from peftport.tasks.spec import Predictions
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
@@ -27,13 +26,15 @@ from peftport.training.bound_task import BoundTask, Start
 from peftport.training.loop import Checkpoint
 from peftport.workflows.answers import REFERENCE, ShownAnswer, at_home, check_shots, few_shot, side_by_side
 from peftport.workflows.checking import MethodChoice
+from peftport.workflows.distill import NAME as DISTILL
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
     """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
 
-    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
+    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses; they
+    also run ``distill``, and pass the module that it made.
     ``metric`` None: the usual one of the task's kind (`metrics.choice`). ``shots``: the examples in the prompt of the
     bare host, as a further arm, where answers are texts (None: a few).
     """
@@ -51,7 +52,7 @@ class ComparisonPlan:
         if self.metric is not None:
             asked_metric(self.metric)
         arm_names(self.arms)
-        if self.method != AUTO:
+        if self.method not in (AUTO, DISTILL):
             porter_named(self.method)
         sampler_named(self.sampler)
         if not self.budgets or min(self.budgets) < 0 or len(set(self.budgets)) < len(self.budgets):
@@ -138,9 +139,11 @@ def run_comparison(
     bound_task: BoundTask,
     plan: ComparisonPlan,
     progress: Progress | None = None,
-    inputs: PortInputs | None = None,
+    ported: Module | None = None,
 ) -> Comparison:
-    """Port a module to the host of the bound task, and run every arm at every budget and seed.
+    """Run every arm of a module on the host of the bound task, at every budget and seed.
+
+    ``ported`` is the module on that host; None ports it by the plan's method, which must need no further inputs.
 
     Raises:
         SlotMismatch: the method cannot carry the module to this host.
@@ -154,7 +157,9 @@ def run_comparison(
     shots = check_shots(bound_task, plan.shots)
     rate = plan.learning_rate or technique_named(module.spec.kind).learning_rates[bound_task.host.kind]
     keys = [(arm, seed) for arm in plan.arms for seed in plan.seeds]
-    starts = _starts(module, bound_task, plan, inputs)
+    if ported is None:
+        ported = porter_named(plan.method).port(module, bound_task.host, rng_for(0, "porting"), None)
+    starts = _starts(module, bound_task, plan, ported)
     begun = time.perf_counter()
     label = f"{module.spec.kind} on {bound_task.host.name}"
     trained = bound_task.train(
@@ -218,10 +223,9 @@ def with_home(
 
 
 def _starts(
-    module: Module, bound_task: BoundTask, plan: ComparisonPlan, inputs: PortInputs | None
+    module: Module, bound_task: BoundTask, plan: ComparisonPlan, ported: Module
 ) -> dict[tuple[Arm, int], Start]:
     """The start of every (arm, seed). Each arm draws from its own role of the seed."""
-    ported = porter_named(plan.method).port(module, bound_task.host, rng_for(0, "porting"), inputs)
     start = bound_task.startable(ported)
     sampler = sampler_named(plan.sampler)
     starts: dict[tuple[Arm, int], Start] = {}

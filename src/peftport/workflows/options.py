@@ -66,6 +66,7 @@ READOUT = option(
     "task's; it is head if the labels of the host's own head have the names of the task's."
 )
 MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is said.", at_least=1)
+DISTILL_STEPS = option("Training steps of the method distill; no other method trains.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)

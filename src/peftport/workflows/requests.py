@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftport.core.arms import ARMS
-from peftport.core.request import REQUIRED, Place, Request, names, numbers, option
+from peftport.core.request import REQUIRED, Place, Request, command_line, names, numbers, option
 from peftport.workflows.options import (
     BATCH_SIZE,
+    DISTILL_STEPS,
     FORMAT,
     FROM,
     GENERATE,
@@ -188,9 +189,7 @@ class PortRequest(Request):
             "With the value adapter, a Compacter is ported exactly, as a bottleneck adapter.", choices=("adapter",)
         ),
     )
-    steps: int = field(
-        default=120, metadata=option("Training steps of the method distill; no other method trains.", at_least=1)
-    )
+    steps: int = field(default=120, metadata=DISTILL_STEPS)
     readout: str | None = field(default=None, metadata=READOUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     test_items: int | None = field(
@@ -243,6 +242,7 @@ class CompareRequest(Request):
         default="copy",
         metadata=option("The porting method (peftport methods), or auto for the one that peftport check recommends."),
     )
+    steps: int = field(default=120, metadata=DISTILL_STEPS)
     sampler: str = field(
         default="gaussian",
         metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
@@ -280,12 +280,7 @@ class CompareRequest(Request):
     @property
     def command(self) -> str:
         """The command line that repeats this comparison; its page shows it."""
-        task = self.task if isinstance(self.task, str | Path) else self.task.spec.name
-        budgets = ",".join(map(str, self.budgets))
-        return (
-            f"peftport compare {self.module} --to {self.to} --task {task} --budgets {budgets} --seeds {self.seeds} "
-            f"--method {self.method}{f' --metric {self.metric}' if self.metric else ''}"
-        )
+        return command_line("compare", self, leave_out=("out",))
 
 
 @dataclass(frozen=True, eq=False)
