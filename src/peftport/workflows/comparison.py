@@ -176,18 +176,8 @@ def run_comparison(
     scores = _test(bound_task, module, plan, dict(zip(keys, trained, strict=True)), progress, f"testing {label}")
     test_seconds = (time.perf_counter() - begun) / len(scores)
     rows = [
-        ComparisonRow(
-            technique=module.spec.kind,
-            origin=module.host.name,
-            receiver=bound_task.host.name,
-            arm=arm,
-            budget=budget,
-            seed=seed,
-            measures=measures_with(s, judged),
-            n_items=len(s),
-            seconds=round(train_seconds * budget + test_seconds, 3),
-        )
-        for (arm, budget, seed), s in scores.items()
+        _row(module, bound_task, key, test, measures_with(test, judged), train_seconds * key[1] + test_seconds)
+        for key, test in scores.items()
     ]
     plan, shot = replace(plan, shots=shots), few_shot(bound_task, shots, plan.seeds, progress)
     return Comparison(
@@ -195,6 +185,19 @@ def run_comparison(
         scores, remarks=bound_task.remarks_on_bare, few_shot=shot,
         answers=side_by_side(bound_task, {"bare host": bare, **_sides(plan, shot, scores)}),
     )  # fmt: skip
+
+
+def _row(
+    module: Module,
+    bound_task: BoundTask,
+    key: tuple[str, int, int],
+    test: Predictions,
+    measures: Mapping[str, float | None],
+    seconds: float,
+) -> ComparisonRow:
+    arm, budget, seed = key
+    names = (module.spec.kind, module.host.name, bound_task.host.name)
+    return ComparisonRow(*names, arm, budget, seed, measures, len(test), round(seconds, 3))
 
 
 def _sides(
