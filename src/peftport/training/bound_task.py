@@ -135,7 +135,7 @@ class BoundTask:
         """
         check_task(module, self.task.spec)
         shapes = self.readout.head_shapes()
-        body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+        body = {slot: matrices for slot, matrices in module.matrices.items() if slot != HEAD}
         if not shapes:
             return body
         head = self.head_of(module) or {name: torch.zeros(shape) for name, shape in shapes.items()}
