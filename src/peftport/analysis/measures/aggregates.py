@@ -58,12 +58,10 @@ def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: 
     for (budget,), of_budget in cells.group_by("budget", maintain_order=True):
         when = f"{name}%s over {versus}, {budget} steps"
         for technique, group, left_out in _by_technique(of_budget):
-            ours, other = (_stacked(evidence, group, arm) for arm in ("ported", versus))
-            interval = _interval(evidence, (ours - other,), rng)
+            x, y = (_stacked(evidence, group, arm) for arm in ("ported", versus))
+            interval = _interval(evidence, (x - y,), rng)
             yield _row(technique, when % "interquartile mean gain", interval, left_out)
-            yield _row(
-                technique, when % "probability of improvement", _interval(evidence, (ours, other), rng), left_out
-            )
+            yield _row(technique, when % "probability of improvement", _interval(evidence, (x, y), rng), left_out)
 
 
 def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
