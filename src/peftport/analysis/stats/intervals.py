@@ -18,11 +18,6 @@ class Interval:
     high: float
     level: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
 
 def paired_difference(
     one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], *, level: float, rng: np.random.Generator
