@@ -52,8 +52,8 @@ def compare_module(request: CompareRequest) -> Comparison:
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
         progress=request.progress,
     )  # fmt: skip
-    comparison = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
-    return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
+    found = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
+    return with_home(found, module, origin or module.host.name, bound, request.progress or Silent())
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:
