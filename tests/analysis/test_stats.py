@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from peftport.analysis.stats import Interval, paired_difference
+from peftport.analysis.stats import paired_difference
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -61,7 +61,6 @@ def test_a_constant_difference_is_its_own_interval(difference: float) -> None:
     base = rng(0).integers(0, 2, 30).astype(float)
     found = paired_difference(base + difference, base, level=0.95, rng=rng(0))
     assert (found.estimate, found.low, found.high) == (difference,) * 3
-    assert found.excludes_zero is (difference != 0)
 
 
 def test_booleans_and_integers_are_numbers() -> None:
@@ -81,10 +80,3 @@ def test_an_interval_is_finite_and_ordered(differences: list[float], seed: int) 
     assert found.estimate == pytest.approx(values.mean())
     mirrored = paired_difference(-values, np.zeros(len(values)), level=0.95, rng=rng(seed))
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low), abs=0.2)
-
-
-@pytest.mark.parametrize(("low", "high", "excludes"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False)])
-def test_zero_at_the_edge_is_not_excluded(low: float, high: float, excludes: bool) -> None:
-    assert Interval((low + high) / 2, low, high, 0.95).excludes_zero is excludes
-    assert not Interval(0.1, 0.0, 0.2, 0.95).excludes_zero
-    assert not Interval(-0.1, -0.2, 0.0, 0.95).excludes_zero

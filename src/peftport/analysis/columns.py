@@ -37,7 +37,7 @@ def run_columns(*kinds: str) -> dict[str, Any]:
 
 def completed(runs: pl.DataFrame) -> pl.DataFrame:
     """A table of runs with all columns: metrics that it does not know, as one of an early version, are null."""
-    others = [one for name, one in METRICS.items() if name in runs.columns and USUAL_KIND not in one.kinds]
-    columns = run_columns(USUAL_KIND, *(kind for one in others for kind in one.kinds))
+    others = [metric for name, metric in METRICS.items() if name in runs.columns and USUAL_KIND not in metric.kinds]
+    columns = run_columns(USUAL_KIND, *(kind for metric in others for kind in metric.kinds))
     lacking = [pl.lit(None, columns[name]).alias(name) for name in METRICS if name in columns.keys() - runs.columns]
     return runs.with_columns(lacking).select(*[name for name in columns if name in {*runs.columns, *METRICS}])

@@ -55,9 +55,9 @@ class Attached:
         return self
 
     def __repr__(self) -> str:
-        own = self.module
-        slots = len([slot for slot in own.matrices if slot != HEAD])
-        return f"<Attached: {own.spec.kind} on {own.host.name}, {own.parameters:,} parameters at {slots} slots>"
+        module = self.module
+        n = len([slot for slot in module.matrices if slot != HEAD])
+        return f"<Attached: {module.spec.kind} on {module.host.name}, {module.parameters:,} parameters at {n} slots>"
 
     def __exit__(self, *error: object) -> None:
         self.detach()
@@ -98,17 +98,17 @@ def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None
         undone.callback(restore.close)
         in_memory = isinstance(model, nn.Module)
         host, known = _wrapped(model, restore) if in_memory else (_loaded(str(model), folder, loading), True)
-        own = read_module(folder, host)
-        apart = own.host.differences(host.fingerprint, tokenizer=host.tokenizer is not None) if known else []
+        loaded = read_module(folder, host)
+        apart = loaded.host.differences(host.fingerprint, tokenizer=host.tokenizer is not None) if known else []
         if apart:
             raise SlotMismatch(
-                f"{folder}: expected a module of {host.name}, got one of {own.host.name}, whose {' and '.join(apart)} "
-                f"differ; port it first: peftport port {folder} --to {host.name} --out DIR"
+                f"{folder}: expected a module of {host.name}, got one of {loaded.host.name}, whose "
+                f"{' and '.join(apart)} differ; port it first: peftport port {folder} --to {host.name} --out DIR"
             )
-        check_fits(own, host, "attach")
-        _enter(host, own, restore)
+        check_fits(loaded, host, "attach")
+        _enter(host, loaded, restore)
         undone.pop_all()
-    return Attached(host.model, host.tokenizer, own, prefix_length(own.spec, host), restore)
+    return Attached(host.model, host.tokenizer, loaded, prefix_length(loaded.spec, host), restore)
 
 
 def _loaded(ref: str, folder: Path, loading: Loading | None) -> Host:
@@ -154,8 +154,8 @@ def _files_fingerprint(model: Any, name: str, family: str) -> Fingerprint | None
             return None
         folder = cached
     try:
-        found = fingerprint(folder, name, family)
-        return found.model_copy(update={"settings": settings_of(model.config), "config": ""})  # the present settings
+        mark = fingerprint(folder, name, family)
+        return mark.model_copy(update={"settings": settings_of(model.config), "config": ""})  # the present settings
     except (HostRefused, OSError, ValueError):  # the model was not loaded from these files
         return None
 
@@ -165,15 +165,15 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
     if not HUB_ID.match(name):
         return None
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
+    config_path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config_path).parent if isinstance(config_path, str) else None
 
 
 def _enter(host: Host, module: Module, restore: ExitStack) -> None:
-    body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+    body = {slot: matrices for slot, matrices in module.matrices.items() if slot != HEAD}
     stacked = {
-        slot: {name: tensor.to(host.device) for name, tensor in own.items()}
-        for slot, own in stack([body], host.dtype).items()
+        slot: {name: tensor.to(host.device) for name, tensor in matrices.items()}
+        for slot, matrices in stack([body], host.dtype).items()
     }
     restore.enter_context(attached(host, module.spec, stacked))
     shift = prefix_length(module.spec, host)
@@ -189,8 +189,8 @@ def _shift_positions(shift: int, base: nn.Module, args: tuple[Any, ...], named: 
     """Make positions begin at ``shift``; padding on either side does not count."""
     positions = named.get("position_ids")
     if positions is None:
-        given = named.get("input_ids") if not args else args[0]
-        tokens = given if given is not None else named["inputs_embeds"]  # (B, T) or (B, T, D)
+        ids = named.get("input_ids") if not args else args[0]
+        tokens = ids if ids is not None else named["inputs_embeds"]  # (B, T) or (B, T, D)
         cache, mask = named.get("past_key_values"), named.get("attention_mask")
         seen, length = (cache.get_seq_length() if cache is not None else 0), tokens.shape[1]
         if mask is not None and mask.dim() == 2:

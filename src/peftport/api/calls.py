@@ -90,10 +90,10 @@ def compare(request: CompareRequest) -> Compared:
         TrainingFailed: a training diverged.
 
     """
-    found = Compared(request, compare_module(request))
+    compared = Compared(request, compare_module(request))
     if request.out is not None:
-        found.report(request.out)
-    return found
+        compared.report(request.out)
+    return compared
 
 
 @takes(DemoRequest)
@@ -104,12 +104,12 @@ def demo(request: DemoRequest) -> Demonstrated:
         BadRequest: a host or the task is not installed, ``out`` is a file, or the metric is unknown.
 
     """
-    found = run_demo(request.settings, request.progress, request.metric)
-    shown = Demonstrated(request, found)
+    outcome = run_demo(request.settings, request.progress, request.metric)
+    shown = Demonstrated(request, outcome)
     if request.out is not None:
         out = Path(request.out)
         write_text(out / "results.json", json.dumps(shown.as_json(), indent=2) + "\n")
-        write_text(out / "table.md", demo_page(found))
+        write_text(out / "table.md", demo_page(outcome))
         shown.report(out / "report.html")
     return shown
 

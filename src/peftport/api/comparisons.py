@@ -33,8 +33,8 @@ class Compared(Result):
     @cached_property
     def verdict(self) -> dict[str, Any] | None:
         """Copy, align, refresh, retrain or not enough evidence, with its sentence; None without a ported arm."""
-        found = self.analysis.verdicts
-        return found.row(0, named=True) if len(found) else None
+        verdicts = self.analysis.verdicts
+        return verdicts.row(0, named=True) if len(verdicts) else None
 
     @cached_property
     def summary(self) -> str:
@@ -43,8 +43,8 @@ class Compared(Result):
 
     def difference(self, one: str, other: str, budget: int) -> dict[str, float]:
         """Paired difference of two arms in the judged metric, with its 95 % interval over seeds and test items."""
-        found = self.analysis.difference(one, other, budget)
-        return {"estimate": found.estimate, "low": found.low, "high": found.high}
+        difference = self.analysis.difference(one, other, budget)
+        return {"estimate": difference.estimate, "low": difference.low, "high": difference.high}
 
     def __str__(self) -> str:
         return str(self.verdict["sentence"]) if self.verdict else self.summary
@@ -93,7 +93,7 @@ class Demonstrated(Result):
 
     def to_polars(self) -> pl.DataFrame:
         """One row a run, all techniques."""
-        return pl.DataFrame([row.as_row() for one in self.demo.comparisons for row in one.rows])
+        return pl.DataFrame([row.as_row() for comparison in self.demo.comparisons for row in comparison.rows])
 
     def as_json(self) -> dict[str, Any]:
         """Every run of every technique, what they were measured with, and what comes of it."""

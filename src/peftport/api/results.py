@@ -50,17 +50,17 @@ class Tested(Result):
     """A host's test on one task."""
 
     request: EvaluateRequest | TrainRequest
-    found: EvaluatedHost | TrainedModule
+    outcome: EvaluatedHost | TrainedModule
 
     @property
     def task(self) -> str:
         """The name of the task that was tested on."""
-        return self.found.task
+        return self.outcome.task
 
     @property
     def scores(self) -> Predictions:
         """The scores of every test item; of the host with the module, if there is one."""
-        return self.found.scores
+        return self.outcome.scores
 
     @property
     def accuracy(self) -> float | None:
@@ -74,7 +74,7 @@ class Tested(Result):
 
     def remarks(self) -> list[str]:
         """How the task was read, where that was guessed, and why the test is not judged by accuracy, if it is not."""
-        return [*self.found.remarks, *noted(self.judged)]
+        return [*self.outcome.remarks, *noted(self.judged)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +82,7 @@ class Evaluated(Tested):
     """A host's test on a task, alone (``module`` None) or with a module."""
 
     request: EvaluateRequest
-    found: EvaluatedHost
+    outcome: EvaluatedHost
 
     @property
     def host(self) -> str:
@@ -102,8 +102,8 @@ class Evaluated(Tested):
     def as_json(self) -> dict[str, Any]:
         """Host, task, module and measures."""
         module = str(self.module) if self.module else None
-        own = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
-        return own | {"majority": self.judged.majority, "metric": self.judged.name}
+        facts = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
+        return facts | {"majority": self.judged.majority, "metric": self.judged.name}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,7 +111,7 @@ class Trained(Tested):
     """A module just trained, its folder if it was written, and the host's test without and with it."""
 
     request: TrainRequest
-    found: TrainedModule
+    outcome: TrainedModule
 
     @property
     def out(self) -> Path | None:
@@ -121,12 +121,12 @@ class Trained(Tested):
     @property
     def module(self) -> Module:
         """The module that was just trained."""
-        return self.found.module
+        return self.outcome.module
 
     @property
     def bare(self) -> Predictions:
         """The test of the host alone."""
-        return self.found.bare
+        return self.outcome.bare
 
     def __str__(self) -> str:
         module = self.module
@@ -158,7 +158,7 @@ class Ported(Result):
     """A module on its new host, its folder if it was written, and the format it was written in."""
 
     request: PortRequest
-    found: PortedModule
+    outcome: PortedModule
 
     @property
     def out(self) -> Path | None:
@@ -168,22 +168,22 @@ class Ported(Result):
     @property
     def module(self) -> Module:
         """The module on its new host."""
-        return self.found.module
+        return self.outcome.module
 
     @property
     def format(self) -> Format:
         """The format in which it was written, or would be."""
-        return self.found.file_format
+        return self.outcome.file_format
 
     @property
     def choice(self) -> MethodChoice | None:
         """How ``auto`` chose the method, where it did."""
-        return self.found.choice
+        return self.outcome.choice
 
     @property
     def selection(self) -> MethodSelection | None:
         """How several methods did, where several were tried."""
-        return self.found.selection
+        return self.outcome.selection
 
     @property
     def record(self) -> PortRecord:
@@ -223,7 +223,7 @@ class Ported(Result):
 
     def remarks(self) -> list[str]:
         """How the task was read, and how ``auto`` chose, where it was asked for."""
-        return [*self.found.remarks, *chosen(self.choice)]
+        return [*self.outcome.remarks, *chosen(self.choice)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,12 +231,12 @@ class Checked(Result):
     """What can be said of a port before it is made."""
 
     request: CheckRequest
-    found: PortCheck
+    outcome: PortCheck
 
     @property
     def choice(self) -> MethodChoice:
         """The method to use (None: none, train another module), its word, and why."""
-        return self.found.choice
+        return self.outcome.choice
 
     def __str__(self) -> str:
         return " ".join(self.lines())
@@ -245,30 +245,30 @@ class Checked(Result):
         """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
         rows = [
             {
-                "method": one.name, "able": one.able, "refusal": one.refusal, "lacking": one.lacking,
-                "expected_gain": one.predicted.gain.estimate if one.predicted.gain else None,
-                "expected_retention": one.predicted.retention.estimate if one.predicted.retention else None,
-                "unknown": one.predicted.unknown,
+                "method": method.name, "able": method.able, "refusal": method.refusal, "lacking": method.lacking,
+                "expected_gain": method.predicted.gain.estimate if method.predicted.gain else None,
+                "expected_retention": method.predicted.retention.estimate if method.predicted.retention else None,
+                "unknown": method.predicted.unknown,
             }
-            for one in self.found.methods
+            for method in self.outcome.methods
         ]  # fmt: skip
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def slots(self) -> pl.DataFrame:
         """One row a slot of the receiver: what it takes, whether that fits, overlap of the hosts' weights there."""
-        return pl.DataFrame([asdict(one) for one in self.found.slots.slots], infer_schema_length=None)
+        return pl.DataFrame([asdict(slot) for slot in self.outcome.slots.slots], infer_schema_length=None)
 
     def as_json(self) -> dict[str, Any]:
         """All that was found, and what it comes to."""
-        return {"module": str(self.request.module), **self.found.as_json(), "summary": str(self)}
+        return {"module": str(self.request.module), **self.outcome.as_json(), "summary": str(self)}
 
     def tables(self) -> list[Table]:
         """Hosts, slots, layers where they were compared, and methods."""
-        return check_tables(self.found)
+        return check_tables(self.outcome)
 
     def lines(self) -> list[str]:
         """What the tables come to, and what to do."""
-        return check_sentences(self.found)
+        return check_sentences(self.outcome)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -284,20 +284,20 @@ class UpdatedHost(Result):
     def to_polars(self) -> pl.DataFrame:
         """One row a checkpoint: its folder, steps, loss and distances."""
         return pl.DataFrame([
-            {"folder": str(one.folder), "steps": one.record.steps, "loss": one.record.loss}
-            | {"weights": one.record.distance.weights, "function": one.record.distance.function}
-            for one in self.checkpoints
+            {"folder": str(each.folder), "steps": each.record.steps, "loss": each.record.loss}
+            | {"weights": each.record.distance.weights, "function": each.record.distance.function}
+            for each in self.checkpoints
         ])  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
         """The folder, and the record of every checkpoint."""
-        found = [{"folder": str(one.folder), **one.record.model_dump(mode="json")} for one in self.checkpoints]
-        return {"out": str(self.request.out), "checkpoints": found}
+        rows = [{"folder": str(each.folder), **each.record.model_dump(mode="json")} for each in self.checkpoints]
+        return {"out": str(self.request.out), "checkpoints": rows}
 
     def lines(self) -> list[str]:
         """How far each checkpoint is from the host."""
         return [
-            f"{one.folder}: weights {one.record.distance.weights:.3%}, function {one.record.distance.function:.5f} "
-            f"from {self.request.host}; loss {one.record.loss:.3f}"
-            for one in self.checkpoints
+            f"{each.folder}: weights {each.record.distance.weights:.3%}, function {each.record.distance.function:.5f} "
+            f"from {self.request.host}; loss {each.record.loss:.3f}"
+            for each in self.checkpoints
         ]

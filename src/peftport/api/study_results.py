@@ -30,41 +30,41 @@ if TYPE_CHECKING:
 class Planned(Result):
     """The size of a study: its runs, unique jobs, the training steps that sharing saves, and what it costs here."""
 
-    found: PlannedWork
+    outcome: PlannedWork
 
     def __str__(self) -> str:
-        s = self.found.sharing
+        s = self.outcome.sharing
         return (
-            f"{self.found.study}: {s.runs} runs, {s.jobs} jobs, {s.steps_needed:,} of {s.steps_asked:,} training steps "
-            "needed"
+            f"{self.outcome.study}: {s.runs} runs, {s.jobs} jobs, {s.steps_needed:,} of {s.steps_asked:,} training "
+            "steps needed"
         )
 
     def lines(self) -> list[str]:
         """Return the counts, the tasks with their kinds, and the estimate if it was asked for."""
-        s, cost = self.found.sharing, self.found.estimate
+        s, cost = self.outcome.sharing, self.outcome.estimate
         saved = 1 - s.steps_needed / s.steps_asked if s.steps_asked else 0.0
-        found = [
-            f"{self.found.study}: {s.runs} runs, and {s.baseline_runs} of the baseline (scratch, ceiling, bare)",
+        lines = [
+            f"{self.outcome.study}: {s.runs} runs, and {s.baseline_runs} of the baseline (scratch, ceiling, bare)",
             f"{s.jobs} jobs in {s.stacks} stacks",
-            f"tasks: {kinds_text(self.found.kinds)}",
+            f"tasks: {kinds_text(self.outcome.kinds)}",
             f"{s.steps_asked:,} training steps asked, {s.steps_needed:,} needed: sharing saves {saved:.0%}",
         ]
         if cost is not None:
-            found.append(f"about {duration(cost.seconds)} here, {cost.disk_bytes / 1e6:,.0f} MB on disk")
+            lines.append(f"about {duration(cost.seconds)} here, {cost.disk_bytes / 1e6:,.0f} MB on disk")
             if cost.unknown:
-                found.append(f"not counted, since they are not on this machine: {', '.join(cost.unknown)}")
-        return found
+                lines.append(f"not counted, since they are not on this machine: {', '.join(cost.unknown)}")
+        return lines
 
     def to_polars(self) -> pl.DataFrame:
         """Return one row of counts."""
-        return pl.DataFrame([{"study": self.found.study, **asdict(self.found.sharing)}])
+        return pl.DataFrame([{"study": self.outcome.study, **asdict(self.outcome.sharing)}])
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts, the jobs by kind, the kinds of the tasks, and the estimate if it was asked for."""
-        found = {"study": self.found.study, **asdict(self.found.sharing)}
-        found["jobs_by_kind"] = dict(self.found.jobs_by_kind)
-        found["kinds"] = dict(self.found.kinds)
-        return found if self.found.estimate is None else found | {"estimate": asdict(self.found.estimate)}
+        counts = {"study": self.outcome.study, **asdict(self.outcome.sharing)}
+        counts["jobs_by_kind"] = dict(self.outcome.jobs_by_kind)
+        counts["kinds"] = dict(self.outcome.kinds)
+        return counts if self.outcome.estimate is None else counts | {"estimate": asdict(self.outcome.estimate)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,25 +126,25 @@ class Ran(Result):
 class Status(Result):
     """The progress of a study: jobs by state, and those that failed."""
 
-    found: StudyStatus
+    outcome: StudyStatus
 
     @property
     def counts(self) -> dict[str, int]:
         """The number of jobs by state: done, failed, blocked, left."""
-        return dict(self.found.counts)
+        return dict(self.outcome.counts)
 
     @property
     def failures(self) -> tuple[FailedJob, ...]:
         """The jobs that failed, each with the first line of its error."""
-        return self.found.failures
+        return self.outcome.failures
 
     def __str__(self) -> str:
-        return f"{self.found.study}: {', '.join(f'{n} {state}' for state, n in self.counts.items())}"
+        return f"{self.outcome.study}: {', '.join(f'{n} {state}' for state, n in self.counts.items())}"
 
     def tables(self) -> list[Table]:
         """Return the number of jobs by state."""
         rows = tuple((state, str(count)) for state, count in self.counts.items())
-        return [Table(f"{self.found.study}: {self.found.jobs} jobs", ("state", "jobs"), rows)]
+        return [Table(f"{self.outcome.study}: {self.outcome.jobs} jobs", ("state", "jobs"), rows)]
 
     def lines(self) -> list[str]:
         """Return a line for each job that failed."""
@@ -157,7 +157,7 @@ class Status(Result):
     def as_json(self) -> dict[str, Any]:
         """Return the jobs by state, and those that failed."""
         failures = [asdict(each) for each in self.failures]
-        return {"study": self.found.study, "jobs": self.found.jobs, **self.counts, "failures": failures}
+        return {"study": self.outcome.study, "jobs": self.outcome.jobs, **self.counts, "failures": failures}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,18 +165,18 @@ class Exports(Result):
     """The exported tables: ``runs`` has one row for each run, ``correct`` its correctness item by item."""
 
     request: ExportRequest
-    found: Exported
+    outcome: Exported
     files: tuple[Path, ...]
 
     @property
     def runs(self) -> pl.DataFrame:
         """The table of runs."""
-        return self.found.runs
+        return self.outcome.runs
 
     @property
     def correct(self) -> pl.DataFrame:
         """The table of what each run got right."""
-        return self.found.correct
+        return self.outcome.correct
 
     @property
     def states(self) -> dict[str, int]:
@@ -201,19 +201,21 @@ class Verification(Result):
     """Recomputed runs beside the recorded ones."""
 
     request: VerifyRequest
-    found: tuple[Verified, ...]
+    outcome: tuple[Verified, ...]
 
     @property
     def wrong(self) -> list[Verified]:
         """The runs that differ by more than the tolerance allows."""
-        return [each for each in self.found if each.differs(self.request.tolerance)]
+        return [each for each in self.outcome if each.differs(self.request.tolerance)]
 
     def __str__(self) -> str:
-        return f"{len(self.found)} runs recomputed, {len(self.wrong)} differ from those in {self.request.results}"
+        return f"{len(self.outcome)} runs recomputed, {len(self.wrong)} differ from those in {self.request.results}"
 
     def tables(self) -> list[Table]:
         """Return a row for each recomputed run."""
-        rows = tuple((v.run, _apart(v), str(v.items_that_differ), ", ".join(v.columns_that_differ)) for v in self.found)
+        rows = tuple(
+            (v.run, _apart(v), str(v.items_that_differ), ", ".join(v.columns_that_differ)) for v in self.outcome
+        )
         columns = ("run", "accuracy differs by", "items that differ", "columns that differ")
         return [Table("Recomputed runs", columns, rows)]
 
@@ -228,17 +230,17 @@ class Verification(Result):
         first = self.wrong[0]
         how = f"in {', '.join(first.columns_that_differ) or 'no column'} and on {first.items_that_differ} items"
         return (
-            f"{len(self.wrong)} of {len(self.found)} recomputed runs differ from those in {self.request.results}, "
+            f"{len(self.wrong)} of {len(self.outcome)} recomputed runs differ from those in {self.request.results}, "
             f"first: {first.run!r}, {how}; on another processor a few items may (--tolerance)"
         )
 
     def to_polars(self) -> pl.DataFrame:
         """Return a row for each recomputed run."""
-        return pl.DataFrame([asdict(each) for each in self.found])
+        return pl.DataFrame([asdict(each) for each in self.outcome])
 
     def as_json(self) -> dict[str, Any]:
         """Return what differs, run by run."""
-        return {"runs": [asdict(each) for each in self.found], "tolerance": self.request.tolerance}
+        return {"runs": [asdict(each) for each in self.outcome], "tolerance": self.request.tolerance}
 
 
 def _apart(run: Verified) -> str:
@@ -249,22 +251,22 @@ def _apart(run: Verified) -> str:
 class Reported(Result):
     """What came out of a study: its findings, the metric it is judged by, and the files that were written."""
 
-    found: StudyReport
+    outcome: StudyReport
 
     @property
     def findings(self) -> Findings:
         """The measures, verdicts and headlines; each table is a polars frame."""
-        return self.found.findings
+        return self.outcome.findings
 
     @property
     def judged(self) -> StudyMetric:
         """The metric, and the shares of the most frequent classes."""
-        return self.found.judged
+        return self.outcome.judged
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The page, figures and tables that were written."""
-        return self.found.files
+        return self.outcome.files
 
     def __str__(self) -> str:
         return " ".join(self.findings.headlines) or f"{self.findings.study}: nothing to compare yet"
@@ -289,12 +291,12 @@ class Reported(Result):
 
     def as_json(self) -> dict[str, Any]:
         """Return the headlines, the metric, the files, and the tables of gains, verdicts and regret."""
-        found = self.findings
+        findings = self.findings
         return {
-            "study": found.study, "headlines": list(found.headlines), "files": [str(path) for path in self.files],
-            "metric": asdict(self.judged), "pooled": found.pooled.to_dicts(),
-            "aggregates": found.aggregates.to_dicts(), "verdicts": found.verdicts.to_dicts(),
-            "regret": found.regret.to_dicts(),
+            "study": findings.study, "headlines": list(findings.headlines), "files": [str(path) for path in self.files],
+            "metric": asdict(self.judged), "pooled": findings.pooled.to_dicts(),
+            "aggregates": findings.aggregates.to_dicts(), "verdicts": findings.verdicts.to_dicts(),
+            "regret": findings.regret.to_dicts(),
         }  # fmt: skip
 
 

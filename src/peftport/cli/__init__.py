@@ -76,12 +76,12 @@ def _usage(error: Exception) -> str:
 
 def _got(parameter: Any) -> str:
     """Return the value that was given for the wrong option, which typer's message does not contain."""
-    got = ""
+    text = ""
     for word, after in pairwise([*sys.argv, ""]):  # if an option is repeated, its last value counts
         name, equals, value = word.partition("=")
         if name in getattr(parameter, "opts", ()):
-            got = f", got {value if equals else after!r}"
-    return got
+            text = f", got {value if equals else after!r}"
+    return text
 
 
 def fail(message: str, code: int) -> NoReturn:

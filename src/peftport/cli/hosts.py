@@ -63,11 +63,11 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
         for s in loaded.slots.values()
     ]
     headless = lacks_head(loaded)
-    fitting = [one for each in OBJECTIVES.values() for one in each[:1] if loaded.kind in one.kinds]
-    own = TrainedHead.of(loaded.config.to_dict(), loaded.name)
-    headed = own is not None and not lacks_head(loaded, "sequence_classification")
+    fitting = [objective for each in OBJECTIVES.values() for objective in each[:1] if loaded.kind in objective.kinds]
+    head = TrainedHead.of(loaded.config.to_dict(), loaded.name)
+    headed = head is not None and not lacks_head(loaded, "sequence_classification")
     there = {"body": True, "language_model": not headless, "sequence_classification": headed}
-    readouts = [one.name for one in fitting if there[one.view]]
+    readouts = [objective.name for objective in fitting if there[objective.view]]
     mark = loaded.fingerprint
     if json_:
         known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
@@ -82,8 +82,8 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     say(f"  settings that are not the family's defaults: {shaping or 'none'}")
     without = "; its files have no language-model head" if headless else ""
     say(f"  readouts: {', '.join(readouts) or 'none'}{without}")
-    if own is not None and headed:
-        say(f"  its own trained head: {', '.join(own.labels)}")
+    if head is not None and headed:
+        say(f"  its own trained head: {', '.join(head.labels)}")
     rows = tuple(
         (str(s["name"]), str(s["kind"]), f"{s['in_width']} -> {s['out_width']}", str(s["path"])) for s in slots
     )

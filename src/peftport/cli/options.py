@@ -84,9 +84,9 @@ def _parameter(name: str, annotation: str, default: Any, said: Option) -> Parame
     kinds = (bool, int, float)
     plain = next((kind for kind in kinds if annotation.startswith(kind.__name__)), Path if said.path else str)
     kind: Any = list[str] if said.repeated else str if said.read is not None else plain
-    given: Any = kind | None if default is None else kind
+    accepted: Any = kind | None if default is None else kind
     default = Parameter.empty if default is MISSING or default is REQUIRED else default
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[given, info(name, said)])
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[accepted, info(name, said)])
 
 
 def info(name: str, said: Option) -> Any:
@@ -104,16 +104,16 @@ def values_of(request: type[Request], texts: Mapping[str, Any]) -> dict[str, Any
         BadRequest: a text cannot be parsed as the option expects.
 
     """
-    found = {}
+    values = {}
     for name, said in options(request).items():
         value = texts.get(name)
         if value is None or said.only_python:
             continue
         try:
-            found[name] = value if said.read is None else said.read(value)
+            values[name] = value if said.read is None else said.read(value)
         except ValueError as error:
             raise BadRequest(f"{option_name(name, said)}: {error}") from error
-    return found
+    return values
 
 
 def naming_options(call: Callable[..., Any], **values: Any) -> Any:
@@ -142,8 +142,8 @@ def read_task(request: TaskRequest, progress: Progress | None = None) -> Task:
 def _function(name: str) -> Callable[..., Result]:
     from peftport.api import calls
 
-    found: Callable[..., Result] = getattr(calls, name)
-    return found
+    function: Callable[..., Result] = getattr(calls, name)
+    return function
 
 
 def _own_task(task: str, texts: Texts) -> Task | str:

@@ -37,9 +37,9 @@ S = TypeVar("S")
 class WrongValue(BadRequest):
     """A field has a value that is not allowed. Python and the command line each name the field as users write it."""
 
-    def __init__(self, name: str, problem: str, given: object = None) -> None:
-        """Make the error; ``given`` is shown after the name, as in ``--out FILE: expected a folder``."""
-        self.name, self.rest = name, f"{'' if given is None else f' {given}'}: {problem}"
+    def __init__(self, name: str, problem: str, value: object = None) -> None:
+        """Make the error; ``value`` is shown after the name, as in ``--out FILE: expected a folder``."""
+        self.name, self.rest = name, f"{'' if value is None else f' {value}'}: {problem}"
         super().__init__(f"{name}{self.rest}")
 
 
@@ -117,15 +117,15 @@ class Request:
             if value is not None and (problem := said.problem(value)):
                 self.refuse(name, problem)
 
-    def refuse(self, name: str, problem: str, given: object = None) -> NoReturn:
+    def refuse(self, name: str, problem: str, value: object = None) -> NoReturn:
         """Raise `WrongValue` for the field ``name``."""
-        raise WrongValue(name, problem, given)
+        raise WrongValue(name, problem, value)
 
 
 def options(request: type[Request]) -> dict[str, Option]:
     """Return the options of a request by field name, with `progress` last."""
-    found: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(request)}
-    return {name: said for name, said in found.items() if name != "progress"} | {"progress": found["progress"]}
+    known: dict[str, Option] = {each.name: each.metadata["option"] for each in fields(request)}
+    return {name: said for name, said in known.items() if name != "progress"} | {"progress": known["progress"]}
 
 
 def command_line(name: str, request: Request, leave_out: Collection[str] = ()) -> str:
@@ -183,7 +183,7 @@ def keyword(option_text: str) -> str:
 
 def in_python(text: str) -> str:
     """Replace options in a help text by Python keywords; whole command lines remain unchanged."""
-    return re.sub(r"(?<!\S)--[a-z][a-z-]*[a-z]", lambda found: f"`{keyword(found[0])}`", text)
+    return re.sub(r"(?<!\S)--[a-z][a-z-]*[a-z]", lambda match: f"`{keyword(match[0])}`", text)
 
 
 def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R]]:
@@ -254,12 +254,12 @@ def pairs(example: str) -> Callable[[Sequence[str]], dict[str, str]]:
     """Return a parser of ``KEY=VALUE`` texts; errors show the example."""
 
     def read(texts: Sequence[str]) -> dict[str, str]:
-        found = {}
+        values = {}
         for text in texts:
             key, equals, value = text.partition("=")
             if not equals or not key:
                 raise ValueError(f"expected KEY=VALUE, such as {example}, got {text!r}")
-            found[key] = value
-        return found
+            values[key] = value
+        return values
 
     return read

@@ -23,10 +23,10 @@ def weight_distance(origin: Path, receiver: Path) -> float | None:
         return None
     moved, norm = 0.0, 0.0
     for name, file in sorted(ours.items()):
-        with safe_open(file, framework="pt") as one, safe_open(theirs[name], framework="pt") as other:
-            if one.get_slice(name).get_shape() != other.get_slice(name).get_shape():
+        with safe_open(file, framework="pt") as origin_file, safe_open(theirs[name], framework="pt") as receiver_file:
+            if origin_file.get_slice(name).get_shape() != receiver_file.get_slice(name).get_shape():
                 return None
-            old, new = one.get_tensor(name), other.get_tensor(name)
+            old, new = origin_file.get_tensor(name), receiver_file.get_tensor(name)
             if old.is_floating_point():
                 moved += float((new.double() - old.double()).square().sum())
                 norm += float(old.double().square().sum())
@@ -35,8 +35,8 @@ def weight_distance(origin: Path, receiver: Path) -> float | None:
 
 def _places(folder: Path) -> dict[str, Path]:
     """Return the file of every tensor except position indices, which only some versions of transformers save."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
-            found.update(dict.fromkeys(tensors.keys(), file))
-    return {name: file for name, file in found.items() if not name.endswith("position_ids")}
+            files.update(dict.fromkeys(tensors.keys(), file))
+    return {name: file for name, file in files.items() if not name.endswith("position_ids")}

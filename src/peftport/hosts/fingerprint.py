@@ -69,14 +69,14 @@ class Fingerprint(BaseModel):
 
         With ``tokenizer`` False, differences in what turns texts into ids are ignored.
         """
-        found = [WORDS.get(part, part) for part in ALIKE if getattr(self, part) != getattr(other, part)]
+        parts = [WORDS.get(part, part) for part in ALIKE if getattr(self, part) != getattr(other, part)]
         by_files = 1 in (self.version, other.version)
         if not by_files and self.config != other.config:
             keys = unlike(self.settings, other.settings)
-            found += [f"settings ({', '.join(keys)})"] if keys else []
+            parts += [f"settings ({', '.join(keys)})"] if keys else []
         if tokenizer and (self.tokenizer != other.tokenizer if by_files else self.ids != other.ids):
-            found.append("tokenizer")
-        return found
+            parts.append("tokenizer")
+        return parts
 
     def told_from(self, other: Fingerprint) -> str:
         """Describe the difference of two hosts for an error message, such as ``different weights and tokenizer``."""
@@ -143,8 +143,8 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    got = f"only pickled weights ({', '.join(pickled)}), which are never loaded" if pickled else "no weights"
-    raise HostRefused(f"{folder}: expected {SINGLE}, got {got}; save the model as safetensors first")
+    actual = f"only pickled weights ({', '.join(pickled)}), which are never loaded" if pickled else "no weights"
+    raise HostRefused(f"{folder}: expected {SINGLE}, got {actual}; save the model as safetensors first")
 
 
 def _shards(index: Path) -> list[Path]:
@@ -166,7 +166,7 @@ def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
                 "fetch the host again"
             ) from error
     rows.sort()
-    twice = [one[0] for one, other in zip(rows, rows[1:], strict=False) if one[0] == other[0]]
+    twice = [entry[0] for entry, after in zip(rows, rows[1:], strict=False) if entry[0] == after[0]]
     if twice:
         raise HostRefused(
             f"{files[0].parent}: expected each tensor in one file, got {twice[0]} in two; save the host anew"
@@ -181,8 +181,8 @@ def _hashed(file: Path) -> Iterator[tuple[str, list[int], str]]:
         for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
             tensor = tensors.get_tensor(name)
             raw = tensor.contiguous().flatten().view(dtype=torch.uint8).numpy()
-            if not name.endswith(BUFFERS) and (got := _not_finite(tensor)):
-                raise HostRefused(f"{file}: {name}: expected finite numbers, got {got}; fetch the host again")
+            if not name.endswith(BUFFERS) and (fault := _not_finite(tensor)):
+                raise HostRefused(f"{file}: {name}: expected finite numbers, got {fault}; fetch the host again")
             yield name, list(tensor.shape), hashlib.sha256(raw).hexdigest()
 
 

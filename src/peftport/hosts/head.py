@@ -58,5 +58,5 @@ class TrainedHead:
 
 
 def _problem(config: Mapping[str, Any]) -> str | None:
-    found = config.get("problem_type")
-    return None if found is None else str(found)
+    problem = config.get("problem_type")
+    return None if problem is None else str(problem)

@@ -72,9 +72,9 @@ class Host:
         """How many tokens it can read; None where positions are rotated or relative, so that no table ends."""
         if self.layout.rotary:
             return None
-        found: int | None = getattr(self.config, "max_position_embeddings", None)
+        limit: int | None = getattr(self.config, "max_position_embeddings", None)
         first = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)  # RoBERTa counts from behind it
-        return found if found is None or first is None else found - first - 1
+        return limit if limit is None or first is None else limit - first - 1
 
     def slot_module(self, slot: Slot) -> nn.Module:
         """Return the torch module that a slot attaches to."""

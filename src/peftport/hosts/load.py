@@ -117,9 +117,9 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
             f"{source.name}: expected a loadable transformers folder, got: {first_line(error)}; fetch it again"
         ) from error
     if info["mismatched_keys"]:
-        key, got, expected = sorted(info["mismatched_keys"])[0]
+        key, actual, expected = sorted(info["mismatched_keys"])[0]
         raise HostRefused(
-            f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(got)}; "
+            f"{source.name}: {key}: expected shape {tuple(expected)} by config.json, got {tuple(actual)}; "
             "fetch the host again"
         )
     missing = missing_weights(info["missing_keys"], view)

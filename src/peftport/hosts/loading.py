@@ -128,9 +128,9 @@ def _check_installed(library: str, what: str, at_least: tuple[int, int] | None =
     """Refuse a request that needs a library which is not installed, or is older than the version ``at_least``."""
     wanted = f">={'.'.join(map(str, at_least))}" if at_least else ""
     if find_spec(library) is None:
-        got = "it is not installed"
+        fault = "it is not installed"
     elif at_least and tuple(map(int, version(library).split(".")[:2])) < at_least:
-        got = f"got version {version(library)}"
+        fault = f"got version {version(library)}"
     else:
         return
-    raise HostRefused(f"{library}: expected {library}{wanted} for {what}, {got}; pip install '{library}{wanted}'")
+    raise HostRefused(f"{library}: expected {library}{wanted} for {what}, {fault}; pip install '{library}{wanted}'")

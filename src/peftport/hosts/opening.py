@@ -86,8 +86,8 @@ def _check_tensors(host: Host, weights: HostWeights) -> None:
             "fetch the host again"
         )
     for name, expected in shapes.items():
-        got = weights.shape(name)
-        if got not in (None, expected):
+        actual = weights.shape(name)
+        if actual not in (None, expected):
             raise HostRefused(
-                f"{host.name}: {name}: expected shape {expected} by config.json, got {got}; fetch the host again"
+                f"{host.name}: {name}: expected shape {expected} by config.json, got {actual}; fetch the host again"
             )

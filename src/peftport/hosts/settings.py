@@ -56,8 +56,8 @@ def settings_in(folder: Path) -> Settings:
 
 def settings_of(config: Any) -> Settings:
     """Return the settings of a transformers config that change outputs and are not the family's defaults."""
-    found = _plain(config.to_dict())
-    return _unlike(found, _defaults(type(config)))
+    values = _plain(config.to_dict())
+    return _unlike(values, _defaults(type(config)))
 
 
 def raw_settings(config: Mapping[str, Any]) -> str:
@@ -65,16 +65,16 @@ def raw_settings(config: Mapping[str, Any]) -> str:
     return digest(_without_names(_plain(dict(config))))
 
 
-def unlike(one: Settings, other: Settings) -> list[str]:
+def unlike(left: Settings, right: Settings) -> list[str]:
     """List the settings in which two hosts differ, nested ones with dots, each with both values."""
-    found = []
-    for key in sorted(one.keys() | other.keys()):
-        mine, theirs = one.get(key), other.get(key)
+    differing = []
+    for key in sorted(left.keys() | right.keys()):
+        mine, theirs = left.get(key), right.get(key)
         if isinstance(mine, dict) and isinstance(theirs, dict):
-            found += [f"{key}.{inner}" for inner in unlike(mine, theirs)]
+            differing += [f"{key}.{inner}" for inner in unlike(mine, theirs)]
         elif mine != theirs:
-            found.append(f"{key} {_shown(one, key)} and {_shown(other, key)}")
-    return found
+            differing.append(f"{key} {_shown(left, key)} and {_shown(right, key)}")
+    return differing
 
 
 def _shown(settings: Settings, key: str) -> str:

@@ -97,8 +97,8 @@ def layouts() -> dict[str, Layout]:
     """Read every family, by name, from the TOML files in the folder ``families``."""
     folder = resources.files("peftport.hosts") / "families"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    found = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
-    return {family: Layout(family=family, **data) for family, data in found.items()}
+    tables = {f.name.removesuffix(".toml"): tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
+    return {family: Layout(family=family, **data) for family, data in tables.items()}
 
 
 def layout_for(model_type: str, where: str) -> Layout:
@@ -175,5 +175,5 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
 def _key_heads(config: Any, attention: nn.Module) -> tuple[int, int]:
     """Return the number and width of the key heads from the config, including grouped-query attention."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    own = getattr(attention, "key_value_proj_dim", None) or getattr(config, "head_dim", None)
-    return int(heads), int(own or config.hidden_size // config.num_attention_heads)
+    width = getattr(attention, "key_value_proj_dim", None) or getattr(config, "head_dim", None)
+    return int(heads), int(width or config.hidden_size // config.num_attention_heads)

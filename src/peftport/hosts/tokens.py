@@ -32,8 +32,8 @@ NO_IDS = re.compile(
 
 def vocabulary_digest(folder: Path) -> str:
     """Hash the bytes of the vocabulary files, which is all that fingerprints of version 1 record of a tokenizer."""
-    found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return digest([[file.name, _sha256(file)] for file in found])
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return digest([[file.name, _sha256(file)] for file in files])
 
 
 def tokenizer_digest(folder: Path) -> str:
@@ -81,10 +81,10 @@ def _shaping(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     """Read a JSON object from a file; return an empty one where there is no such file."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if not isinstance(found, dict):
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not isinstance(content, dict):
         raise ValueError(f"{file.name}: expected a JSON object")
-    return found
+    return content
 
 
 def _sha256(file: Path) -> str:

@@ -18,22 +18,22 @@ def where_not_finite(host: Host, run: Callable[[], object]) -> str:
 
     ``run`` repeats the forward pass, with whatever is attached to the host at the time.
     """
-    found: list[str] = []
+    places: list[str] = []
     names = {module: name for name, module in host.model.named_modules() if name}
     names |= {module: name for name, module in host.base.named_modules() if name}
     slots = {slot.path: slot.name for slot in host.slots.values() if slot.kind == "linear"}
     handles = []
     for module, name in names.items():
         place = f"{slots[name]} ({name})" if name in slots else name
-        handles.append(module.register_forward_pre_hook(partial(_look_before, found, place)))
-        handles.append(module.register_forward_hook(partial(_look_behind, found, place)))
+        handles.append(module.register_forward_pre_hook(partial(_look_before, places, place)))
+        handles.append(module.register_forward_hook(partial(_look_behind, places, place)))
     try:
         with torch.no_grad():
             run()
     finally:
         for handle in handles:
             handle.remove()
-    return f"first {found[0]}" if found else "first in the scores that are read from its states"
+    return f"first {places[0]}" if places else "first in the scores that are read from its states"
 
 
 def check_states(host: Host, states: dict[str, Tensor], run: Callable[[], object]) -> None:
@@ -50,15 +50,15 @@ def check_states(host: Host, states: dict[str, Tensor], run: Callable[[], object
         )
 
 
-def _look_before(found: list[str], place: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+def _look_before(places: list[str], place: str, module: nn.Module, args: tuple[Any, ...]) -> None:
     if args and _bad(args[0]):
-        found.append(f"before {place}")
+        places.append(f"before {place}")
 
 
-def _look_behind(found: list[str], place: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+def _look_behind(places: list[str], place: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
     first = out[0] if isinstance(out, tuple) and out else out
     if _bad(first):
-        found.append(f"behind {place}")
+        places.append(f"behind {place}")
 
 
 def _bad(value: Any) -> bool:

@@ -75,8 +75,8 @@ class HostWeights:
 
         """
         if not self._files:
-            own = self.host.base.get_parameter(name).detach()
-            return own if own.dtype == torch.float64 else own.float()
+            parameter = self.host.base.get_parameter(name).detach()
+            return parameter if parameter.dtype == torch.float64 else parameter.float()
         key = self._find(name)
         if key is None:
             raise HostRefused(
@@ -84,8 +84,8 @@ class HostWeights:
                 "found none or several; fetch the host again"
             )
         with safe_open(self._files[key], framework="pt") as tensors:
-            found: Tensor = tensors.get_tensor(key)
-        return found.float()
+            tensor: Tensor = tensors.get_tensor(key)
+        return tensor.float()
 
     def _find(self, name: str) -> str | None:
         if name in self._files:

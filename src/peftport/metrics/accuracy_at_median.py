@@ -38,5 +38,5 @@ class AccuracyAtMedian(Metric):
         medians = ordered[(up_to <= middle[:, :, None]).sum(2)].mean(0)
         above = np.searchsorted(ordered, medians, side="right")[:, None]
         given_second = np.arange(len(ordered)) >= above
-        found: Floats = (held * (given_second == second)).sum(1) / n
-        return found
+        accuracy: Floats = (held * (given_second == second)).sum(1) / n
+        return accuracy

@@ -30,6 +30,6 @@ class Auroc(Metric):
 
 def _area(ranking: RankedItems) -> Floats:
     """The share of pairs in which the own item is the stronger, ties half, (B,)."""
-    own, other = ranking.totals
+    positives, negatives = ranking.totals
     below = ranking.other_below("left") + ranking.other_below("right")
-    return divided(np.einsum("pb,pb->b", ranking.own, below), 2 * own * other)
+    return divided(np.einsum("pb,pb->b", ranking.positives, below), 2 * positives * negatives)

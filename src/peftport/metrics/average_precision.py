@@ -30,6 +30,6 @@ class AveragePrecision(Metric):
 
 def _precision(ranking: RankedItems) -> Floats:
     """Precision where each item of the class is the weakest that is taken, averaged over them, (B,)."""
-    own, other = ranking.totals
-    right, wrong = own - ranking.own_below(), other - ranking.other_below("left")
-    return divided(np.einsum("pb,pb->b", ranking.own, divided(right, right + wrong)), own)
+    positives, negatives = ranking.totals
+    right, wrong = positives - ranking.own_below(), negatives - ranking.other_below("left")
+    return divided(np.einsum("pb,pb->b", ranking.positives, divided(right, right + wrong)), positives)

@@ -96,13 +96,13 @@ class Metric(ABC):
         if each is not None:
             means: Floats = counts @ each / counts.sum(1)
             return means
-        found = np.full(len(counts), np.nan)
+        values = np.full(len(counts), np.nan)
         with unchecked():
-            for row, own in enumerate(counts):
-                at = np.repeat(np.arange(len(own)), own.astype(np.int64))
+            for row, draw in enumerate(counts):
+                at = np.repeat(np.arange(len(draw)), draw.astype(np.int64))
                 value = self.aggregate(Drawn(predictions.kind, predictions.values[at], predictions.targets[at]))
-                found[row] = np.nan if value is None else value
-        return found
+                values[row] = np.nan if value is None else value
+        return values
 
     def defined_for(self, predictions: Predicted) -> bool:
         """Whether the tested items have a value; a metric that some predictions leave undefined goes by the targets."""
@@ -125,28 +125,28 @@ def unchecked() -> Iterator[None]:
 
 def predicted_classes(predictions: Predicted) -> npt.NDArray[np.int64]:
     """The class with the highest score, (N,)."""
-    found: npt.NDArray[np.int64] = predictions.values.argmax(1)
-    return found
+    classes: npt.NDArray[np.int64] = predictions.values.argmax(1)
+    return classes
 
 
 def predicted_labels(predictions: Predicted) -> npt.NDArray[np.bool_]:
     """Which labels of a multi-label task are said, (N, L): those with a probability over one half, a logit over 0."""
-    found: npt.NDArray[np.bool_] = predictions.values > 0
-    return found
+    labels: npt.NDArray[np.bool_] = predictions.values > 0
+    return labels
 
 
 def margins(predictions: Predicted) -> npt.NDArray[Any]:
     """Score of the second of two classes over the first, (N,)."""
-    found: npt.NDArray[Any] = predictions.values[:, 1] - predictions.values[:, 0]
-    return found
+    margin: npt.NDArray[Any] = predictions.values[:, 1] - predictions.values[:, 0]
+    return margin
 
 
 def log_probabilities(predictions: Predicted) -> Floats:
     """Log of the softmax of the scores, (N, C): what the training's cross-entropy takes for the probabilities."""
     from scipy.special import log_softmax
 
-    found: Floats = log_softmax(predictions.values.astype(np.float64), axis=1)
-    return found
+    log_probs: Floats = log_softmax(predictions.values.astype(np.float64), axis=1)
+    return log_probs
 
 
 def one_against_rest(predictions: Predicted) -> tuple[npt.NDArray[np.bool_], npt.NDArray[Any]] | None:

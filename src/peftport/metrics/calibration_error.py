@@ -29,8 +29,8 @@ class CalibrationError(Metric):
         right, sure, bins = _binned(predictions)
         apart = np.zeros((len(sure), BINS))
         apart[np.arange(len(sure)), bins] = right - sure
-        found: Floats = np.abs(counts @ apart).sum(1) / counts.sum(1)
-        return found
+        error: Floats = np.abs(counts @ apart).sum(1) / counts.sum(1)
+        return error
 
 
 def _binned(predictions: Predicted) -> tuple[npt.NDArray[np.bool_], Floats, npt.NDArray[np.int64]]:

@@ -114,8 +114,8 @@ def choice_for_classes(targets: npt.NDArray[np.int64]) -> MetricChoice:
 
 def measures_with(test: Predicted, metric: str) -> dict[str, float | None]:
     """The value of every metric of the test's kind, and of the one that it is judged by if it is a user's own."""
-    found = measured_by_all(test)
-    return found if metric in found else {**found, metric: metric_named(metric).aggregate(test)}
+    measures = measured_by_all(test)
+    return measures if metric in measures else {**measures, metric: metric_named(metric).aggregate(test)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +189,11 @@ def check_defined(metric: str, test: Predicted) -> None:
         BadRequest: as said.
 
     """
-    found, present = metric_named(metric), f"{len(test.targets)} test items"
-    if found.defined_for(test):
+    chosen, present = metric_named(metric), f"{len(test.targets)} test items"
+    if chosen.defined_for(test):
         return
-    if found.needs:
-        raise BadRequest(f"--metric {metric}: expected {found.needs}, got {present} without; name another")
+    if chosen.needs:
+        raise BadRequest(f"--metric {metric}: expected {chosen.needs}, got {present} without; name another")
     if test.kind == "classification":
         occurring = len(np.unique(test.targets))
         present = f"{test.values.shape[1]} labels, of which {occurring} occur among {present}"

@@ -22,8 +22,8 @@ class Contains(ReferenceMetric):
         whole, part = normalised(answer), normalised(reference)
         if not part:
             return float(not whole)
-        found = (at for at in _places(whole, part) if _apart(whole, at) and _apart(whole, at + len(part)))
-        return float(next(found, None) is not None)
+        matches = (at for at in _places(whole, part) if _apart(whole, at) and _apart(whole, at + len(part)))
+        return float(next(matches, None) is not None)
 
 
 def _places(text: str, part: str) -> Iterator[int]:

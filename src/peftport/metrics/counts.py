@@ -19,12 +19,12 @@ from peftport.metrics.base import Floats, Predicted, one_against_rest, predicted
 
 def confusions(predictions: Predicted, counts: Floats) -> Floats:
     """How many items of each class were given each class in every draw, counts (B, N) -> (B, C right, C given)."""
-    right, given = np.asarray(predictions.targets, np.int64), predicted_classes(predictions)
+    right, predicted = np.asarray(predictions.targets, np.int64), predicted_classes(predictions)
     classes = max(predictions.values.shape[1], int(right.max()) + 1)
     cells = np.zeros((len(right), classes * classes))
-    cells[np.arange(len(right)), right * classes + given] = 1.0
-    found: Floats = (counts @ cells).reshape(-1, classes, classes)
-    return found
+    cells[np.arange(len(right)), right * classes + predicted] = 1.0
+    matrices: Floats = (counts @ cells).reshape(-1, classes, classes)
+    return matrices
 
 
 class RankedItems:
@@ -35,15 +35,15 @@ class RankedItems:
 
     """
 
-    def __init__(self, strength: npt.NDArray[Any], own: npt.NDArray[np.bool_], counts: Floats) -> None:
+    def __init__(self, strength: npt.NDArray[Any], positive: npt.NDArray[np.bool_], counts: Floats) -> None:
         """Take the strengths and which items are of the class, (N,), and counts, (B, N)."""
         order = np.argsort(strength, kind="stable")
         (mine, self._own_below), (_, self._other_below) = (
             (at, np.cumsum(np.concatenate([np.zeros((1, len(counts))), counts.T[at]]), axis=0))
-            for at in (order[own[order]], order[~own[order]])
+            for at in (order[positive[order]], order[~positive[order]])
         )
-        self.own: Floats = counts.T[mine]
-        self._at, self._others = strength[mine], strength[order[~own[order]]]
+        self.positives: Floats = counts.T[mine]
+        self._at, self._others = strength[mine], strength[order[~positive[order]]]
 
     @property
     def totals(self) -> tuple[Floats, Floats]:
@@ -52,13 +52,13 @@ class RankedItems:
 
     def other_below(self, side: Literal["left", "right"]) -> Floats:
         """Others that are weaker than each item of the class (left), or no stronger (right), (P, B)."""
-        found: Floats = self._other_below[np.searchsorted(self._others, self._at, side=side)]
-        return found
+        weaker: Floats = self._other_below[np.searchsorted(self._others, self._at, side=side)]
+        return weaker
 
     def own_below(self) -> Floats:
         """Items of the class that are weaker than each of them, (P, B)."""
-        found: Floats = self._own_below[np.searchsorted(self._at, self._at, side="left")]
-        return found
+        weaker: Floats = self._own_below[np.searchsorted(self._at, self._at, side="left")]
+        return weaker
 
 
 def mean_over_rankings(measure: Callable[[RankedItems], Floats], predictions: Predicted, counts: Floats) -> Floats:
@@ -70,8 +70,8 @@ def mean_over_rankings(measure: Callable[[RankedItems], Floats], predictions: Pr
     if asked is None:
         return np.full(len(counts), np.nan)
     total, there = np.zeros((2, len(counts)))
-    for own, strength in zip(asked[0].T, asked[1].T, strict=True):
-        ranking = RankedItems(strength, own, counts)
+    for positive, strength in zip(asked[0].T, asked[1].T, strict=True):
+        ranking = RankedItems(strength, positive, counts)
         defined = np.minimum(*ranking.totals) > 0
         total += np.where(defined, measure(ranking), 0.0)
         there += defined
@@ -80,5 +80,5 @@ def mean_over_rankings(measure: Callable[[RankedItems], Floats], predictions: Pr
 
 def divided(above: Floats, below: Floats, otherwise: float = 0.0) -> Floats:
     """A quotient, elementwise; ``otherwise`` where the divisor is 0."""
-    found: Floats = np.where(below != 0, above / np.where(below != 0, below, 1.0), otherwise)
-    return found
+    quotient: Floats = np.where(below != 0, above / np.where(below != 0, below, 1.0), otherwise)
+    return quotient

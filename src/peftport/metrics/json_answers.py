@@ -57,8 +57,8 @@ class JsonFields(_JsonMetric):
     def score(self, answer: str, references: tuple[str, ...]) -> float:
         """The best share over the references that are objects or arrays."""
         values = (read_json(reference) for reference in references)
-        found = dict(_fields(read_json(answer)))
-        shares = [_share(dict(_fields(value)), found) for value in values if _is_nested(value)]
+        answered = dict(_fields(read_json(answer)))
+        shares = [_share(dict(_fields(value)), answered) for value in values if _is_nested(value)]
         return max(shares, default=0.0)
 
 
@@ -86,18 +86,18 @@ def _fields(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Every value that holds no others, with the keys and places that lead to it; an empty object or array is one."""
     open_values: list[tuple[tuple[str | int, ...], Any]] = [((), value)]
     while open_values:
-        path, one = open_values.pop()
-        if isinstance(one, dict) and one:
-            open_values += [((*path, key), inner) for key, inner in one.items()]
-        elif isinstance(one, list) and one:
-            open_values += [((*path, place), inner) for place, inner in enumerate(one)]
+        path, node = open_values.pop()
+        if isinstance(node, dict) and node:
+            open_values += [((*path, key), inner) for key, inner in node.items()]
+        elif isinstance(node, list) and node:
+            open_values += [((*path, place), inner) for place, inner in enumerate(node)]
         else:
-            yield path, normalised(one) if isinstance(one, str) else one
+            yield path, normalised(node) if isinstance(node, str) else node
 
 
-def _share(wanted: dict[tuple[str | int, ...], Any], found: dict[tuple[str | int, ...], Any]) -> float:
-    return sum(_same(value, found.get(path, _NONE)) for path, value in wanted.items()) / len(wanted)
+def _share(wanted: dict[tuple[str | int, ...], Any], answered: dict[tuple[str | int, ...], Any]) -> float:
+    return sum(_same(value, answered.get(path, _NONE)) for path, value in wanted.items()) / len(wanted)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
+def _same(left: Any, right: Any) -> bool:
+    return type(left) is type(right) and bool(left == right)

@@ -15,5 +15,5 @@ class LogLoss(Metric):
     def per_item(self, predictions: Predicted) -> Floats:
         """Each item's own; it is not clipped, so a sure and wrong prediction costs what it says."""
         chosen = np.take_along_axis(log_probabilities(predictions), predictions.targets[:, None].astype(np.int64), 1)
-        found: Floats = -chosen[:, 0]
-        return found
+        losses: Floats = -chosen[:, 0]
+        return losses

@@ -15,5 +15,5 @@ class MeanAbsoluteError(Metric):
 
     def per_item(self, predictions: Predicted) -> Floats:
         """The absolute difference of each item."""
-        found: Floats = np.abs(predictions.values.astype(np.float64) - predictions.targets)
-        return found
+        errors: Floats = np.abs(predictions.values.astype(np.float64) - predictions.targets)
+        return errors

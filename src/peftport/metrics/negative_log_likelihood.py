@@ -17,5 +17,5 @@ class NegativeLogLikelihood(Metric):
 
     def per_item(self, predictions: Predicted) -> Floats:
         """Nats of each item's answer, (N,)."""
-        found: Floats = -predictions.values["log_likelihood"]
-        return found
+        nats: Floats = -predictions.values["log_likelihood"]
+        return nats

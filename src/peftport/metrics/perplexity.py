@@ -30,5 +30,5 @@ class Perplexity(Metric):
     def on_counts(self, predictions: Predicted, counts: Floats) -> Floats:
         """From the log-likelihoods and tokens of the items, (B,)."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            found = np.exp(-(counts @ predictions.values["log_likelihood"]) / (counts @ predictions.values["tokens"]))
-        return np.where(np.isfinite(found), found, np.nan)
+            value = np.exp(-(counts @ predictions.values["log_likelihood"]) / (counts @ predictions.values["tokens"]))
+        return np.where(np.isfinite(value), value, np.nan)

@@ -21,17 +21,17 @@ TRIES = 100
 
 def resampled(metric: Metric, tests: Sequence[Predicted], *, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
     """The metric of every test on every draw, (R, B), NaN where undefined. All tests are of the same N items."""
-    found = np.full((len(tests), draws), np.nan)
+    values = np.full((len(tests), draws), np.nan)
     if not tests:
-        return found
+        return values
     n = len(tests[0].targets)
     counts = np.stack([np.bincount(_pick(tests[0].targets, rng), minlength=n) for _ in range(draws)]).astype(np.float64)
     known: dict[int, Floats] = {}  # runs may share a test
     for row, test in enumerate(tests):
         if id(test) not in known:
             known[id(test)] = metric.on_counts(test, counts)
-        found[row] = known[id(test)]
-    return found
+        values[row] = known[id(test)]
+    return values
 
 
 def swapped(metric: Metric, pairs: Sequence[tuple[Predicted, Predicted]], kept: npt.NDArray[np.bool_]) -> Floats:
@@ -48,11 +48,11 @@ def swapped(metric: Metric, pairs: Sequence[tuple[Predicted, Predicted]], kept: 
     """
     first = np.concatenate([kept, ~kept], axis=1).astype(np.float64)
     second = 1.0 - first
-    found = np.empty((len(kept), len(pairs)))
-    for at, (one, other) in enumerate(pairs):
-        both = Drawn(one.kind, np.concatenate([one.values, other.values]), np.concatenate([one.targets, other.targets]))
-        found[:, at] = metric.on_counts(both, first) - metric.on_counts(both, second)
-    return found
+    differences = np.empty((len(kept), len(pairs)))
+    for at, (a, b) in enumerate(pairs):
+        both = Drawn(a.kind, np.concatenate([a.values, b.values]), np.concatenate([a.targets, b.targets]))
+        differences[:, at] = metric.on_counts(both, first) - metric.on_counts(both, second)
+    return differences
 
 
 def _pick(targets: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -24,5 +24,5 @@ class Rmse(Metric):
         """The roots of the weighted means of the squared errors, (B,)."""
         squares = (predictions.values - predictions.targets) ** 2
         with np.errstate(invalid="ignore"):  # of no items there is none
-            found: Floats = np.sqrt(counts @ squares / counts.sum(1))
-        return found
+            rmse: Floats = np.sqrt(counts @ squares / counts.sum(1))
+        return rmse

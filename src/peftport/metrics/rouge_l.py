@@ -38,14 +38,14 @@ class RougeL(ReferenceMetric):
         return f1_of(longest_common_subsequence(ours, theirs), ours, theirs)
 
 
-def longest_common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
+def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """Its length. A row of the usual table is the bits of one integer (Hyyrö 2004, Bit-parallel LCS)."""
     places = defaultdict[str, int](int)
-    for at, word in enumerate(one):
+    for at, word in enumerate(first):
         places[word] |= 1 << at
-    full = (1 << len(one)) - 1
+    full = (1 << len(first)) - 1
     row = full  # a bit is 0 where the table's row rises
-    for word in other:
+    for word in second:
         matched = row & places.get(word, 0)
         row = ((row + matched) | (row - matched)) & full
-    return len(one) - row.bit_count()
+    return len(first) - row.bit_count()

@@ -52,10 +52,10 @@ class Scorer(TextMetric):
             ("title", name.rpartition(":")[2], str, "a text"),
             ("higher_is_better", True, bool, "True or False"),
         ):
-            given = getattr(scoring, attribute, default)
-            if not isinstance(given, kind) or given == "":
-                raise BadRequest(f"--metric {name}: expected {words} as its {attribute}, got {given!r}; correct it")
-            setattr(self, attribute, given)
+            value = getattr(scoring, attribute, default)
+            if not isinstance(value, kind) or value == "":
+                raise BadRequest(f"--metric {name}: expected {words} as its {attribute}, got {value!r}; correct it")
+            setattr(self, attribute, value)
         self.name = name
 
     def score(self, answer: str, references: tuple[str, ...]) -> float:
@@ -120,14 +120,14 @@ def read_scorer(name: str) -> Scorer:
 
 
 def _function(name: str, module: types.ModuleType, function: str) -> Scoring:
-    found = getattr(module, function, None)
-    if not callable(found):
-        own = (key for key, value in vars(module).items() if isinstance(value, types.FunctionType))
-        known = ", ".join(key for key in own if not key.startswith("_")) or "none"
+    scoring = getattr(module, function, None)
+    if not callable(scoring):
+        names = (key for key, value in vars(module).items() if isinstance(value, types.FunctionType))
+        known = ", ".join(key for key in names if not key.startswith("_")) or "none"
         raise BadRequest(
             f"--metric {name}: expected a function {function} in {module.__file__}, which has {known}; correct the name"
         )
-    return found  # type: ignore[no-any-return]
+    return scoring  # type: ignore[no-any-return]
 
 
 def _told(error: BaseException) -> str:

@@ -22,8 +22,8 @@ class MicroF1(Metric):
         """From how many labels of each item are right, and said or true, (B,)."""
         said, true = predicted_labels(predictions), predictions.targets.astype(np.bool_)
         right, size = counts @ (said & true).sum(1), counts @ (said.sum(1) + true.sum(1))
-        found: Floats = np.where(size > 0, 2 * right / np.maximum(size, 1), np.nan)
-        return found
+        scores: Floats = np.where(size > 0, 2 * right / np.maximum(size, 1), np.nan)
+        return scores
 
     def defined_for(self, predictions: Predicted) -> bool:
         """Where any item has a label, whatever was predicted."""
@@ -39,5 +39,5 @@ class SamplesF1(Metric):
         """Each item's own; 1 where no label is true and none is said."""
         said, true = predicted_labels(predictions), predictions.targets.astype(np.bool_)
         size = said.sum(1) + true.sum(1)
-        found: Floats = np.where(size == 0, 1.0, 2 * (said & true).sum(1) / np.maximum(size, 1))
-        return found
+        scores: Floats = np.where(size == 0, 1.0, 2 * (said & true).sum(1) / np.maximum(size, 1))
+        return scores

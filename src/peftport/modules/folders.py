@@ -88,10 +88,10 @@ def read_module(folder: Path, origin: Host | None = None) -> Module:
         ModuleRefused: the folder is broken or unsafe, or is another library's checkpoint and no host is given.
 
     """
-    found = format_of(folder)
-    if found == "native":
+    file_format = format_of(folder)
+    if file_format == "native":
         return native.read_native(folder)
-    foreign = FOREIGN[found]
+    foreign = FOREIGN[file_format]
     if origin is None:
         raise ModuleRefused(
             f"{folder}: {'an' if foreign.title == 'adapters' else 'a'} {foreign.title} checkpoint needs the host it "

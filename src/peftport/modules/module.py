@@ -90,7 +90,7 @@ class Module:
     @property
     def parameters(self) -> int:
         """The total number of parameters in the module."""
-        return sum(tensor.numel() for own in self.matrices.values() for tensor in own.values())
+        return sum(tensor.numel() for matrices in self.matrices.values() for tensor in matrices.values())
 
     @property
     def head(self) -> dict[str, Tensor] | None:
@@ -114,24 +114,24 @@ def stack(modules: list[Parameters], dtype: torch.dtype | None = None) -> Parame
     """Stack the matrices of K modules with equal slots and shapes: every tensor becomes (K, ...)."""
     first = modules[0]
     return {
-        slot: {name: torch.stack([m[slot][name].to(dtype) for m in modules]) for name in own}
-        for slot, own in first.items()
+        slot: {name: torch.stack([m[slot][name].to(dtype) for m in modules]) for name in named}
+        for slot, named in first.items()
     }
 
 
 def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
     """Cast matrices to the dtype and device of the host; those of a readout keep their dtype."""
     return {
-        slot: {name: t.to(host.device, t.dtype if slot == HEAD else host.dtype) for name, t in own.items()}
-        for slot, own in matrices.items()
+        slot: {name: t.to(host.device, t.dtype if slot == HEAD else host.dtype) for name, t in named.items()}
+        for slot, named in matrices.items()
     }
 
 
 def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
     """Take the matrices of one entry out of a stack, as detached copies in float32."""
     return {
-        slot: {name: tensor[entry].detach().to("cpu", torch.float32).clone() for name, tensor in own.items()}
-        for slot, own in matrices.items()
+        slot: {name: tensor[entry].detach().to("cpu", torch.float32).clone() for name, tensor in named.items()}
+        for slot, named in matrices.items()
     }
 
 
@@ -142,8 +142,8 @@ def check_finite(matrices: Parameters, where: str) -> None:
         TrainingFailed: a matrix is not finite.
 
     """
-    for slot, own in matrices.items():
-        for name, tensor in own.items():
+    for slot, named in matrices.items():
+        for name, tensor in named.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise TrainingFailed(f"{where}: {slot}.{name} is no longer finite; lower the learning rate")
 
@@ -181,17 +181,17 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
 
 
 def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method: str) -> None:
-    own, kind = module.matrices.get(slot, {}), module.spec.kind
-    if own.keys() != shapes.keys():
+    matrices, kind = module.matrices.get(slot, {}), module.spec.kind
+    if matrices.keys() != shapes.keys():
         raise SlotMismatch(
             f"{slot}: expected the matrices {', '.join(shapes) or '(none)'} of {kind}, the module from "
-            f"{module.host.name} for {host.name} has {', '.join(own) or '(none)'} there; train or save it again"
+            f"{module.host.name} for {host.name} has {', '.join(matrices) or '(none)'} there; train or save it again"
         )
     for matrix, shape in shapes.items():
-        got = tuple(own[matrix].shape)
-        if got != tuple(shape):
+        actual = tuple(matrices[matrix].shape)
+        if actual != tuple(shape):
             raise SlotMismatch(
-                f"{slot}: this {kind}'s {matrix} is {got} (host {module.host.name}, width {module.host.width}), "
+                f"{slot}: this {kind}'s {matrix} is {actual} (host {module.host.name}, width {module.host.width}), "
                 f"{host.name} (width {host.width}) takes {tuple(shape)} there; `{method}` needs equal widths; "
                 "peftport methods lists those that do not"
             )

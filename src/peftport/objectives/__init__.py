@@ -46,10 +46,10 @@ def objective_named(name: str, kind: HostKind, task_kind: str = "classification"
     if name not in OBJECTIVES:
         raise UnknownName.of("readout", name, OBJECTIVES)
     known = OBJECTIVES[name]
-    found = next((each for each in known if task_kind in each.serves), known[0])
-    if kind not in found.kinds:
-        raise BadRequest(f"readout {name}: expected a host of kind {' or '.join(found.kinds)}, got {kind}")
-    return found
+    objective = next((each for each in known if task_kind in each.serves), known[0])
+    if kind not in objective.kinds:
+        raise BadRequest(f"readout {name}: expected a host of kind {' or '.join(objective.kinds)}, got {kind}")
+    return objective
 
 
 def objective_for(name: str | None, kind: HostKind, task: TaskSpec, head: TrainedHead | None = None) -> type[Objective]:
@@ -70,14 +70,14 @@ def objective_for(name: str | None, kind: HostKind, task: TaskSpec, head: Traine
         )
     if name is None and head is not None and HEAD_NAME in admitted and usual(head, task):
         name = HEAD_NAME
-    found = objective_named(name or admitted[0], kind, task.kind)
-    if found.name not in admitted or task.kind not in found.serves:
+    objective = objective_named(name or admitted[0], kind, task.kind)
+    if objective.name not in admitted or task.kind not in objective.serves:
         asked = f"{task.kind} of {'pairs of texts' if len(task.fields) > 1 else 'texts'} ({', '.join(task.fields)})"
         raise BadRequest(
-            f"readout {found.name}: {task.name} is {asked}, expected {' or '.join(admitted)} on a host of kind {kind}; "
-            "name one of them with --readout"
+            f"readout {objective.name}: {task.name} is {asked}, expected {' or '.join(admitted)} on a host of kind "
+            f"{kind}; name one of them with --readout"
         )
-    return found
+    return objective
 
 
 def bind_objective(name: str | None, host: Host, task: TaskSpec, max_tokens: int = 128) -> Objective:

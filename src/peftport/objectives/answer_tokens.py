@@ -161,8 +161,8 @@ class AnswerTokens(Objective):
 
     def finite(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether the likelihoods are finite, (N,)."""
-        found: npt.NDArray[np.bool_] = np.isfinite(values["log_likelihood"])
-        return found
+        finite: npt.NDArray[np.bool_] = np.isfinite(values["log_likelihood"])
+        return finite
 
     def _log_likelihood(self, rows: Sequence[Row], shift: int) -> Tensor:
         """Log-probability of the tokens of each answer, (N,)."""
@@ -205,13 +205,13 @@ class AnswerTokens(Objective):
         return Chat((*turns[:-1], last))
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        found = self.host.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans: list[tuple[int, int]] = found["offset_mapping"]
+        encoded = self.host.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans: list[tuple[int, int]] = encoded["offset_mapping"]
         return spans
 
 
 def _target(row: Row) -> Row:
-    found: Row | None = getattr(row, "target", None)
-    if found is None:
+    target: Row | None = getattr(row, "target", None)
+    if target is None:
         raise TaskRefused("expected rows with answers, got prompts alone; encode a split of the task")
-    return found
+    return target

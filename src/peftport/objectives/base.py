@@ -113,8 +113,8 @@ class Objective(ABC):
 
     def unprompted(self) -> str:
         """Why a prompt that the user gave does not act here, in one line; empty where it acts, or none was given."""
-        name, own = self.prompt_name, self.task.own_prompts
-        if not own or name in own:
+        name, prompts = self.prompt_name, self.task.own_prompts
+        if not prompts or name in prompts:
             return ""
         if name is None:
             why = f"with readout {self.name}, {self.host.name} reads the texts alone"
@@ -141,8 +141,8 @@ class Objective(ABC):
 
     def finite(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which predicted values (N, ...) are finite numbers, (N,)."""
-        found: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(1)
-        return found
+        finite: npt.NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(1)
+        return finite
 
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the objective's own trainable matrices; most have none."""
@@ -184,10 +184,10 @@ class Objective(ABC):
         if isinstance(worded[0], str):
             return [tuple(ids) for ids in self.host.tokenizer(worded, verbose=False)["input_ids"]]
         first, second = (list(texts) for texts in zip(*worded, strict=True))
-        found = self.host.tokenizer(first, second, verbose=False)
-        if "token_type_ids" not in found or getattr(self.host.config, "type_vocab_size", 0) < 2:
-            return [tuple(ids) for ids in found["input_ids"]]
-        return [PairRow(*own) for own in zip(found["input_ids"], found["token_type_ids"], strict=True)]
+        encoded = self.host.tokenizer(first, second, verbose=False)
+        if "token_type_ids" not in encoded or getattr(self.host.config, "type_vocab_size", 0) < 2:
+            return [tuple(ids) for ids in encoded["input_ids"]]
+        return [PairRow(*row) for row in zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)]
 
     def cut_of(self, examples: Sequence[Example]) -> CutTexts:
         """How much is cut of these examples, whatever was counted before."""
@@ -221,12 +221,12 @@ class Objective(ABC):
         ]
         cut: list[list[str]] = [[] for _ in fields]
         for row in range(len(examples)):
-            own = [span[row] for span in spans]
-            lengths = [len(span) for span in own]
+            of_row = [span[row] for span in spans]
+            lengths = [len(span) for span in of_row]
             limits = longest_first(lengths, self.max_tokens)
             self.cuts.add(examples[row], sum(lengths), sum(limits))
             for field, limit in enumerate(limits):
-                text, span = fields[field][row], own[field]
+                text, span = fields[field][row], of_row[field]
                 cut[field].append(text[: span[limit - 1][1]] if len(span) > limit else text)
         return list(cut[0]) if len(cut) == 1 else list(zip(*cut, strict=True))
 

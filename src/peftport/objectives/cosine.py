@@ -52,7 +52,7 @@ class Cosine(Objective):
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         """Both texts of each pair as a row of its own, each cut to the limit."""
         firsts, seconds = (super(Cosine, self).encode([pair[place] for pair in examples]) for place in (0, 1))
-        return [TwoTexts(one, other) for one, other in zip(firsts, seconds, strict=True)]
+        return [TwoTexts(first, second) for first, second in zip(firsts, seconds, strict=True)]
 
     def cosines(self, rows: Sequence[Row], shift: int) -> Tensor:
         """The cosine of the two texts of each row, (N,). Rows of one entry stay together, its pairs side by side."""
@@ -62,14 +62,14 @@ class Cosine(Objective):
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Squared error of the cosine against the target scaled to [0, 1], (N,)."""
-        found, scale = self.cosines(rows, shift), self._scale
+        cosines, scale = self.cosines(rows, shift), self._scale
         wanted = (targets.double() - scale.lowest) / (scale.highest - scale.lowest)
-        return (found - wanted.to(found)) ** 2
+        return (cosines - wanted.to(cosines)) ** 2
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """Numbers in the target's unit, (N,)."""
-        found, scale = self.cosines(rows, shift).double().cpu(), self._scale
-        values: npt.NDArray[Any] = (scale.lowest + (scale.highest - scale.lowest) * found).numpy()
+        cosines, scale = self.cosines(rows, shift).double().cpu(), self._scale
+        values: npt.NDArray[Any] = (scale.lowest + (scale.highest - scale.lowest) * cosines).numpy()
         return values
 
     @property

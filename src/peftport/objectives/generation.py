@@ -92,8 +92,8 @@ def _from_encoder(host: Host, prompts: Sequence[Row], shift: int) -> tuple[Tenso
         return _last(out)
 
     start = torch.full((len(prompts), 1), int(host.config.decoder_start_token_id), device=host.device)
-    first, own = following(start), getattr(host.model, "generation_config", None)
-    forced = getattr(own, "forced_bos_token_id", None)
+    first, settings = following(start), getattr(host.model, "generation_config", None)
+    forced = getattr(settings, "forced_bos_token_id", None)
     if forced is not None:  # BART says its start token first, whatever is asked
         first = torch.full_like(first, -torch.inf).index_fill(-1, torch.tensor([forced], device=first.device), 0.0)
     return first, following

@@ -56,11 +56,11 @@ def matched(head: TrainedHead, task: TaskSpec) -> Match | None:
         return Match((0,), True) if len(head.labels) == 1 else None
     if task.kind not in PROBLEMS or len(head.labels) != len(task.labels) or len(task.labels) < 2:
         return None
-    own, wanted = [_plain(label) for label in head.labels], [_plain(label) for label in task.labels]
-    if len(set(own)) == len(own) and set(own) == set(wanted):
-        return Match(tuple(own.index(label) for label in wanted), True)
+    trained, wanted = [_plain(label) for label in head.labels], [_plain(label) for label in task.labels]
+    if len(set(trained)) == len(trained) and set(trained) == set(wanted):
+        return Match(tuple(trained.index(label) for label in wanted), True)
     if head.unnamed or all(UNNAMED.fullmatch(label) for label in task.labels):
-        return Match(tuple(range(len(own))), False)
+        return Match(tuple(range(len(trained))), False)
     return None
 
 
@@ -69,19 +69,19 @@ def usual(head: TrainedHead, task: TaskSpec) -> bool:
 
     A head that may be of single labels is none for sets of them, unless its folder says so.
     """
-    found = matched(head, task)
-    return found is not None and found.named and not (task.kind == "multi_label" and head.problem is None)
+    match = matched(head, task)
+    return match is not None and match.named and not (task.kind == "multi_label" and head.problem is None)
 
 
 def unused(head: TrainedHead, task: TaskSpec) -> str:
     """Why a head that a host has is not used with another readout, in one line."""
-    found = matched(head, task)
-    if found is None:
+    match = matched(head, task)
+    if match is None:
         why = "it was not trained for what this task asks"
-    elif found.named:
+    elif match.named:
         why = "--readout head uses it"
     else:
-        why = f"--readout head takes {_paired(head, task, found)}"
+        why = f"--readout head takes {_paired(head, task, match)}"
     return f"its own trained head, for {_shown(head.labels)}, is not used: {why}"
 
 
@@ -102,16 +102,16 @@ class HostHead(Objective):
         """
         super().__init__(host, task, max_tokens)
         head = TrainedHead.of({**host.config.to_dict(), "architectures": [type(host.model).__name__]}, host.name)
-        found = matched(head, task) if head is not None else None
-        if head is None or found is None:
-            got = "no head" if head is None else f"one for {_shown(head.labels)} ({head.problem or 'kind not told'})"
+        match = matched(head, task) if head is not None else None
+        if head is None or match is None:
+            actual = "no head" if head is None else f"one for {_shown(head.labels)} ({head.problem or 'kind not told'})"
             asked = f"the labels {_shown(task.labels)}" if task.labels else "a number"
             raise BadRequest(
-                f"readout head: {host.name}: expected a head for {task.kind} of {asked}, got {got}; "
+                f"readout head: {host.name}: expected a head for {task.kind} of {asked}, got {actual}; "
                 + ("give the task these labels, or " if task.labels and head is not None else "")
                 + "use --readout linear"
             )
-        self.trained, self.match = head, found
+        self.trained, self.match = head, match
 
     @property
     def prompt_name(self) -> str | None:
@@ -139,8 +139,8 @@ class HostHead(Objective):
 
     def outputs(self, rows: Sequence[Row], shift: int) -> Tensor:
         """The head's logits in the order of the task's labels, (N, C)."""
-        found = _LOGITS[self.host.kind](self.host, rows, shift).to(self.host.device, self.host.wide_dtype)
-        return found[:, list(self.match.outputs)]
+        logits = _LOGITS[self.host.kind](self.host, rows, shift).to(self.host.device, self.host.wide_dtype)
+        return logits[:, list(self.match.outputs)]
 
 
 class HeadClasses(HostHead, LabelScorer):
@@ -160,13 +160,13 @@ class HeadNumber(HostHead):
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Squared error over the variance of the training targets, (N,). targets: in their own unit, (N,)."""
         assert self.task.scale is not None, "a task that was split has a scale"
-        found = self.outputs(rows, shift)[:, 0]
-        return ((found - targets.to(found)) / self.task.scale.deviation) ** 2
+        predicted = self.outputs(rows, shift)[:, 0]
+        return ((predicted - targets.to(predicted)) / self.task.scale.deviation) ** 2
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """Numbers in the unit that the head was trained for, (N,)."""
-        found: npt.NDArray[Any] = self.outputs(rows, shift)[:, 0].double().cpu().numpy()
-        return found
+        predicted: npt.NDArray[Any] = self.outputs(rows, shift)[:, 0].double().cpu().numpy()
+        return predicted
 
 
 class HeadLabels(HostHead):
@@ -177,14 +177,14 @@ class HeadLabels(HostHead):
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Mean binary cross-entropy of a row's labels, (N,). targets (N, L): which are right, or how probably."""
-        found = self.outputs(rows, shift)
-        each = torch.nn.functional.binary_cross_entropy_with_logits(found, targets.to(found), reduction="none")
+        logits = self.outputs(rows, shift)
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
         return each.mean(1)
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """The logits of every label, (N, L)."""
-        found: npt.NDArray[Any] = self.outputs(rows, shift).float().cpu().numpy()
-        return found
+        logits: npt.NDArray[Any] = self.outputs(rows, shift).float().cpu().numpy()
+        return logits
 
     def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The probability of each label, (N, L)."""

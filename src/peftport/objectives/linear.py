@@ -54,8 +54,8 @@ class LinearHead(Objective):
         if head is None:
             return states.new_zeros(len(rows), self.width)
         entries = head["weight"].shape[0]
-        own = torch.baddbmm(head["bias"].unsqueeze(1), states.view(entries, -1, states.shape[-1]), head["weight"].mT)
-        return own.flatten(0, 1)
+        logits = torch.baddbmm(head["bias"].unsqueeze(1), states.view(entries, -1, states.shape[-1]), head["weight"].mT)
+        return logits.flatten(0, 1)
 
 
 class Linear(LinearHead, LabelScorer):

@@ -33,14 +33,14 @@ class LinearLabels(LinearHead):
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Mean binary cross-entropy of a row's labels, (N,). targets (N, L): which are right, or how probably."""
-        found = self.outputs(rows, head, shift)
-        each = torch.nn.functional.binary_cross_entropy_with_logits(found, targets.to(found), reduction="none")
+        logits = self.outputs(rows, head, shift)
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
         return each.mean(1)
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """The logits of every label, (N, L)."""
-        found: npt.NDArray[Any] = self.outputs(rows, head, shift).float().cpu().numpy()
-        return found
+        logits: npt.NDArray[Any] = self.outputs(rows, head, shift).float().cpu().numpy()
+        return logits
 
     def alone(self) -> str:
         """It has no head."""

@@ -39,14 +39,14 @@ class LinearRegression(LinearHead):
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
         """Squared error of the standardised numbers, (N,). targets: in their own unit, (N,)."""
-        found = self.outputs(rows, head, shift)[:, 0]
+        predicted = self.outputs(rows, head, shift)[:, 0]
         wanted = (targets.double() - self.scale.mean) / self.scale.deviation
-        return (found - wanted.to(found)) ** 2
+        return (predicted - wanted.to(predicted)) ** 2
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """Numbers in the target's unit, (N,)."""
-        found = self.outputs(rows, head, shift)[:, 0].double().cpu()
-        values: npt.NDArray[Any] = (self.scale.mean + self.scale.deviation * found).numpy()
+        predicted = self.outputs(rows, head, shift)[:, 0].double().cpu()
+        values: npt.NDArray[Any] = (self.scale.mean + self.scale.deviation * predicted).numpy()
         return values
 
     def alone(self) -> str:

@@ -100,18 +100,18 @@ class Template:
         after = self.whole(PROBE, PROBE).rpartition(PROBE)[2] if self.chat is not None else ""
         special = {token for token, added in self.host.tokenizer.added_tokens_decoder.items() if added.special}
         special |= set(self.host.tokenizer.all_special_ids)
-        return frozenset([*self._own_ends, *[one for one in self._tokens(after, around=False) if one in special][:1]])
+        return frozenset([*self._own_ends, *[end for end in self._tokens(after, around=False) if end in special][:1]])
 
     @property
     def _own_ends(self) -> list[int]:
         """The tokens that end what the host says, the tokenizer's own first."""
-        own = getattr(self.host.model, "generation_config", None)
+        config = getattr(self.host.model, "generation_config", None)
         known = [
             self.host.tokenizer.eos_token_id,
-            getattr(own, "eos_token_id", None),
+            getattr(config, "eos_token_id", None),
             getattr(self.host.config, "eos_token_id", None),
         ]
-        return [int(one) for each in known for one in (each if isinstance(each, list) else [each]) if one is not None]
+        return [int(end) for each in known for end in (each if isinstance(each, list) else [each]) if end is not None]
 
     @property
     def _encoder_decoder(self) -> bool:
@@ -152,8 +152,8 @@ class Template:
         return rendered
 
     def _tokens(self, text: str, *, around: bool) -> tuple[int, ...]:
-        found: dict[str, Any] = self.host.tokenizer(text, add_special_tokens=around, verbose=False)
-        return tuple(found["input_ids"])
+        encoded: dict[str, Any] = self.host.tokenizer(text, add_special_tokens=around, verbose=False)
+        return tuple(encoded["input_ids"])
 
     def _after(self, start: tuple[int, ...], rest: str, whole: tuple[int, ...]) -> tuple[int, ...]:
         """The tokens of a text as they follow those of a prompt that would merge with it.
@@ -170,8 +170,8 @@ class Template:
         return next((ids for ids in candidates if self._text((*start, *ids)) == said), alone)
 
     def _text(self, ids: tuple[int, ...]) -> str:
-        found: str = self.host.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return found
+        text: str = self.host.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def _ended(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """An answer's tokens with the one that ends it, where they have none."""

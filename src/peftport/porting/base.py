@@ -140,7 +140,7 @@ class Porter(ABC):
     def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         try:
             ported = self.carry(module, receiver, rng, inputs)
-            bad = [f"{s}.{n}" for s, own in ported.matrices.items() for n, t in own.items() if not t.isfinite().all()]
+            bad = [f"{s}.{n}" for s, of_s in ported.matrices.items() for n, t in of_s.items() if not t.isfinite().all()]
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise NotFinite(
                 f"{self.name}: {receiver.name}: expected matrices that can be decomposed, got: "
@@ -185,7 +185,7 @@ class Porter(ABC):
             )
         for name, pair in pair_slots(module, receiver.slots, receiver.kind).items():
             if pair is not None and not same_shapes(module, pair):
-                shapes = ", ".join(f"{key} {tuple(own.shape)}" for key, own in module.matrices[pair.origin].items())
+                shapes = ", ".join(f"{key} {tuple(m.shape)}" for key, m in module.matrices[pair.origin].items())
                 raise SlotMismatch(
                     f"{name}: the {module.spec.kind} from {module.host.name} has {shapes} at {pair.origin}, "
                     f"{receiver.name} is {pair.receiver.in_width} -> {pair.receiver.out_width} wide there; {others}"
@@ -199,7 +199,7 @@ class Porter(ABC):
         needs = self.needs_for(module, receiver)
         wanted = inputs.as_technique
         if wanted and technique_named(module.spec.kind).expands_to != wanted:
-            able = " or ".join(f"a {own.title}" for own in TECHNIQUES.values() if own.expands_to == wanted)
+            able = " or ".join(f"a {known.title}" for known in TECHNIQUES.values() if known.expands_to == wanted)
             raise BadRequest(
                 f"--as {wanted}: expected {able or 'a technique that expands to one'}, got {module.spec.kind}; "
                 "leave --as out"
@@ -222,9 +222,9 @@ def _apart(matrices: Parameters) -> Parameters:
     """Copy matrices that share memory, since several layers may have taken the same matrix of the origin."""
     seen: set[int] = set()
     made: Parameters = {}
-    for slot, own in matrices.items():
-        made[slot] = {name: t.clone() if t.data_ptr() in seen else t for name, t in own.items()}
-        seen |= {t.data_ptr() for t in own.values()}
+    for slot, named in matrices.items():
+        made[slot] = {name: t.clone() if t.data_ptr() in seen else t for name, t in named.items()}
+        seen |= {t.data_ptr() for t in named.values()}
     return made
 
 

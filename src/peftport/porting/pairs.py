@@ -71,8 +71,8 @@ def pair_slots(
 def same_shapes(module: Module, pair: Pair) -> bool:
     """Whether the origin slot's matrices have the shapes that the receiver's slot takes."""
     wanted = technique_named(module.spec.kind).shapes(module.spec, pair.receiver)
-    own = module.matrices[pair.origin]
-    return {name: tuple(m.shape) for name, m in own.items()} == {name: tuple(shape) for name, shape in wanted.items()}
+    ours = module.matrices[pair.origin]
+    return {name: tuple(m.shape) for name, m in ours.items()} == {name: tuple(shape) for name, shape in wanted.items()}
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
@@ -95,5 +95,5 @@ def unused(module: Module, pairs: Mapping[str, Pair | None]) -> dict[str, str]:
     """Notes on the module's slots from which no slot of the receiver takes matrices."""
     taken = {pair.origin for pair in pairs.values() if pair}
     layers = depths(module.matrices)
-    own = [name for name in module.matrices if name.rpartition(".")[0].rpartition(".")[0] in layers]
-    return {f"origin {name}": "left out: no slot of the receiver takes it" for name in own if name not in taken}
+    names = [name for name in module.matrices if name.rpartition(".")[0].rpartition(".")[0] in layers]
+    return {f"origin {name}": "left out: no slot of the receiver takes it" for name in names if name not in taken}

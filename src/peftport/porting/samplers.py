@@ -42,8 +42,8 @@ class Sampler(Porter):
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Sample every matrix, including shared ones and the head of a linear readout."""
         matrices = {
-            slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(own.items())}
-            for slot, own in sorted(module.matrices.items())
+            slot: {name: _tensor(self.draw(_array(m), rng), m) for name, m in sorted(named.items())}
+            for slot, named in sorted(module.matrices.items())
         }
         return PortedMatrices(matrices, dict.fromkeys(matrices, f"sampled ({self.name})"))
 
@@ -111,7 +111,7 @@ class NormMatched(Gaussian):
 
 def _update_norm(module: Module, matrices: Parameters, slot: str, receiver: Host) -> float:
     technique = technique_named(module.spec.kind)
-    stacked = stack([{name: own for name, own in matrices.items() if name != HEAD}], torch.float64)
+    stacked = stack([{name: named for name, named in matrices.items() if name != HEAD}], torch.float64)
     update = technique.effective(module.spec, receiver.slots[slot], stacked[slot], stacked.get(SHARED, {}))
     return float(update.norm())
 

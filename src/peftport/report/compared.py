@@ -48,8 +48,8 @@ def comparison_findings(
 
 def comparison_page(analysis: ComparisonAnalysis, command: str) -> str:
     """One comparison as a page."""
-    found = analysis.first
-    about = f"A {found.technique} module from {found.origin}, ported to {found.receiver}, on {found.task}."
+    first = analysis.first
+    about = f"A {first.technique} module from {first.origin}, ported to {first.receiver}, on {first.task}."
     return render(comparison_findings(analysis, study="peftport compare", about=about, command=command))
 
 

@@ -100,9 +100,9 @@ def _settled(value: Any, params: dict[str, Any], key: str = "") -> Any:
     if isinstance(value, dict):
         if set(value) == {"expr"} and value["expr"] in params:
             return params[value["expr"]]
-        return {name: _settled(own, params, name) for name, own in value.items()}
+        return {name: _settled(inner, params, name) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_settled(own, params, key) for own in value]
+        return [_settled(inner, params, key) for inner in value]
     if key in ("calculate", "filter", "expr"):
         for name, number in params.items():
             value = re.sub(rf"(?<![\w.'\"]){name}(?![\w'\"])", str(number), value)
@@ -123,13 +123,13 @@ def _curves(findings: Findings) -> list[Panel]:
     methods = ported["method"].unique()
     panels = []
     for cell in ported.sort("origin_task", "receiver_task", "method", "origin", "receiver", "technique").to_dicts():
-        own = pl.all_horizontal(
+        of_cell = pl.all_horizontal(
             *(pl.col(name).is_null() | (pl.col(name) == cell[name]) for name in PLACE),
             pl.col("method").is_null()
             | (pl.col("method") == cell["method"])
             | ((pl.col("arm") != "ported") & ~pl.col("method").is_in(methods.implode())),
         )
-        panels.append(Panel(_title(cell), rows.filter(own).to_dicts(), params))
+        panels.append(Panel(_title(cell), rows.filter(of_cell).to_dicts(), params))
     return panels
 
 
@@ -178,14 +178,14 @@ def _directions(findings: Findings) -> list[Panel]:
     both = findings.directions.drop_nulls(["retention_ab", "retention_ba"])
     params = _ends(both["retention_ab"].to_list() + both["retention_ba"].to_list())
     groups = both.partition_by("origin_task", "receiver_task", maintain_order=True)
-    return [Panel(_where(rows[0]), rows, params) for rows in (own.to_dicts() for own in groups)]
+    return [Panel(_where(rows[0]), rows, params) for rows in (group.to_dicts() for group in groups)]
 
 
 def _distance(findings: Findings) -> list[Panel]:
     known = findings.retention.drop_nulls(["retention", "host_distance"])
     params = _ends(known["retention"].to_list())
     groups = known.partition_by("origin_task", "receiver_task", "method", maintain_order=True)
-    return [Panel(_where(rows[0]), rows, params) for rows in (own.to_dicts() for own in groups)]
+    return [Panel(_where(rows[0]), rows, params) for rows in (group.to_dicts() for group in groups)]
 
 
 def _pooled(findings: Findings) -> list[Panel]:
@@ -195,12 +195,12 @@ def _pooled(findings: Findings) -> list[Panel]:
     named = (
         "{method}: over {versus}, {budget} steps" if rows["method"].n_unique() > 1 else "over {versus}, {budget} steps"
     )
-    return [Panel(named.format(**own[0]), own, ends) for own in (group.to_dicts() for group in groups)]
+    return [Panel(named.format(**group[0]), group, ends) for group in (frame.to_dicts() for frame in groups)]
 
 
 def _aggregates(findings: Findings) -> list[Panel]:
     groups = findings.aggregates.partition_by("quantity", maintain_order=True)
-    return [Panel(str(rows[0]["quantity"]), rows, {}) for rows in (own.to_dicts() for own in groups)]
+    return [Panel(str(rows[0]["quantity"]), rows, {}) for rows in (group.to_dicts() for group in groups)]
 
 
 def _verdicts(findings: Findings) -> list[Panel]:

@@ -58,8 +58,8 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
     tips = []
     for entry in fields:
         name, kind, form = (entry.split(":") + ["", ""])[:3]
-        given: dict[str, Any] = {"format": form} if form else {}
-        tips.append(alt.Tooltip(f"{name}:{kind or 'N'}", title=name.replace("_", " "), **given))
+        formatted: dict[str, Any] = {"format": form} if form else {}
+        tips.append(alt.Tooltip(f"{name}:{kind or 'N'}", title=name.replace("_", " "), **formatted))
     return tips
 
 

@@ -104,15 +104,15 @@ class Findings:
     answers: pl.DataFrame = _empty("answers")
 
     def __post_init__(self) -> None:
-        for own in fields(self):
-            if own.name in FRAMES:
-                object.__setattr__(self, own.name, _conform(own.name, getattr(self, own.name)))
+        for declared in fields(self):
+            if declared.name in FRAMES:
+                object.__setattr__(self, declared.name, _conform(declared.name, getattr(self, declared.name)))
 
     def frame(self, name: str) -> pl.DataFrame:
         """The frame of that name."""
-        found = getattr(self, name)
-        assert isinstance(found, pl.DataFrame), name
-        return found
+        frame = getattr(self, name)
+        assert isinstance(frame, pl.DataFrame), name
+        return frame
 
     @property
     def techniques(self) -> list[str]:
@@ -121,14 +121,14 @@ class Findings:
         return pl.concat(named).drop_nulls().unique().sort().to_list()
 
 
-def _conform(name: str, given: pl.DataFrame) -> pl.DataFrame:
+def _conform(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with the declared columns and types; NaN and infinities become null."""
     schema = schema_of(name)
     if name == "runs":
-        given = completed(given)
-        schema |= {column: REAL for column in given.columns if column in METRICS}
-    missing = [column for column in schema if column not in given.columns]
+        frame = completed(frame)
+        schema |= {column: REAL for column in frame.columns if column in METRICS}
+    missing = [column for column in schema if column not in frame.columns]
     assert not missing, f"findings.{name}: expected columns {', '.join(schema)}; missing {', '.join(missing)}"
-    kept = given.select(pl.col(column).cast(kind) for column, kind in schema.items())
+    kept = frame.select(pl.col(column).cast(kind) for column, kind in schema.items())
     reals = [column for column, kind in schema.items() if kind == REAL]
     return kept.with_columns(pl.when(pl.col(column).is_finite()).then(pl.col(column)) for column in reals)

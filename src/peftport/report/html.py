@@ -65,7 +65,7 @@ def render(findings: Findings) -> str:
     kept, cut = _cut(frames)
     present, absent = _sections(frames)
     charts = _charts(findings, frames)
-    bundle, own = vega_bundle(), own_script()
+    bundle, script = vega_bundle(), own_script()
     template = _environment().get_template("page.html.j2")
     return template.render(
         f=findings,
@@ -78,9 +78,9 @@ def render(findings: Findings) -> str:
         sizes={name: frame.height for name, frame in frames.items()},
         charts=charts,
         style=Markup(_text("page.css")),
-        policy=_policy(bundle, own),
+        policy=_policy(bundle, script),
         bundle=Markup(bundle),
-        own=Markup(own),
+        own=Markup(script),
         frames=packed(kept),
         meta=Markup(
             script_json(

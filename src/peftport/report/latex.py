@@ -90,8 +90,8 @@ def latex_table(name: str, frame: pl.DataFrame) -> str:
 
 
 def _varies(shown: Shown, frame: pl.DataFrame) -> bool:
-    own = frame.select(name for name in (shown.column, shown.to, shown.low) if name)
-    return own.height == 1 and own[shown.column].null_count() == 0 or own.n_unique() > 1
+    values = frame.select(name for name in (shown.column, shown.to, shown.low) if name)
+    return values.height == 1 and values[shown.column].null_count() == 0 or values.n_unique() > 1
 
 
 def _cell(shown: Shown, row: Mapping[str, Any]) -> str:

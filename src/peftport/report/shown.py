@@ -144,7 +144,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
 def shown_tables(metric: str, measured: Collection[str]) -> dict[str, tuple[Shown, ...]]:
     """The tables of a page whose levels are of the metric of that title, and the table of the metrics ``measured``."""
     level = replace(LEVEL, title=f"{metric} [95 %]")
-    named = {name: tuple(level if one == LEVEL else one for one in columns) for name, columns in TABLES.items()}
+    named = {name: tuple(level if shown == LEVEL else shown for shown in columns) for name, columns in TABLES.items()}
     run = (*PLACE, ARM, METHOD, BUDGET)
     return named | {
         "metrics": (*run, *(Shown(name, METRICS[name].title, "share") for name in METRICS if name in measured))

@@ -127,13 +127,13 @@ def _gain_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) -
     """One opponent: the gain over all cells at the first and the last budget, and for whom and where it is settled."""
     versus, settled = gained["versus"][0], pl.col("p_holm") < 1 - level
     parts = []
-    for (method, budget), own in together.filter(pl.col("beside").is_null()).group_by(
+    for (method, budget), rows in together.filter(pl.col("beside").is_null()).group_by(
         "method", "budget", maintain_order=True
     ):
         if budget not in (gained["budget"].min(), gained["budget"].max()):
             continue
-        [whole] = own.filter(scope=ALL).rows(named=True)
-        for_whom = _sides(own.filter(pl.col("scope") == TECHNIQUE, settled))
+        [whole] = rows.filter(scope=ALL).rows(named=True)
+        for_whom = _sides(rows.filter(pl.col("scope") == TECHNIQUE, settled))
         by = f"by {method} " if together["method"].n_unique() > 1 else ""
         amount = interval_text(whole["gain"], whole["low"], whole["high"])
         parts.append(f"{amount} {by}{_when(int(str(budget)))} ({for_whom})")
@@ -152,13 +152,13 @@ def _sides(rows: pl.DataFrame) -> str:
 
 def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:
     """Which techniques are settled to gain more or less than the others, which directions than their opposites."""
-    found = [
+    apart = [
         f"{row['technique'] or ' → '.join((row['origin'], row['receiver']))} over {row['versus']} "
         f"{_when(row['budget'])} by {interval_text(row['gain'], row['low'], row['high'])}"
         for row in rows.filter(pl.col("p_holm") < 1 - level, pl.col("versus") != "bare").rows(named=True)
     ]
     what = f"Gains settled to differ from those of {beside}"
-    return f"{what}: {'; '.join(found) or 'none'}."
+    return f"{what}: {'; '.join(apart) or 'none'}."
 
 
 def _when(budget: int) -> str:
@@ -179,8 +179,8 @@ def headline_table(findings: Findings) -> Table:
         return _aggregate_table(findings)
     against = [versus for versus in VERSUS if versus in rows["versus"]]
     written = []
-    for key, own in rows.group_by("method", "technique", "budget", maintain_order=True):
-        by = {row["versus"]: interval_text(row["gain"], row["low"], row["high"]) for row in own.rows(named=True)}
+    for key, group in rows.group_by("method", "technique", "budget", maintain_order=True):
+        by = {row["versus"]: interval_text(row["gain"], row["low"], row["high"]) for row in group.rows(named=True)}
         written.append((str(key[1] or "all"), str(key[0]), str(key[2]), *(by.get(versus, "") for versus in against)))
     columns = ("technique", "method", "steps", *(f"gain over {versus} [95 %]" for versus in against))
     order = sorted(written, key=lambda row: (row[0] != "all", row[0], row[1], int(row[2])))

@@ -122,11 +122,11 @@ def few_shot_sentence(analysis: ComparisonAnalysis) -> str | None:
     if not first.few_shot or "ported" not in first.plan.arms:
         return None
     budgets = sorted({min(first.plan.budgets), max(first.plan.budgets)})
-    found = [(budget, analysis.difference("ported", FEW_SHOT, budget)) for budget in budgets]
-    said = ", ".join(f"{one.estimate:+.3f} [{one.low:+.3f}, {one.high:+.3f}] after {at} steps" for at, one in found)
+    gains = [(budget, analysis.difference("ported", FEW_SHOT, budget)) for budget in budgets]
+    said = ", ".join(f"{gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] after {at} steps" for at, gain in gains)
     return (
         f"Compared with the bare host that reads {first.plan.shots} examples in its prompt, the ported module is ahead "
-        f"by {said} ({difference_in(judged.name)}, {found[0][1].level:.0%} intervals)."
+        f"by {said} ({difference_in(judged.name)}, {gains[0][1].level:.0%} intervals)."
     )
 
 

@@ -158,7 +158,7 @@ class Ledger:
             )
             self._base.executemany(
                 "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,(SELECT id FROM inputs WHERE digest = ?),?)",
-                [(*own, _checksum(own)) for own in map(_values, rows)],
+                [(*columns, _checksum(columns)) for columns in map(_values, rows)],
             )
             self._base.executemany(
                 "INSERT INTO failures (job, attempt, error, checksum) VALUES (?,?,?,?)",
@@ -178,9 +178,9 @@ class Ledger:
 
         """
         with self._reading():
-            [(found,)] = self._base.execute("PRAGMA integrity_check(1)")
-            if found != "ok":
-                raise damaged(self.folder, str(found).splitlines()[-1])
+            [(report,)] = self._base.execute("PRAGMA integrity_check(1)")
+            if report != "ok":
+                raise damaged(self.folder, str(report).splitlines()[-1])
             for values in self._base.execute(f"SELECT {self._columns} FROM jobs"):
                 row_of(values)
             for values in self._base.execute(f"SELECT job, attempt, error, {self._sum} FROM failures"):
@@ -203,17 +203,17 @@ class Ledger:
 
     def artifacts(self) -> dict[str, list[str]]:
         """Return the jobs by the artifact that holds their results."""
-        found: dict[str, list[str]] = {}
+        jobs: dict[str, list[str]] = {}
         with self._reading():
             for sha, job in self._base.execute("SELECT artifact, id FROM jobs WHERE artifact IS NOT NULL ORDER BY id"):
-                found.setdefault(sha, []).append(job)
-        return found
+                jobs.setdefault(sha, []).append(job)
+        return jobs
 
     def row(self, job: str) -> JobRow | None:
         """Return the row of a job, or None if it is not on record."""
         with self._reading():
-            found = self._base.execute(f"SELECT {self._columns} FROM jobs WHERE id = ?", (job,)).fetchone()
-            return row_of(found) if found else None
+            columns = self._base.execute(f"SELECT {self._columns} FROM jobs WHERE id = ?", (job,)).fetchone()
+            return row_of(columns) if columns else None
 
     def rows(self) -> Iterator[JobRow]:
         """Yield every row, in the order of ids."""
@@ -224,11 +224,11 @@ class Ledger:
     def inputs(self) -> dict[str, dict[str, Any]]:
         """Return all sets of inputs that jobs of this study ran on, by digest."""
         with self._reading():
-            found = self._base.execute("SELECT digest, content FROM inputs ORDER BY id").fetchall() if self._new else []
-            for key, content in found:
+            sets = self._base.execute("SELECT digest, content FROM inputs ORDER BY id").fetchall() if self._new else []
+            for key, content in sets:
                 if not isinstance(content, str) or hashlib.sha256(content.encode()).hexdigest() != key:
                     raise Altered(f"the inputs {key[:12]}")
-            return {key: json.loads(content) for key, content in found}
+            return {key: json.loads(content) for key, content in sets}
 
     def inputs_of_done(self) -> Iterator[tuple[str, str | None]]:
         """Yield every job that is done with the digest of its inputs (None for rows of version 0)."""
@@ -245,17 +245,17 @@ class Ledger:
         """Return a fact about the study, or None if it is not recorded."""
         with self._reading():
             query = f"SELECT key, value, {self._sum} FROM facts WHERE key = ?"
-            found = self._base.execute(query, (key,)).fetchone()
-            if found is None:
+            fact = self._base.execute(query, (key,)).fetchone()
+            if fact is None:
                 return None
-            hold(found, f"the fact {key!r}")
-            return json.loads(found[1])
+            hold(fact, f"the fact {key!r}")
+            return json.loads(fact[1])
 
     def set_fact(self, key: str, value: Any) -> None:
         """Record a fact about the study."""
-        own = (key, _text(value))
+        fact = (key, _text(value))
         with self._transaction():
-            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?,?,?)", (*own, _checksum(own)))
+            self._base.execute("INSERT OR REPLACE INTO facts VALUES (?,?,?)", (*fact, _checksum(fact)))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -361,12 +361,12 @@ def row_of(values: Sequence[Any]) -> JobRow:
         ValueError: the row is not what was recorded.
 
     """
-    *own, number, checksum = values
+    *columns, number, checksum = values
     what = f"the row of job {str(values[0])[:12]}"
     if checksum is None and number is not None:  # only rows of version 0 lack a checksum, and they have no inputs
         raise Altered(what)
-    hold((*own, checksum), what)
-    job, kind, state, attempt, artifact, metrics, error, seconds, inputs = own
+    hold((*columns, checksum), what)
+    job, kind, state, attempt, artifact, metrics, error, seconds, inputs = columns
     read = json.loads(metrics) if metrics else None
     if state not in get_args(State) or not isinstance(read, dict | None):
         raise Altered(what)
@@ -375,8 +375,8 @@ def row_of(values: Sequence[Any]) -> JobRow:
 
 def hold(values: Sequence[Any], what: str) -> None:
     """Check columns against the checksum after them; rows of version 0 have none."""
-    *own, checksum = values
-    if checksum is not None and checksum != _checksum(own):
+    *columns, checksum = values
+    if checksum is not None and checksum != _checksum(columns):
         raise Altered(what)
 
 

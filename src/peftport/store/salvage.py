@@ -30,55 +30,55 @@ class Salvaged:
 
 def salvage(file: Path) -> Salvaged:
     """Read what is readable of a ledger. Pass a copy, because SQLite may write to the file and to those beside it."""
-    found = Salvaged()
+    salvaged = Salvaged()
     try:
         with closing(sqlite3.connect(file, isolation_level=None)) as base:
-            digests = _read_inputs(base, found)
-            _read_jobs(base, digests, found)
-            _read_failures(base, found)
-            _read_facts(base, found)
+            digests = _read_inputs(base, salvaged)
+            _read_jobs(base, digests, salvaged)
+            _read_failures(base, salvaged)
+            _read_facts(base, salvaged)
     except sqlite3.Error:  # not even the first page is readable
         pass
-    return found
+    return salvaged
 
 
-def _read_inputs(base: sqlite3.Connection, found: Salvaged) -> dict[int, str]:
+def _read_inputs(base: sqlite3.Connection, salvaged: Salvaged) -> dict[int, str]:
     digests = {}
     for number, digest, content in _every(base, "inputs", "id, digest, content"):
         if isinstance(content, str) and hashlib.sha256(content.encode()).hexdigest() == digest:
-            found.inputs[digest] = json.loads(content)
+            salvaged.inputs[digest] = json.loads(content)
             digests[number] = digest
     return digests
 
 
-def _read_jobs(base: sqlite3.Connection, digests: dict[int, str], found: Salvaged) -> None:
-    for *own, number, checksum in _every(base, "jobs", f"{COLUMNS}, {_added(base, 'jobs', 'inputs', 'checksum')}"):
+def _read_jobs(base: sqlite3.Connection, digests: dict[int, str], salvaged: Salvaged) -> None:
+    for *columns, number, checksum in _every(base, "jobs", f"{COLUMNS}, {_added(base, 'jobs', 'inputs', 'checksum')}"):
         try:
-            row = row_of((*own, digests.get(number), number, checksum))
+            row = row_of((*columns, digests.get(number), number, checksum))
         except (ValueError, TypeError, RecursionError):
-            found.altered += 1
+            salvaged.altered += 1
             continue
-        found.rows[row.id] = row
+        salvaged.rows[row.id] = row
         if checksum is None:
-            found.unsummed.add(row.id)
+            salvaged.unsummed.add(row.id)
 
 
-def _read_failures(base: sqlite3.Connection, found: Salvaged) -> None:
+def _read_failures(base: sqlite3.Connection, salvaged: Salvaged) -> None:
     for values in _every(base, "failures", f"job, attempt, error, {_added(base, 'failures', 'checksum')}"):
         try:
             hold(values, "")
-            found.failures.append((str(values[0]), int(values[1]), str(values[2])))
+            salvaged.failures.append((str(values[0]), int(values[1]), str(values[2])))
         except (ValueError, TypeError):
-            found.altered += 1
+            salvaged.altered += 1
 
 
-def _read_facts(base: sqlite3.Connection, found: Salvaged) -> None:
+def _read_facts(base: sqlite3.Connection, salvaged: Salvaged) -> None:
     for values in _every(base, "facts", f"key, value, {_added(base, 'facts', 'checksum')}"):
         try:
             hold(values, "")
-            found.facts[str(values[0])] = json.loads(values[1])
+            salvaged.facts[str(values[0])] = json.loads(values[1])
         except (ValueError, TypeError, RecursionError):
-            found.altered += 1
+            salvaged.altered += 1
 
 
 def _added(base: sqlite3.Connection, table: str, *columns: str) -> str:

@@ -64,10 +64,10 @@ def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) ->
     begun = time.perf_counter()
     kept = bound.train(technique.spec, starts, [STEPS], 1e-4)
     trained = time.perf_counter()
-    modules = [one[STEPS].matrices for one in kept]
+    modules = [checkpoints[STEPS].matrices for checkpoints in kept]
     bound.test(technique.spec, modules)
     tested = time.perf_counter() - trained
-    size = sum(t.numel() * 4 for own in modules[0].values() for t in own.values())
+    size = sum(t.numel() * 4 for matrices in modules[0].values() for t in matrices.values())
     return Speed((trained - begun) / (STEPS * entries), tested / (ITEMS * entries), size)
 
 

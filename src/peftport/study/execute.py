@@ -52,14 +52,14 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, request.warn or _nobody) as tracked:
-                found = run_study(
+                summary = run_study(
                     plan, ledger, opened.artifacts, executor, limits=limits, retry_failed=request.retry_failed,
                     progress=request.progress, recorded=tracked.recorded,
                 )  # fmt: skip
             cuts = cut_texts(plan, ledger)
         finally:
             ledger.close()
-    return Executed(found, tracked, cuts)
+    return Executed(summary, tracked, cuts)
 
 
 def _nobody(text: str) -> None:

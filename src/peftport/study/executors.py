@@ -132,7 +132,7 @@ class Processes:
         if not self._running:
             return []
         done, _ = wait(self._running, timeout_seconds, FIRST_COMPLETED)
-        found = []
+        outcomes = []
         for future in sorted(done, key=lambda f: self._running[f][1]):
             worker, stack, begun = self._running.pop(future)
             error = future.exception()
@@ -140,8 +140,8 @@ class Processes:
                 self._drop(worker)
                 error = WorkerLost("the worker process died (killed, or out of memory)")
             result = None if error else future.result()
-            found.append(Outcome(stack, result, error, time.perf_counter() - begun))
-        return found
+            outcomes.append(Outcome(stack, result, error, time.perf_counter() - begun))
+        return outcomes
 
     def close(self) -> None:
         """Kill the workers, and remove their temporary files."""
@@ -283,12 +283,12 @@ class RayCluster:
         if not self._running:
             return []
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_seconds)
-        found = []
+        outcomes = []
         for reference in done:
             stack, begun = self._running.pop(reference)
             result, error = self._ended(reference)
-            found.append(Outcome(stack, result, error, time.perf_counter() - begun))
-        return found
+            outcomes.append(Outcome(stack, result, error, time.perf_counter() - begun))
+        return outcomes
 
     def _ended(self, reference: Any) -> tuple[JobResult | None, BaseException | None]:
         errors = self._ray.exceptions

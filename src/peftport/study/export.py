@@ -83,9 +83,9 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
         for name in columns:
             values[name].append(record[name])
     runs = pl.DataFrame(values, schema=columns)
-    found = list(_correct(runs, rows, stored, ledger.folder)) if items else []
+    correct = list(_correct(runs, rows, stored, ledger.folder)) if items else []
     tested = tested_tasks(runs, rows, stored) if items else TestedTasks()
-    return Exported(runs, pl.DataFrame(found, schema=CORRECT, orient="row"), tested)
+    return Exported(runs, pl.DataFrame(correct, schema=CORRECT, orient="row"), tested)
 
 
 def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported, tuple[Path, ...]]:
@@ -235,10 +235,10 @@ def recorded_items(folder: Path) -> pl.LazyFrame | None:
 def _check_sums(paths: list[Path], sums: Mapping[str, str]) -> None:
     """Hold files to their sums; ``study.json`` of before sums were written has none."""
     for path in paths if sums else ():
-        got = _sum(path)
-        if sums.get(path.name) != got:
+        sha = _sum(path)
+        if sums.get(path.name) != sha:
             expected = sums.get(path.name, "no such table")[:12]
-            raise PeftportError(f"{path}: expected what {ABOUT} tells of (sha256 {expected}), got {got[:12]}; {ANEW}")
+            raise PeftportError(f"{path}: expected what {ABOUT} tells of (sha256 {expected}), got {sha[:12]}; {ANEW}")
 
 
 def _sum(path: Path) -> str:
@@ -251,8 +251,8 @@ def _wrong_columns(tables: Exported) -> str | None:
     known = {name: kind for name, kind in run_columns().items() if name not in METRICS or name in OLD_METRICS}
     for name, frame, schema in (("runs", tables.runs, known), ("correct", tables.correct, CORRECT)):
         more = {name: kind for name, kind in frame.schema.items() if name not in schema}
-        own = pl.Schema({name: kind for name, kind in frame.schema.items() if name in schema})
-        if own != pl.Schema(schema) or (more and (name != "runs" or set(more.values()) != {pl.Float64()})):
+        shared = pl.Schema({name: kind for name, kind in frame.schema.items() if name in schema})
+        if shared != pl.Schema(schema) or (more and (name != "runs" or set(more.values()) != {pl.Float64()})):
             return f"{name}: expected the columns of study export ({', '.join(schema)}), got others or in another order"
     return None
 
@@ -269,8 +269,8 @@ def table_fault(tables: Exported) -> str | None:
             return f"{name}: expected each run once, got {twice[0]!r} more than once"
     done = runs.filter(state="done")
     classes = done.filter(~_of_other_kinds(done))
-    for name, one, other in (("correct", classes, correct), ("runs", correct, classes)):
-        lost = one.join(other, on="run", how="anti")
+    for name, table, other in (("correct", classes, correct), ("runs", correct, classes)):
+        lost = table.join(other, on="run", how="anti")
         if lost.height:
             return f"{name}: expected the run {lost['run'][0]!r}, which the other table has, found none"
     both = done.join(correct, on="run", maintain_order="left")
@@ -289,7 +289,7 @@ def table_fault(tables: Exported) -> str | None:
 
 def _of_other_kinds(runs: pl.DataFrame) -> pl.Expr:
     """Which runs were tested on other targets than classes: they have a metric that classes do not have, not theirs."""
-    others = [name for name, one in METRICS.items() if CLASSES not in one.kinds and name in runs.columns]
+    others = [name for name, metric in METRICS.items() if CLASSES not in metric.kinds and name in runs.columns]
     return pl.col("accuracy").is_null() & pl.any_horizontal(pl.lit(value=False), pl.col(others).is_not_null())
 
 

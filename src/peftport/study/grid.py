@@ -259,12 +259,12 @@ def run_count(study: StudySpec) -> int:
 
 def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str]]:
     """List the ported and sampled arms of one technique, each with a method that can carry it."""
-    kind, found = technique.spec.kind, list[tuple[Arm, str]]()
+    kind, methods = technique.spec.kind, list[tuple[Arm, str]]()
     if "ported" in study.arms:
-        found += [("ported", name) for name in study.porters if kind in porter_named(name).techniques]
+        methods += [("ported", name) for name in study.porters if kind in porter_named(name).techniques]
     if "sampled" in study.arms:
-        found += [("sampled", name) for name in study.samplers]
-    return found
+        methods += [("sampled", name) for name in study.samplers]
+    return methods
 
 
 def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpec:
@@ -289,9 +289,9 @@ def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpe
         first, *others = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         more = len(others)
         where = _dotted(first["loc"])
-        got = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
+        value = "" if isinstance(first["input"], dict | list) else f", got {first['input']!r}"
         rest = f" (and {more} more mistake{'s' if more > 1 else ''})" if more else ""
-        raise BadRequest(f"{path}: {where}{first['msg']}{got}{rest}; correct that key") from error
+        raise BadRequest(f"{path}: {where}{first['msg']}{value}{rest}; correct that key") from error
 
 
 def _technique(value: Any) -> Any:

@@ -69,18 +69,18 @@ def difference(key: str, was: Any, now: Any) -> str | None:
 
 def version_differences(known: Iterable[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:
     """List the versions that no job on record ran with, except those of libraries that no job recorded."""
-    found = []
+    differences = []
     for library, version in now.items():
         had = list(dict.fromkeys(each[library] for each in known if library in each))
         if had and version not in had and library not in HARMLESS:
-            found.append(f"{library} was {' and '.join(had)}, is {version}")
-    return found
+            differences.append(f"{library} was {' and '.join(had)}, is {version}")
+    return differences
 
 
 def worker_difference(driver: Mapping[str, str], worker: Mapping[str, str]) -> str | None:
     """Say how a worker's libraries differ from the driver's; None where no library that affects numbers differs."""
-    found = version_differences([driver], worker)
-    return f"a worker has other libraries than the driver: {', '.join(found)}" if found else None
+    differences = version_differences([driver], worker)
+    return f"a worker has other libraries than the driver: {', '.join(differences)}" if differences else None
 
 
 def _parts(was: Any, now: Any) -> list[tuple[str, Any, Any]]:

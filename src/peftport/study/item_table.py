@@ -62,8 +62,8 @@ def item_metrics(*kinds: str) -> list[str]:
 
 def item_columns(*kinds: str) -> dict[str, Any]:
     """The columns of the table and their types, for these kinds of task (none named: for classes)."""
-    own = [COLUMNS.get(kind, {}) for kind in kinds or (CLASSES,)]
-    predicted = {name: column for each in own for name, column in each.items()}
+    of_kinds = [COLUMNS.get(kind, {}) for kind in kinds or (CLASSES,)]
+    predicted = {name: column for each in of_kinds for name, column in each.items()}
     return {**KEY, **predicted, **dict.fromkeys(item_metrics(*kinds), pl.Float64())}
 
 
@@ -121,8 +121,8 @@ def read_items(path: Path) -> pl.LazyFrame:
 
     """
     try:
-        found = pl.scan_parquet(path)
-        schema = found.collect_schema()
+        table = pl.scan_parquet(path)
+        schema = table.collect_schema()
     except (PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         raise PeftportError(f"{path}: expected the items that study export wrote, got: {first}; {ANEW}") from error
@@ -131,7 +131,7 @@ def read_items(path: Path) -> pl.LazyFrame:
     if wrong or not any(_needed(kind) <= schema.keys() for kind in COLUMNS):
         needed = ", or ".join(", ".join(each for each in known if each in _needed(kind)) for kind in COLUMNS)
         raise PeftportError(f"{path}: expected the columns {needed}, got {', '.join(schema)}; {ANEW}")
-    return found
+    return table
 
 
 def _needed(kind: str) -> set[str]:
@@ -141,7 +141,7 @@ def _needed(kind: str) -> set[str]:
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
     """A column as CSV has it."""
     if kind == pl.List(pl.String):
-        as_json = pl.col(name).map_elements(lambda own: json.dumps(list(own), ensure_ascii=False), pl.String)
+        as_json = pl.col(name).map_elements(lambda cell: json.dumps(list(cell), ensure_ascii=False), pl.String)
         return as_json.alias(name)
     return pl.col(name).cast(pl.List(pl.String)).list.join(" ") if isinstance(kind, pl.List) else pl.col(name)
 
@@ -164,16 +164,16 @@ def items_that_differ(ours: pl.DataFrame, theirs: pl.DataFrame, tolerance: int) 
 
 
 def _close(ours: pl.Series, theirs: pl.Series) -> bool:
-    one, other = (each.explode().to_numpy() if each.dtype == pl.List else each.to_numpy() for each in (ours, theirs))
-    if len(one) != len(other):
+    left, right = (each.explode().to_numpy() if each.dtype == pl.List else each.to_numpy() for each in (ours, theirs))
+    if len(left) != len(right):
         return False
-    return bool(np.allclose(one, other, rtol=ROUNDING, atol=ROUNDING, equal_nan=True))
+    return bool(np.allclose(left, right, rtol=ROUNDING, atol=ROUNDING, equal_nan=True))
 
 
 def _frame(tests: Sequence[tuple[str, StoredTest]], columns: Mapping[str, Any]) -> pl.DataFrame:
     """The rows of tests, in their order; what a kind of task does not have is null."""
-    groups = [(kind, list(own)) for kind, own in groupby(tests, key=lambda each: each[1].kind)]
-    frame = pl.concat([_of_kind(kind, own) for kind, own in groups], how="diagonal")
+    groups = [(kind, list(of_kind)) for kind, of_kind in groupby(tests, key=lambda each: each[1].kind)]
+    frame = pl.concat([_of_kind(kind, of_kind) for kind, of_kind in groups], how="diagonal")
     return frame.with_columns(
         pl.lit(None, column).alias(name) for name, column in columns.items() if name not in frame.columns
     ).select(list(columns))
@@ -185,7 +185,7 @@ def _of_kind(kind: str, tests: Sequence[tuple[str, StoredTest]]) -> pl.DataFrame
     values: dict[str, Any] = {
         "run": pl.Series([run for run, _ in tests]).gather(np.repeat(np.arange(len(tests)), counts)),
         "item": np.concatenate([np.arange(count) for count in counts]),
-        **{name: pl.concat([own[name] for own in predicted]) for name in COLUMNS.get(kind, {})},
+        **{name: pl.concat([columns[name] for columns in predicted]) for name in COLUMNS.get(kind, {})},
     }
     metrics = item_metrics(kind)
     for name in metrics:
@@ -201,14 +201,14 @@ def _predicted(test: StoredTest) -> dict[str, pl.Series]:
         return {"label": labels, "scores": _lists(values)}
     assert right is not None, "only old artifacts of classes lack what is right"
     if test.kind == "multi_label":
-        return {"labels": pl.Series([np.flatnonzero(own).tolist() for own in right], dtype=pl.List(pl.Int32))} | {
+        return {"labels": pl.Series([np.flatnonzero(texts).tolist() for texts in right], dtype=pl.List(pl.Int32))} | {
             "scores": _lists(values)
         }
     if test.kind == "regression":
         return {"target": pl.Series(right), "predicted": pl.Series(values, dtype=pl.Float64)}
     if test.kind == "completion":
         return {
-            "references": pl.Series([list(own) for own in right], dtype=pl.List(pl.String)),
+            "references": pl.Series([list(texts) for texts in right], dtype=pl.List(pl.String)),
             "answer": pl.Series(values["text"].tolist(), dtype=pl.String),
             "log_likelihood": pl.Series(np.ascontiguousarray(values["log_likelihood"])),
             "tokens": pl.Series(np.ascontiguousarray(values["tokens"])),
@@ -226,10 +226,10 @@ def _values(metric: Metric, test: StoredTest) -> npt.NDArray[np.float64]:
     if test.correct is not None and metric.name == "accuracy":
         return test.correct.astype(np.float64)
     values = np.full(len(test), np.nan)
-    found = None if test.predictions is None else metric.per_item(test.predictions)
-    if found is not None:
+    per_item = None if test.predictions is None else metric.per_item(test.predictions)
+    if per_item is not None:
         has = [text is not None for text in test.values["text"]] if isinstance(metric, TextMetric) else slice(None)
-        values[has] = found
+        values[has] = per_item
     return values
 
 

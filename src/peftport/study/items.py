@@ -33,8 +33,8 @@ ALWAYS = ("accuracy", "n_items")  # what every version wrote for every test
 
 def measured(test: Predictions) -> dict[str, Any]:
     """What a test says, all of it read off what was predicted for each item; None where that is beyond all numbers."""
-    found = {name: value if value is None or math.isfinite(value) else None for name, value in test.measures().items()}
-    return {**found, "n_items": len(test)}
+    values = {name: value if value is None or math.isfinite(value) else None for name, value in test.measures().items()}
+    return {**values, "n_items": len(test)}
 
 
 def kind_of_row(row: JobRow) -> str:
@@ -180,10 +180,10 @@ def _said(test: StoredTest) -> dict[str, Any]:
     return {"accuracy": float(test.correct.mean()), "n_items": len(test.correct)}
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return isinstance(one, int | float) and abs(one - other) <= CLOSE * max(1.0, abs(other))
+def _equal(recorded: Any, again: Any) -> bool:
+    if recorded is None or again is None:
+        return recorded is again
+    return isinstance(recorded, int | float) and abs(recorded - again) <= CLOSE * max(1.0, abs(again))
 
 
 def _against(row: JobRow, metrics: dict[str, Any], told: Described) -> str | None:

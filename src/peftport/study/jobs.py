@@ -146,8 +146,8 @@ class JobIds:
     ) -> str:
         """Return the id of a training job. ``steps`` are its budgets and the steps to keep."""
         begin = None if isinstance(start, FreshStart) else [start.chain, start.step, start.porter, start.sampler]
-        own = canonical_json([seed, begin, *steps])[1:-1]
-        return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{own}]")
+        run = canonical_json([seed, begin, *steps])[1:-1]
+        return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{run}]")
 
     def _place(self, place: tuple[str, str]) -> str:
         """Join host, task, testing and, unless they are the usual ones, number format and answers by commas."""

@@ -51,8 +51,8 @@ def judged_items(name: str, runs: pl.DataFrame, rows: Mapping[str, JobRow], stor
     for (receiver, task), tests in places.items():
         check_measures(name, next(iter(tests.values())).kind)
         values = {run: metric.per_item(test) for run, test in tests.items()}
-        if all(own is not None for own in values.values()):
-            each += [(run, name, np.asarray(own, np.float64).tolist()) for run, own in values.items()]
+        if all(per_item is not None for per_item in values.values()):
+            each += [(run, name, np.asarray(per_item, np.float64).tolist()) for run, per_item in values.items()]
         elif len(known) <= MOST_RESAMPLED:
             drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items", receiver, task))
             draws |= dict(zip(tests, drawn, strict=True))

@@ -41,18 +41,18 @@ def check_kinds(study: StudySpec, kinds: Kinds) -> None:
                 f"({origin}) and {pair.receiver} ({receiver}); a module serves one kind of task, so pair others"
             )
     known = {task: kind for task, kind in kinds.items() if kind is not None}
-    found, asked = set(known.values()), study.testing.metric
+    kinds_known, asked = set(known.values()), study.testing.metric
     check_generated(study, asked)
-    if asked is None and len(found) > 1:
+    if asked is None and len(kinds_known) > 1:
         raise BadRequest(
             f"study {study.name}: tasks: expected tasks that are judged by one metric, got {kinds_text(known)}; "
-            f"{_remedy(found)}"
+            f"{_remedy(kinds_known)}"
         )
     for task, kind in known.items():
         if asked is not None and kind not in metric_named(asked).kinds:
             raise BadRequest(
                 f"study {study.name}: testing.metric: expected a metric of the kind of task that {task} is "
-                f"({kind}), got {asked}; {_remedy(found)}"
+                f"({kind}), got {asked}; {_remedy(kinds_known)}"
             )
 
 
@@ -77,7 +77,7 @@ def kinds_text(kinds: Kinds) -> str:
 
 def _remedy(kinds: Iterable[str]) -> str:
     of_each = [set(metrics_of(kind)) for kind in kinds]
-    names = [name for name in metrics_of(*kinds) if all(name in own for own in of_each)]
+    names = [name for name in metrics_of(*kinds) if all(name in metrics for metrics in of_each)]
     return f"give testing.metric as one of {', '.join(names)}" if names else "make a study of each kind"
 
 

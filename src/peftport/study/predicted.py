@@ -37,7 +37,7 @@ def as_tensors(name: str, array: Array) -> dict[str, Array]:
     """An array (N, ...) as arrays of numbers by name."""
     if array.dtype.names is not None:
         fields = [as_tensors(f"{name}/{place}.{field}", array[field]) for place, field in enumerate(array.dtype.names)]
-        return {key: own for each in fields for key, own in each.items()}
+        return {key: value for each in fields for key, value in each.items()}
     if array.dtype == object:
         text = json.dumps(array.tolist(), ensure_ascii=False, separators=(",", ":"))
         return {f"{name}{JSON}": np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)}
@@ -51,25 +51,25 @@ def from_tensors(name: str, tensors: Mapping[str, Array]) -> Array | None:
     if f"{name}{JSON}" in tensors:
         return _texts(tensors[f"{name}{JSON}"])
     begin = f"{name}/"
-    own = {key.removeprefix(begin).partition("/")[0].removesuffix(JSON) for key in tensors if key.startswith(begin)}
-    found = {}
-    for key in sorted(own, key=lambda each: int(each.partition(".")[0])):
-        found[key.partition(".")[2]] = from_tensors(f"{begin}{key}", tensors)
-    return _records({field: array for field, array in found.items() if array is not None})
+    columns = {key.removeprefix(begin).partition("/")[0].removesuffix(JSON) for key in tensors if key.startswith(begin)}
+    arrays = {}
+    for key in sorted(columns, key=lambda each: int(each.partition(".")[0])):
+        arrays[key.partition(".")[2]] = from_tensors(f"{begin}{key}", tensors)
+    return _records({field: array for field, array in arrays.items() if array is not None})
 
 
 def _texts(data: Array) -> Array:
     values = json.loads(data.tobytes().decode("utf-8", "surrogatepass"))
-    found = np.empty(len(values), dtype=object)
-    found[:] = [tuple(value) if isinstance(value, list) else value for value in values]
-    return found
+    array = np.empty(len(values), dtype=object)
+    array[:] = [tuple(value) if isinstance(value, list) else value for value in values]
+    return array
 
 
 def _records(fields: Mapping[str, Array]) -> Array | None:
     if not fields:
         return None
     lengths = {len(array) for array in fields.values()}
-    found = np.empty(lengths.pop(), dtype=[(field, array.dtype) for field, array in fields.items()])
+    records = np.empty(lengths.pop(), dtype=[(field, array.dtype) for field, array in fields.items()])
     for field, array in fields.items():
-        found[field] = array
-    return found
+        records[field] = array
+    return records

@@ -73,16 +73,16 @@ def repair(plan: Plan, place: Path) -> Repairs:
         if count is not None:
             return Repairs(count, 0, 0, 0, None)
         old = _copy(place, Path(home))
-        found = salvage(old) if old else Salvaged()
+        salvaged = salvage(old) if old else Salvaged()
         items = StoredItems(artifacts)
-        read = sorted(found.rows.values(), key=lambda row: row.artifact or "")  # each artifact is opened once
-        kept = {row.id: row for row in read if _holds(row, items, found)}
+        read = sorted(salvaged.rows.values(), key=lambda row: row.artifact or "")  # each artifact is opened once
+        kept = {row.id: row for row in read if _holds(row, items, salvaged)}
         restored, inputs = _restored(artifacts, items, kept)
         rows = [*kept.values(), *restored.values()]
-        _write(Path(home) / "new", rows, found, found.inputs | inputs)
+        _write(Path(home) / "new", rows, salvaged, salvaged.inputs | inputs)
         damaged = _exchange(place, Path(home) / "new" / FILE)
     left = sum(job not in kept and job not in restored for job in plan.jobs)
-    return Repairs(len(kept), len(kept.keys() & found.unsummed), len(restored), left, damaged)
+    return Repairs(len(kept), len(kept.keys() & salvaged.unsummed), len(restored), left, damaged)
 
 
 def _whole(place: Path, artifacts: Artifacts) -> int | None:
@@ -102,14 +102,14 @@ def _whole(place: Path, artifacts: Artifacts) -> int | None:
         return None
 
 
-def _holds(row: JobRow, items: StoredItems, found: Salvaged) -> bool:
+def _holds(row: JobRow, items: StoredItems, salvaged: Salvaged) -> bool:
     """Return whether a row that could be read is what was recorded, as far as that can be known."""
     try:
         if items.fault(row):
             return False
     except PeftportError:  # its artifact is missing or corrupt, so the next run would remove the row too
         return False
-    return row.id not in found.unsummed or row.artifact is not None
+    return row.id not in salvaged.unsummed or row.artifact is not None
 
 
 def _restored(
@@ -128,11 +128,11 @@ def _restored(
     return rows, inputs
 
 
-def _write(home: Path, rows: list[JobRow], found: Salvaged, inputs: Mapping[str, dict[str, Any]]) -> None:
+def _write(home: Path, rows: list[JobRow], salvaged: Salvaged, inputs: Mapping[str, dict[str, Any]]) -> None:
     """Write a new ledger as one file, with the failures and facts that could be read."""
     with closing(Ledger(home)) as ledger:
-        ledger.record(rows, found.failures, inputs)
-        for key, value in found.facts.items():
+        ledger.record(rows, salvaged.failures, inputs)
+        for key, value in salvaged.facts.items():
             ledger.set_fact(key, value)
         ledger.check()
 

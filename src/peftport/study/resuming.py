@@ -25,11 +25,11 @@ def inputs_on_record(plan: Plan, ledger: Ledger) -> dict[str, Any]:
 
 def versions_on_record(plan: Plan, ledger: Ledger) -> list[dict[str, str]]:
     """Return the sets of library versions that the plan's jobs on record ran with."""
-    found: list[dict[str, str]] = []
+    recorded: list[dict[str, str]] = []
     for inputs in _sets(plan, ledger):
-        if inputs.get(VERSIONS) and inputs[VERSIONS] not in found:
-            found.append(inputs[VERSIONS])
-    return found
+        if inputs.get(VERSIONS) and inputs[VERSIONS] not in recorded:
+            recorded.append(inputs[VERSIONS])
+    return recorded
 
 
 def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: bool) -> None:
@@ -49,9 +49,9 @@ def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: boo
             "what they were, give a new --dir, or go on with both on record: --accept-versions"
         )
     for key, was in inputs_on_record(plan, ledger).items() if here else ():
-        found = difference(key, was, _now(plan, key, was))
-        if found:
-            raise BadRequest(f"{ledger.folder}: {found}; {REMEDY}")
+        changed = difference(key, was, _now(plan, key, was))
+        if changed:
+            raise BadRequest(f"{ledger.folder}: {changed}; {REMEDY}")
 
 
 def _now(plan: Plan, key: str, was: Any) -> Any:

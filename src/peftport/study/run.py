@@ -226,9 +226,9 @@ class _Driver:
                 was = self.versions if key == VERSIONS else known.setdefault(key, value)
                 if was is value or was == value:
                     continue
-                found = worker_difference(was, value) if key == VERSIONS else difference(key, was, value)
-                if found:
-                    return f"{found}; {REMEDY}"
+                changed = worker_difference(was, value) if key == VERSIONS else difference(key, was, value)
+                if changed:
+                    return f"{changed}; {REMEDY}"
         self.inputs = known
         return None
 
@@ -277,11 +277,11 @@ def weight(job: Job) -> int:
 def _digests(answers: list[Answer], inputs: dict[str, Inputs]) -> list[str | None]:
     """Return the digest of what each answer ran on, and add new sets of inputs to ``inputs``."""
     known: dict[int, str] = {}
-    found: list[str | None] = []
+    digests: list[str | None] = []
     for answer in answers:
-        own = answer.inputs
-        if own is not None and id(own) not in known:
-            known[id(own)] = digest(own)
-            inputs[known[id(own)]] = own
-        found.append(known[id(own)] if own is not None else None)
-    return found
+        answered = answer.inputs
+        if answered is not None and id(answered) not in known:
+            known[id(answered)] = digest(answered)
+            inputs[known[id(answered)]] = answered
+        digests.append(known[id(answered)] if answered is not None else None)
+    return digests

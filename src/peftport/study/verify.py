@@ -80,14 +80,14 @@ def verify_study(opened: OpenedStudy, request: VerifyRequest) -> list[Verified]:
             )  # fmt: skip
             run_study(part, ledger, artifacts, executor, progress=request.progress)
             again = export(part, ledger, artifacts)
-            found = run_differences(again, recorded, runs, request.tolerance, plan.study.testing.generate)
+            verified = run_differences(again, recorded, runs, request.tolerance, plan.study.testing.generate)
             if items is None:
-                return found
+                return verified
             ours = pl.concat(item_frames(again.runs, rows_of(part, ledger), StoredItems(artifacts)))
         finally:
             ledger.close()
     theirs = items.filter(pl.col("run").is_in(runs)).collect()
-    return [_with_items(each, ours, theirs, request.tolerance) for each in found]
+    return [_with_items(each, ours, theirs, request.tolerance) for each in verified]
 
 
 def _sampled(plan: Plan, recorded: Exported, request: VerifyRequest) -> Plan:
@@ -101,12 +101,12 @@ def _sampled(plan: Plan, recorded: Exported, request: VerifyRequest) -> Plan:
     return plan.part([runs[i] for i in picks])
 
 
-def _with_items(found: Verified, ours: pl.DataFrame, theirs: pl.DataFrame, tolerance: int) -> Verified:
+def _with_items(verified: Verified, ours: pl.DataFrame, theirs: pl.DataFrame, tolerance: int) -> Verified:
     """Add ``items`` to the columns that differ where the two tables of items do."""
-    one, other = (each.filter(run=found.run) for each in (ours, theirs))
-    if not items_that_differ(one, other, tolerance):
-        return found
-    return replace(found, columns_that_differ=(*found.columns_that_differ, ITEM_TABLE))
+    left, right = (each.filter(run=verified.run) for each in (ours, theirs))
+    if not items_that_differ(left, right, tolerance):
+        return verified
+    return replace(verified, columns_that_differ=(*verified.columns_that_differ, ITEM_TABLE))
 
 
 def run_differences(
@@ -117,12 +117,12 @@ def run_differences(
     Answers were generated for at most ``generate`` items.
     """
     rows, items = zip(*(_by_run(each) for each in (ours, theirs)), strict=True)
-    found = []
+    verified = []
     for run in runs:
-        one, other = (np.array(each.get(run, []), dtype=bool) for each in items)
+        again, recorded = (np.array(each.get(run, []), dtype=bool) for each in items)
         of_classes = ours.tested.kinds.get(rows[0][run]["receiver_task"], CLASSES) == CLASSES
-        if len(one) != len(other) or bool(len(one)) != of_classes:
-            found.append(Verified(run, float("nan"), max(len(one), len(other)), ("correct",)))
+        if len(again) != len(recorded) or bool(len(again)) != of_classes:
+            verified.append(Verified(run, float("nan"), max(len(again), len(recorded)), ("correct",)))
             continue
         columns = tuple(name for name in SAME if rows[0][run][name] != rows[1][run][name])
         items_of = rows[0][run]["n_items"] or 1
@@ -131,9 +131,9 @@ def run_differences(
             room = ROUNDING + 2 * tolerance / max(1, count)
             if not _close(rows[0][run].get(name), rows[1][run].get(name), room):
                 columns += (name,)
-        apart = float(abs(one.mean() - other.mean())) if of_classes else None
-        found.append(Verified(run, apart, int((one != other).sum()), columns))
-    return found
+        apart = float(abs(again.mean() - recorded.mean())) if of_classes else None
+        verified.append(Verified(run, apart, int((again != recorded).sum()), columns))
+    return verified
 
 
 def _rounded(ours: Mapping[str, Any], theirs: Mapping[str, Any], elsewhere: bool) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _by_run(tables: Exported) -> tuple[dict[str, dict[str, Any]], dict[str, list
     return {row["run"]: row for row in tables.runs.iter_rows(named=True)}, dict(tables.correct.iter_rows())
 
 
-def _close(one: float | None, other: float | None, room: float) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= room * max(1.0, abs(one))
+def _close(left: float | None, right: float | None, room: float) -> bool:
+    if left is None or right is None:
+        return left is right
+    return abs(left - right) <= room * max(1.0, abs(left))

@@ -93,10 +93,10 @@ def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
 
 def _cut(place: Place, bound_task: BoundTask) -> dict[str, str]:
     """What is cut off the texts that are trained and tested on, in one line; nothing where all are read whole."""
-    found = bound_task.readout.cut_of((*bound_task.task.train.examples, *bound_task.tested.examples))
-    if not found.cut:
+    cut = bound_task.readout.cut_of((*bound_task.task.train.examples, *bound_task.tested.examples))
+    if not cut.cut:
         return {}
-    said = found.sentence(bound_task.readout.max_tokens, "[training] max_tokens", bound_task.readout.most_tokens())
+    said = cut.sentence(bound_task.readout.max_tokens, "[training] max_tokens", bound_task.readout.most_tokens())
     return {"cut": f"{_name(place.host)} on {place.task}: {said}"}
 
 
@@ -105,24 +105,24 @@ def _chains(request: TrainJobsRequest, blobs: Blobs) -> JobResult:
     shared = PortCache()
     starts = {entry.job: _start(entry, request, bound_task, blobs, shared) for entry in request.entries}
     try:
-        found = [] if request.alone else [_train_and_test(list(starts), starts, request, bound_task)]
+        tested = [] if request.alone else [_train_and_test(list(starts), starts, request, bound_task)]
     except NotFinite:  # of one of them; alone, the others come through
-        found = []
-    found = found or [_alone(job, starts, request, bound_task) for job in starts]
-    tensors = {name: tensor for one in found for name, tensor in one.tensors.items()}
-    answers = _with_inputs([answer for one in found for answer in one.answers], request, bound_task)
+        tested = []
+    tested = tested or [_alone(job, starts, request, bound_task) for job in starts]
+    tensors = {name: tensor for chain in tested for name, tensor in chain.tensors.items()}
+    answers = _with_inputs([answer for chain in tested for answer in chain.answers], request, bound_task)
     return JobResult(answers, pack(tensors, request.kind, answers) if tensors else None)
 
 
 def _with_inputs(answers: list[Answer], request: TrainJobsRequest, bound_task: BoundTask) -> tuple[Answer, ...]:
     """What each chain ran on: its own host and task, and the host that its module comes from."""
-    own, sets = _inputs(request.place, bound_task), dict[str, Inputs]()
+    here, sets = _inputs(request.place, bound_task), dict[str, Inputs]()
     names = {entry.job: _name(entry.origin.at) if entry.origin else "" for entry in request.entries}
     for entry in request.entries:
         if entry.origin and names[entry.job] not in sets:
             origin = {f"host {names[entry.job]}": marked(entry.origin.host)}
-            sets[names[entry.job]] = {**origin, **own}
-    return tuple(replace(answer, inputs=sets.get(names[answer.job], own)) for answer in answers)
+            sets[names[entry.job]] = {**origin, **here}
+    return tuple(replace(answer, inputs=sets.get(names[answer.job], here)) for answer in answers)
 
 
 def _inputs(place: Place, bound_task: BoundTask) -> Inputs:
@@ -136,43 +136,43 @@ def _name(host: HostAt) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Tested:
     answers: list[Answer]
     tensors: dict[str, Tensor]
 
 
-def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask) -> _Found:
+def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask) -> _Tested:
     begun = time.perf_counter()
     try:
         return _train_and_test([job], starts, request, bound_task)
     except Exception as error:  # whatever it is, it is this entry's alone, and is recorded as such
-        return _Found([Answer(job, None, told(error), time.perf_counter() - begun)], {})
+        return _Tested([Answer(job, None, told(error), time.perf_counter() - begun)], {})
 
 
 def _train_and_test(
     jobs: list[str], starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask
-) -> _Found:
+) -> _Tested:
     """Train entries in one stack, test every checkpoint, all modules of one budget together."""
     begun = time.perf_counter()
     spec = request.technique
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound_task.host.kind]
     kept = bound_task.train(spec, [starts[job] for job in jobs], request.budgets, rate)
     trained = time.perf_counter()
-    tests = {b: bound_task.test(spec, [one[b].matrices for one in kept]) for b in request.budgets}
+    tests = {b: bound_task.test(spec, [checkpoints[b].matrices for checkpoints in kept]) for b in request.budgets}
     ended = time.perf_counter()
-    found = _Found([], {})
+    tested = _Tested([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
-        own = {budget: tests[budget][index] for budget in request.budgets}
+        tests_of_job = {budget: tests[budget][index] for budget in request.budgets}
         metrics = _facts(bound_task) | {
-            "tests": {str(b): {**measured(own[b]), "loss": checkpoints[b].loss} for b in request.budgets},
+            "tests": {str(b): {**measured(tests_of_job[b]), "loss": checkpoints[b].loss} for b in request.budgets},
             "learning_rate": rate,
             "train_seconds_per_step": (trained - begun) / (len(jobs) * max(1, *request.budgets)),
             "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
         }
-        found.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
-        found.tensors.update(_arrays(job, own) | _targets(own[request.budgets[0]]))
-        found.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
-    return found
+        tested.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
+        tested.tensors.update(_arrays(job, tests_of_job) | _targets(tests_of_job[request.budgets[0]]))
+        tested.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
+    return tested
 
 
 def _start(
@@ -220,8 +220,8 @@ def _update(request: UpdateRequest) -> JobResult:
 
 def _facts(bound_task: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
-    found = {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
-    return found if bound_task.task.spec.kind == CLASSES else {**found, "kind": bound_task.task.spec.kind}
+    facts = {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
+    return facts if bound_task.task.spec.kind == CLASSES else {**facts, "kind": bound_task.task.spec.kind}
 
 
 def _targets(test: Predictions) -> dict[str, Tensor]:
@@ -233,26 +233,26 @@ def _targets(test: Predictions) -> dict[str, Tensor]:
 
 def _arrays(job: str, tests: Mapping[int, Predictions]) -> dict[str, Tensor]:
     """What was predicted for each item, a test a budget: of classes the scores, (N, C), and what was right, (N,)."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for budget, test in tests.items():
         if isinstance(test, Scores):
-            found[f"{job}/scores/{budget}"] = torch.from_numpy(np.ascontiguousarray(test.scores))
-            found[f"{job}/correct/{budget}"] = torch.from_numpy(test.correct)
+            tensors[f"{job}/scores/{budget}"] = torch.from_numpy(np.ascontiguousarray(test.scores))
+            tensors[f"{job}/correct/{budget}"] = torch.from_numpy(test.correct)
         else:
-            found |= _tensors(predicted_name(job, budget), test.values)
-    return found
+            tensors |= _tensors(predicted_name(job, budget), test.values)
+    return tensors
 
 
 def _tensors(name: str, array: npt.NDArray[Any]) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(own.copy()) for key, own in as_tensors(name, array).items()}
+    return {key: torch.from_numpy(value.copy()) for key, value in as_tensors(name, array).items()}
 
 
 def _matrices(job: str, checkpoints: Mapping[int, Checkpoint]) -> dict[str, Tensor]:
     return {
         f"{job}/module/{step}/{slot}/{name}": tensor.contiguous()
         for step, checkpoint in checkpoints.items()
-        for slot, own in checkpoint.matrices.items()
-        for name, tensor in own.items()
+        for slot, matrices in checkpoint.matrices.items()
+        for name, tensor in matrices.items()
     }
 
 

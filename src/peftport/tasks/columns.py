@@ -80,14 +80,14 @@ class Wording:
         if not self.prompt:
             return {}
         before, mask, _ = self.prompt.partition(MASK)
-        found = {"prompt": before.rstrip(), "causal_prompt": before.rstrip()}
+        prompts = {"prompt": before.rstrip(), "causal_prompt": before.rstrip()}
         if mask:
             whole = set(PLACEHOLDER.findall(self.prompt)) - {MASK[1:-1]}
-            generating = found if whole and whole <= set(PLACEHOLDER.findall(before)) else {}
-            found = {**generating, "masked_prompt": self.prompt}
+            generating = prompts if whole and whole <= set(PLACEHOLDER.findall(before)) else {}
+            prompts = {**generating, "masked_prompt": self.prompt}
         else:
-            found = dict.fromkeys(found, self.prompt)
-        return {**found, "own_prompts": tuple(found)}
+            prompts = dict.fromkeys(prompts, self.prompt)
+        return {**prompts, "own_prompts": tuple(prompts)}
 
 
 def field_names(text: str | Sequence[str] | None) -> tuple[str, ...] | None:
@@ -169,9 +169,9 @@ def _text(where: str, row: int, field: str, value: object) -> str:
     if is_empty(value):
         raise TaskRefused(f"{where}, row {row}: the {field} is empty, expected some; fill it in or delete the row")
     if not isinstance(value, str):
-        got = type(value).__name__
+        type_name = type(value).__name__
         raise TaskRefused(
-            f"{where}, row {row}: the {field} is of type {got}, expected text; name the column with --text"
+            f"{where}, row {row}: the {field} is of type {type_name}, expected text; name the column with --text"
         )
     try:
         value.encode()

@@ -15,8 +15,8 @@ from peftport.core.errors import TaskRefused
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 
 
-def read_delimited(path: Path, text: str, own: str) -> tuple[dict[str, Sequence[object]], tuple[str, ...]]:
-    """The columns of a table, and notes on what was guessed; ``own`` is the delimiter that the suffix stands for.
+def read_delimited(path: Path, text: str, usual: str) -> tuple[dict[str, Sequence[object]], tuple[str, ...]]:
+    """The columns of a table, and notes on what was guessed; ``usual`` is the delimiter that the suffix stands for.
 
     A text of digits stays a text, and the label 01 stays apart from 1.
 
@@ -29,30 +29,30 @@ def read_delimited(path: Path, text: str, own: str) -> tuple[dict[str, Sequence[
     text = text.rstrip("\r\n")  # blank lines at the end are no items
     if not text:
         raise TaskRefused(f"{path}: the file is empty, expected a header line and items; check the path")
-    delimiter = delimiter_of(path, text, own)
+    delimiter = delimiter_of(path, text, usual)
     quoted = '"' if delimiter != "\t" or _tabs_are_quoted(text) else None
     try:
         frame = polars.read_csv(text.encode(), infer_schema=False, separator=delimiter, quote_char=quoted)
     except polars.exceptions.PolarsError as error:
         raise _damaged(path, text, delimiter, error) from error
-    notes = () if delimiter == own else (f"cells separated by {DELIMITERS[delimiter]}",)
+    notes = () if delimiter == usual else (f"cells separated by {DELIMITERS[delimiter]}",)
     return {name: frame[name].to_list() for name in frame.columns}, notes
 
 
-def delimiter_of(path: Path, text: str, own: str) -> str:
+def delimiter_of(path: Path, text: str, usual: str) -> str:
     """The delimiter of a table, told by its header line. Raises TaskRefused where two others could be meant."""
     header = text.lstrip("\r\n").partition("\n")[0]
     cells = {each: len(_cells(header, each)) for each in DELIMITERS}
-    if cells[own] > 1:
-        return own
+    if cells[usual] > 1:
+        return usual
     others = [each for each, count in cells.items() if count > 1]
     if len(others) > 1:
-        found = " and ".join(DELIMITERS[each] for each in others)
+        meant = " and ".join(DELIMITERS[each] for each in others)
         raise TaskRefused(
-            f"{path}, line 1: {found} in the header line {_shown(header)}, expected one delimiter; "
+            f"{path}, line 1: {meant} in the header line {_shown(header)}, expected one delimiter; "
             "save the file with commas (.csv) or tabs (.tsv)"
         )
-    return others[0] if others else own
+    return others[0] if others else usual
 
 
 def no_header(table: dict[str, Sequence[object]]) -> bool:
@@ -104,9 +104,9 @@ def _damaged(path: Path, text: str, delimiter: str, error: Exception) -> TaskRef
     return TaskRefused(f"{path}: cannot be read ({first}), expected CSV with one header line; write the file anew")
 
 
-def short_row(path: Path, text: str, own: str) -> None:
+def short_row(path: Path, text: str, usual: str) -> None:
     """Refuse the first row that has fewer cells than the header, by its line. Raises TaskRefused."""
-    delimiter, width, end = delimiter_of(path, text, own), 0, 0
+    delimiter, width, end = delimiter_of(path, text, usual), 0, 0
     try:
         for line, row in _rows(text, delimiter):
             width = width or len(row)

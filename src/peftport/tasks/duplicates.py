@@ -120,8 +120,8 @@ class _Sets:
         """Which of the pairs (P,), (P,) have J >= t; two empty sets are not alike."""
         shared = np.asarray(self.whole[a].multiply(self.whole[b]).sum(axis=1))  # (P,)
         union = self.sizes[a] + self.sizes[b] - shared
-        found: Bools = (OUT_OF * shared >= SHARED * union) & (shared > 0)
-        return found
+        similar: Bools = (OUT_OF * shared >= SHARED * union) & (shared > 0)
+        return similar
 
     def _plausible(self, a: Ints, b: Ints, shortest_at_most: int | None) -> Iterator[tuple[Ints, Ints]]:
         """Candidate pairs (P,), (P,) whose sizes permit J >= t, a bounded number at a time."""
@@ -216,11 +216,11 @@ def _mostly_shared(hashes: Hashes, owners: Ints, n: int) -> Bools:
         table, shift = np.zeros(2**bits, dtype=np.bool_), np.uint64(64 - bits)
         table[ordered[1:][ordered[1:] == ordered[:-1]] >> shift] = True
         alone = np.bincount(owners[~table[hashes >> shift]], minlength=n)
-        found: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
-        before, kept = kept, int(found.sum())
+        shared: Bools = (OUT_OF * alone <= (OUT_OF - SHARED) * sizes) & (sizes > 0)
+        before, kept = kept, int(shared.sum())
         if 10 * kept >= 9 * before:
-            return found
-        still = found[owners]
+            return shared
+        still = shared[owners]
         hashes, owners = hashes[still], owners[still]
 
 
@@ -240,15 +240,15 @@ class Likeness:
 
     def near(self, rows: Ints, against: Ints) -> Bools:
         """Which of the examples ``rows`` (indices) are near-duplicates of one of ``against``; (len(rows),)."""
-        found = np.zeros(self._others_number + 1, dtype=np.bool_)
+        duplicate = np.zeros(self._others_number + 1, dtype=np.bool_)
         mine, theirs = self._number[rows], self._number[against]
         kept = (each[each < self._others_number] for each in (mine, theirs))
         for a, b in self._first.near(*kept):
             for other in self._others:
                 alike = other.alike(a, b)
                 a, b = a[alike], b[alike]
-            found[a] = True
-        return found[mine]
+            duplicate[a] = True
+        return duplicate[mine]
 
 
 def near_examples(keys: Sequence[Key], against: Sequence[Key]) -> Bools:

@@ -60,20 +60,20 @@ def _sample(where: str, line: str) -> Sample:
     return Sample(_messages(where, row["input"]), answers)
 
 
-def _messages(where: str, found: Any) -> tuple[Turn, ...]:
-    if not isinstance(found, list) or not found:
-        raise _refused(where, f"got the input {json.dumps(found)[:60]}")
-    for each in found:
+def _messages(where: str, messages: Any) -> tuple[Turn, ...]:
+    if not isinstance(messages, list) or not messages:
+        raise _refused(where, f"got the input {json.dumps(messages)[:60]}")
+    for each in messages:
         known = isinstance(each, dict) and each.get("role") in ROLES and isinstance(each.get("content"), str)
         if not known or not each["content"].strip():
             raise _refused(where, f"got the message {json.dumps(each)[:60]}")
-    return tuple(Turn(each["role"], each["content"]) for each in found)
+    return tuple(Turn(each["role"], each["content"]) for each in messages)
 
 
-def _refused(where: str, got: str) -> TaskRefused:
+def _refused(where: str, actual: str) -> TaskRefused:
     return TaskRefused(
         f"{where}: expected an object with input (messages of role and content) and ideal (an answer, or several), "
-        f"{got}; install the texts again"
+        f"{actual}; install the texts again"
     )
 
 
@@ -103,8 +103,8 @@ def read_corr2cause(place: str, spec: TaskSpec) -> Items:
     samples = read_samples(place)
     pairs = []
     for number, sample in enumerate(samples, 1):
-        head, found, hypothesis = sample.messages[-1].content.partition(HYPOTHESIS)
-        if not head.startswith(PREMISE) or not found:
+        head, separator, hypothesis = sample.messages[-1].content.partition(HYPOTHESIS)
+        if not head.startswith(PREMISE) or not separator:
             raise TaskRefused(
                 f"{place}, sample {number}: expected {PREMISE}... {HYPOTHESIS.strip()} ..., "
                 f"got {head[:40]!r}; install the texts again"

@@ -57,17 +57,17 @@ def split_files(folder: Path) -> dict[str, Path]:
 
     Raises TaskRefused for two of the same split.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         split = SPLIT_NAMES.get(stem_of(path).lower())
         if split is None or format_of(path) not in SUFFIXES or not path.is_file():
             continue
-        if split in found:
+        if split in paths:
             raise TaskRefused(
-                f"{folder}: {found[split].name} and {path.name} are both {split}, expected one; take one away"
+                f"{folder}: {paths[split].name} and {path.name} are both {split}, expected one; take one away"
             )
-        found[split] = path
-    return found
+        paths[split] = path
+    return paths
 
 
 def only_here(files: dict[str, Path]) -> bool:
@@ -101,8 +101,8 @@ def _only_here(path: Path) -> bool:
         return True
     if suffix == ".json":
         return is_object(as_text(path, read_bytes(path)))
-    own = _OWN_DELIMITERS.get(suffix)
-    return own is not None and delimiter_of(path, as_text(path, read_bytes(path)), own) != own
+    usual = _OWN_DELIMITERS.get(suffix)
+    return usual is not None and delimiter_of(path, as_text(path, read_bytes(path)), usual) != usual
 
 
 def _read(path: Path) -> _Read:

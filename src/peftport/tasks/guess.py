@@ -50,7 +50,7 @@ def guess(where: str, columns: Sequence[str], named: Names) -> Guess | None:
 
     """
     guesses = (completion,) if named.kind == "completion" else GUESSES
-    return next((found for each in guesses if (found := each(where, columns, named)) is not None), None)
+    return next((guessed for each in guesses if (guessed := each(where, columns, named)) is not None), None)
 
 
 def resolved(where: str, columns: Sequence[str], named: Names) -> tuple[Names, tuple[str, ...]]:
@@ -60,17 +60,17 @@ def resolved(where: str, columns: Sequence[str], named: Names) -> tuple[Names, t
         TaskRefused: as `guess` does.
 
     """
-    found = guess(where, columns, named)
-    if found is not None and found.kind == "completion":
-        said = f"prompts from column{'s' if len(found.text) > 1 else ''} {' and '.join(found.text)} (--text)"
+    likely = guess(where, columns, named)
+    if likely is not None and likely.kind == "completion":
+        said = f"prompts from column{'s' if len(likely.text) > 1 else ''} {' and '.join(likely.text)} (--text)"
         answers = (
-            f"answers from column {found.label} (--label)" if found.label not in found.text else "their last turns"
+            f"answers from column {likely.label} (--label)" if likely.label not in likely.text else "their last turns"
         )
         guessed = named.text is None or named.label is None
-        named = replace(named, text=found.text, label=found.label, kind=named.kind or "completion")
+        named = replace(named, text=likely.text, label=likely.label, kind=named.kind or "completion")
         return named, (f"{said}, {answers}",) if guessed else ()
-    text = named.text or (found.text if found else _texts(where, _free(columns, named)) or SURE_TEXTS[:1])
-    label = named.label or (found.label if found else one_of(where, columns, SURE_LABELS, LABELS, "label") or "label")
+    text = named.text or (likely.text if likely else _texts(where, _free(columns, named)) or SURE_TEXTS[:1])
+    label = named.label or (likely.label if likely else one_of(where, columns, SURE_LABELS, LABELS, "label") or "label")
     notes = []
     if named.text is None and text not in tuple((name,) for name in SURE_TEXTS) and set(text) <= set(columns):
         notes.append(f"texts from column{'s' if len(text) > 1 else ''} {' and '.join(text)} (--text)")
@@ -85,10 +85,10 @@ def one_of(where: str, columns: Sequence[str], sure: Sequence[str], likely: Sequ
         if name in columns:
             return name
     known = {*sure, *likely}
-    found = [column for column in columns if column.strip().casefold() in known]
-    if len(found) > 1:
-        raise _several(where, found, option)
-    return found[0] if found else None
+    matching = [column for column in columns if column.strip().casefold() in known]
+    if len(matching) > 1:
+        raise _several(where, matching, option)
+    return matching[0] if matching else None
 
 
 def classification(where: str, columns: Sequence[str], named: Names) -> Guess | None:
@@ -123,7 +123,7 @@ def _texts(where: str, columns: Sequence[str]) -> tuple[str, ...] | None:
         if name in columns:
             return (name,)
     spelt = {column.strip().casefold(): column for column in columns}
-    pairs = [(spelt[one], spelt[other]) for one, other in PAIRS if one in spelt and other in spelt]
+    pairs = [(spelt[first], spelt[second]) for first, second in PAIRS if first in spelt and second in spelt]
     singles = [column for column in columns if column.strip().casefold() in {*SURE_TEXTS, *TEXTS}]
     candidates = [*map(",".join, pairs), *singles]
     if len(candidates) > 1:

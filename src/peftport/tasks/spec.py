@@ -178,7 +178,7 @@ class TaskSpec(BaseModel, ABC):
         for field in known:
             if f"{{{field}}}" not in template:
                 raise ValueError(f"{name} {template!r}: expected {{{field}}} in it")
-        unknown = [found for found in PLACEHOLDER.findall(template) if found not in known]
+        unknown = [field for field in PLACEHOLDER.findall(template) if field not in known]
         if unknown:
             places = " and ".join(f"{{{field}}}" for field in known)
             raise ValueError(f"{name} {template!r}: expected {places} in it, got {{{unknown[0]}}} too")
@@ -198,4 +198,4 @@ class TaskSpec(BaseModel, ABC):
         """
         values = dict(zip(self.fields, texts_of(example), strict=True)) | more
         places = "|".join(re.escape(f"{{{field}}}") for field in values)
-        return re.sub(places, lambda found: values[found[0][1:-1]], template)
+        return re.sub(places, lambda match: values[match[0][1:-1]], template)

@@ -86,8 +86,8 @@ def leaks(train: Split, test: Split) -> int:
     In all their fields; a pair and a single text are compared as plain texts.
     """
     fields = {len(texts_of(example)) for example in (*train.examples, *test.examples)}
-    one, other = (s.examples if len(fields) == 1 else s.texts for s in (train, test))
-    return int(near_examples([key_of(each) for each in one], [key_of(each) for each in other]).sum())
+    of_train, of_test = (s.examples if len(fields) == 1 else s.texts for s in (train, test))
+    return int(near_examples([key_of(each) for each in of_train], [key_of(each) for each in of_test]).sum())
 
 
 def key_of(example: Example) -> Key:
@@ -126,18 +126,18 @@ def _units(role: str, names: Iterable[str]) -> npt.NDArray[np.float64]:
 def _places(task: str, items: Items, keys: Sequence[Key]) -> list[str]:
     """The split of each item: the declared one; where the source declares none, or not all three, by hash."""
     units = (_units("group", items.groups) if items.groups else _units("text", _names_of(keys))).tolist()
-    given = set(items.splits or ())
-    if items.splits is None or len(given) == 1:
+    declared = set(items.splits or ())
+    if items.splits is None or len(declared) == 1:
         return ["train" if u < TRAIN else "valid" if u < TRAIN + VALID else "test" for u in units]
-    if "train" not in given:
-        got = ", ".join(sorted(given))
-        raise TaskRefused(f"{task}: splits {got}, expected train among them; add it or declare none")
-    if len(given) == len(SPLITS):
+    if "train" not in declared:
+        shown = ", ".join(sorted(declared))
+        raise TaskRefused(f"{task}: splits {shown}, expected train among them; add it or declare none")
+    if len(declared) == len(SPLITS):
         return list(items.splits)
     # Of train and one more, that one is the test, and train gives some of its own items for validation.
     share = VALID / (TRAIN + VALID)
     from_train = ["valid" if u < share else "train" for u in units]
-    return [place if own == "train" else "test" for own, place in zip(items.splits, from_train, strict=True)]
+    return [place if split == "train" else "test" for split, place in zip(items.splits, from_train, strict=True)]
 
 
 def _without_copies(
@@ -154,8 +154,8 @@ def _without_copies(
             copies[key].append(i)
 
     def preference(i: int) -> tuple[int, Example, str, str]:
-        group, own = items.groups[i] if items.groups else "", items.ids[i] if items.ids else ""
-        return -SPLITS.index(places[i]), items.examples[i], group, own
+        group, item_id = items.groups[i] if items.groups else "", items.ids[i] if items.ids else ""
+        return -SPLITS.index(places[i]), items.examples[i], group, item_id
 
     kept, conflicting = [i for i, key in enumerate(keys) if counts[key] == 1], 0
     for rows in copies.values():

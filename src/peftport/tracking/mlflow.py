@@ -21,8 +21,8 @@ class MLflow:
         from mlflow import MlflowClient
 
         self._client = MlflowClient()
-        found = self._client.get_experiment_by_name(study)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(study)
+        experiment = self._client.get_experiment_by_name(study)
+        self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(study)
         finished, self._cut_off = set(), {}
         for run in self._runs():
             mark = run.data.tags.get(ID)

@@ -108,10 +108,10 @@ class BoundTask:
 
     def cut(self) -> str:
         """What was cut off the texts that were read so far, in one line; empty where nothing was."""
-        found = self.readout.cuts.total()
-        if not found.cut:
+        cut = self.readout.cuts.total()
+        if not cut.cut:
             return ""
-        return f"{self.host.name}: {found.sentence(self.readout.max_tokens, most=self.readout.most_tokens())}"
+        return f"{self.host.name}: {cut.sentence(self.readout.max_tokens, most=self.readout.most_tokens())}"
 
     @property
     def remarks_on_bare(self) -> tuple[str, ...]:
@@ -135,14 +135,14 @@ class BoundTask:
         """
         check_task(module, self.task.spec)
         shapes = self.readout.head_shapes()
-        body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
+        body = {slot: matrices for slot, matrices in module.matrices.items() if slot != HEAD}
         if not shapes:
             return body
         head = self.head_of(module) or {name: torch.zeros(shape) for name, shape in shapes.items()}
-        got = {name: tuple(t.shape) for name, t in head.items()}
-        if got != shapes:
+        present = {name: tuple(t.shape) for name, t in head.items()}
+        if present != shapes:
             raise SlotMismatch(
-                f"{HEAD}: this module's head is {got}, {self.task.spec.name} on {self.host.name} needs {shapes}; "
+                f"{HEAD}: this module's head is {present}, {self.task.spec.name} on {self.host.name} needs {shapes}; "
                 "train another"
             )
         return {**body, HEAD: head}
@@ -169,7 +169,7 @@ class BoundTask:
         of them in one stack.
         """
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
-        found: dict[int, dict[int, Checkpoint]] = {}
+        checkpoints: dict[int, dict[int, Checkpoint]] = {}
         for group in _alike(starts):
             encoded = self.train_split
             entries = [
@@ -179,8 +179,8 @@ class BoundTask:
             for begin in range(0, len(group), size):
                 some = entries[begin : begin + size]
                 kept = train_entries(self.host, self.readout, spec, some, budgets, self.settings, advance)
-                found.update(zip(group[begin : begin + size], kept, strict=True))
-        return [found[i] for i in range(len(starts))]
+                checkpoints.update(zip(group[begin : begin + size], kept, strict=True))
+        return [checkpoints[i] for i in range(len(starts))]
 
     def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
         """Return how many of these entries train at once. A single entry is not measured: it cannot be split."""
@@ -224,7 +224,7 @@ class BoundTask:
     ) -> list[Predictions]:
         advance = (progress or Silent()).stage(title, max(1, len(modules)))
         values = predict_entries(self.host, self.readout, spec, modules, encoded.rows, advance)
-        return [self.task.spec.predictions(own, items.targets) for own in values]
+        return [self.task.spec.predictions(of_module, items.targets) for of_module in values]
 
     def module(self, spec: TechniqueSpec, checkpoint: Checkpoint, seed: int, learning_rate: float) -> Module:
         """Make a module, with its records, of a checkpoint."""
@@ -299,12 +299,12 @@ def check_task(module: Module, spec: TaskSpec) -> None:
             "that kind"
         )
     if len(trained.fields) != len(spec.fields):
-        had, got = (
+        had, here = (
             f"pairs of texts ({', '.join(fields)})" if len(fields) > 1 else "single texts"
             for fields in (trained.fields, spec.fields)
         )
         columns = "two columns with --text a,b" if len(trained.fields) > 1 else "one column with --text"
-        raise TaskRefused(f"{spec.name}: this module was trained on {had}, got {got}; name {columns}")
+        raise TaskRefused(f"{spec.name}: this module was trained on {had}, got {here}; name {columns}")
 
 
 def _alike(starts: Sequence[Start]) -> list[list[int]]:

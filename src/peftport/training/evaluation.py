@@ -48,12 +48,12 @@ def predict_entries(
     """
     count = len(modules) if spec is not None else 1
     tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
-    found: list[npt.NDArray[Any]] = []
+    predicted: list[npt.NDArray[Any]] = []
     for begin in range(0, count, MODULES_AT_ONCE):
         group = list(modules[begin : begin + MODULES_AT_ONCE])
-        found += _predict_group(host, objective, spec, group, rows, tokens)
+        predicted += _predict_group(host, objective, spec, group, rows, tokens)
         advance(max(1, len(group)))
-    return found
+    return predicted
 
 
 def score_entries(
@@ -68,7 +68,7 @@ def score_entries(
 ) -> list[Scores]:
     """Test K modules on N rows of a classification task with the classes ``labels`` (N,); see `predict_entries`."""
     values = predict_entries(host, objective, spec, modules, rows, advance, tokens_at_once)
-    return [Scores(own, labels) for own in values]
+    return [Scores(of_module, labels) for of_module in values]
 
 
 def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -119,7 +119,7 @@ def _check_finite(
     values: npt.NDArray[Any],
 ) -> None:
     """Refuse predictions (K, N, ...) that are NaN or infinite, and say where in the host they first occur."""
-    wrong = np.array([~objective.finite(own) for own in values])  # (K, N)
+    wrong = np.array([~objective.finite(of_module) for of_module in values])  # (K, N)
     if not wrong.any():
         return
     entry, item = (int(place) for place in np.argwhere(wrong)[0])

@@ -217,9 +217,9 @@ def _check_losses(
 def _keep(kept: list[dict[int, Checkpoint]], step: int, matrices: StackedMatrices, losses: list[Tensor]) -> None:
     means = torch.stack(losses).mean(0).tolist() if losses else [None] * len(kept)
     for index, (checkpoints, loss) in enumerate(zip(kept, means, strict=True)):
-        own = unstack(matrices, index)
-        check_finite(own, f"entry {index}, step {step}")
-        checkpoints[step] = Checkpoint(step, own, loss)
+        of_entry = unstack(matrices, index)
+        check_finite(of_entry, f"entry {index}, step {step}")
+        checkpoints[step] = Checkpoint(step, of_entry, loss)
 
 
 def batches(rows: Sequence[Row], size: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -263,11 +263,11 @@ def unflatten(vectors: Tensor, like: Parameters) -> dict[str, dict[str, Tensor]]
     return matrices
 
 
-def same_structure(one: Parameters, other: Parameters) -> bool:
+def same_structure(first: Parameters, second: Parameters) -> bool:
     """Return whether two entries can be trained in one stack."""
-    return [(s, n, t.shape) for s, n, t in _by_name(one)] == [(s, n, t.shape) for s, n, t in _by_name(other)]
+    return [(s, n, t.shape) for s, n, t in _by_name(first)] == [(s, n, t.shape) for s, n, t in _by_name(second)]
 
 
 def _by_name(parameters: Parameters) -> list[tuple[str, str, Tensor]]:
     """List slot, name and tensor, sorted by name: fresh and loaded modules have their slots in different orders."""
-    return [(slot, name, own[name]) for slot, own in sorted(parameters.items()) for name in sorted(own)]
+    return [(slot, name, matrices[name]) for slot, matrices in sorted(parameters.items()) for name in sorted(matrices)]

@@ -59,7 +59,7 @@ def entry_memory(
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         entry_loss(host, objective, spec, entry, longest)
-    numbers = sum(tensor.numel() for own in entry.start.values() for tensor in own.values())
+    numbers = sum(tensor.numel() for matrices in entry.start.values() for tensor in matrices.values())
     return EntryMemory(sum(kept.values()), numbers * host.wide_dtype.itemsize)
 
 
@@ -67,7 +67,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the free bytes of the accelerator, or of this machine and the container that the process runs in."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [found for found in (_of_machine(), _of_container()) if found is not None]
+    free = [size for size in (_of_machine(), _of_container()) if size is not None]
     return min(free) if free else UNKNOWN_FREE_BYTES
 
 
@@ -85,6 +85,6 @@ def _of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
         return None
     cached = 0
     if stat.is_file():
-        found = dict(line.split() for line in stat.read_text(encoding="utf-8").splitlines())
-        cached = int(found.get("inactive_file", 0))
+        counters = dict(line.split() for line in stat.read_text(encoding="utf-8").splitlines())
+        cached = int(counters.get("inactive_file", 0))
     return max(0, int(limit.read_text()) - int(used.read_text()) + cached)

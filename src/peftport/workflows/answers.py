@@ -61,14 +61,14 @@ def check_shots(bound_task: BoundTask, asked: int | None) -> int:
 
 def few_shot(bound_task: BoundTask, shots: int, seeds: Sequence[int], progress: Progress) -> dict[int, Predictions]:
     """Test the bare host with examples in its prompt, by seed: each seed draws its own from the training items."""
-    train, found = bound_task.task.train, {}
+    train, tests = bound_task.task.train, {}
     for seed in seeds if shots else ():
         picks = rng_for(seed, "shots").choice(len(train), size=shots, replace=False)
         drawn = tuple((prompt_of(train.examples[i]), train.targets[i][0]) for i in picks)
         readout = AnswerTokens(bound_task.host, bound_task.task.spec, bound_task.settings.max_tokens, drawn)
         title = f"testing {bound_task.host.name} with {shots} examples in its prompt"
-        [found[seed]] = replace(bound_task, readout=readout).test(None, [], progress, title)
-    return found
+        [tests[seed]] = replace(bound_task, readout=readout).test(None, [], progress, title)
+    return tests
 
 
 def at_home(module: Module, origin: str, bound_task: BoundTask, progress: Progress) -> Predictions:

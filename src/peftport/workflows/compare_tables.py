@@ -51,10 +51,10 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
     """
     rows: list[dict[str, Any]] = []
     tests: dict[str, Predictions] = {}
-    for one in comparisons:
-        for own, scores in _runs(one):
-            name = "/".join(str(own[key]) for key in ("technique", "arm", "budget", "seed"))
-            rows.append({**own, "run": name, "job": name})
+    for comparison in comparisons:
+        for row, scores in _runs(comparison):
+            name = "/".join(str(row[key]) for key in ("technique", "arm", "budget", "seed"))
+            rows.append({**row, "run": name, "job": name})
             tests[name] = scores
     bare, judged = comparisons[0].bare, comparisons[0].judged.name
     rows.append(
@@ -62,8 +62,8 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
     )
     tests[BARE_ARM] = bare
     for seed, test in comparisons[0].few_shot.items():
-        own = _row(comparisons[0], FEW_SHOT, 0, test, measures_with(test, judged))
-        rows.append({**own, "seed": seed, "run": f"{FEW_SHOT}/{seed}", "job": f"{FEW_SHOT}/{seed}"})
+        row = _row(comparisons[0], FEW_SHOT, 0, test, measures_with(test, judged))
+        rows.append({**row, "seed": seed, "run": f"{FEW_SHOT}/{seed}", "job": f"{FEW_SHOT}/{seed}"})
         tests[f"{FEW_SHOT}/{seed}"] = test
     classes = {name: test for name, test in tests.items() if isinstance(test, Scores)}
     correct = [{"run": name, "correct": test.correct.tolist()} for name, test in classes.items()]
@@ -75,28 +75,28 @@ BARE_ARM = "bare"  # as tables of runs call the bare host
 FEW_SHOT = "few_shot"  # the bare host with examples in its prompt
 
 
-def _runs(one: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
-    plan, longest = one.plan, max(one.plan.budgets)
-    known = {(row.arm, row.budget, row.seed): row for row in one.rows}
-    found = []
-    for (arm, budget, seed), scores in one.scores.items():
+def _runs(compared: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
+    plan, longest = compared.plan, max(compared.plan.budgets)
+    known = {(row.arm, row.budget, row.seed): row for row in compared.rows}
+    runs = []
+    for (arm, budget, seed), scores in compared.scores.items():
         method = {"ported": plan.method, "sampled": plan.sampler}.get(arm)
-        place = {"origin": one.origin, "method": method} if method else {}
+        place = {"origin": compared.origin, "method": method} if method else {}
         row = known.get((arm, budget, seed))
-        measured = measures_with(scores, one.judged.name) if row is None else row.measures
-        own = {**_row(one, arm, budget, scores, measured), **place, "technique": one.technique, "seed": seed}
-        own |= {"train_seconds": row.seconds if row else None, "test_seconds": 0.0}
-        found.append((own, scores))
+        measured = measures_with(scores, compared.judged.name) if row is None else row.measures
+        run = {**_row(compared, arm, budget, scores, measured), **place, "technique": compared.technique, "seed": seed}
+        run |= {"train_seconds": row.seconds if row else None, "test_seconds": 0.0}
+        runs.append((run, scores))
         if arm == "scratch" and budget == longest > 0:
-            found.append(({**own, "arm": CEILING}, scores))
-    return found
+            runs.append(({**run, "arm": CEILING}, scores))
+    return runs
 
 
 def _row(
-    one: Comparison, arm: str, budget: int, scores: Predictions, measured: Mapping[str, float | None]
+    compared: Comparison, arm: str, budget: int, scores: Predictions, measured: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    place = {"receiver": one.receiver, "receiver_task": one.task, "arm": arm, "budget": budget, "steps": budget}
-    return {**place, "state": "done", **measured, "n_items": len(scores)}
+    row = {"receiver": compared.receiver, "receiver_task": compared.task, "arm": arm, "budget": budget, "steps": budget}
+    return {**row, "state": "done", **measured, "n_items": len(scores)}
 
 
 class ComparisonAnalysis:
@@ -149,11 +149,11 @@ class ComparisonAnalysis:
     def by_technique(self) -> dict[str | None, Contrast | None]:
         """Of each technique, the comparison at the smallest budget that its verdict weighs first."""
         smallest = min(self.first.plan.budgets)
-        found: dict[str | None, Contrast | None] = {}
-        for one in settings_of(self.evidence):
-            own = [duel for duels in one.duels.values() for duel in duels if duel.budget == smallest]
-            found[one.names[0]] = own[0] if own else None
-        return found
+        contrasts: dict[str | None, Contrast | None] = {}
+        for setting in settings_of(self.evidence):
+            at_smallest = [duel for duels in setting.duels.values() for duel in duels if duel.budget == smallest]
+            contrasts[setting.names[0]] = at_smallest[0] if at_smallest else None
+        return contrasts
 
     def difference(self, one: str, other: str, budget: int) -> Interval:
         """One arm minus another at a budget, paired over seeds and test items; only comparison.
@@ -166,18 +166,18 @@ class ComparisonAnalysis:
         sides = []
         for name, column in ((one, "row_one"), (other, "row_other")):
             arm, at = (BARE_ARM, 0) if name in (BARE, BARE_ARM) else (name, 0 if name == FEW_SHOT else budget)
-            own = rows.filter(arm=arm, budget=at).select("seed", pl.col("row").alias(column))
-            if not own.height:
+            side = rows.filter(arm=arm, budget=at).select("seed", pl.col("row").alias(column))
+            if not side.height:
                 raise UnknownName.of(f"arm at {budget} steps", name, [*self.first.plan.arms, BARE])
-            sides.append(own.drop("seed") if arm == BARE_ARM else own)
+            sides.append(side.drop("seed") if arm == BARE_ARM else side)
         bare = any("seed" not in side.columns for side in sides)
         joined = sides[0].join(sides[1], how="cross") if bare else sides[0].join(sides[1], on="seed")
         both = joined.with_columns(all=pl.lit(0))
-        found, level = (
+        estimates, level = (
             differences(self.evidence, both, ("all",), ("one", "other")).estimates,
             self.evidence.declared.level,
         )
-        estimate, margin = float(found.estimate[0]), float(found.margin(level)[0])
+        estimate, margin = float(estimates.estimate[0]), float(estimates.margin(level)[0])
         return Interval(estimate, estimate - margin, estimate + margin, level)
 
 

@@ -221,8 +221,8 @@ def with_home(
     except (BadRequest, ModuleRefused) as error:
         return replace(comparison, remarks=(*comparison.remarks, f"answers at home are not shown: {error}"))
     shown = side_by_side(bound_task, {f"{module.host.name}, where it was trained": home})
-    answers = (*comparison.answers, *(one for one in shown if one.who != REFERENCE))
-    return replace(comparison, answers=tuple(sorted(answers, key=lambda one: one.item)))
+    answers = (*comparison.answers, *(answer for answer in shown if answer.who != REFERENCE))
+    return replace(comparison, answers=tuple(sorted(answers, key=lambda answer: answer.item)))
 
 
 def _starts(

@@ -211,9 +211,9 @@ def _encode(host: Host, lines: list[str], max_tokens: int, path: Path) -> list[R
     if max_tokens > limit:
         raise BadRequest(f"max_tokens: {host.name} reads {limit} tokens at most, got {max_tokens}; lower it")
     texts = [host.text_prefix + line for line in lines]
-    found = host.tokenizer(texts, truncation=True, max_length=max_tokens, verbose=False)["input_ids"]
+    encoded = host.tokenizer(texts, truncation=True, max_length=max_tokens, verbose=False)["input_ids"]
     special = _special(host)
-    rows = [tuple(ids) for ids in found if sum(i not in special for i in ids) >= 2]
+    rows = [tuple(ids) for ids in encoded if sum(i not in special for i in ids) >= 2]
     if len(rows) < FEWEST_LINES:
         raise TaskRefused(f"{path}: {len(rows)} lines of two tokens or more, expected {FEWEST_LINES}; add lines")
     return rows
@@ -341,13 +341,13 @@ def _sentinels(host: Host, count: int) -> list[int]:
     known, rows, special = host.tokenizer.get_vocab(), len(_embeddings(host)), _special(host)
     named = [known[name] for k in range(count) if (name := f"<extra_id_{k}>") in known]
     free = [i for i in range(min(rows, len(known)) - 1, -1, -1) if i not in special]
-    found = named or free[: len(free) // 2]
-    if len(found) < count or max(found) >= rows:
+    sentinels = named or free[: len(free) // 2]
+    if len(sentinels) < count or max(sentinels) >= rows:
         raise HostRefused(
             f"{host.name}: expected {count} sentinel tokens <extra_id_n> or a vocabulary with room for them, "
             f"found {len(named)}, and {len(free)} other tokens; lower max_tokens, or use a host with sentinel tokens"
         )
-    return found[:count]
+    return sentinels[:count]
 
 
 def _tensor_names(host: Host) -> dict[str, str]:
@@ -364,8 +364,8 @@ def _tensor_names(host: Host) -> dict[str, str]:
     reached = {state[known].data_ptr() for known in names.values()}
     for known, weight in host.model.named_parameters():
         if weight.data_ptr() not in reached and not any(part in known for part in HARMLESS):
-            got = f"expected {known} in its weight files, found no tensor of that name and shape"
-            raise HostRefused(f"{host.name}: {got}; save the host anew with this version of transformers")
+            fault = f"expected {known} in its weight files, found no tensor of that name and shape"
+            raise HostRefused(f"{host.name}: {fault}; save the host anew with this version of transformers")
     return names
 
 
@@ -388,7 +388,7 @@ def _save(host: Host, names: dict[str, str], home: Path, function: float) -> Dis
     change, norm = (math.hypot(*column) for column in zip(*moves.values(), strict=True))
     if not math.isfinite(change + function):
         raise TrainingFailed(f"{host.name}: a weight is no longer finite; lower the learning rate")
-    far = {name: moved / own for name, (moved, own) in moves.items() if own > 0}
+    far = {name: moved / size for name, (moved, size) in moves.items() if size > 0}
     most = max(far, key=far.__getitem__)
     return Distance(
         weights=change / norm, tensor=most, tensor_distance=far[most], tensor_median=median(far.values()),

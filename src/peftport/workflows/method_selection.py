@@ -149,9 +149,9 @@ class MethodSelection:
         }
 
 
-def _as_json(one: Candidate, metric: str) -> dict[str, Any]:
-    own = {metric if name == "value" else name: value for name, value in asdict(one).items()}
-    return own | {"told_apart": one.told_apart}
+def _as_json(candidate: Candidate, metric: str) -> dict[str, Any]:
+    values = {metric if name == "value" else name: value for name, value in asdict(candidate).items()}
+    return values | {"told_apart": candidate.told_apart}
 
 
 def check_methods(methods: Sequence[str]) -> tuple[str, ...]:

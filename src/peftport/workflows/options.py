@@ -13,11 +13,11 @@ from peftport.core.request import Option, option, pairs
 
 def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
-    found = pairs("rank=4")(texts)
-    if "kind" in found:
-        got = f"kind={found['kind']}"
-        raise ValueError(f"expected a setting of the technique, got {got!r}; name the technique by --technique")
-    return {key: value.split(",") if "," in value or key == "sites" else value for key, value in found.items()}
+    settings = pairs("rank=4")(texts)
+    if "kind" in settings:
+        setting = f"kind={settings['kind']}"
+        raise ValueError(f"expected a setting of the technique, got {setting!r}; name the technique by --technique")
+    return {key: value.split(",") if "," in value or key == "sites" else value for key, value in settings.items()}
 
 
 def loading_settings(texts: Sequence[str]) -> dict[str, Any]:

@@ -55,13 +55,13 @@ def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: 
     ported = evidence.arm("ported").filter(pl.col("method") == method)
     paired = join(ported, evidence.arm(versus), versus).sort("budget", maintain_order=True)
     cells = paired.group_by(*CELL, "budget", maintain_order=True).agg("row_ported", f"row_{versus}")
-    for (budget,), own in cells.group_by("budget", maintain_order=True):
+    for (budget,), of_budget in cells.group_by("budget", maintain_order=True):
         when = f"{name}%s over {versus}, {budget} steps"
-        for technique, group, left_out in _by_technique(own):
-            one, other = (_stacked(evidence, group, arm) for arm in ("ported", versus))
-            interval = _interval(evidence, (one - other,), rng)
+        for technique, group, left_out in _by_technique(of_budget):
+            x, y = (_stacked(evidence, group, arm) for arm in ("ported", versus))
+            interval = _interval(evidence, (x - y,), rng)
             yield _row(technique, when % "interquartile mean gain", interval, left_out)
-            yield _row(technique, when % "probability of improvement", _interval(evidence, (one, other), rng), left_out)
+            yield _row(technique, when % "probability of improvement", _interval(evidence, (x, y), rng), left_out)
 
 
 def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
@@ -82,8 +82,8 @@ def _by_technique(cells: pl.DataFrame) -> Iterator[tuple[str | None, pl.DataFram
     most = pl.col("seeds") == pl.col("seeds").max()
     yield None, named.filter(most), named.select((~most).sum()).item()
     for technique in named["technique"].unique().sort():
-        own = named.filter(pl.col("technique") == technique)
-        yield technique, own.filter(most), own.select((~most).sum()).item()
+        of_technique = named.filter(pl.col("technique") == technique)
+        yield technique, of_technique.filter(most), of_technique.select((~most).sum()).item()
 
 
 def _stacked(evidence: Evidence, cells: pl.DataFrame, arm: str) -> Floats:

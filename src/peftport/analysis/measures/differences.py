@@ -41,16 +41,16 @@ class Differences:
 def differences(evidence: Evidence, rows: pl.DataFrame, group: Sequence[str], arms: tuple[str, str]) -> Differences:
     """The first arm minus the second in every group of rows (see `Evidence.pairs`)."""
     pairs = evidence.pairs(rows, group, arms)
-    found = pairs.crossed.contrast([1.0, -1.0])
-    settled = np.flatnonzero((found.p <= 1 - evidence.declared.level) & pairs.itemised)
-    p = np.full(len(found.estimate), np.nan)
+    contrast = pairs.crossed.contrast([1.0, -1.0])
+    settled = np.flatnonzero((contrast.p <= 1 - evidence.declared.level) & pairs.itemised)
+    p = np.full(len(contrast.estimate), np.nan)
     if len(settled):
         sizes = pairs.crossed.seeds
         begins = np.cumsum(sizes) - sizes
         for s in np.unique(sizes[settled]):
             at = settled[sizes[settled] == s]
             p[at] = _swapped(evidence, pairs.runs[begins[at, None] + np.arange(s)])
-    return Differences(pairs, replace(found, swapped=p))
+    return Differences(pairs, replace(contrast, swapped=p))
 
 
 def _swapped(evidence: Evidence, runs: Ints) -> Floats:
@@ -58,8 +58,8 @@ def _swapped(evidence: Evidence, runs: Ints) -> Floats:
     p, items = np.full(len(runs), np.nan), evidence.counts[runs[:, 0, 0]]
     held = (evidence.begins[runs] >= 0).all((1, 2))
     for n in np.unique(items[held]):
-        own, each = np.flatnonzero(held & (items == n)), max(1, DIFFERENCES_AT_ONCE // (runs.shape[1] * int(n)))
-        for part in (own[begin : begin + each] for begin in range(0, len(own), each)):
+        groups, each = np.flatnonzero(held & (items == n)), max(1, DIFFERENCES_AT_ONCE // (runs.shape[1] * int(n)))
+        for part in (groups[begin : begin + each] for begin in range(0, len(groups), each)):
             p[part] = _of_items(evidence, runs[part], int(n))
     for k in np.flatnonzero(~held):
         p[k] = _of_tests(evidence, runs[k])
@@ -67,23 +67,21 @@ def _swapped(evidence: Evidence, runs: Ints) -> Floats:
 
 
 def _of_items(evidence: Evidence, runs: Ints, n: int) -> Floats:
-    one, other = (
+    first, second = (
         evidence.items[evidence.begins[runs[:, :, arm]][..., None] + np.arange(n)].astype(np.float32) for arm in (0, 1)
     )  # (G, S, N) each
     swaps = SWAPS if len(evidence.runs) <= LARGE else OF_LARGE
-    return swapped_items(one - other, rng=rng_for(0, "swaps"), swaps=swaps)
+    return swapped_items(first - second, rng=rng_for(0, "swaps"), swaps=swaps)
 
 
 def _of_tests(evidence: Evidence, runs: Ints) -> float:
     """Of one group, runs (S, 2), whose metric is computed anew with the predictions of items swapped."""
     names = evidence.runs["run"]
-    tests = [(evidence.tests.get(names[int(one)]), evidence.tests.get(names[int(other)])) for one, other in runs]
-    whole = [(one, other) for one, other in tests if one is not None and other is not None]
+    tests = [(evidence.tests.get(names[int(a)]), evidence.tests.get(names[int(b)])) for a, b in runs]
+    whole = [(a, b) for a, b in tests if a is not None and b is not None]
     if len(whole) < len(tests):
         return np.nan
-    differs = np.logical_or.reduce(
-        [(one.values != other.values).reshape(len(one.targets), -1).any(1) for one, other in whole]
-    )
+    differs = np.logical_or.reduce([(a.values != b.values).reshape(len(a.targets), -1).any(1) for a, b in whole])
     swaps = swaps_of(differs, rng=rng_for(0, "swaps"), swaps=OF_DRAWN)
     sign = 1 if evidence.metric.higher_is_better else -1
     values = sign * swapped(evidence.metric, whole, swaps.signs > 0)  # (B, S)

@@ -103,8 +103,8 @@ class Evidence:
                 f"runs: expected one row for each cell, arm, budget and seed, got {', '.join(twice['run'][:2])} "
                 "for one; leave one out"
             )
-        own = _items_of(declared.metric, correct, items, sign)
-        laid_out, drawn = _laid_out(indexed, declared.metric, own), _drawn(indexed, draws or {}, sign)
+        values = _items_of(declared.metric, correct, items, sign)
+        laid_out, drawn = _laid_out(indexed, declared.metric, values), _drawn(indexed, draws or {}, sign)
         return cls(indexed, declared, *laid_out, drawn, tests or {})
 
     @property

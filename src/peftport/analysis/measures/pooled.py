@@ -102,8 +102,8 @@ def _against(evidence: Evidence, versus: str) -> Iterator[tuple[object, ...]]:
 def _pools(evidence: Evidence, versus: str) -> dict[tuple[str, int], dict[Place, Pool]]:
     """By method and budget, a pool for every technique on every pair of hosts."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
-    one, other = (evidence.begins[rows[name].to_numpy()] for name in ("row_ported", f"row_{versus}"))
-    held = rows.filter(pl.lit((one >= 0) & (other >= 0)))
+    ours, theirs = (evidence.begins[rows[name].to_numpy()] for name in ("row_ported", f"row_{versus}"))
+    held = rows.filter(pl.lit((ours >= 0) & (theirs >= 0)))
     pools: dict[tuple[str, int], dict[Place, Pool]] = defaultdict(lambda: defaultdict(Pool.empty))
     if len(held) > MOST_RUNS:
         return {}
@@ -130,7 +130,7 @@ def _questions(places: Mapping[Place, Pool]) -> Iterator[tuple[str, Place, str |
         for place, pool in sorted(pools.items(), key=lambda item: tuple(map(str, item[0]))):
             yield scope, place, None, pool, None
     for place, pool in sorted(by_technique.items(), key=lambda item: str(item[0])):
-        others = _merged({p: own for p, own in places.items() if p[0] != place[0]}, lambda _: EVERYWHERE)
+        others = _merged({p: pool for p, pool in places.items() if p[0] != place[0]}, lambda _: EVERYWHERE)
         if others:
             yield TECHNIQUE, place, OTHERS, pool, others[EVERYWHERE]
     for (technique, origin, receiver), pool in sorted(by_pair.items(), key=lambda item: tuple(map(str, item[0]))):

@@ -48,15 +48,15 @@ class Estimates:
 
     def margin(self, level: float | Floats) -> Floats:
         """Half the width of the interval, at one level for all or one level for each (G,)."""
-        found: Floats = stats.t.ppf((1 + np.asarray(level)) / 2, self.df) * np.sqrt(self.variance)
-        return np.where(self.swapped > 1 - np.asarray(level), np.maximum(found, np.abs(self.estimate)), found)
+        half: Floats = stats.t.ppf((1 + np.asarray(level)) / 2, self.df) * np.sqrt(self.variance)
+        return np.where(self.swapped > 1 - np.asarray(level), np.maximum(half, np.abs(self.estimate)), half)
 
     @property
     def p(self) -> Floats:
         """Two-sided p for the hypothesis that the estimate is zero; 1 if nothing varies and nothing differs."""
         t = self._t
-        found: Floats = np.where(np.isinf(t), 0.0, 2 * stats.t.sf(np.where(np.isinf(t), 0.0, t), self.df))
-        return np.fmax(found, self.swapped)
+        p: Floats = np.where(np.isinf(t), 0.0, 2 * stats.t.sf(np.where(np.isinf(t), 0.0, t), self.df))
+        return np.fmax(p, self.swapped)
 
     @property
     def scores(self) -> Floats:
@@ -67,10 +67,10 @@ class Estimates:
     def _t(self) -> Floats:
         """|t|; infinite if nothing varies and something differs, 0 if nothing varies and nothing differs."""
         flat, size = self.variance <= SMALLEST, np.abs(self.estimate)
-        found: Floats = np.where(
+        t: Floats = np.where(
             flat, np.where(size <= SMALLEST, 0.0, np.inf), size / np.sqrt(np.where(flat, 1.0, self.variance))
         )
-        return found
+        return t
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +111,8 @@ class Crossed:
     def _df(self, variance: Floats, seed: Floats, item: Floats, rest: Floats) -> Floats:
         s, n = np.maximum(self.seeds - 1, 1), np.maximum(self.items - 1, 1)
         spread = seed**2 / s + item**2 / n + rest**2 / (s * n)
-        found: Floats = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), n)
-        return np.maximum(found, 1.0)
+        df: Floats = np.where(spread > 0, variance**2 / np.where(spread > 0, spread, 1.0), n)
+        return np.maximum(df, 1.0)
 
     def ratio(self, above: npt.ArrayLike, below: npt.ArrayLike, level: float) -> Ratios:
         """One weighted sum divided by another, with Fieller's interval.
@@ -198,11 +198,11 @@ def crossed_from_draws(values: Floats, draws: Floats, items: npt.NDArray[np.int6
 
 
 def _form(left: Floats, middle: Floats, right: Floats) -> Floats:
-    found: Floats = np.einsum("gk,gkl,gl->g", left, middle, right)
-    return found
+    form: Floats = np.einsum("gk,gkl,gl->g", left, middle, right)
+    return form
 
 
 def _scatter(x: Floats) -> Floats:
     centred = x - x.mean(-1, keepdims=True)
-    found: Floats = centred @ centred.mT
-    return found
+    scatter: Floats = centred @ centred.mT
+    return scatter

@@ -18,11 +18,6 @@ class Interval:
     high: float
     level: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
 
 def paired_difference(
     one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], *, level: float, rng: np.random.Generator
@@ -45,7 +40,7 @@ def paired_difference(
     estimate = float(difference.mean())
     if np.ptp(difference) == 0:  # all items are alike, so there is nothing to resample
         return Interval(estimate, estimate, estimate, level)
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (difference,), np.mean, n_resamples=4999, confidence_level=level, method="BCa", rng=rng, vectorized=True
     ).confidence_interval
-    return Interval(estimate, float(found.low), float(found.high), level)
+    return Interval(estimate, float(interval.low), float(interval.high), level)

@@ -41,7 +41,7 @@ def mixed_model(
     levels = {name: np.unique(np.asarray(labels), return_inverse=True) for name, labels in random.items()}
     spec = VCSpec(
         list(levels),
-        [[[f"{name}[{one}]" for one in kinds]] for name, (kinds, _) in levels.items()],
+        [[[f"{name}[{kind}]" for kind in kinds]] for name, (kinds, _) in levels.items()],
         [[np.eye(len(kinds))[at]] for kinds, at in levels.values()],
     )
     with warnings.catch_warnings():  # the result says whether the fit converged

@@ -26,21 +26,21 @@ def interquartile_mean(scores: Floats) -> Floats:
     n = flat.shape[-1]
     cut = int(0.25 * n)
     ordered = np.partition(flat, (cut, n - cut - 1), axis=-1)
-    found: Floats = ordered[..., cut : n - cut].mean(-1)
-    return found
+    mean: Floats = ordered[..., cut : n - cut].mean(-1)
+    return mean
 
 
 def probability_of_improvement(one: Floats, other: Floats) -> Floats:
     """How often a seed of ``one`` (..., S, T) beats one of ``other`` (..., S', T) in the same cell; a tie is half."""
-    found: Floats = _wins(one, other).mean((-3, -2, -1))
-    return found
+    probability: Floats = _wins(one, other).mean((-3, -2, -1))
+    return probability
 
 
 def _wins(one: Floats, other: Floats) -> Floats:
     """(..., S, S', T): 1 where ``one`` is above, one half at ties."""
     pairs = one[..., :, None, :] - other[..., None, :, :]
-    found: Floats = 0.5 + 0.5 * np.sign(pairs)
-    return found
+    wins: Floats = 0.5 + 0.5 * np.sign(pairs)
+    return wins
 
 
 def stratified_bootstrap(

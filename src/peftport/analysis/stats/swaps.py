@@ -52,8 +52,8 @@ class Swaps:
         """
         beyond = (~(z[1:] < z[0] * (1 - ROUNDING))).sum(0)
         if self.exact:
-            found: Floats = (beyond + 1) / len(z)
-            return found
+            p: Floats = (beyond + 1) / len(z)
+            return p
         return np.where(beyond > 0, (beyond + 1) / len(z), self.floor)
 
 
@@ -77,15 +77,15 @@ def swapped_items(differences: npt.NDArray[np.float32], *, rng: np.random.Genera
     few = differs.sum(1) <= EXACT_UP_TO
     p = np.ones(groups)
     for at in np.flatnonzero(few):
-        own = swaps_of(differs[at], rng=rng, swaps=swaps)
-        p[at] = own.p(_statistics(differences[at, None], own.signs))[0]
+        swapped = swaps_of(differs[at], rng=rng, swaps=swaps)
+        p[at] = swapped.p(_statistics(differences[at, None], swapped.signs))[0]
     many = np.flatnonzero(~few)
     if len(many):
         drawn = swaps_of(np.ones(n, bool), rng=rng, swaps=swaps)
         for begin in range(0, len(many), max(1, AT_ONCE // len(drawn.signs))):
             part = many[begin : begin + max(1, AT_ONCE // len(drawn.signs))]
-            found = drawn.p(_statistics(differences[part], drawn.signs))
-            p[part] = np.maximum(found, 2.0 ** (1.0 - differs[part].sum(1)))
+            p_drawn = drawn.p(_statistics(differences[part], drawn.signs))
+            p[part] = np.maximum(p_drawn, 2.0 ** (1.0 - differs[part].sum(1)))
     return p
 
 
@@ -97,7 +97,7 @@ def _statistics(differences: npt.NDArray[np.float32], signs: npt.NDArray[np.floa
     groups, s, n = differences.shape
     seed_means = [(signs @ differences[:, seed].T).astype(np.float64) / n for seed in range(s)]  # S of (B, G)
     mean = sum(seed_means, np.zeros((len(signs), groups))) / s
-    of_seeds = sum(((own - mean) ** 2 for own in seed_means), np.zeros_like(mean))
+    of_seeds = sum(((seed_mean - mean) ** 2 for seed_mean in seed_means), np.zeros_like(mean))
     item_squares = (differences.mean(1, dtype=np.float64) ** 2).sum(1)  # (G,)
     of_items = np.maximum(item_squares - n * mean**2, 0.0)
     total = (differences.astype(np.float64) ** 2).sum((1, 2)) - s * n * mean**2
@@ -131,5 +131,5 @@ def _scores(mean: Floats, parts: tuple[Floats, Floats, Floats], shape: tuple[int
     """Normal scores of the crossed design's t, elementwise, (B, G); ``parts`` by seeds, by items and the rest."""
     by_seed, by_item, rest = (part.reshape(-1, 1, 1) for part in parts)
     seeds, items = (np.full(mean.size, count) for count in shape)
-    found = Crossed(mean.reshape(-1, 1), by_seed, by_item, rest, seeds, items).contrast([1.0])
-    return found.scores.reshape(mean.shape)
+    contrast = Crossed(mean.reshape(-1, 1), by_seed, by_item, rest, seeds, items).contrast([1.0])
+    return contrast.scores.reshape(mean.shape)

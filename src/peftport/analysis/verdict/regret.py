@@ -94,7 +94,7 @@ def _elsewhere(settings: Sequence[Setting]) -> dict[tuple[str | None, Pair], Els
 
 
 def _means(pairs: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    options = sorted({option for found in pairs for option in found})
+    options = sorted({option for pair in pairs for option in pair})
     return {o: sum(f[o][0] for f in pairs if o in f) / sum(f[o][1] for f in pairs if o in f) for o in options}
 
 

@@ -126,14 +126,14 @@ def _overtaken(duels: Sequence[Contrast]) -> list[str]:
 
 
 def _rivals(
-    own: str, duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, str], Sequence[Contrast]]
+    chosen: str, duels: Mapping[str, Sequence[Contrast]], between: Mapping[tuple[str, str], Sequence[Contrast]]
 ) -> list[str]:
     """Other methods that beat the alternative and cannot be distinguished from the chosen one."""
     level = [
         method
         for method in by_cost(duels)
-        if method != own and decided(duels[method]) > 0
-        and not decided(between.get((own, method), between.get((method, own), ())))
+        if method != chosen and decided(duels[method]) > 0
+        and not decided(between.get((chosen, method), between.get((method, chosen), ())))
     ]  # fmt: skip
     return [f"not told apart from {', '.join(level)}"] if level else []
 

@@ -18,7 +18,7 @@ CARD, TENSORS = "module.json", "module.safetensors"
 
 def write_native(module: Module, folder: Path) -> None:
     """Write the two files into an existing folder. Equal modules give equal bytes."""
-    flat = {f"{slot}/{name}": t.contiguous() for slot, own in module.matrices.items() for name, t in own.items()}
+    flat = {f"{slot}/{name}": t.contiguous() for slot, named in module.matrices.items() for name, t in named.items()}
     flat = dict(sorted(flat.items()))
     raw = safetensors_save(flat)
     card = ModuleCard(

@@ -78,9 +78,9 @@ def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
         ) from error
     for name, tensor in flat.items():
         if tensor.dtype not in NUMBERS:
-            got = str(tensor.dtype).removeprefix("torch.")
+            dtype = str(tensor.dtype).removeprefix("torch.")
             raise ModuleRefused(
-                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {got}; "
+                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {dtype}; "
                 "save it in one of them"
             )
         if not bool(isfinite(tensor).all()):

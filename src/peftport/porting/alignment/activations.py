@@ -91,7 +91,7 @@ def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[
             _watch(stack, host, host.slots[name], rows, by_slot)
         out = host.base(**reading.inputs)
     by_slot[HEAD] = Rows(y=rows(out.encoder_last_hidden_state if host.kind == "encoder_decoder" else out[0]))
-    states = {f"{name} {part}": getattr(own, part) for name, own in by_slot.items() for part in STATES}
+    states = {f"{name} {part}": getattr(slot_rows, part) for name, slot_rows in by_slot.items() for part in STATES}
     check_states(host, states, partial(host.base, **reading.inputs))
     return by_slot
 

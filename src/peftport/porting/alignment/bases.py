@@ -29,7 +29,7 @@ class BasePair:
     @property
     def error(self) -> str:
         """For the record: the share of the matrices' norm that may lie outside these vectors."""
-        share = max(float(one.bound / one.s[0].clamp(min=1e-30)) for one in (self.origin, self.receiver))
+        share = max(float(side.bound / side.s[0].clamp(min=1e-30)) for side in (self.origin, self.receiver))
         return f", all but {share:.0%} of the norm" if share > 0 else ""
 
 
@@ -52,16 +52,16 @@ class Bases:
             first, second = self.origin.matrix(ours), self.receiver.matrix(theirs)
             k = max(1, min(LARGEST_K, *first.shape, *second.shape))
             seed = int(self.rng.integers(2**63))  # the same probes for both: equal matrices have equal vectors
-            one, other = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
-            self._pair = BasePair(one, other)
+            left, right = (leading(matrix, k, np.random.default_rng(seed)) for matrix in (first, second))
+            self._pair = BasePair(left, right)
             self._last = (ours.name, theirs.name)
         return self._pair
 
 
 def linear_slot(host: Host, name: str, site: str = "") -> Slot:
     """The linear slot whose basis a slot has: itself, or the FFN's last map for a sum; or another site of its layer."""
-    layer, _, own = name.rpartition(".")
-    return host.slots[f"{layer}.{site or ('ffn_out' if own == 'ffn_sum' else own)}"]
+    layer, _, leaf = name.rpartition(".")
+    return host.slots[f"{layer}.{site or ('ffn_out' if leaf == 'ffn_sum' else leaf)}"]
 
 
 def key_and_value_sites(pair: Pair) -> tuple[str, str]:

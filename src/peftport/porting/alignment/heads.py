@@ -53,8 +53,8 @@ def by_head(sums: SecondMoments, order: list[int], heads: Heads, fit: HeadMap) -
     back = torch.zeros(other, width, dtype=torch.float64)
     for j, i in enumerate(order):
         rows, columns = slice(i * d_s, (i + 1) * d_s), slice(j * d_t, (j + 1) * d_t)
-        own = fit(sums, rows, columns)
-        there[rows, columns], back[columns, rows] = own.there, own.back
+        block = fit(sums, rows, columns)
+        there[rows, columns], back[columns, rows] = block.there, block.back
     kept = len(set(order))
     moved = "" if order == list(range(len(order))) else f", heads {order}"
     return Dense(there, back, f"{kept} of {heads[0]} heads{moved}")

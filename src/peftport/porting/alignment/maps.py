@@ -181,10 +181,10 @@ class Moments:
 
     def _changed(self, change: Callable[[SecondMoments], tuple[Tensor, ...]]) -> Moments:
         made = Moments(left=self.left, right=self.right)
-        for own, other in ((self.fit, made.fit), (self.held, made.held)):
-            other.count = own.count
-            if own.count:
-                other.a, other.b, other.aa, other.ab, other.bb = change(own)
+        for before, after in ((self.fit, made.fit), (self.held, made.held)):
+            after.count = before.count
+            if before.count:
+                after.a, after.b, after.aa, after.ab, after.bb = change(before)
         return made
 
 

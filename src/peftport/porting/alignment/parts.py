@@ -54,8 +54,8 @@ def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
         _head_parts(host, name, side) for host, name in ((origin, pair.origin), (receiver, pair.receiver.name))
     )
     return [
-        Part(one, other, partial(_rotated, heads=(first, second)))
-        for (one, first), (other, second) in zip(ours, theirs, strict=True)
+        Part(left, right, partial(_rotated, heads=(first, second)))
+        for (left, first), (right, second) in zip(ours, theirs, strict=True)
     ]
 
 
@@ -74,7 +74,7 @@ def _head_parts(host: Host, name: str, side: Side) -> list[tuple[slice, int]]:
     if side == "out" and _letters(site) == "qkv":
         widths = [slot.out_width - 2 * block.out_width, block.out_width, block.out_width]
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    return [(slice(start, start + own), own // width) for start, own in zip(starts, widths, strict=True)]
+    return [(slice(start, start + size), size // width) for start, size in zip(starts, widths, strict=True)]
 
 
 def _assigned(sums: SecondMoments) -> Tensor | None:
@@ -106,8 +106,8 @@ def multiple_of(moments: Moments, of: Sequence[Part]) -> Prior:
     """The best multiples of these maps, towards which a regression is drawn where the rows say little."""
     half, everything = (torch.zeros_like(moments.all.ab) for _ in range(2))
     for part in of:
-        own = moments.part(part.ours, part.theirs)
-        half[part.ours, part.theirs], everything[part.ours, part.theirs] = scaled(rotation(own, part.expect), own)
+        sums = moments.part(part.ours, part.theirs)
+        half[part.ours, part.theirs], everything[part.ours, part.theirs] = scaled(rotation(sums, part.expect), sums)
     return half, everything
 
 
@@ -115,10 +115,10 @@ def expected(sums: SecondMoments, of: Sequence[Part]) -> Tensor | None:
     """The map that is expected of the whole space, by these rows; None where nothing is."""
     whole = torch.zeros_like(sums.ab)
     for part in of:
-        own = part.expect(sums.part(part.ours, part.theirs))
-        if own is None:
+        block = part.expect(sums.part(part.ours, part.theirs))
+        if block is None:
             return None
-        whole[part.ours, part.theirs] = own
+        whole[part.ours, part.theirs] = block
     return whole
 
 

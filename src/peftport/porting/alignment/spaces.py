@@ -74,7 +74,7 @@ def _collect(inputs: AlignInputs, full: bool) -> Spaces:
 def watched_rows(inputs: AlignInputs, title: str) -> Iterator[tuple[SlotRows, SlotRows]]:
     """The rows of both hosts, batch by batch, at the pairs' slots and where the spaces of their outputs recur."""
     ours = [name for pair in inputs.pairs.values() for name in _with_further(pair.origin, inputs.origin)]
-    theirs = [name for own in inputs.pairs for name in _with_further(own, inputs.receiver)]
+    theirs = [name for slot in inputs.pairs for name in _with_further(slot, inputs.receiver)]
     ours, theirs = (list(dict.fromkeys(names)) for names in (ours, theirs))
     return paired_rows(inputs.origin, inputs.receiver, ours, theirs, inputs.port_inputs, title)
 
@@ -87,16 +87,16 @@ def _add_pair(
     With ``with_inputs``, a matrix of the technique reads the inputs of linear maps; otherwise a bottleneck reads their
     outputs.
     """
-    name, one, other = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
+    name, ours, theirs = pair.receiver.name, seen[pair.origin], met[pair.receiver.name]
     if pair.receiver.kind == "attention":
-        own = spaces.heads.setdefault(name, HeadMoments())
-        own.keys.add(one.keys, other.keys)
-        own.values.add(one.values, other.values)
-        own.queries.add(grouped(one, origin), grouped(other, pair.receiver))
-        own.scalings = (one.scaling, other.scaling)
+        moments = spaces.heads.setdefault(name, HeadMoments())
+        moments.keys.add(ours.keys, theirs.keys)
+        moments.values.add(ours.values, theirs.values)
+        moments.queries.add(grouped(ours, origin), grouped(theirs, pair.receiver))
+        moments.scalings = (ours.scaling, theirs.scaling)
         return
     if with_inputs or full or pair.receiver.kind != "linear":
-        rows = (one.x, other.x) if with_inputs or pair.receiver.kind != "linear" else (one.y, other.y)
+        rows = (ours.x, theirs.x) if with_inputs or pair.receiver.kind != "linear" else (ours.y, theirs.y)
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))

@@ -46,7 +46,7 @@ Own = dict[str, Tensor]  # one slot's matrices, float64, without K
 class CarriedSlot:
     """One slot's matrices in the receiver's spaces, and a note for the record on how well the maps fit."""
 
-    own: Own
+    matrices: Own
     note: str = ""
 
 
@@ -83,10 +83,10 @@ class Aligner(ABC):
             return {"keys": keys, "values": values}
         state: Space = "out" if pair.receiver.kind == "linear" else "in"  # the one that a bottleneck reads
         sides = spaces - {"state"} | ({state} if "state" in spaces else set())
-        found: dict[Space, Map] = {"in": self.into(pair)} if "in" in sides else {}
+        maps: dict[Space, Map] = {"in": self.into(pair)} if "in" in sides else {}
         if "out" in sides:
-            found["out"] = self.out(pair)
-        return {**found, "state": found[state]} if "state" in spaces else found
+            maps["out"] = self.out(pair)
+        return {**maps, "state": maps[state]} if "state" in spaces else maps
 
 
 class AligningPorter(Porter):
@@ -107,9 +107,9 @@ class AligningPorter(Porter):
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         """Pair the slots, find the maps between them, and carry the matrices through."""
         pairs = self.pairs(module, receiver, inputs)
-        found = {name: pair for name, pair in pairs.items() if pair is not None}
+        paired = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)
-        aligner = self.align(AlignInputs(module, receiver, found, rng, inputs))
+        aligner = self.align(AlignInputs(module, receiver, paired, rng, inputs))
         return carry_through(module, receiver, pairs, aligner, rng, inputs)
 
 
@@ -151,7 +151,7 @@ def carry_through(
             left_out[name], slots[name] = technique.no_op(spec, slot, rng), "left out: no counterpart in the origin"
         else:
             carried = aligner.carry(pair, expanded(module, pair.origin), technique.roles)
-            made[name] = fit_width(carried.own, technique.shapes(spec, slot), spec, rng)
+            made[name] = fit_width(carried.matrices, technique.shapes(spec, slot), spec, rng)
             slots[name] = joined(f"carried{pair.note}", carried.note)
         advance(1)
     shared = module.matrices.get(SHARED, {}) if spec is module.spec else {}
@@ -160,7 +160,7 @@ def carry_through(
     made |= left_out
     if module.head is not None:
         made[HEAD] = {**module.head, "weight": aligner.hidden().read(module.head["weight"].double())}
-    single = {slot: {name: t.float().contiguous() for name, t in own.items()} for slot, own in made.items()}
+    single = {slot: {name: t.float().contiguous() for name, t in named.items()} for slot, named in made.items()}
     return PortedMatrices(single, {**slots, **unused(module, pairs)}, spec)
 
 
@@ -185,41 +185,41 @@ def _carried_spec(module: Module, receiver: Host, inputs: PortInputs) -> Techniq
         for name, matrix in module.matrices[slot].items()
         if technique.roles.get(name) == Inner()
     )
-    found = technique.expanded_spec(spec, units, receiver.width)
-    if found is None:
+    expanded_spec = technique.expanded_spec(spec, units, receiver.width)
+    if expanded_spec is None:
         raise BadRequest(
             f"--as {inputs.as_technique}: expected a width that some reduction factor divides into {units} units, "
             f"{receiver.name} is {receiver.width} wide; leave --as out for the nearest {technique.title}"
         )
-    return found
+    return expanded_spec
 
 
-def fit_width(own: Own, shapes: Mapping[str, tuple[int, ...]], spec: TechniqueSpec, rng: np.random.Generator) -> Own:
+def fit_width(full: Own, shapes: Mapping[str, tuple[int, ...]], spec: TechniqueSpec, rng: np.random.Generator) -> Own:
     """Cut or widen the rank or the bottleneck to that of the receiver; the other dimensions fit already."""
     roles = technique_named(spec.kind).roles
     if roles == PRODUCT:
-        factors = compress(own["B"], own["A"], shapes["A"][0])
+        factors = compress(full["B"], full["A"], shapes["A"][0])
         return {"A": factors.a, "B": factors.b}
-    return fit_units(own, shapes["down_bias"][0], rng) if roles == BOTTLENECK else own
+    return fit_units(full, shapes["down_bias"][0], rng) if roles == BOTTLENECK else full
 
 
-def fit_units(own: Own, units: int, rng: np.random.Generator) -> Own:
+def fit_units(matrices: Own, units: int, rng: np.random.Generator) -> Own:
     """An adapter with another number of units: those with the largest ||up|| ||down|| are kept, or idle ones added."""
-    down, up = own["down"], own["up"]
+    down, up = matrices["down"], matrices["up"]
     have, width = down.shape
     if have > units:
-        weight = up.norm(dim=0) * (down.norm(dim=1) + own["down_bias"].abs())
+        weight = up.norm(dim=0) * (down.norm(dim=1) + matrices["down_bias"].abs())
         keep = weight.topk(units).indices.sort().values
-        return {**own, "down": down[keep], "down_bias": own["down_bias"][keep], "up": up[:, keep]}
+        return {**matrices, "down": down[keep], "down_bias": matrices["down_bias"][keep], "up": up[:, keep]}
     if have < units:
         extra = units - have
         return {
-            **own,
+            **matrices,
             "down": torch.cat([down, normal(rng, (extra, width), 0.02).double()]),
-            "down_bias": torch.cat([own["down_bias"], down.new_zeros(extra)]),
+            "down_bias": torch.cat([matrices["down_bias"], down.new_zeros(extra)]),
             "up": torch.cat([up, up.new_zeros(len(up), extra)], dim=1),
         }
-    return own
+    return matrices
 
 
 def through(matrix: Tensor, role: Role, maps: Mapping[Space, Map]) -> Tensor:

@@ -20,5 +20,5 @@ class Copy(Porter):
     @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         return PortedMatrices(
-            {slot: dict(own) for slot, own in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
+            {slot: dict(named) for slot, named in module.matrices.items()}, dict.fromkeys(module.matrices, "copied")
         )

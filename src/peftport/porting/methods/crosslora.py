@@ -52,8 +52,8 @@ class SingularBases(Aligner):
     @override
     def into(self, pair: Pair) -> Map:
         # A sum is a single space, so the inputs of a bottleneck there have the same basis as its outputs.
-        found = self.bases.at(pair)
-        return _map(found, "u" if pair.receiver.kind != "linear" else "v")
+        basis = self.bases.at(pair)
+        return _map(basis, "u" if pair.receiver.kind != "linear" else "v")
 
     @override
     def out(self, pair: Pair) -> Map:
@@ -74,18 +74,18 @@ class SingularBases(Aligner):
         return _map(self.bases.at(pair, keys), "u"), _map(self.bases.at(pair, values), "u")
 
 
-def _map(found: BasePair, side: str) -> Thin:
-    ours, theirs = (getattr(one, side) for one in (found.origin, found.receiver))
+def _map(basis: BasePair, side: str) -> Thin:
+    ours, theirs = (getattr(vectors, side) for vectors in (basis.origin, basis.receiver))
     k = ours.shape[1]
     if len(ours) == len(theirs):
         u, _, vt = torch.linalg.svd(ours.mT @ theirs)
         core = u @ vt
         fit = float((ours.mT @ theirs).square().sum()) / k
-        return Thin(ours, core, theirs, rest=True, note=f"{k} directions, overlap {fit:.2f}{found.error}")
-    signs = _signs(found.origin) * _signs(found.receiver)
-    return Thin(ours, torch.diag(signs), theirs, rest=False, note=f"{k} directions by order{found.error}")
+        return Thin(ours, core, theirs, rest=True, note=f"{k} directions, overlap {fit:.2f}{basis.error}")
+    signs = _signs(basis.origin) * _signs(basis.receiver)
+    return Thin(ours, torch.diag(signs), theirs, rest=False, note=f"{k} directions by order{basis.error}")
 
 
-def _signs(found: Leading) -> Tensor:
+def _signs(vectors: Leading) -> Tensor:
     """One sign for each pair of singular vectors, (k,), which chooses between (u, v) and (-u, -v)."""
-    return torch.where(found.v.pow(3).sum(0) < 0, -1.0, 1.0).to(found.v.dtype)
+    return torch.where(vectors.v.pow(3).sum(0) < 0, -1.0, 1.0).to(vectors.v.dtype)

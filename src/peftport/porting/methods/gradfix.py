@@ -43,11 +43,11 @@ class GradFix(Porter):
     @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         votes, examples = _votes(module, receiver, inputs)
-        made: Parameters = {slot: dict(own) for slot, own in module.matrices.items()}
+        made: Parameters = {slot: dict(named) for slot, named in module.matrices.items()}
         notes = {slot: "copied" for slot in made}
-        for slot, own in votes.items():
+        for slot, named in votes.items():
             kept = total = 0
-            for name, vote in own.items():
+            for name, vote in named.items():
                 matrix = made[slot][name]
                 mask = matrix.sign() == -vote.sign().to(matrix)
                 made[slot][name] = torch.where(mask, matrix, 0.0)
@@ -65,9 +65,9 @@ def _votes(module: Module, receiver: Host, inputs: PortInputs) -> tuple[dict[str
     """
     assert inputs.labelled is not None  # checked: needs labels
     technique = technique_named(module.spec.kind)
-    body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
-    stacked = {slot: dict(own) for slot, own in stack([body], receiver.dtype).items()}
-    outputs = [(s, n) for s, own in stacked.items() for n in own if n in technique.output_matrices]
+    body = {slot: named for slot, named in module.matrices.items() if slot != HEAD}
+    stacked = {slot: dict(named) for slot, named in stack([body], receiver.dtype).items()}
+    outputs = [(s, n) for s, named in stacked.items() for n in named if n in technique.output_matrices]
     for slot, name in outputs:
         stacked[slot][name] = torch.zeros_like(stacked[slot][name]).requires_grad_()
     leaves = [stacked[slot][name] for slot, name in outputs]

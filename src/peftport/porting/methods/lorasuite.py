@@ -62,10 +62,10 @@ class LoraSuite(AligningPorter):
     def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
         if self.needs_for(module, receiver) == "weights" or inputs.origin is None:
             return pair_slots(module, receiver.slots, receiver.kind, by_end)
-        found = {name: in_order(table) for name, table in similarity(inputs.origin, receiver, inputs).items()}
+        orders = {name: in_order(table) for name, table in similarity(inputs.origin, receiver, inputs).items()}
 
         def layer(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
-            return found[stack][j] if stack in found else by_end(stack, j, origin_layers, receiver_layers)
+            return orders[stack][j] if stack in orders else by_end(stack, j, origin_layers, receiver_layers)
 
         return pair_slots(module, receiver.slots, receiver.kind, layer)
 
@@ -102,10 +102,10 @@ def embedding_map(origin: Host, receiver: Host) -> Dense:
 def _solved(a: Tensor, b: Tensor) -> Tensor:
     """pinv(A) B; where widths are equal, plus the identity on the directions that no row of A reaches."""
     inverse = torch.linalg.pinv(a, rtol=RANK)
-    found: Tensor = inverse @ b
+    solution: Tensor = inverse @ b
     if a.shape[1] == b.shape[1]:
-        found = found + torch.eye(a.shape[1], dtype=a.dtype) - inverse @ a
-    return found
+        solution = solution + torch.eye(a.shape[1], dtype=a.dtype) - inverse @ a
+    return solution
 
 
 def explained(a: Tensor, b: Tensor) -> float | None:

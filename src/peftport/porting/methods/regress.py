@@ -99,7 +99,7 @@ class Fitted(Aligner):
         self.inputs, self.spaces = inputs, spaces
         self.module, self.origin, self.receiver = inputs.module, inputs.origin, inputs.receiver
         self.technique = technique_named(self.module.spec.kind)
-        self.own = {pair.origin: expanded(self.module, pair.origin) for pair in inputs.pairs.values()}
+        self.matrices = {pair.origin: expanded(self.module, pair.origin) for pair in inputs.pairs.values()}
         self.slots = {
             name: SlotFit(self._low(pair), ridge(spaces.out[name], multiple_of(spaces.out[name], self._parts(pair))))
             for name, pair in inputs.pairs.items()
@@ -114,21 +114,21 @@ class Fitted(Aligner):
         roles = self.technique.roles
         if roles not in (PRODUCT, BOTTLENECK):
             return None
-        own, read = self.own[pair.origin], self.spaces.into[pair.receiver.name].swapped()
+        matrices, read = self.matrices[pair.origin], self.spaces.into[pair.receiver.name].swapped()
         side: Side = "out" if pair.receiver.kind == "linear" and roles == BOTTLENECK else "in"
         drawn = multiple_of(read, [part.swapped for part in self._parts(pair, side)])
         if roles == PRODUCT:
-            return ridge(read.through(own["A"].mT), _through(drawn, own["A"].mT))
-        bias = own["down_bias"][None]
-        half, everything = (torch.cat([each, bias]) for each in _through(drawn, own["down"].mT))
-        return ridge(read.with_ones().through(torch.cat([own["down"].mT, bias])), (half, everything))
+            return ridge(read.through(matrices["A"].mT), _through(drawn, matrices["A"].mT))
+        bias = matrices["down_bias"][None]
+        half, everything = (torch.cat([each, bias]) for each in _through(drawn, matrices["down"].mT))
+        return ridge(read.with_ones().through(torch.cat([matrices["down"].mT, bias])), (half, everything))
 
     def second_pass(self) -> None:
         """Read the texts again, and sum up the moments of the receiver's fitted units with the change of the origin."""
         for seen, met in watched_rows(self.inputs, f"reading {len(self.inputs.port_inputs.texts)} texts again"):
             for name, pair in self.inputs.pairs.items():
-                change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
-                change = change + self.own[pair.origin]["up_bias"]
+                change = self._activation(self._units(pair, seen)) @ self.matrices[pair.origin]["up"].mT
+                change = change + self.matrices[pair.origin]["up_bias"]
                 fit, read = self.slots[name], _read(met, name, pair)
                 assert fit.low is not None
                 for weight, moments in ((fit.low.weight, fit.up), (fit.low.by_half, fit.tried)):
@@ -137,8 +137,8 @@ class Fitted(Aligner):
                     moments.add(_and_one(self._activation(units)), change)
 
     def _units(self, pair: Pair, seen: SlotRows) -> Tensor:
-        own = self.own[pair.origin]
-        return _read(seen, pair.origin, pair) @ own["down"].mT + own["down_bias"]
+        matrices = self.matrices[pair.origin]
+        return _read(seen, pair.origin, pair) @ matrices["down"].mT + matrices["down_bias"]
 
     def _activation(self, units: Tensor) -> Tensor:
         nonlinearity = self.technique.nonlinearity(self.module.spec)
@@ -146,13 +146,13 @@ class Fitted(Aligner):
 
     def _kept(self, pair: Pair, weight: Tensor) -> Own:
         """The receiver's down matrix and bias from (D_t + 1, R), at its bottleneck's width; up is not fitted yet."""
-        own = self.own[pair.origin]
-        made = {"down": weight[:-1].mT, "down_bias": weight[-1], "up": own["up"], "up_bias": own["up_bias"]}
+        matrices = self.matrices[pair.origin]
+        made = {"down": weight[:-1].mT, "down_bias": weight[-1], "up": matrices["up"], "up_bias": matrices["up_bias"]}
         return fit_units(made, min(len(made["down"]), self._bottleneck(pair)), np.random.default_rng(0))
 
     def _bottleneck(self, pair: Pair) -> int:
         if self.inputs.port_inputs.as_technique is not None:  # else it follows the receiver's width, as the spec says
-            return len(self.own[pair.origin]["down"])
+            return len(self.matrices[pair.origin]["down"])
         return self.technique.shapes(self.module.spec, pair.receiver)["down_bias"][0]
 
     @override
@@ -163,7 +163,7 @@ class Fitted(Aligner):
             return self.scaling(pair, own)
         return self.product(pair, own) if self.technique.roles == PRODUCT else self.bottleneck(pair, own)
 
-    def scaling(self, pair: Pair, own: Own) -> CarriedSlot:
+    def scaling(self, pair: Pair, matrices: Own) -> CarriedSlot:
         """Each coordinate of the receiver's outputs gets the factor that comes closest to the change wanted there.
 
         That is the least-squares slope of delta_t = x_s diag(l) T on x_t for each coordinate; its numerator is the
@@ -174,18 +174,18 @@ class Fitted(Aligner):
         shown = seen > SHOWN * seen.max()
         made = {
             name: torch.where(shown, (sums.ab * fit.out.weight).mT @ numbers / seen.where(shown, 1.0), 0.0)
-            for name, numbers in own.items()
+            for name, numbers in matrices.items()
         }
         return CarriedSlot(made, _figures(("out", fit.out)))
 
-    def product(self, pair: Pair, own: Own) -> CarriedSlot:
+    def product(self, pair: Pair, matrices: Own) -> CarriedSlot:
         """A from the regression of the r numbers, B through the regression of the outputs."""
         fit = self.slots[pair.receiver.name]
         assert fit.low is not None
-        made = {"A": fit.low.weight.mT, "B": fit.out.weight.mT @ own["B"]}
+        made = {"A": fit.low.weight.mT, "B": fit.out.weight.mT @ matrices["B"]}
         return CarriedSlot(made, _figures(("in", fit.low), ("out", fit.out)))
 
-    def bottleneck(self, pair: Pair, own: Own) -> CarriedSlot:
+    def bottleneck(self, pair: Pair, matrices: Own) -> CarriedSlot:
         """The down and the up matrix, each by regression."""
         fit = self.slots[pair.receiver.name]
         assert fit.low is not None
@@ -227,9 +227,9 @@ class Fitted(Aligner):
             fits["values"].append(_drawn(moments.values.part(rows, columns)))
             return Dense(fits["values"][-1].weight, fits["values"][-1].weight.mT)
 
-        def fitted(own: Moments, fit: HeadMap, what: str) -> Dense:
-            found = by_head(own.all, order, heads, fit)
-            return Dense(found.there, found.back, f"{found.note}, {_least(what, fits[what])}")
+        def fitted(head_moments: Moments, fit: HeadMap, what: str) -> Dense:
+            dense = by_head(head_moments.all, order, heads, fit)
+            return Dense(dense.there, dense.back, f"{dense.note}, {_least(what, fits[what])}")
 
         return fitted(moments.queries, key, "queries"), fitted(moments.values, value, "values")
 

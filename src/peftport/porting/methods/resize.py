@@ -46,9 +46,9 @@ class Resize(Porter):
                 made[name] = technique.no_op(module.spec, slot, rng)
                 slots[name] = "left out: no counterpart in the origin"
                 continue
-            own, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
+            interpolated, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
             shapes = technique.shapes(module.spec, slot)
-            made[name] = {matrix: _cut(own[matrix], shape) for matrix, shape in shapes.items()}
+            made[name] = {matrix: _cut(interpolated[matrix], shape) for matrix, shape in shapes.items()}
             slots[name] = f"copied{note}" if same_shapes(module, pair) else f"resized{note}"
         if SHARED in module.matrices:
             made[SHARED] = dict(module.matrices[SHARED])

@@ -51,10 +51,10 @@ class Skip(AligningPorter):
             return super().carry(module, receiver, rng, inputs)
         pairs = self.pairs(module, receiver, inputs)
         check_pairs(module, receiver, pairs, self.name)
-        found = {name: pair for name, pair in pairs.items() if pair}
-        made = {name: dict(module.matrices[pair.origin]) for name, pair in found.items()}
-        extra = {name: dict(own) for name, own in module.matrices.items() if name in (SHARED, HEAD)}
-        notes = {name: f"copied{pair.note}" for name, pair in found.items()}
+        paired = {name: pair for name, pair in pairs.items() if pair}
+        made = {name: dict(module.matrices[pair.origin]) for name, pair in paired.items()}
+        extra = {name: dict(matrices) for name, matrices in module.matrices.items() if name in (SHARED, HEAD)}
+        notes = {name: f"copied{pair.note}" for name, pair in paired.items()}
         return PortedMatrices(made | extra, {**notes, **unused(module, pairs)})
 
     def _same_shapes(self, module: Module, receiver: Host) -> bool:

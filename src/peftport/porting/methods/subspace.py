@@ -71,26 +71,26 @@ class Projections(Aligner):
             return self.product(pair, own)
         if pair.receiver.kind == "attention":
             return super().carry(pair, own, roles)
-        found = self.bases.at(pair)
-        overlap = above_chance(half(found.origin).u, half(found.receiver).u)
+        basis = self.bases.at(pair)
+        overlap = above_chance(half(basis.origin).u, half(basis.receiver).u)
         if overlap < THRESHOLD:
             silent = {name: own[name] * 0 for name, role in roles.items() if isinstance(role, Writes | Scales)}
             return CarriedSlot({**own, **silent}, _left_out(overlap))
         return super().carry(pair, own, roles)
 
-    def product(self, pair: Pair, own: Own) -> CarriedSlot:
+    def product(self, pair: Pair, matrices: Own) -> CarriedSlot:
         """The four terms of dW' as thin factors, side by side; the rank is cut back by the caller."""
-        found = self.bases.at(pair)
-        ours, theirs = half(found.origin), half(found.receiver)
+        basis = self.bases.at(pair)
+        ours, theirs = half(basis.origin), half(basis.receiver)
         overlap = min(above_chance(ours.u, theirs.u), above_chance(ours.v, theirs.v))
         if overlap < THRESHOLD:
-            return CarriedSlot({"A": own["A"], "B": own["B"] * 0}, _left_out(overlap))
-        b, a = own["B"], own["A"].mT
+            return CarriedSlot({"A": matrices["A"], "B": matrices["B"] * 0}, _left_out(overlap))
+        b, a = matrices["B"], matrices["A"].mT
         b_in, a_in = _project(ours.u, b), _project(ours.v, a)
         left = [b, -b_in, -_project(theirs.u, b), 2 * _project(theirs.u, b_in)]
         right = [a, a_in, _project(theirs.v, a), _project(theirs.v, a_in)]
         made = {"A": torch.cat(right, dim=1).mT, "B": torch.cat(left, dim=1)}
-        return CarriedSlot(made, f"overlap {overlap:.2f}{found.error}")
+        return CarriedSlot(made, f"overlap {overlap:.2f}{basis.error}")
 
     @override
     def into(self, pair: Pair) -> Map:
@@ -99,8 +99,8 @@ class Projections(Aligner):
 
     @override
     def out(self, pair: Pair) -> Map:
-        found = self.bases.at(pair)
-        return _projector(half(found.origin).u, half(found.receiver).u)
+        basis = self.bases.at(pair)
+        return _projector(half(basis.origin).u, half(basis.receiver).u)
 
     @override
     def hidden(self) -> Map:
@@ -116,10 +116,10 @@ class Projections(Aligner):
         )
 
 
-def half(found: Leading) -> Leading:
+def half(vectors: Leading) -> Leading:
     """At most half of the singular vectors, since all of them would span the whole space."""
-    k = max(1, min(len(found.s), min(len(found.u), len(found.v)) // 2))
-    return Leading(found.u[:, :k], found.s[:k], found.v[:, :k], found.bound)
+    k = max(1, min(len(vectors.s), min(len(vectors.u), len(vectors.v)) // 2))
+    return Leading(vectors.u[:, :k], vectors.s[:k], vectors.v[:, :k], vectors.bound)
 
 
 def above_chance(ours: Tensor, theirs: Tensor) -> float:

@@ -81,8 +81,8 @@ class Rotations(Aligner):
         def value(sums: SecondMoments, rows: slice, columns: slice) -> Dense:
             return head_rotation(sums, rows, columns).scaled(gain(sums, rows, columns))
 
-        def fitted(own: Moments, fit: HeadMap) -> Dense:
-            found = by_head(own.all, order, heads, fit)
-            return Dense(found.there, found.back, f"{found.note}, {head_alignment(own, heads)}")
+        def fitted(head_moments: Moments, fit: HeadMap) -> Dense:
+            dense = by_head(head_moments.all, order, heads, fit)
+            return Dense(dense.there, dense.back, f"{dense.note}, {head_alignment(head_moments, heads)}")
 
         return fitted(moments.keys, key), fitted(moments.values, value)

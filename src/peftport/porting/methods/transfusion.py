@@ -113,23 +113,23 @@ class Permutations(Aligner):
             qk.append(keep if rotary else assignment(ours.qk(i, queries[j]) @ theirs.qk(j).mT).order)
             vo.append(assignment(ours.vo(i, queries[j]) @ theirs.vo(j).mT).order)
         group, width = ours.group, ours.width
-        mixed = [q * width + vo[j] for j, own in enumerate(queries) for q in own]
-        asked = [q * width + qk[j] for j, own in enumerate(queries) for q in own]
+        mixed = [q * width + vo[j] for j, of_head in enumerate(queries) for q in of_head]
+        asked = [q * width + qk[j] for j, of_head in enumerate(queries) for q in of_head]
         assert len(mixed) == len(heads) * group
         return BlockOrder(
             torch.cat(asked),
-            torch.cat([i * width + own for i, own in zip(heads, qk, strict=True)]),
-            torch.cat([i * width + own for i, own in zip(heads, vo, strict=True)]),
+            torch.cat([i * width + order for i, order in zip(heads, qk, strict=True)]),
+            torch.cat([i * width + order for i, order in zip(heads, vo, strict=True)]),
             torch.cat(mixed),
         )
 
     def _query_heads(self, ours: _Heads, theirs: _Heads, heads: list[int]) -> list[list[int]]:
         """Return the origin's query heads for each key head of the receiver, in the order of the receiver's."""
-        found = []
+        queries = []
         for j, i in enumerate(heads):
             distance = _distance(ours.query_spectra(i), theirs.query_spectra(j))
-            found.append([i * ours.group + g for g in matched(-distance)])
-        return found
+            queries.append([i * ours.group + g for g in matched(-distance)])
+        return queries
 
     def _ffn(self, layer: str) -> Tensor:
         if layer not in self._units:
@@ -137,8 +137,8 @@ class Permutations(Aligner):
             for site in ("ffn_in", "ffn_gate", "ffn_out"):
                 name = f"{layer}.{site}"
                 if name in self.origin.host.slots:
-                    one, other = (host.matrix(host.host.slots[name]).double() for host in (self.origin, self.receiver))
-                    score = score + (one.mT @ other if site == "ffn_out" else one @ other.mT)
+                    a, b = (host.matrix(host.host.slots[name]).double() for host in (self.origin, self.receiver))
+                    score = score + (a.mT @ b if site == "ffn_out" else a @ b.mT)
             self._units[layer] = assignment(score).order
         return self._units[layer]
 

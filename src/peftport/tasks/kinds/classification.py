@@ -126,8 +126,8 @@ class Classification(TaskSpec):
     def objectives(self, host_kind: str) -> tuple[str, ...]:
         """Descriptions of labels are compared with one text only; a pair is read as a pair by a head of its own."""
         pooled = ("prototype", "linear") if len(self.fields) == 1 else ("linear",)
-        own = (*pooled, "label_tokens") if host_kind == "encoder" else ("label_tokens", *pooled)
-        return (*own, "head")
+        readouts = (*pooled, "label_tokens") if host_kind == "encoder" else ("label_tokens", *pooled)
+        return (*readouts, "head")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a label that has no item in train, where it is learnt, or in test."""
@@ -192,31 +192,31 @@ def read_classes(columns: Columns, declared: tuple[str, ...] | None) -> tuple[tu
 
     """
     where = columns.where
-    found = [name_of(where, row, "label", value) for row, value in enumerate(columns.targets, 1)]
-    names = declared or sorted_names(set(found))
+    labels = [name_of(where, row, "label", value) for row, value in enumerate(columns.targets, 1)]
+    names = declared or sorted_names(set(labels))
     if declared is None and not 2 <= len(names) <= MAX_LABELS:
         shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         raise TaskRefused(
             f"{where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
             "name the right column with --label, or say with --kind what else the targets are"
         )
-    return names, _indices(where, found, names)
+    return names, _indices(where, labels, names)
 
 
-def _indices(where: str, found: Sequence[str], names: tuple[str, ...]) -> Classes:
+def _indices(where: str, labels: Sequence[str], names: tuple[str, ...]) -> Classes:
     index = {name: i for i, name in enumerate(names)}
-    for row, name in enumerate(found, 1):
+    for row, name in enumerate(labels, 1):
         if name not in index:
             expected = ", ".join(names)
             raise TaskRefused(
                 f"{where}, row {row}: label {name!r}, expected one of {expected}; correct the row or declare it"
             )
-    return np.array([index[name] for name in found], dtype=np.int64)
+    return np.array([index[name] for name in labels], dtype=np.int64)
 
 
-def sorted_names(found: set[str]) -> tuple[str, ...]:
+def sorted_names(labels: set[str]) -> tuple[str, ...]:
     """Label names in order: by number where all are integers, else alphabetically."""
-    names = sorted(found)
+    names = sorted(labels)
     if all(name.removeprefix("-").isdecimal() for name in names):
         names.sort(key=int)
     return tuple(names)

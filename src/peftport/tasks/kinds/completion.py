@@ -67,8 +67,8 @@ class Completion(TaskSpec):
         """Prompts and answers of what was read: messages become a conversation and its answer; several columns one."""
         first = next(iter(columns.fields.values()))
         if any(isinstance(value, list | tuple) for value in first):
-            found = [prompt_and_answer(columns.where, row, value) for row, value in enumerate(first, 1)]
-            prompts, answers = [prompt for prompt, _ in found], [answer for _, answer in found]
+            parsed = [prompt_and_answer(columns.where, row, value) for row, value in enumerate(first, 1)]
+            prompts, answers = [prompt for prompt, _ in parsed], [answer for _, answer in parsed]
             return replace(columns, fields={ONE_TEXT[0]: prompts}, targets=answers)
         if len(columns.fields) == 1:
             return replace(columns, fields={ONE_TEXT[0]: first})
@@ -84,8 +84,8 @@ class Completion(TaskSpec):
         targets[:] = [_references(columns.where, row, value) for row, value in enumerate(columns.targets, 1)]
         conversations = any(isinstance(prompt, Chat) for prompt in next(iter(columns.fields.values())))
         asked = wording.prompt or "{text}"
-        own = ("prompt", "causal_prompt") if wording.prompt else ()
-        values: dict[str, Any] = {"name": name, "domain": name, "prompt": asked, "own_prompts": own}
+        own_prompts = ("prompt", "causal_prompt") if wording.prompt else ()
+        values: dict[str, Any] = {"name": name, "domain": name, "prompt": asked, "own_prompts": own_prompts}
         values["template"] = wording.template or AUTO
         values["causal_prompt"] = f"{asked}\nAssistant:" if conversations else wording.prompt or "{text}\nAnswer:"
         return ReadTargets(cls.worded(**values), targets)
@@ -124,13 +124,13 @@ def _joined(columns: Sequence[Sequence[object]]) -> list[object]:
 
 
 def _references(where: str, row: int, value: object) -> tuple[str, ...]:
-    found = tuple(value) if isinstance(value, list | tuple) else (value,)
-    found = tuple(str(one) if isinstance(one, int | float) and not isinstance(one, bool) else one for one in found)
-    if not found or not all(isinstance(one, str) and one.strip() for one in found):
+    texts = tuple(value) if isinstance(value, list | tuple) else (value,)
+    texts = tuple(str(text) if isinstance(text, int | float) and not isinstance(text, bool) else text for text in texts)
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise TaskRefused(
             f"{where}, row {row}: expected an answer, a text or a list of texts, got {value!r}; correct or drop the row"
         )
-    return tuple(str(one) for one in found)
+    return tuple(str(text) for text in texts)
 
 
 def check_lengths(name: str, lengths: npt.NDArray[np.int64], limit: int) -> None:

@@ -28,18 +28,18 @@ def guess_kind(where: str, targets: Sequence[object]) -> GuessedKind:
 
     Whole numbers may be ratings or classes; they stay classes, and the remark says how to say otherwise.
     """
-    given = [value for value in targets if not is_empty(value)]
-    if any(isinstance(value, list | tuple) for value in given):
+    present = [value for value in targets if not is_empty(value)]
+    if any(isinstance(value, list | tuple) for value in present):
         return GuessedKind(
             "multi_label",
             f"{where}: the targets are lists, so this is read as multi_label: any number of labels for each text",
         )
-    numbers = [as_number(value) for value in given]
-    different = {found for found in numbers if found is not None}
+    numbers = [as_number(value) for value in present]
+    different = {number for number in numbers if number is not None}
     if not different or None in numbers:
         return GuessedKind("classification")
-    decimals = {found for found in different if not found.is_integer()}
-    typed = any(isinstance(value, float) and value == value and not value.is_integer() for value in given)
+    decimals = {number for number in different if not number.is_integer()}
+    typed = any(isinstance(value, float) and value == value and not value.is_integer() for value in present)
     if typed or len(decimals) > FEW or len(different) > MAX_LABELS:
         return GuessedKind(
             "regression",

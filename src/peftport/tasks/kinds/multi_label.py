@@ -56,7 +56,7 @@ class MultiLabel(TaskSpec):
         """The labels are the declared ones, or else those found, in sorted order."""
         refuse_words(columns.where, cls.kind, wording, "labels", "separator")
         sets = label_sets(columns.where, columns.targets, wording.separator)
-        names = wording.labels or sorted_names({label for own in sets for label in own})
+        names = wording.labels or sorted_names({label for labels in sets for label in labels})
         if len(set(names)) < len(names) or not 2 <= len(names) <= MOST_LABELS:
             shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
             raise TaskRefused(
@@ -107,9 +107,9 @@ def guess_separator(values: Sequence[object]) -> str | None:
 
 def _listed(where: str, row: int, value: object) -> list[str]:
     if not isinstance(value, list | tuple):
-        got = "nothing" if value is None else repr(value)
+        text = "nothing" if value is None else repr(value)
         raise TaskRefused(
-            f"{where}, row {row}: the labels are {got}, expected a list as in other rows; write [] where there is none"
+            f"{where}, row {row}: the labels are {text}, expected a list as in other rows; write [] where there is none"
         )
     return _different(where, row, [name_of(where, row, "label", each) for each in value])
 
@@ -130,13 +130,13 @@ def _different(where: str, row: int, names: list[str]) -> list[str]:
 
 def _targets(where: str, sets: Sequence[Sequence[str]], names: tuple[str, ...]) -> npt.NDArray[np.int64]:
     index = {name: i for i, name in enumerate(names)}
-    found = np.zeros((len(sets), len(names)), dtype=np.int64)
-    for row, own in enumerate(sets, 1):
-        for name in own:
+    targets = np.zeros((len(sets), len(names)), dtype=np.int64)
+    for row, labels in enumerate(sets, 1):
+        for name in labels:
             if name not in index:
                 raise TaskRefused(
                     f"{where}, row {row}: label {name!r}, expected one of {', '.join(names)}; correct the row or "
                     "declare it"
                 )
-            found[row - 1, index[name]] = 1
-    return found
+            targets[row - 1, index[name]] = 1
+    return targets

@@ -98,18 +98,18 @@ def number(where: str, row: int, value: object) -> float:
     """
     if is_empty(value):
         raise TaskRefused(f"{where}, row {row}: the target is missing, expected a number; fill it in or delete the row")
-    found = as_number(value)
-    if found is None:
+    parsed = as_number(value)
+    if parsed is None:
         raise TaskRefused(
             f"{where}, row {row}: target {value!r}, expected a number such as 3.5; correct the row, name the right "
             "column with --label, or say what the targets are with --kind"
         )
-    if not abs(found) <= LARGEST:
+    if not abs(parsed) <= LARGEST:
         raise TaskRefused(
             f"{where}, row {row}: target {value!r}, expected a finite number of at most {LARGEST:g}; correct or "
             "delete the row"
         )
-    return found
+    return parsed
 
 
 def as_number(value: object) -> float | None:
@@ -146,7 +146,7 @@ def plain_wording(name: str, columns: Columns, wording: Wording) -> dict[str, An
         plain = "{text}"
     else:
         plain = "\n".join(f"{field[0].upper()}{field[1:]}: {{{field}}}" for field in fields)  # Premise: {premise}
-    prompt, own = wording.prompt or plain, ("prompt", "causal_prompt") if wording.prompt else ()
+    prompt, names = wording.prompt or plain, ("prompt", "causal_prompt") if wording.prompt else ()
     return {
-        "name": name, "prompt": prompt, "causal_prompt": prompt, "domain": name, "fields": fields, "own_prompts": own
+        "name": name, "prompt": prompt, "causal_prompt": prompt, "domain": name, "fields": fields, "own_prompts": names
     }  # fmt: skip

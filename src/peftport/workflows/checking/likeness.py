@@ -28,10 +28,10 @@ def layer_checks(origin: Host, receiver: Host, inputs: PortInputs) -> tuple[Laye
         BadRequest: a host is not loaded, or the texts have too few words that both tokenizers share.
 
     """
-    found = []
+    checks = []
     for stack, table in similarity(origin, receiver, inputs).items():
         origin_layers, receiver_layers = table.shape
         for j in range(receiver_layers):
             takes, best = by_end(stack, j, origin_layers, receiver_layers), int(table[:, j].argmax())
-            found.append(LayerCheck(f"{stack}.{j}", takes, float(table[takes, j]), best, float(table[best, j])))
-    return tuple(found)
+            checks.append(LayerCheck(f"{stack}.{j}", takes, float(table[takes, j]), best, float(table[best, j])))
+    return tuple(checks)

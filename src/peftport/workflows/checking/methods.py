@@ -79,13 +79,13 @@ def method_checks(
     module: Module, hosts: HostComparison, receiver: Host, available: AvailableInputs, ports: Sequence[RecordedPort]
 ) -> tuple[MethodCheck, ...]:
     """Check all porters, in their order, and distilling."""
-    found = []
+    checks = []
     for porter in PORTERS.values():
         refusal = _refusal(porter, module, receiver)
         needs = porter.needs if refusal else porter.needs_for(module, receiver)
-        found.append(_checked(porter.name, needs, refusal, module, hosts, available, ports))
-    found.append(_checked(distill.NAME, "training", None, module, hosts, available, ports))
-    return tuple(found)
+        checks.append(_checked(porter.name, needs, refusal, module, hosts, available, ports))
+    checks.append(_checked(distill.NAME, "training", None, module, hosts, available, ports))
+    return tuple(checks)
 
 
 def _checked(
@@ -132,8 +132,8 @@ def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
 
 def _lacking(needs: Need, hosts: HostComparison, available: AvailableInputs) -> str | None:
     with_origin: tuple[Need, ...] = ("weights", "texts", "training")
-    given: dict[Need, bool] = {"texts": available.texts, "labels": available.task, "training": available.task}
+    provided: dict[Need, bool] = {"texts": available.texts, "labels": available.task, "training": available.task}
     missing = [REMEDIES["weights"]] if needs in with_origin and not hosts.at_hand else []
-    if not given.get(needs, True):
+    if not provided.get(needs, True):
         missing.append(REMEDIES[needs])
     return " and ".join(missing) or None

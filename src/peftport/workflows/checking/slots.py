@@ -45,7 +45,7 @@ class SlotChecks:
 
     def count(self, state: State) -> int:
         """Count the slots that are in this state."""
-        return sum(one.state == state for one in self.slots)
+        return sum(slot.state == state for slot in self.slots)
 
 
 def slot_checks(
@@ -60,15 +60,15 @@ def slot_checks(
     pairs = pair_slots(module, receiver.slots, receiver.kind)
     bases = Bases(origin, receiver, rng) if origin is not None else None
     advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(pairs))
-    found, roles = [], technique_named(module.spec.kind).roles
+    checks, roles = [], technique_named(module.spec.kind).roles
     for name, pair in pairs.items():
         if pair is None:
-            found.append(SlotCheck(name, None, "no counterpart"))
+            checks.append(SlotCheck(name, None, "no counterpart"))
         else:
             state: State = "fits" if same_shapes(module, pair) else "resizes"
-            found.append(SlotCheck(name, pair.origin, state, _overlap(roles, pair, bases)))
+            checks.append(SlotCheck(name, pair.origin, state, _overlap(roles, pair, bases)))
         advance(1)
-    return SlotChecks(tuple(found), _unused(module, pairs))
+    return SlotChecks(tuple(checks), _unused(module, pairs))
 
 
 def _unused(module: Module, pairs: Mapping[str, Pair | None]) -> tuple[str, ...]:
@@ -86,9 +86,9 @@ def _overlap(roles: Roles, pair: Pair, bases: Bases | None) -> float | None:
         theirs = linear_slot(bases.receiver.host, pair.receiver.name, site)
         if (ours.in_width, ours.out_width) != (theirs.in_width, theirs.out_width):
             return None
-        found = bases.at(pair, site)
-        one, other = half(found.origin), half(found.receiver)
-        values.append(above_chance(one.u, other.u))
+        basis = bases.at(pair, site)
+        first, second = half(basis.origin), half(basis.receiver)
+        values.append(above_chance(first.u, second.u))
         if reads_inputs(roles):
-            values.append(above_chance(one.v, other.v))
+            values.append(above_chance(first.v, second.v))
     return min(values)

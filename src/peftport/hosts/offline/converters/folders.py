@@ -42,8 +42,8 @@ def convert_first_layers(spec: DerivedHost, source: Path, out: Path) -> None:
 def first_layers(state: Mapping[str, np.ndarray], layers: int) -> State:
     """Drop the tensors of layer `layers` and above; keep all that belong to no layer."""
     layer_of = re.compile(r"encoder\.layer\.(\d+)\.")
-    found = {name: layer_of.match(name) for name in state}
-    return {name: state[name] for name, layer in found.items() if layer is None or int(layer[1]) < layers}
+    matches = {name: layer_of.match(name) for name in state}
+    return {name: state[name] for name, layer in matches.items() if layer is None or int(layer[1]) < layers}
 
 
 def write_config(out: Path, config: Mapping[str, Any]) -> None:
@@ -99,6 +99,6 @@ def refuse_incomplete(folder: Path) -> None:
     if wrong:
         raise PeftportError(f"converted {architecture} does not match transformers {transformers.__version__}: {wrong}")
     expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SAMPLE).ids
-    got = transformers.AutoTokenizer.from_pretrained(folder)(SAMPLE)["input_ids"]
-    if got != expected:
-        raise PeftportError(f"AutoTokenizer changes the converted tokenizer: expected {expected}, got {got}")
+    actual = transformers.AutoTokenizer.from_pretrained(folder)(SAMPLE)["input_ids"]
+    if actual != expected:
+        raise PeftportError(f"AutoTokenizer changes the converted tokenizer: expected {expected}, got {actual}")

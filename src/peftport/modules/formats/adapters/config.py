@@ -155,11 +155,11 @@ def _fresh(spec: TechniqueSpec, host: Host, name: str) -> dict[str, Any]:
 
 
 def _check_host(path: Path, read: dict[str, Any], host: Host) -> None:
-    for key, own in (("model_type", host.fingerprint.model_type), ("hidden_size", host.width)):
-        if read.get(key) not in (None, own):
+    for key, expected in (("model_type", host.fingerprint.model_type), ("hidden_size", host.width)):
+        if read.get(key) not in (None, expected):
             raise ModuleRefused(
-                f"{path}: {key}: expected {own} as {host.name} has, got {printable(repr(read[key]))}; give the host it "
-                "was trained on (--from)"
+                f"{path}: {key}: expected {expected} as {host.name} has, got {printable(repr(read[key]))}; give the "
+                "host it was trained on (--from)"
             )
 
 
@@ -227,7 +227,7 @@ def _written_factor(spec: AdapterSpec | CompacterSpec, host: Host) -> float:
 def _activation(path: Path, name: Any, old: bool) -> Activation:
     gelu = "gelu_orig" if old else "gelu"
     known: dict[str, Activation] = {"relu": "relu", "swish": "swish", "silu": "swish", gelu: "gelu"}
-    found = known.get(name.lower()) if isinstance(name, str) else None
-    if found is None:
+    activation = known.get(name.lower()) if isinstance(name, str) else None
+    if activation is None:
         raise _lost(path, "non_linearity", name, f"peftport has {', '.join(get_args(Activation))}")
-    return found
+    return activation

@@ -122,7 +122,7 @@ def write_adapters(module: Module, host: Host, folder: Path) -> None:
             flat[prefix + _prefix_key(record.name, place, host) + FLAT] = torch.stack(parts, dim=1).flatten()
     else:
         keys = _keys(module.spec, host, record.name)
-        flat = {prefix + keys[slot, name]: t for slot, own in module.matrices.items() for name, t in own.items()}
+        flat = {prefix + keys[slot, name]: t for slot, named in module.matrices.items() for name, t in named.items()}
     config = written_config(module.spec, host, record)
     raw = safetensors_save(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
     (folder / TENSORS).write_bytes(raw)
@@ -220,11 +220,11 @@ def _prefix_shapes(config: AdaptersConfig, host: Host) -> dict[tuple[str, str], 
     length, hidden, shapes = config.spec.length, config.mlp, dict[tuple[str, str], tuple[int, ...]]()
     for place, group in _prefix_groups(config.spec, host).items():
         out = sum(2 * slot.out_width for slot in group)
-        own = {
+        group_shapes = {
             FLAT: (length * out,), "embedding": (length, host.width), "in": (hidden, host.width), "in_bias": (hidden,),
             "out": (out, hidden), "out_bias": (out,),
         }  # fmt: skip
-        shapes |= {(place, name): shape for name, shape in own.items()}
+        shapes |= {(place, name): shape for name, shape in group_shapes.items()}
     return shapes
 
 
@@ -234,7 +234,7 @@ def _prefix(named: Parameters, config: AdaptersConfig, host: Host) -> Parameters
     technique = technique_named("prefix")
     slots = technique.slots(config.spec, host.slots)
     if config.mlp:
-        stacked = {MLP + place: {name: t[None] for name, t in own.items()} for place, own in named.items()}
+        stacked = {MLP + place: {name: t[None] for name, t in tensors.items()} for place, tensors in named.items()}
         made = technique.materialise(config.spec, slots, stacked)
         return {slot: {name: made[slot][name][0].contiguous() for name in ("keys", "values")} for slot in slots}
     cut: Parameters = {}

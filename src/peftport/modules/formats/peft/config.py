@@ -111,16 +111,16 @@ def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
     if kind != "LORA":
         raise ModuleRefused(f"{path}: expected peft_type LORA, got {printable(kind)}; other PEFT types are not read")
     _refuse_what_would_be_lost(path, read)
-    given = {key: read[key] for key in PeftConfig.model_fields if key in read}
-    known = {key: value for key, value in given.items() if value is not None or key in NUMBERS}
+    present = {key: read[key] for key in PeftConfig.model_fields if key in read}
+    known = {key: value for key, value in present.items() if value is not None or key in NUMBERS}
     try:
         return PeftConfig.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
         where = printable(".".join(str(part) for part in first["loc"]))
-        got = printable(repr(first["input"]))
+        shown = printable(repr(first["input"]))
         raise ModuleRefused(
-            f"{path}: expected a PEFT configuration, got: {where}: {first['msg']}, {got}; save the adapter again"
+            f"{path}: expected a PEFT configuration, got: {where}: {first['msg']}, {shown}; save the adapter again"
         ) from error
 
 

@@ -58,18 +58,18 @@ def read_peft(folder: Path, host: Host) -> Module:
             f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
         )
     flat = read_tensors(folder / TENSORS)
-    found, targets = _find(flat, folder, host), Targets(config, folder / CONFIG)
-    _check_complete(folder, found, targets, host)
+    loras, targets = _find(flat, folder, host), Targets(config, folder / CONFIG)
+    _check_complete(folder, loras, targets, host)
     slots = {
-        name: SlotInFile(rank=targets.rank(lora.name), alpha=targets.alpha(lora.name)) for name, lora in found.items()
+        name: SlotInFile(rank=targets.rank(lora.name), alpha=targets.alpha(lora.name)) for name, lora in loras.items()
     }
-    for name, lora in found.items():
+    for name, lora in loras.items():
         _check_shapes(folder, lora, slots[name].rank, host)
     spec = _spec(config, slots, host)
     slots = {
         name: slots.get(name, _nothing(spec)) for name, slot in whole_slots(host).items() if slot.site in spec.sites
     }
-    first = next(iter(found.values()))
+    first = next(iter(loras.values()))
     record = PeftRecord(
         slots=slots,
         use_rslora=config.use_rslora,
@@ -79,9 +79,9 @@ def read_peft(folder: Path, host: Host) -> Module:
         config=said,
         host=host.fingerprint,
     )
-    matrices = _filled_up(folder, found, spec, record, host)
-    b = {name: lora.matrices["B"].float() for name, lora in found.items()}
-    unscaled = {name: own for name, own in b.items() if not torch.equal(own, matrices[name]["B"][:, : own.shape[1]])}
+    matrices = _filled_up(folder, loras, spec, record, host)
+    b = {name: lora.matrices["B"].float() for name, lora in loras.items()}
+    unscaled = {name: raw for name, raw in b.items() if not torch.equal(raw, matrices[name]["B"][:, : raw.shape[1]])}
     return Module(spec, host.fingerprint, matrices, file=record, unscaled=unscaled)
 
 
@@ -90,9 +90,9 @@ def in_file_scale(slot: SlotInFile, use_rslora: bool) -> float:
     return slot.alpha / (slot.rank**0.5 if use_rslora else slot.rank)
 
 
-def reading_factor(own: SlotInFile, spec: LoraSpec, use_rslora: bool) -> float:
+def reading_factor(in_file: SlotInFile, spec: LoraSpec, use_rslora: bool) -> float:
     """Return the factor for B that converts the scale of the file at a slot to the scale of the spec."""
-    return in_file_scale(own, use_rslora) * spec.rank / spec.alpha
+    return in_file_scale(in_file, use_rslora) * spec.rank / spec.alpha
 
 
 def number_type(flat: dict[str, Tensor]) -> NumberType:
@@ -121,7 +121,7 @@ def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]
     """Return the LoRAs of the file by slot, in the order of the host's slots."""
     by_path = {slot.path: slot for slot in whole_slots(host).values()}
     prefix = getattr(host.model, "base_model_prefix", "") + "."
-    found: dict[str, Found] = {}
+    loras: dict[str, Found] = {}
     for key, tensor in flat.items():
         parsed = parse_key(key, folder / TENSORS)
         slot = by_path.get(parsed.name) or by_path.get(parsed.name.removeprefix(prefix))
@@ -129,29 +129,29 @@ def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]
             raise no_slot(folder.name, key, parsed.name, host)
         if not tensor.numel():
             raise empty_tensor(folder / TENSORS, key)
-        lora = found.setdefault(slot.name, Found(parsed.name, slot))
+        lora = loras.setdefault(slot.name, Found(parsed.name, slot))
         if parsed.matrix in lora.matrices or lora.name != parsed.name:
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected one lora_{parsed.matrix} for {slot.name}, got two (the second: "
                 f"{printable(key)}); save one adapter a folder"
             )
         lora.matrices[parsed.matrix] = tensor
-    return {name: found[name] for name in host.slots if name in found}
+    return {name: loras[name] for name in host.slots if name in loras}
 
 
-def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, host: Host) -> None:
+def _check_complete(folder: Path, loras: dict[str, Found], targets: Targets, host: Host) -> None:
     """Refuse matrices that PEFT would ignore, and files that lack matrices that PEFT would look for."""
-    if not found:
+    if not loras:
         raise ModuleRefused(
             f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again"
         )
-    first = next(iter(found.values()))
+    first = next(iter(loras.values()))
     prefix = first.name.removesuffix(first.slot.path)
-    sites = {lora.slot.site for lora in found.values()}
-    _check_prefix(folder, found, prefix)
-    _check_stacks(folder, found, targets, prefix, host)
+    sites = {lora.slot.site for lora in loras.values()}
+    _check_prefix(folder, loras, prefix)
+    _check_stacks(folder, loras, targets, prefix, host)
     for name, slot in whole_slots(host).items():
-        lora = found.get(name, Found(prefix + slot.path, slot))
+        lora = loras.get(name, Found(prefix + slot.path, slot))
         wanted = targets.has(lora.name) if targets.known else slot.site in sites
         if lora.matrices and not wanted:
             raise ModuleRefused(
@@ -165,9 +165,9 @@ def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, hos
             )
 
 
-def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
+def _check_prefix(folder: Path, loras: dict[str, Found], prefix: str) -> None:
     """Refuse a file that mixes names with and without the model's head in front: PEFT finds only one kind."""
-    for lora in found.values():
+    for lora in loras.values():
         if lora.name != prefix + lora.slot.path:
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected names that all start alike, got {printable(prefix)!r} before some and "
@@ -175,10 +175,10 @@ def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
             )
 
 
-def _check_stacks(folder: Path, found: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
+def _check_stacks(folder: Path, loras: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
     """Refuse a LoRA of an encoder alone whose configuration would look for one in the decoder too."""
     stacks = {stack.name: stack.layers for stack in host.layout.stacks}
-    used = {name.rsplit(".", 2)[0] for name in found}
+    used = {name.rsplit(".", 2)[0] for name in loras}
     for stack, layers in stacks.items():
         slots = [slot for name, slot in whole_slots(host).items() if name.rsplit(".", 2)[0] == stack]
         if stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
@@ -223,7 +223,7 @@ def _nothing(spec: LoraSpec) -> SlotInFile:
     return SlotInFile(rank=0, alpha=spec.alpha)
 
 
-def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: PeftRecord, host: Host) -> Parameters:
+def _filled_up(folder: Path, loras: dict[str, Found], spec: LoraSpec, record: PeftRecord, host: Host) -> Parameters:
     """Return A (R, D_in) and B (D_out, R) of every slot at the rank and scale of the spec, padded with zeros."""
     size = sum(4 * spec.rank * (host.slots[n].in_width + host.slots[n].out_width) for n in record.slots)
     if size > MOST_BYTES:
@@ -232,17 +232,17 @@ def _filled_up(folder: Path, found: dict[str, Found], spec: LoraSpec, record: Pe
             "with smaller ranks"
         )
     matrices: Parameters = {}
-    for name, own in record.slots.items():
+    for name, in_file in record.slots.items():
         slot = host.slots[name]
         a, b = torch.zeros(spec.rank, slot.in_width), torch.zeros(slot.out_width, spec.rank)
-        if own.rank:
-            factor = reading_factor(own, spec, record.use_rslora)
-            a[: own.rank] = found[name].matrices["A"]
-            b[:, : own.rank] = times(found[name].matrices["B"].float(), factor)
+        if in_file.rank:
+            factor = reading_factor(in_file, spec, record.use_rslora)
+            a[: in_file.rank] = loras[name].matrices["A"]
+            b[:, : in_file.rank] = times(loras[name].matrices["B"].float(), factor)
         if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise ModuleRefused(
                 f"{folder / CONFIG}: expected numbers in reach of float32, got larger at {name} with alpha "
-                f"{own.alpha}; train it again"
+                f"{in_file.alpha}; train it again"
             )
         matrices[name] = {"A": a, "B": b}
     return matrices

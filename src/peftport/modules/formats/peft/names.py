@@ -99,9 +99,9 @@ def _is_linear(host: Host, name: str) -> bool:
     """Return whether the host has a matrix of this name, although it is not a slot."""
     for model in (host.model, host.base):
         try:
-            found = model.get_submodule(name)
+            submodule = model.get_submodule(name)
         except AttributeError:
             continue
-        if isinstance(found, nn.Linear | nn.Embedding):
+        if isinstance(submodule, nn.Linear | nn.Embedding):
             return True
     return False

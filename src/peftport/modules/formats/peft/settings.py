@@ -170,5 +170,5 @@ def _number(alpha: float) -> float | int:
 def _targets(host: Host, paths: list[str]) -> list[str]:
     """Return names by which PEFT finds exactly these matrices: the last parts of their paths, or else whole paths."""
     leaves = {path.rpartition(".")[2] for path in paths}
-    found = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
-    return sorted(leaves) if len(found) == len(paths) else sorted(paths)
+    names = [name for name, _ in host.model.named_modules() if name.rpartition(".")[2] in leaves]
+    return sorted(leaves) if len(names) == len(paths) else sorted(paths)

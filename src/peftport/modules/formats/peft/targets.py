@@ -56,8 +56,8 @@ class Targets:
 
     def alpha(self, name: str) -> float:
         """Return the alpha of the LoRA on the linear map of this name."""
-        own = (a for p, a in self.config.alpha_pattern.items() if self._ends_with(p, name))
-        return next(own, self.config.lora_alpha)
+        alphas = (a for p, a in self.config.alpha_pattern.items() if self._ends_with(p, name))
+        return next(alphas, self.config.lora_alpha)
 
     def _named(self, names: str | tuple[str, ...] | None, name: str) -> bool:
         if isinstance(names, str):
@@ -69,9 +69,9 @@ class Targets:
             return True
         places = [rf"(?:^|.*?\.){p}" for p in self.config.layers_pattern] or [ANY_LAYERS]
         for place in places:
-            found = self._match(rf"{place}\.(?P<idx>\d+)\.", name, whole=False)
-            if found is not None:
-                return found["idx"] is not None and int(found["idx"]) in self.config.layers_to_transform
+            match = self._match(rf"{place}\.(?P<idx>\d+)\.", name, whole=False)
+            if match is not None:
+                return match["idx"] is not None and int(match["idx"]) in self.config.layers_to_transform
         return False
 
     def _ends_with(self, pattern: str, name: str) -> bool:

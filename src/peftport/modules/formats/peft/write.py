@@ -56,10 +56,10 @@ def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) 
     spec, parts = module.spec, len(slots)
     assert isinstance(spec, LoraSpec)
     a, b = _fuse(module, slots, spec.rank * parts, host)
-    own = record.slots.get(slots[0].name)
+    old = record.slots.get(slots[0].name)
     used = SlotInFile(rank=spec.rank * parts, alpha=spec.alpha * parts)
-    if own is not None and own.rank <= used.rank and not a[own.rank :].any() and not b[:, own.rank :].any():
-        used = own
+    if old is not None and old.rank <= used.rank and not a[old.rank :].any() and not b[:, old.rank :].any():
+        used = old
     if used.rank == 0:
         return None
     b, unscaled = b[:, : used.rank], module.unscaled.get(slots[0].name)
@@ -74,9 +74,9 @@ def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Ten
     out_width, in_width = linear_shape(host.slot_module(slots[0]))
     a, b, row = torch.zeros(rank, in_width), torch.zeros(out_width, rank), 0
     for slot in slots:
-        own = module.matrices[slot.name]
-        end = row + own["A"].shape[0]
-        a[row:end] = own["A"]
-        b[slot.start : slot.start + slot.out_width, row:end] = own["B"]
+        matrices = module.matrices[slot.name]
+        end = row + matrices["A"].shape[0]
+        a[row:end] = matrices["A"]
+        b[slot.start : slot.start + slot.out_width, row:end] = matrices["B"]
         row = end
     return a, b
