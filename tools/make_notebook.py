@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode, v4, write
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-CELL_SECONDS = 600
+CELL_SECONDS = 1800
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 

@@ -51,15 +51,20 @@ def peft_run(model: nn.Module, inputs: dict[str, Any], weight: torch.Tensor) -> 
 
 
 def agree(
-    record: Record, inputs: dict[str, Any], ours: Run, outputs: dict[str, torch.Tensor], gradients: Parameters
+    record: Record,
+    inputs: dict[str, Any],
+    ours: Run,
+    outputs: dict[str, torch.Tensor],
+    gradients: Parameters,
+    tolerance: float = TOLERANCE,
 ) -> None:
     worst = {
         "outputs": worst_output(inputs, ours.outputs, outputs),
         "gradients": worst_gradient(ours.gradients, gradients),
     }
     record("worst", worst)
-    assert worst["outputs"] <= TOLERANCE
-    assert worst["gradients"] <= TOLERANCE
+    assert worst["outputs"] <= tolerance
+    assert worst["gradients"] <= tolerance
 
 
 def lora_pair(model: nn.Module, host: Host, path: str) -> tuple[nn.Parameter, nn.Parameter]:
@@ -117,15 +122,17 @@ SITES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", SITES)
 def test_peft_loads_our_lora(case: str, tmp_path: Path, record_property: Record) -> None:
+    """In float64: in float32 the order of a processor's sums alone moves Gemma's gradients by 3e-5."""
     model_type, sites = SITES[case]
-    host = pico_host(model_type)
+    host = pico_host(model_type, dtype=torch.float64)
     module = random_module(host, LoraSpec(rank=4, alpha=10, sites=sites))
     inputs = batch(host)
     weight = loss_weight(host, inputs)
-    model = loaded_by_peft(module, host, tmp_path / "lora")
+    model = loaded_by_peft(module, host, tmp_path / "lora").double()
     outputs = peft_run(model, inputs, weight)
-    ours = run(host, module.spec, module.matrices, inputs, weight)
-    agree(record_property, inputs, ours, outputs, lora_gradients(model, host, module))
+    matrices = {slot: {name: each.double() for name, each in of.items()} for slot, of in module.matrices.items()}
+    ours = run(host, module.spec, matrices, inputs, weight)
+    agree(record_property, inputs, ours, outputs, lora_gradients(model, host, module), tolerance=1e-12)
     bare = run(host, None, {}, inputs, weight)
     assert worst_output(inputs, ours.outputs, bare.outputs) > 1e-2
 

@@ -44,7 +44,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
     def opened(file: Path, *, width: int = 1280, scheme: str = "light") -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
         found = Opened(context.new_page(), file)
-        found.page.set_default_timeout(120_000)  # a machine may be busy
+        found.page.set_default_timeout(300_000)  # a machine may be busy
         seen.append(found)
         found.page.on("console", lambda message: found.complaints.append(f"{message.type}: {message.text}"))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
