@@ -14,8 +14,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-# A suite that nohup started ignores SIGHUP, and so would the processes that it starts to interrupt them.
+# A suite that nohup started ignores SIGHUP, one that a script put in the background SIGINT, and so would the processes
+# that tests start to interrupt them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Each takes a minute or more.
 LONGEST = (
     "study/test_kill.py", "study/test_ray.py", "study/test_interrupted.py", "cli/test_docs.py", "cli/test_interrupt.py",
