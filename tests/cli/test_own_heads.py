@@ -107,9 +107,10 @@ def test_what_is_cut_is_said_by_every_command(peftport: Run, own: dict[str, Path
          *short, "--out", tmp_path / "distill"),
         ("port", module, "--to", own["updated"], "--method", "copy,skip", *task, *short, "--out", tmp_path / "best"),
     ):  # fmt: skip
-        told = peftport(*arguments)
+        told = peftport(*arguments, "--json")
         assert told.code == 0, told
         assert said in told.err, arguments
+        assert told.json["remarks"] == told.err.splitlines(), arguments
     assert "cut" not in peftport("evaluate", own["named"], reviews, "--max-tokens", 10).err
 
 

@@ -40,10 +40,10 @@ def test_a_study_of_pairs_is_run_and_reported(pairs: Path, peftport: Run, tmp_pa
     assert len(cuts) == len({line.partition(":")[0] for line in cuts}) >= 2 and cuts[0].endswith(
         "max_tokens 16 keeps all"
     )
-    again = peftport("study", "run", pairs, "--dir", folder, "--workers", 1)
-    assert [line for line in again.err.splitlines() if line in cuts] == cuts
+    again = peftport("study", "run", pairs, "--dir", folder, "--workers", 1, "--json")
+    assert [line for line in again.err.splitlines() if line in cuts] == cuts == again.json["remarks"]
     found = peftport("study", "report", pairs, "--dir", folder, "--json").json
-    assert len(found["verdicts"]) == 4 and found["headlines"]
+    assert len(found["verdicts"]) == 4 and found["headlines"] and found["remarks"] == []
     page = tmp_path / "page.html"
     assert peftport("study", "report", pairs, "--dir", folder, "--out", page).code == 0
     assert all(f"{line}." in page.read_text(encoding="utf-8") for line in cuts)
