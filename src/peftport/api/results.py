@@ -270,6 +270,10 @@ class Checked(Result):
         """What the tables come to, and what to do."""
         return check_sentences(self.found)
 
+    def remarks(self) -> list[str]:
+        """What was cut off the texts on which layers were compared."""
+        return list(self.found.remarks)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class UpdatedHost(Result):

@@ -21,7 +21,7 @@ from peftport.workflows.job_inputs import (
     resolve_task,
     train_settings,
 )
-from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import CompareRequest
 
 
@@ -50,9 +50,10 @@ def compare_module(request: CompareRequest) -> Comparison:
     )
     inputs = open_port_inputs(
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-        progress=request.progress,
+        progress=request.progress, max_tokens=request.max_tokens,
     )  # fmt: skip
-    found = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
+    found = run_comparison(module, bound, plan, request.progress, inputs)
+    found = replace(found, choice=choice, remarks=(*found.remarks, *cut_remarks(inputs.shared, request.max_tokens)))
     return with_home(found, module, origin or module.host.name, bound, request.progress or Silent())
 
 
