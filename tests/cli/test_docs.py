@@ -384,6 +384,7 @@ def test_a_lopsided_set_is_judged_by_balanced_accuracy(peftport: Run, hosts: Fol
     (tmp_path / "lop.csv").write_text("\n".join(["text,label", *lines]), encoding="utf-8")
     told = peftport("evaluate", hosts["bert"], tmp_path / "lop.csv", "--json")
     assert told.json["majority"] > 0.8 and told.json["metric"] == "balanced_accuracy"
+    assert told.json["remarks"] == told.err.splitlines() and "balanced accuracy" in told.json["remarks"][-1]
     line = peftport("evaluate", hosts["bert"], tmp_path / "lop.csv")
     assert ": balanced accuracy" in line.out and f"{told.json['majority']:.3f} of them of the most frequent" in line.out
     assert "judged by balanced accuracy; --metric accuracy" in line.err

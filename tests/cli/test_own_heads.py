@@ -96,7 +96,7 @@ def test_what_is_cut_is_said_by_every_command(peftport: Run, own: dict[str, Path
     said = (
         "texts were cut at --max-tokens 4: 60% of all tokens are not read, and the longest text has 10; --max-tokens 10"
     )
-    task = ("--task", reviews)
+    task, compared = ("--task", reviews), ("--from", own["named"], "--to", own["updated"])
     for arguments in (
         ("evaluate", own["named"], reviews, *short),
         ("train", own["named"], reviews, "-t", "lora", "--steps", 1, "--set", "rank=2", *short, "--out", module),
@@ -106,10 +106,19 @@ def test_what_is_cut_is_said_by_every_command(peftport: Run, own: dict[str, Path
         ("port", module, "--to", own["updated"], "--from", own["named"], "--method", "distill", *task, "--steps", 1,
          *short, "--out", tmp_path / "distill"),
         ("port", module, "--to", own["updated"], "--method", "copy,skip", *task, *short, "--out", tmp_path / "best"),
+        ("check", module, *compared, "--texts", reviews, *short),
+        ("port", module, *compared, "--method", "theseus", *task, *short, "--out", tmp_path / "theseus"),
+        ("port", module, *compared, "--method", "theseus,subspace", *task, *short, "--out", tmp_path / "aligned"),
+        ("compare", module, *compared, "--method", "theseus", *task, "--budgets", 0, "--seeds", 1, *short),
     ):  # fmt: skip
-        told = peftport(*arguments)
+        told = peftport(*arguments, "--json")
         assert told.code == 0, told
         assert said in told.err, arguments
+        assert told.json["remarks"] == told.err.splitlines(), arguments
+        hosts = ("\nnamed, where activations are compared: ", "\nupdated, where activations are compared: ")
+        assert sum(("\n" + told.err).count(host) for host in hosts) == (2 if arguments[2:5] == compared[:3] else 0), (
+            arguments
+        )
     assert "cut" not in peftport("evaluate", own["named"], reviews, "--max-tokens", 10).err
 
 

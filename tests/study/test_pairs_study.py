@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from peftport.porting.alignment import words
+from peftport.store.ledger import Ledger
+from peftport.study.about import cut_texts
 from pico import WORDS
 from pico_folders import Run
-from pico_study import TINY, plan_of
+from pico_study import TINY, plan_of, run_in
 
 PAIRS = 'source = "pairs.csv"\ntext = ["premise", "hypothesis"]'
 
@@ -40,10 +44,10 @@ def test_a_study_of_pairs_is_run_and_reported(pairs: Path, peftport: Run, tmp_pa
     assert len(cuts) == len({line.partition(":")[0] for line in cuts}) >= 2 and cuts[0].endswith(
         "max_tokens 16 keeps all"
     )
-    again = peftport("study", "run", pairs, "--dir", folder, "--workers", 1)
-    assert [line for line in again.err.splitlines() if line in cuts] == cuts
+    again = peftport("study", "run", pairs, "--dir", folder, "--workers", 1, "--json")
+    assert [line for line in again.err.splitlines() if line in cuts] == cuts == again.json["remarks"]
     found = peftport("study", "report", pairs, "--dir", folder, "--json").json
-    assert len(found["verdicts"]) == 4 and found["headlines"]
+    assert len(found["verdicts"]) == 4 and found["headlines"] and found["remarks"] == []
     page = tmp_path / "page.html"
     assert peftport("study", "report", pairs, "--dir", folder, "--out", page).code == 0
     assert all(f"{line}." in page.read_text(encoding="utf-8") for line in cuts)
@@ -59,3 +63,22 @@ def test_jobs_are_named_by_the_columns(pairs: Path) -> None:
         {job.id for job in plan_of(path).jobs.values() if job.kind != "distance"} for path in (pairs, changed)
     )
     assert one and one.isdisjoint(other)
+
+
+def test_what_methods_of_porting_do_not_read_is_said(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of rows of six tokens, two of them special where the tokenizer puts any; here every text has ten words."""
+    monkeypatch.setattr(words, "ROW_TOKENS", 6)
+    only = {"technique": frozenset({"lora-2"}), "receiver": frozenset({"bert-updated"}), "seed": frozenset({"0"})}
+    plan = plan_of(tiny, only, porters='["theseus"]', arms='["ported"]', budgets="[0]", training__max_tokens="12")
+    assert run_in(tmp_path, plan).failed == 0
+    ledger = Ledger(tmp_path)
+    cuts = cut_texts(plan, ledger)
+    ledger.close()
+    assert [line.partition(", where activations are compared: ")[0] for line in cuts] == [
+        "bert on reviews", "bert-updated on reviews",
+    ]  # fmt: skip
+    assert all(
+        re.search(r": (\d+) of \1 texts were cut at rows of \d+ tokens: 40% of all tokens", line) for line in cuts
+    )

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftport.core.errors import TaskRefused
+from peftport.hosts.host import Host
 from peftport.objectives import bind_objective
 from peftport.objectives.cuts import CutTexts
+from peftport.porting.alignment.words import read
+from peftport.porting.base import PortCache
 from peftport.tasks.chats import Chat, Turn
 from peftport.tasks.columns import Wording
 from peftport.tasks.kinds.classification import own_spec
@@ -20,6 +23,7 @@ from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.task import Dropped, Split, Task
 from peftport.training.bound_task import BoundTask
 from peftport.training.loop import TrainSettings
+from peftport.workflows.port_inputs import cut_in_ports, cut_remarks
 from pico import TOY, WORDS, pico_host
 
 words = st.lists(st.sampled_from(WORDS[:8]), min_size=1, max_size=12).map(" ".join)
@@ -48,6 +52,35 @@ def test_pairs_and_texts_that_are_read_apart() -> None:
     apart, together = (bind_objective(name, host, NUMBERS, 4).cut_of([pair]) for name in ("cosine", "linear"))
     assert apart == CutTexts(texts=2, cut=1, tokens=8, lost=3, longest=7)
     assert together == CutTexts(texts=1, cut=1, tokens=8, lost=4, longest=8)
+
+
+@given(st.lists(words, min_size=1, max_size=9, unique=True), st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_texts_of_which_activations_are_compared(texts: list[str], limit: int) -> None:
+    """The first words are read and the others counted, with a prefix and special tokens around them that stay."""
+    host = pico_host("bert", view="body")
+    prefixed = Host(**{**host.__dict__, "text_prefix": "review is "})
+    shared = PortCache()
+    for reader in (host, prefixed):
+        reading = read(reader, texts, limit)
+        shared.note(reader, dict(zip(texts, reading.lengths, strict=True)))
+        kept = {(text, word) for text, own in enumerate(texts) for word in range(min(limit, len(own.split())))}
+        assert reading.tokens.keys() == kept
+    lengths = [len(text.split()) for text in texts]
+    lost = [max(0, length - limit) for length in lengths]
+    expected = CutTexts(len(lengths), sum(map(bool, lost)), sum(lengths), sum(lost), max(lengths))
+    assert list(cut_in_ports(shared).values()) == ([expected] * 2 if any(lost) else [])
+    for remark in cut_remarks(shared, limit):
+        assert remark == f"pico-bert, where activations are compared: {expected.sentence(limit)}"
+
+
+def test_no_more_is_read_for_activations_than_the_host_has_positions_for() -> None:
+    host, shared = pico_host("bert", view="body", max_position_embeddings=20), PortCache()
+    texts = ["good " * 40]
+    shared.note(host, {texts[0]: read(host, texts, 30).lengths[0]})
+    assert read(host, texts, 30).length == 20 and read(pico_host("bert"), ["good " * 200]).length == 96
+    [remark] = cut_remarks(shared, 30)
+    assert "50% of all tokens are not read" in remark and remark.endswith("this host cannot read more")
 
 
 def test_turns_that_are_left_out_count() -> None:

@@ -53,7 +53,7 @@ class Compared(Result):
         """One row a run."""
         return pl.DataFrame([row.as_row() for row in self.comparison.rows])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Every run, the plan, the gains, the summary and the verdict."""
         said: dict[str, Any] = {"summary": self.summary, "verdict": self.verdict}
         beside = few_shot_sentence(self.analysis)
@@ -95,7 +95,7 @@ class Demonstrated(Result):
         """One row a run, all techniques."""
         return pl.DataFrame([row.as_row() for comparison in self.demo.comparisons for row in comparison.rows])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Every run of every technique, what they were measured with, and what comes of it."""
         analysis = self.demo.analysis
         said = {"summary": str(self), "verdicts": analysis.verdicts.rows(named=True)}

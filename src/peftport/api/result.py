@@ -18,19 +18,26 @@ from peftport.workflows.checking import MethodChoice
 
 
 class Result(ABC):
-    """A result: ``str()`` is one line, ``to_polars()`` its rows, a notebook shows both; the command line prints it."""
+    """A result: ``str()`` is one line, ``to_polars()`` its rows, a notebook shows both; the command line prints it.
+
+    ``remarks()`` are sentences about how it came about.
+    """
 
     @abstractmethod
     def __str__(self) -> str:
         """What came out, in one line."""
 
     @abstractmethod
+    def document(self) -> dict[str, Any]:
+        """What was found, in values that JSON has."""
+
     def as_json(self) -> dict[str, Any]:
-        """The document that ``--json`` prints."""
+        """The document that ``--json`` prints: what was found, and under ``remarks`` what is said beside it."""
+        return {**self.document(), "remarks": self.remarks()}
 
     def to_polars(self) -> pl.DataFrame:
-        """The result as a table; by default one row, of what ``--json`` prints."""
-        return pl.DataFrame([self.as_json()])
+        """The result as a table; by default one row, of what was found."""
+        return pl.DataFrame([self.document()])
 
     def tables(self) -> list[Table]:
         """The tables that the command line prints first."""
@@ -41,7 +48,10 @@ class Result(ABC):
         return [str(self)]
 
     def remarks(self) -> list[str]:
-        """What the command line says on stderr: how ``auto`` chose."""
+        """What a reader should know besides: guesses, texts that were cut, how ``auto`` chose; a sentence each.
+
+        The command line says them on stderr, and ``--json`` has them.
+        """
         return []
 
     def failure(self) -> str | None:

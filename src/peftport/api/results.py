@@ -99,7 +99,7 @@ class Evaluated(Tested):
         module = f" with {self.module}" if self.module else ""
         return f"{self.host} on {self.task}{module}: {said_first(s, self.judged)} ({items_text(self.judged, s)})"
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Host, task, module and measures."""
         module = str(self.module) if self.module else None
         facts = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
@@ -141,7 +141,7 @@ class Trained(Tested):
         tests = (("bare host", self.bare), (self.module.spec.kind, self.scores))
         return pl.DataFrame([{"what": name} | measures(scores, self.judged) for name, scores in tests])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """What was trained, how, and the measures without and with it."""
         module, request = self.module, self.request
         return {
@@ -203,7 +203,7 @@ class Ported(Result):
         slots = self.record.slots
         return pl.DataFrame({"slot": list(slots), "did": list(slots.values())})
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The record of the port, and how its method was chosen."""
         document = {"out": text_of(self.out), "format": self.format, "technique": self.module.spec.kind}
         document |= self.record.model_dump()
@@ -258,7 +258,7 @@ class Checked(Result):
         """One row a slot of the receiver: what it takes, whether that fits, overlap of the hosts' weights there."""
         return pl.DataFrame([asdict(slot) for slot in self.outcome.slots.slots], infer_schema_length=None)
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """All that was found, and what it comes to."""
         return {"module": str(self.request.module), **self.outcome.as_json(), "summary": str(self)}
 
@@ -269,6 +269,10 @@ class Checked(Result):
     def lines(self) -> list[str]:
         """What the tables come to, and what to do."""
         return check_sentences(self.outcome)
+
+    def remarks(self) -> list[str]:
+        """What was cut off the texts on which layers were compared."""
+        return list(self.outcome.remarks)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -289,7 +293,7 @@ class UpdatedHost(Result):
             for each in self.checkpoints
         ])  # fmt: skip
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The folder, and the record of every checkpoint."""
         rows = [{"folder": str(each.folder), **each.record.model_dump(mode="json")} for each in self.checkpoints]
         return {"out": str(self.request.out), "checkpoints": rows}

@@ -59,7 +59,7 @@ class Planned(Result):
         """Return one row of counts."""
         return pl.DataFrame([{"study": self.outcome.study, **asdict(self.outcome.sharing)}])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the counts, the jobs by kind, the kinds of the tasks, and the estimate if it was asked for."""
         counts = {"study": self.outcome.study, **asdict(self.outcome.sharing)}
         counts["jobs_by_kind"] = dict(self.outcome.jobs_by_kind)
@@ -117,9 +117,10 @@ class Ran(Result):
         counts = {key: value for key, value in asdict(self.summary).items() if key != "recomputed"}
         return pl.DataFrame([{"study": self.study, **counts}])
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts, which jobs were done again, and what was sent to trackers."""
-        return {"study": self.study, "dir": str(self.dir), **asdict(self.summary), "tracked": self.tracked}
+    def document(self) -> dict[str, Any]:
+        """Return the counts, which jobs were done again, what was sent to trackers, and which of them failed."""
+        counts = {"study": self.study, "dir": str(self.dir), **asdict(self.summary)}
+        return {**counts, "tracked": self.tracked, "troubles": list(self.troubles)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +155,7 @@ class Status(Result):
         """Return one row for each state."""
         return pl.DataFrame({"state": list(self.counts), "jobs": list(self.counts.values())})
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the jobs by state, and those that failed."""
         failures = [asdict(each) for each in self.failures]
         return {"study": self.outcome.study, "jobs": self.outcome.jobs, **self.counts, "failures": failures}
@@ -191,7 +192,7 @@ class Exports(Result):
         """Return the table of runs."""
         return self.runs
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the number of runs, in all and by state, and the files that were written."""
         return {"runs": self.runs.height, "states": self.states, "files": [str(path) for path in self.files]}
 
@@ -238,7 +239,7 @@ class Verification(Result):
         """Return a row for each recomputed run."""
         return pl.DataFrame([asdict(each) for each in self.outcome])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return what differs, run by run."""
         return {"runs": [asdict(each) for each in self.outcome], "tolerance": self.request.tolerance}
 
@@ -289,7 +290,7 @@ class Reported(Result):
         """Return the verdicts, a row for each."""
         return self.findings.verdicts
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the headlines, the metric, the files, and the tables of gains, verdicts and regret."""
         findings = self.findings
         return {
@@ -314,6 +315,6 @@ class Repaired(Result):
         """Return one row of counts."""
         return pl.DataFrame([{"study": self.study, **asdict(self.repairs)}])
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """Return the counts, and the name under which the damaged file is kept."""
         return {"study": self.study, **asdict(self.repairs)}

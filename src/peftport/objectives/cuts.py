@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from peftport.tasks.spec import Example
 
@@ -26,6 +27,13 @@ class CutTexts(NamedTuple):
     lost: int
     longest: int
 
+    @classmethod
+    def of(cls, lengths: Iterable[tuple[int, int]]) -> Self:
+        """Count texts by how many tokens each has, and how many of them are kept."""
+        pairs = list(lengths)
+        tokens, lost = [own for own, _ in pairs], [own - kept for own, kept in pairs]
+        return cls(len(pairs), sum(map(bool, lost)), sum(tokens), sum(lost), max(tokens, default=0))
+
     def sentence(self, limit: int, option: str = "--max-tokens", most: int | None = None) -> str:
         """What was lost at the limit and what to set instead, in one line; empty where nothing was cut.
 
@@ -39,10 +47,14 @@ class CutTexts(NamedTuple):
             remedy = f"{option} {most} keeps as much as this host can read"
         else:
             remedy = "this host cannot read more"
+        return f"{self.lost_at(f'{option} {limit}')}; {remedy}"
+
+    def lost_at(self, limit: str) -> str:
+        """What was lost at the limit that is named; for texts of which some were cut."""
         verb = "was" if self.cut == 1 else "were"
         return (
-            f"{self.cut} of {self.texts} texts {verb} cut at {option} {limit}: {_share(self.lost, self.tokens)} of all "
-            f"tokens are not read, and the longest text has {self.longest}; {remedy}"
+            f"{self.cut} of {self.texts} texts {verb} cut at {limit}: {_share(self.lost, self.tokens)} of all tokens "
+            f"are not read, and the longest text has {self.longest}"
         )
 
 
@@ -58,9 +70,7 @@ class Cuts:
 
     def total(self) -> CutTexts:
         """What was counted so far."""
-        tokens = [length for length, _ in self._lengths.values()]
-        lost = [length - kept for length, kept in self._lengths.values()]
-        return CutTexts(len(tokens), sum(map(bool, lost)), sum(tokens), sum(lost), max(tokens, default=0))
+        return CutTexts.of(self._lengths.values())
 
 
 def _share(lost: int, tokens: int) -> str:

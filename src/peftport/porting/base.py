@@ -9,9 +9,9 @@ weights stay on disk and are read matrix by matrix (hosts.weights); the others g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -44,11 +44,26 @@ class LabelledLosses(Protocol):
         """Yield one scalar for each example, with its autograd graph."""
 
 
+class TextLength(NamedTuple):
+    """How many tokens a text has, and how many of them a host reads."""
+
+    tokens: int
+    kept: int
+
+
 class PortCache:
-    """A cache that several ports share: loaded hosts, and what depends only on the hosts and the texts."""
+    """A cache that several ports share: loaded hosts, and what depends only on the hosts and the texts.
+
+    ``read`` has, for each host, the texts of which it was asked for activations.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Hashable, Any] = {}
+        self.read: dict[Host, dict[str, TextLength]] = {}
+
+    def note(self, host: Host, lengths: Mapping[str, TextLength]) -> None:
+        """Keep how much a host reads of texts."""
+        self.read.setdefault(host, {}).update(lengths)
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what is stored under the key, or make and store it. A host in a key stands for that object."""
@@ -65,6 +80,7 @@ class PortInputs:
     Attributes:
         origin: the host that the module was trained on.
         texts: unlabelled texts.
+        max_tokens: how many tokens of each of them are read; None: as many as go into a row of 96.
         labelled: labelled texts, as losses on the receiver.
         as_technique: the technique of the ported module, if the module's own expands to it; with ``adapter``, a
             Compacter is ported exactly.
@@ -79,6 +95,7 @@ class PortInputs:
     as_technique: str | None = None
     progress: Progress = field(default_factory=Silent)
     shared: PortCache = field(default_factory=PortCache)
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,9 +106,11 @@ def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None =
 
 
 def cut_texts(plan: Plan, ledger: Ledger) -> tuple[str, ...]:
-    """What was cut off the texts of a task on a host, a sentence each, as far as the bare hosts were tested."""
-    rows = (row for row in ledger.rows() if row.kind == "bare" and row.id in plan.jobs and row.metrics)
-    return tuple(sorted({str(row.metrics["cut"]) for row in rows if row.metrics and "cut" in row.metrics}))
+    """What was cut off the texts of a task on a host, a sentence each, by the jobs that are done."""
+    metrics = [row.metrics for row in ledger.rows() if row.id in plan.jobs and row.metrics]
+    read = {str(own["cut"]) for own in metrics if "cut" in own}  # of bare hosts
+    compared = {str(cut) for own in metrics for cut in own.get("cut_in_port", ())}
+    return (*sorted(read), *sorted(compared))
 
 
 def made_by(plan: Plan, ledger: Ledger) -> tuple[MadeBy, ...]:

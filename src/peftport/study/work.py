@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from torch import Tensor
 from peftport.core.errors import NotFinite, PeftportError
 from peftport.core.hashing import rng_for
 from peftport.hosts.distance import weight_distance
+from peftport.hosts.host import Host
 from peftport.hosts.loading import Loading
 from peftport.hosts.sources import find_host
 from peftport.modules.module import Module
 from peftport.porting import porter_named, sampler_named
+from peftport.porting.alignment.words import ROW_TOKENS
 from peftport.porting.base import PortCache
 from peftport.store.held import HeldFolder
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, open_task, versions_for
@@ -54,7 +56,7 @@ from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
 from peftport.training.loop import Checkpoint
 from peftport.workflows.continued_pretraining import update_host
-from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.port_inputs import cut_in_ports, open_port_inputs
 from peftport.workflows.requests import HostUpdateRequest
 
 HOSTS_IN_MEMORY = 3
@@ -141,7 +143,7 @@ class _Tested:
     tensors: dict[str, Tensor]
 
 
-def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask) -> _Tested:
+def _alone(job: str, starts: dict[str, _EntryStart], request: TrainJobsRequest, bound_task: BoundTask) -> _Tested:
     begun = time.perf_counter()
     try:
         return _train_and_test([job], starts, request, bound_task)
@@ -150,7 +152,7 @@ def _alone(job: str, starts: dict[str, Start], request: TrainJobsRequest, bound_
 
 
 def _train_and_test(
-    jobs: list[str], starts: dict[str, Start], request: TrainJobsRequest, bound_task: BoundTask
+    jobs: list[str], starts: dict[str, _EntryStart], request: TrainJobsRequest, bound_task: BoundTask
 ) -> _Tested:
     """Train entries in one stack, test every checkpoint, all modules of one budget together."""
     begun = time.perf_counter()
@@ -163,7 +165,7 @@ def _train_and_test(
     tested = _Tested([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
         tests_of_job = {budget: tests[budget][index] for budget in request.budgets}
-        metrics = _facts(bound_task) | {
+        metrics = {**_facts(bound_task), **starts[job].cut} | {
             "tests": {str(b): {**measured(tests_of_job[b]), "loss": checkpoints[b].loss} for b in request.budgets},
             "learning_rate": rate,
             "train_seconds_per_step": (trained - begun) / (len(jobs) * max(1, *request.budgets)),
@@ -175,12 +177,19 @@ def _train_and_test(
     return tested
 
 
+@dataclass(frozen=True, eq=False)
+class _EntryStart(Start):
+    """The start of an entry; ``cut`` says what the porting method did not read of texts, where it reads any."""
+
+    cut: dict[str, list[str]] = field(default_factory=dict)
+
+
 def _start(
     entry: EntryRequest, request: TrainJobsRequest, bound_task: BoundTask, blobs: Blobs, shared: PortCache
-) -> Start:
+) -> _EntryStart:
     origin = entry.origin
     if origin is None:
-        return Start(bound_task.fresh(request.technique, entry.seed), entry.seed)
+        return _EntryStart(bound_task.fresh(request.technique, entry.seed), entry.seed)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
     module = Module(request.technique, origin.host, matrices, bound_task.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
@@ -192,7 +201,22 @@ def _start(
     ported = porter.port(module, bound_task.host, rng_for(entry.seed, "porting"), inputs)
     if origin.sampler is not None:
         ported = sampler_named(origin.sampler).port(ported, bound_task.host, rng_for(entry.seed, "sampling"))
-    return Start(bound_task.startable(ported), entry.seed)
+    cut = _cut_in_port(shared, request.place, (_name(origin.at), inputs.origin), bound_task.host)
+    return _EntryStart(bound_task.startable(ported), entry.seed, cut)
+
+
+def _cut_in_port(
+    shared: PortCache, place: Place, origin: tuple[str, Host | None], receiver: Host
+) -> dict[str, list[str]]:
+    """What is cut off the texts on which a method compares activations, a sentence for each of the two hosts."""
+    cuts = cut_in_ports(shared)
+    said = [
+        f"{name} on {place.task}, where activations are compared: "
+        f"{cuts[host].lost_at(f'rows of {ROW_TOKENS} tokens')}; a study reads no more of them there"
+        for name, host in (origin, (_name(place.host), receiver))
+        if host in cuts
+    ]
+    return {"cut_in_port": said} if said else {}
 
 
 def _update(request: UpdateRequest) -> JobResult:

@@ -35,8 +35,9 @@ def check_module(request: CheckRequest) -> PortCheck:
     receiver = load_host(str(request.to)) if texts else open_host(str(request.to))
     found_origin = find_origin(module, origin, loaded=bool(texts))
     return check_port(
-        module, found_origin, receiver, texts=texts, rng=rng_for(0, "checking"), progress=request.progress
-    )
+        module, found_origin, receiver, texts=texts, max_tokens=request.max_tokens, rng=rng_for(0, "checking"),
+        progress=request.progress,
+    )  # fmt: skip
 
 
 def choose_for(

@@ -25,7 +25,7 @@ from peftport.workflows.job_inputs import (
     resolve_task,
     train_settings,
 )
-from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import CompareRequest, PortRequest
 
 
@@ -67,9 +67,10 @@ def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTa
     origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
         porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-        progress=request.progress,
+        progress=request.progress, max_tokens=request.max_tokens,
     )  # fmt: skip
-    return porter.port(module, bound.host, rng_for(0, "porting"), inputs), ()
+    ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
+    return ported, cut_remarks(inputs.shared, request.max_tokens)
 
 
 def _port_request(request: CompareRequest) -> PortRequest:

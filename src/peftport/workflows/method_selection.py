@@ -37,7 +37,7 @@ from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.distill import distill_for
 from peftport.workflows.job_inputs import check_same_labels, name_of, own_readout, train_settings
-from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
 LEVEL = 0.95
@@ -260,12 +260,12 @@ def _port_all(
             else:
                 inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-                    as_technique=request.as_, progress=progress, shared=cache,
+                    as_technique=request.as_, progress=progress, shared=cache, max_tokens=request.max_tokens,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:
             refusals[name] = str(error)
-    return refusals, ported, remarks
+    return refusals, ported, (*remarks, *cut_remarks(cache, request.max_tokens))
 
 
 def _origin(names: Sequence[str], module: Module, ref: str | None) -> Host | str | None:

@@ -31,7 +31,7 @@ from peftport.workflows.job_inputs import (
     train_settings,
 )
 from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
-from peftport.workflows.port_inputs import open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
 
@@ -42,7 +42,7 @@ class PortedModule:
     Attributes:
         choice: how ``auto`` chose the method; None where the user named it.
         selection: how several methods compared; None where only one was used.
-        remarks: how the task was read, where that was guessed.
+        remarks: how the task was read, where that was guessed, and what was cut off texts.
 
     """
 
@@ -115,10 +115,10 @@ def _carried(method: str, request: PortRequest, module: Module, task: Task | Non
         receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
     inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
-        as_technique=request.as_, progress=request.progress,
+        as_technique=request.as_, progress=request.progress, max_tokens=request.max_tokens,
     )  # fmt: skip
     ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
-    return _Landed(ported, receiver, _remarks(task, bound))
+    return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:

@@ -21,6 +21,8 @@ from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
+from peftport.objectives.cuts import CutTexts
+from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import PortCache, Porter, PortInputs
 from peftport.tasks.load import load_task
 from peftport.techniques.attach import prefix_length
@@ -60,12 +62,13 @@ def open_port_inputs(
     as_technique: Literal["adapter"] | None = None,
     progress: Progress | None = None,
     shared: PortCache | None = None,
+    max_tokens: int | None = None,
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
     ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts.
     ``bound_task`` is a task bound to the receiver. ``shared`` caches what earlier ports computed, so that the origin is
-    loaded only once.
+    loaded only once. ``max_tokens`` is how much is read of each text of which activations are compared.
 
     Raises:
         BadRequest: the origin cannot be found, or the texts cannot be read.
@@ -79,7 +82,25 @@ def open_port_inputs(
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None
-    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared)
+    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens)
+
+
+def cut_in_ports(shared: PortCache) -> dict[Host, CutTexts]:
+    """What was cut off the texts of which activations were compared, by the host that reads them."""
+    found = {host: CutTexts.of(lengths.values()) for host, lengths in shared.read.items()}
+    return {host: cut for host, cut in found.items() if cut.cut}
+
+
+def cut_remarks(shared: PortCache, max_tokens: int) -> tuple[str, ...]:
+    """What was cut off the texts of which activations were compared, a sentence for each host."""
+    return tuple(
+        f"{host.name}, where activations are compared: {cut.sentence(max_tokens, most=_most_tokens(host))}"
+        for host, cut in cut_in_ports(shared).items()
+    )
+
+
+def _most_tokens(host: Host) -> int | None:
+    return None if host.positions is None else host.positions - tokens_around(host)
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:

@@ -150,6 +150,7 @@ class CheckRequest(Request):
     _: KW_ONLY
     from_: Place | None = field(default=None, metadata=FROM)
     texts: Place | None = field(default=None, metadata=TEXTS)
+    max_tokens: int = field(default=128, metadata=MAX_TOKENS)
 
 
 @dataclass(frozen=True, eq=False)

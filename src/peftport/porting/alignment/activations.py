@@ -68,7 +68,9 @@ def paired_rows(
     seen = 0
     for begin in range(0, len(texts), max(size, 1)):
         batch = texts[begin : begin + size]
-        ours, theirs = read(origin, batch), read(receiver, batch)
+        ours, theirs = (read(host, batch, inputs.max_tokens) for host in (origin, receiver))
+        for host, reading in ((origin, ours), (receiver, theirs)):
+            inputs.shared.note(host, dict(zip(batch, reading.lengths, strict=True)))
         words = shared_words(ours, theirs)
         if len(words) >= FEWEST_WORDS:
             seen += 1

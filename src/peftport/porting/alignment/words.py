@@ -2,7 +2,8 @@
 
 A word is a stretch of text between white space. Its row is the mean of the activations of its tokens. Means commute
 with linear maps, so a map fitted on words holds for tokens, too. Words that one host cuts off at its maximal length are
-left out for both. Encoder-decoders read the text in the encoder, and again, shifted right, in the decoder.
+left out for both; how many tokens are cut off is counted. Encoder-decoders read the text in the encoder, and again,
+shifted right, in the decoder.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 from peftport.hosts.host import Host
+from peftport.porting.base import TextLength
 
-MAX_TOKENS = 96
+ROW_TOKENS = 96  # of a row, those around the text included, where no limit is named
 Word = tuple[int, int]  # the number of a text in the batch, and of a word in that text
 
 
@@ -37,11 +39,12 @@ class Pooling:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One batch of texts for one host: the model's inputs, and the positions of each word's tokens."""
+    """One batch of texts for one host: the model's inputs, the positions of each word's tokens, how much is read."""
 
     inputs: dict[str, Any]
     tokens: dict[Word, list[int]]
     length: int  # T
+    lengths: list[TextLength]
 
     def pooling(self, words: Sequence[Word]) -> Pooling:
         """The pooling of token activations into the means of these words."""
@@ -51,15 +54,29 @@ class Reading:
         return Pooling(torch.tensor(tokens), torch.tensor(rows), torch.tensor(counts, dtype=torch.float64))
 
 
-def read(host: Host, texts: Sequence[str]) -> Reading:
-    """Tokenise a batch, padded on the right."""
-    encoded = host.tokenizer(
-        [host.text_prefix + text for text in texts],
-        return_offsets_mapping=True,
-        truncation=True,
-        max_length=MAX_TOKENS,
-        verbose=False,
-    )
+def tokens_around(host: Host) -> int:
+    """How many tokens of a row are not the text's: special tokens, and those of a prefix."""
+    prefix = host.tokenizer(host.text_prefix, add_special_tokens=False, verbose=False)["input_ids"]
+    return int(host.tokenizer.num_special_tokens_to_add()) + len(prefix)
+
+
+def read(host: Host, texts: Sequence[str], max_tokens: int | None = None) -> Reading:
+    """Tokenise a batch, padded on the right.
+
+    Of each text ``max_tokens`` tokens are read; if that is None, as many as go into a row of `ROW_TOKENS`. A host with
+    a table of positions reads no more than that has.
+    """
+    longest = ROW_TOKENS if max_tokens is None else max_tokens + tokens_around(host)
+    longest = longest if host.positions is None else min(longest, host.positions)
+    prefixed = [host.text_prefix + text for text in texts]
+    encoded = host.tokenizer(prefixed, return_offsets_mapping=True, verbose=False)
+    whole = [sum(end > max(begin, len(host.text_prefix)) for begin, end in own) for own in encoded["offset_mapping"]]
+    excess = [max(0, len(row) - longest) for row in encoded["input_ids"]]
+    lengths = [TextLength(tokens, max(0, tokens - more)) for tokens, more in zip(whole, excess, strict=True)]
+    if any(excess):
+        encoded = host.tokenizer(
+            prefixed, return_offsets_mapping=True, truncation=True, max_length=longest, verbose=False
+        )
     rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
     length = max(len(row) for row in rows)
     ids = torch.full((len(rows), length), host.tokenizer.pad_token_id or 0)
@@ -73,7 +90,7 @@ def read(host: Host, texts: Sequence[str]) -> Reading:
         start = host.config.decoder_start_token_id
         shifted = torch.cat([torch.full((len(rows), 1), 0 if start is None else start), ids[:, :-1]], dim=1)
         inputs |= {"decoder_input_ids": shifted.to(host.device)}
-    return Reading(inputs, _tokens_of_words(host.text_prefix, texts, offsets), length)
+    return Reading(inputs, _tokens_of_words(host.text_prefix, texts, offsets), length, lengths)
 
 
 def shared_words(first: Reading, second: Reading) -> list[Word]:

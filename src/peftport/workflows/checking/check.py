@@ -12,19 +12,23 @@ from peftport.analysis.prediction import recorded
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
-from peftport.porting.base import PortInputs
+from peftport.porting.base import PortCache, PortInputs
 from peftport.workflows.checking.choice import MethodChoice, choose_method
 from peftport.workflows.checking.host_comparison import FoundOrigin, HostComparison, compare_hosts
 from peftport.workflows.checking.likeness import LayerCheck, layer_checks
 from peftport.workflows.checking.methods import AvailableInputs, MethodCheck, method_checks
 from peftport.workflows.checking.slots import SlotChecks, slot_checks
+from peftport.workflows.port_inputs import cut_remarks
 
 NO_TEXTS = "not measured: give --texts FILE|TASK, and both hosts are loaded to read them"
 
 
 @dataclass(frozen=True, eq=False)
 class PortCheck:
-    """The result of a check. ``layers_note`` says why layers were not compared, where they were not."""
+    """The result of a check.
+
+    ``layers_note`` says why layers were not compared, where they were not; ``remarks`` what was cut off texts.
+    """
 
     technique: str
     host_comparison: HostComparison
@@ -33,6 +37,7 @@ class PortCheck:
     layers_note: str | None
     methods: tuple[MethodCheck, ...]
     choice: MethodChoice
+    remarks: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole result as JSON values."""
@@ -62,6 +67,7 @@ def check_port(
     receiver: Host,
     *,
     texts: Sequence[str] = (),
+    max_tokens: int = 128,
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> PortCheck:
@@ -72,20 +78,23 @@ def check_port(
         origin: the host of the module, loaded where texts are given.
         receiver: the new host, loaded where texts are given.
         texts: unlabelled texts; without any, activations are not compared.
+        max_tokens: how many tokens of each of them are read.
         rng: the random numbers for randomised singular vectors of wide matrices.
         progress: receives the progress of the check.
 
     """
-    progress = progress or Silent()
+    progress, shared = progress or Silent(), PortCache()
     hosts = compare_hosts(module, origin, receiver)
     slots = slot_checks(module, origin.host, receiver, progress, rng)
     layers: tuple[LayerCheck, ...] = ()
     note: str | None = NO_TEXTS
     if texts and origin.host is not None:
-        layers = layer_checks(origin.host, receiver, PortInputs(origin.host, texts, progress=progress))
+        inputs = PortInputs(origin.host, texts, progress=progress, shared=shared, max_tokens=max_tokens)
+        layers = layer_checks(origin.host, receiver, inputs)
         note = None if layers else "the hosts have no stack of layers of one kind"
     elif texts:
         note = f"not measured: {origin.note}"
     methods = method_checks(module, hosts, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
     choice = choose_method(methods, same_host=hosts.same_host)
-    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice)
+    remarks = cut_remarks(shared, max_tokens)
+    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice, remarks)
