@@ -99,6 +99,17 @@ def test_the_command_line_loses_no_interruption() -> None:
     assert "ignored" not in ended.stderr
 
 
+def test_the_exit_code_is_ours_wherever_the_interruption_came(tmp_path: Path) -> None:
+    """Within code compiled from a text, too, where Python would end by the signal although it was caught."""
+    (tmp_path / "program.py").write_text(
+        "import signal, sys; from peftport.core import stopping; stopping.begin()\n"
+        "try: exec('signal.raise_signal(signal.SIGINT)')\n"
+        "except KeyboardInterrupt: pass\n"
+        "stopping.ignored(); sys.exit(130)\n"
+    )
+    assert subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, timeout=50, check=False).returncode == 130
+
+
 def test_an_interruption_that_a_library_swallows_comes_again() -> None:
     with pytest.raises(KeyboardInterrupt), stopped_once():
         with suppress(BaseException):

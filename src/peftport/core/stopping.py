@@ -109,10 +109,16 @@ def check() -> None:
 
 
 def ignored() -> None:
-    """Ignore all further signals, because the process is about to end."""
+    """Ignore all further signals, because the process is about to end, with the exit code that it has chosen.
+
+    Where KeyboardInterrupt has left code that was compiled from a text (named tuples and dataclasses have such code),
+    Python takes note, and in the end kills itself by SIGINT, though the exception was caught. The next such code clears
+    the note.
+    """
     for number in NUMBERS:
         if signal.getsignal(number) == _stop.arrive:
             signal.signal(number, signal.SIG_IGN)
+    exec("")
 
 
 @contextmanager
