@@ -12,6 +12,7 @@ from pathlib import Path
 
 from peftport.api.comparisons import Compared, Demonstrated
 from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHost
+from peftport.api.serving_results import Merged
 from peftport.core.request import takes
 from peftport.report.tables import demo_page
 from peftport.store.artifacts import write_text
@@ -20,6 +21,8 @@ from peftport.workflows.compare import compare_module
 from peftport.workflows.continued_pretraining import update_host as continue_pretraining
 from peftport.workflows.demo import run_demo
 from peftport.workflows.evaluate import evaluate_host
+from peftport.workflows.merge import merge_module
+from peftport.workflows.merge_requests import MergeRequest
 from peftport.workflows.port import port_module
 from peftport.workflows.requests import (
     CheckRequest,
@@ -126,3 +129,16 @@ def update_host(request: HostUpdateRequest) -> UpdatedHost:
 
     """
     return UpdatedHost(request, continue_pretraining(request))
+
+
+@takes(MergeRequest)
+def merge(request: MergeRequest) -> Merged:
+    """Return which tensors were changed, and what rounding lost of the update.
+
+    Raises:
+        BadRequest: the technique cannot be folded into weights, or ``out`` is in use.
+        SlotMismatch: the module is of another host.
+        NotFinite: the new weights are beyond what the number format holds.
+
+    """
+    return Merged(request, merge_module(request))

@@ -1,4 +1,4 @@
-"""The commands that are made from requests (demo, train, evaluate, check, port, compare), and two lists.
+"""The commands that are made from requests (demo, train, evaluate, check, port, compare, merge), and two lists.
 
 ``techniques`` and ``methods`` only list what there is.
 """
@@ -11,6 +11,7 @@ import typer
 
 from peftport.cli.console import AsJson, print_json, print_table
 from peftport.cli.options import command
+from peftport.workflows.merge_requests import MergeRequest
 from peftport.workflows.requests import (
     CheckRequest,
     CompareRequest,
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
         command("check", CheckRequest),
         command("port", PortRequest, task_options_before="json_"),
         command("compare", CompareRequest, task_options_before="out"),
+        command("merge", MergeRequest),
     )
     for each in (*made, techniques, methods):
         app.command()(each)

@@ -58,6 +58,10 @@ class HostWeights:
         """List the tensors in the files that match none of these names below the base model."""
         return [key for key in self._files if not any(part in known for part in endings(modern(key)))]
 
+    def key(self, name: str) -> str | None:
+        """Return the name that a parameter below the base model has in the files; None if they have none or several."""
+        return self._find(name)
+
     def embeddings(self) -> Tensor:
         """Return the input embeddings (V, D)."""
         wanted = self.host.model.get_input_embeddings().weight  # type: ignore[operator]

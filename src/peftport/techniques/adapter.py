@@ -51,6 +51,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 1e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = BOTTLENECK
     output_matrices = ("up", "up_bias")
+    cannot_fold = "a nonlinearity stands between its two matrices"
 
     def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
         """The sub-layers after which the adapters are placed."""

@@ -56,6 +56,8 @@ class Technique(ABC, Generic[Spec]):
     can_be_left_out: ClassVar[bool] = True
     # A more general technique: with its matrices expanded, every module of this technique is a module of that one.
     expands_to: ClassVar[str | None] = None
+    # Why a module cannot become a part of its host's weights, in a few words; empty where `folded` makes it one.
+    cannot_fold: ClassVar[str] = "its effect is not a change of the host's weights"
 
     @abstractmethod
     def sites(self, spec: Spec) -> tuple[SiteName, ...]:
@@ -80,6 +82,14 @@ class Technique(ABC, Generic[Spec]):
     def effective(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """The update of a slot as one tensor (for LoRA alpha/r B A), stacked over K: (K, ...)."""
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
+
+    def folded(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
+        """The weight (D_out, D_in) of a linear slot with the matrices of one module folded into it, without K."""
+        raise SlotMismatch(f"{slot.name}: a module of {self.name} cannot be folded into weights: {self.cannot_fold}")
+
+    def folded_bias(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices, bias: Tensor) -> Tensor:
+        """The bias (D_out) of a linear slot with the matrices of one module folded into it; mostly unchanged."""
+        return bias
 
     def no_op(self, spec: Spec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
         """Matrices of one slot that change nothing: fresh ones with zero output matrices.

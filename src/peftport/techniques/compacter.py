@@ -52,6 +52,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 3e-3, "decoder": 3e-3}
     roles = BOTTLENECK
     output_matrices = ("up_right", "up_bias")
+    cannot_fold = "a nonlinearity stands between its two matrices"
     expands_to = "adapter"
 
     def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:

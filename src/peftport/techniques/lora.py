@@ -45,6 +45,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = PRODUCT
     output_matrices = ("B",)
+    cannot_fold = ""
 
     def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:
         """The linear maps named in the spec."""
@@ -67,3 +68,7 @@ class Lora(MatrixTechnique[LoraSpec]):
     def effective(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """alpha/r B A, (K, D_out, D_in)."""
         return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])
+
+    def folded(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
+        """W + alpha/r B A."""
+        return torch.addmm(weight, own["B"].to(weight), own["A"].to(weight), alpha=spec.alpha / spec.rank)

@@ -62,6 +62,7 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-4, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = ATTENTION
     output_matrices = ("keys", "values")
+    cannot_fold = "keys and values before the text are no weights of the host"
     can_be_left_out = False  # even keys and values of zero take a share of the attention
 
     def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
