@@ -32,7 +32,7 @@ class Merged(Result):
             f"{made.changed} of {made.tensors} tensors changed"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """The folder, what was folded into what, and what rounding lost of it."""
         made = self.found
         return {
