@@ -22,7 +22,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind, SiteName
+from peftport.hosts.slots import Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
 from peftport.techniques.roles import BOTTLENECK
 
@@ -52,7 +53,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     roles = BOTTLENECK
     output_matrices = ("up", "up_bias")
 
-    def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: AdapterSpec) -> tuple[str, ...]:
         """The sub-layers after which the adapters are placed."""
         return PLACEMENTS[spec.placement]
 

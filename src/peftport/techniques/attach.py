@@ -36,6 +36,7 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
     with ExitStack() as stack:
         if spec is not None:
             technique = technique_named(spec.kind)
+            _check_alone(host, spec, matrices)
             for name, slot in technique.slots(spec, host.slots).items():
                 own, module = matrices[name], host.slot_module(slot)
                 if isinstance(technique, AttentionTechnique):
@@ -45,6 +46,22 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
                     handle = _hook(module, slot, change)
                     stack.callback(handle.remove)
         yield
+
+
+def at_once(host: Host, spec: TechniqueSpec | None) -> int | None:
+    """How many modules of a spec can run on a host at the same time: 1, or None for any number.
+
+    Several can where every map that they attach to reads the tokens of a batch text by text.
+    """
+    if spec is None:
+        return None
+    slots = technique_named(spec.kind).slots(spec, host.slots).values()
+    return None if all(slot.in_order for slot in slots) else 1
+
+
+def _check_alone(host: Host, spec: TechniqueSpec, matrices: StackedMatrices) -> None:
+    entries = next((len(tensor) for own in matrices.values() for tensor in own.values()), 1)
+    assert entries == 1 or at_once(host, spec) is None, f"{host.name} runs modules at these slots one at a time"
 
 
 def prefix_length(spec: TechniqueSpec | None, host: Host) -> int:
@@ -86,11 +103,13 @@ def _hook(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.Re
 
 
 def _after_linear(slot: Slot, change: Change, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    end = slot.start + slot.out_width
-    if end - slot.start == y.shape[-1]:
+    if slot.out_width == y.shape[-1]:
         return change(args[0], y)
-    part = change(args[0], y[..., slot.start : end])
-    return torch.cat([y[..., : slot.start], part, y[..., end:]], dim=-1)
+    rows = slot.rows
+    part = change(args[0], y[..., rows])
+    if isinstance(rows, slice):
+        return torch.cat([y[..., : rows.start], part, y[..., rows.stop :]], dim=-1)
+    return y.index_copy(-1, rows.to(y.device), part)
 
 
 def _before_norm(change: Change, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, StringConstraints
 from torch import Tensor
 
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind
+from peftport.hosts.slots import LINEAR, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
 from peftport.techniques.roles import PRODUCT
 
 LinearSite = Literal[
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o",
-    "ffn_gate", "ffn_in", "ffn_out",
+    "ffn_gate", "ffn_in", "ffn_gate_in", "ffn_out",
 ]  # fmt: skip
+UnnamedSite = Annotated[str, StringConstraints(pattern=rf"^{LINEAR}[^.]+$")]  # a linear map that no layout names
 
 
 class LoraSpec(TechniqueSpec):
-    """Rank, scale, and the linear maps that are updated (sites that a host does not have are ignored)."""
+    """Rank, scale, and the linear maps that are updated (sites that a host does not have are ignored).
+
+    A linear map that has no named site is called by its path in the layer, such as ``linear:mlp/experts/0/up_proj``.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 8
     alpha: PositiveFloat = 8.0
-    sites: tuple[LinearSite, ...] = ("attn_q", "attn_v", "cross_q", "cross_v")
+    sites: tuple[LinearSite | UnnamedSite, ...] = ("attn_q", "attn_v", "cross_q", "cross_v")
 
 
 class Lora(MatrixTechnique[LoraSpec]):
@@ -44,9 +49,10 @@ class Lora(MatrixTechnique[LoraSpec]):
     spec_class = LoraSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = PRODUCT
+    slot_kinds = ("linear",)
     output_matrices = ("B",)
 
-    def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: LoraSpec) -> tuple[str, ...]:
         """The linear maps named in the spec."""
         return spec.sites
 

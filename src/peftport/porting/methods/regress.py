@@ -26,6 +26,7 @@ loss, no gradient and no backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +35,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from peftport.hosts.slots import Slot
 from peftport.porting.alignment.activations import SlotRows
 from peftport.porting.alignment.heads import HeadMap, by_head, heads_of, match_heads
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regression, SecondMoments, ridge
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
+from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched_rows
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
@@ -64,6 +67,10 @@ class Regress(AligningPorter):
     def cannot_carry(self, technique: Technique[Any]) -> str:
         known = technique.roles in (PRODUCT, BOTTLENECK, ATTENTION) or only_scales(technique.roles)
         return "" if known else "no regression is known for the roles of its matrices"
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot, linear_shape
+from peftport.hosts.slots import OUTSIDE, Slot, linear_shape, stack_paths
 from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config, read_object
 from peftport.modules.formats.peft.names import empty_tensor, no_slot, parse_key
 from peftport.modules.formats.peft.targets import Targets
@@ -158,7 +158,8 @@ def _check_complete(folder: Path, found: dict[str, Found], targets: Targets, hos
                 f"{folder / CONFIG}: target_modules leaves out {lora.name}, for which {TENSORS} has a LoRA; PEFT would "
                 "drop it without a word, so it is refused; save the adapter again"
             )
-        if wanted and lora.matrices.keys() != {"A", "B"}:
+        absent = not lora.matrices and slot.name.startswith(f"{OUTSIDE}.")  # some classes lack a pooler, for instance
+        if wanted and not absent and lora.matrices.keys() != {"A", "B"}:
             raise ModuleRefused(
                 f"{folder / TENSORS}: {name}: expected lora_A and lora_B in every layer that {CONFIG} names, found "
                 f"{sorted(lora.matrices) or 'nothing'}; save the adapter again, or give the host it was trained on"
@@ -177,11 +178,11 @@ def _check_prefix(folder: Path, found: dict[str, Found], prefix: str) -> None:
 
 def _check_stacks(folder: Path, found: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
     """Refuse a LoRA of an encoder alone whose configuration would look for one in the decoder too."""
-    stacks = {stack.name: stack.layers for stack in host.layout.stacks}
-    used = {name.rsplit(".", 2)[0] for name in found}
+    stacks = stack_paths(host.base, host.layout)
+    used = {name.rsplit(".", 2)[0] for name in found} & stacks.keys()
     for stack, layers in stacks.items():
         slots = [slot for name, slot in whole_slots(host).items() if name.rsplit(".", 2)[0] == stack]
-        if stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
+        if used and stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
             [other, *_] = sorted(used)
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected a LoRA in every stack of layers that {CONFIG} names, found none in "

@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.head import ARCHITECTURE
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot, layouts
+from peftport.hosts.layouts import layouts
+from peftport.hosts.slots import Slot
 from peftport.modules.formats.peft.config import parse_peft_config
 from peftport.modules.formats.peft.lora import CONFIG, head_prefix, whole_slots
 from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets

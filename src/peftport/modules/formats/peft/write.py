@@ -77,6 +77,6 @@ def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Ten
         own = module.matrices[slot.name]
         end = row + own["A"].shape[0]
         a[row:end] = own["A"]
-        b[slot.start : slot.start + slot.out_width, row:end] = own["B"]
+        b[slot.rows, row:end] = own["B"]
         row = end
     return a, b
