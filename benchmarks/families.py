@@ -44,7 +44,6 @@ from peftport.modules.folders import read_module
 from peftport.modules.module import Module, stack
 from peftport.porting import PORTERS
 from peftport.porting.base import PortInputs
-from peftport.techniques import make_spec
 from peftport.techniques.attach import attached, prefix_length
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -264,15 +263,11 @@ def trained(folder: Path, scratch: Path) -> str:
     for technique in SPECS:
         settings = _settings(technique, host)
         try:
-            peftport.train(folder, data, technique, set=settings, steps=2, test_items=4, readout=_readout(host))
+            peftport.train(folder, data, technique, set=settings, steps=2, test_items=4, readout="linear")
             done.append(technique)
         except PeftportError as error:
             reasons.append(f"{technique}: {error}")
     return ", ".join(done) + (f" (refused: {'; '.join(reasons)})" if reasons else "")
-
-
-def _readout(host: Host) -> str:
-    return "linear"
 
 
 def _settings(technique: str, host: Host) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Layouts of host families, read from TOML files: where the sites lie in each layer of the model.
 
-The files in the folder ``families`` come with peftport; users have files of their own (`own_files`). A model type that none of them lists has no sites of a known
-meaning; its linear maps are found in the model itself (hosts.slots).
+The files in the folder ``families`` come with peftport; users have files of their own (`own_files`). A model type that
+none of them lists has no sites of a known meaning; its linear maps are found in the model itself (hosts.slots).
 """
 
 from __future__ import annotations
