@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import peftport
 from peftport.api.attached import attach
 from peftport.core.errors import PeftportError
-from peftport.hosts.host import Host
+from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import Layout, layout_for
 from peftport.hosts.load import load_host
 from peftport.hosts.views import auto_class, has_class
@@ -146,9 +146,13 @@ def widened(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def classes_of(settings: Any) -> Any:
-    """The Auto class of a model's language model, or of its body where there is none."""
+    """The Auto class of a decoder's or encoder-decoder's language model; of other models, the body's."""
+    return auto_class(_layout(settings), _view(settings))
+
+
+def _view(settings: Any) -> View:
     layout = _layout(settings)
-    return auto_class(layout, "language_model" if has_class(layout, "language_model", settings) else "body")
+    return "language_model" if layout.kind != "encoder" and has_class(layout, "language_model", settings) else "body"
 
 
 def _layout(settings: Any) -> Layout:
@@ -178,6 +182,8 @@ def inputs(model: Any) -> dict[str, Tensor]:
 def answers(model: Any) -> Tensor:
     """Its logits, or its last hidden states."""
     out = model(**inputs(model))
+    if hasattr(out, "pooler_output") and out.pooler_output is not None:  # a LoRA may be on the pooler alone
+        return torch.cat([out.last_hidden_state.flatten(), out.pooler_output.flatten()])
     names = ("logits", "logits_per_text", "last_hidden_state")
     return next(value for name in names if (value := getattr(out, name, None)) is not None)
 
@@ -282,8 +288,7 @@ def _settings(technique: str, host: Host) -> dict[str, Any]:
 
 def unchanged(folder: Path, module: Path) -> str:
     """The largest error of a port from the host to itself, over all methods and techniques; and who cannot."""
-    view = "language_model" if has_class(_layout(settings := _read(folder)), "language_model", settings) else "body"
-    host = load_host(str(folder), view)
+    host = load_host(str(folder), _view(transformers.AutoConfig.from_pretrained(folder)))
     worst, refused, reads = 0.0, [], host.layout.reads_texts
     for technique, spec in SPECS.items():
         try:
@@ -302,10 +307,6 @@ def unchanged(folder: Path, module: Path) -> str:
     if not worst <= BOUND:
         raise AssertionError(f"error {worst:.1e} of the effect")
     return f"{worst:.0e}" + (f" (refused: {'; '.join(refused)})" if refused else "")
-
-
-def _read(folder: Path) -> Any:
-    return transformers.AutoConfig.from_pretrained(folder)
 
 
 def _random(host: Host, spec: Any) -> Module:

@@ -59,7 +59,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     quiet_libraries()
     loaded = load_host(host)
     slots = [
-        {"name": s.name, "kind": s.kind, "path": s.path, "in_width": s.in_width, "out_width": s.out_width}
+        {"name": s.name, "kind": s.kind, "path": s.full_path, "in_width": s.in_width, "out_width": s.out_width}
         for s in loaded.slots.values()
     ]
     headless = lacks_head(loaded)

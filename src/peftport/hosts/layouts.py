@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from peftport.core.errors import BadRequest, HostRefused, first_line
 
 HostKind = Literal["encoder", "encoder_decoder", "decoder"]
-SlotKind = Literal["linear", "sum_into", "sum_from", "attention", "heads"]
+SlotKind = Literal["linear", "parameter", "sum_into", "sum_from", "attention", "heads"]
 SiteName = Literal[
     "attn", "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o",
     "cross", "cross_q", "cross_k", "cross_v", "cross_o",

@@ -1,8 +1,10 @@
 """Slots: the named places of a host where a technique's matrices attach.
 
-There are four kinds of slot, and a mark:
+There are five kinds of slot, and a mark:
 
     linear      y = W x + b; a technique changes y. A slot may be a part of a fused matrix (GPT-2's q, k and v).
+    parameter   the weight of a map that is no module, such as those of all experts of a layer (E, D_out, D_in); a
+                technique changes the weight.
     sum         the residual stream after a block, before the layer norm that follows it where the norm comes after
                 the sum ("sum_into": the norm's path), or the block's output where it does not ("sum_from").
     attention   keys and values of one attention block; a technique adds keys and values to them.
@@ -10,7 +12,8 @@ There are four kinds of slot, and a mark:
 
 A family's TOML file names the sites of known meaning (hosts.layouts). Every other linear map below the base model is a
 slot too, named by where it lies: ``layers.3.linear:mlp/shared_expert/up_proj`` in a layer, and outside of the layers
-``outside.0.linear:pooler/dense``. Techniques attach to these if they are asked to by name, as PEFT files do.
+``outside.0.linear:pooler/dense``; experts are ``layers.3.parameter:mlp/experts/down_proj``. Techniques attach to these
+if they are asked to by name, as PEFT files do.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from peftport.core.errors import HostRefused
 from peftport.hosts.layouts import LayerStack, Layout, Site, SlotKind
 
 LINEAR = "linear:"  # begins the site of a linear map that no layout names; its path follows, with slashes
+PARAMETER = "parameter:"  # begins the site of a parameter
 OUTSIDE = "outside"  # the stack of linear maps that lie in no layer
 # Where attention modules and configs have the number of key heads, and the width of a head.
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_heads")
@@ -39,7 +43,8 @@ class Slot:
 
     A slot that is a part of a fused matrix has outputs ``start`` to ``start + out_width`` of it or, with ``every``,
     ``block`` outputs from ``start`` on, and again after ``every`` outputs, until there are ``out_width``. ``in_order``:
-    a pass calls the module with the tokens of the batch, text by text.
+    a pass calls the module with the tokens of the batch, text by text. A ``parameter`` is that of the module, with a
+    map for each of ``experts``; ``turned`` where it is stored as (E, D_in, D_out).
     """
 
     name: str
@@ -53,6 +58,14 @@ class Slot:
     block: int = 0
     every: int = 0
     in_order: bool = True
+    parameter: str = ""
+    experts: int = 1
+    turned: bool = False
+
+    @property
+    def full_path(self) -> str:
+        """The path below the base model, with the name of the parameter."""
+        return f"{self.path}.{self.parameter}" if self.parameter else self.path
 
     @property
     def rows(self) -> slice | Tensor:
@@ -87,10 +100,29 @@ def find_slots(base: nn.Module, layout: Layout, where: str) -> dict[str, Slot]:
     stacks = {path: f"{stack.name}.{i}" for stack in layout.stacks for i, path in enumerate(layer_paths(base, stack))}
     for path in linear_paths(base):
         if path not in named:
-            name = _place(path, stacks)
+            name = _place(path, stacks, LINEAR)
             out_width, in_width = linear_shape(base.get_submodule(path))
             slots[name] = Slot(name, name.rpartition(".")[2], "linear", path, in_width, out_width, in_order=False)
-    return slots
+    return slots | {slot.name: slot for slot in _parameter_slots(base, stacks)}
+
+
+def _parameter_slots(base: nn.Module, stacks: dict[str, str]) -> Iterator[Slot]:
+    """Yield the slots of the maps of experts, and of weights whose modules are no Linear (routers)."""
+    for path, module in base.named_modules():
+        if isinstance(module, (nn.Embedding, *linear_classes())) or not path:
+            continue
+        for parameter, weight in module.named_parameters(recurse=False):
+            shape, turned = tuple(weight.shape), bool(getattr(module, "is_transposed", False))
+            if not (len(shape) == 3 and shape[0] > 1 or len(shape) == 2 and parameter == "weight"):
+                continue
+            experts, out_width, in_width = shape if len(shape) == 3 else (1, *shape)
+            if turned and len(shape) == 3:
+                out_width, in_width = in_width, out_width
+            name = _place(f"{path}.{parameter}", stacks, PARAMETER)
+            yield Slot(
+                name, name.rpartition(".")[2], "parameter", path, in_width, out_width, in_order=False,
+                parameter=parameter, experts=experts, turned=turned and len(shape) == 3,
+            )  # fmt: skip
 
 
 def layer_paths(base: nn.Module, stack: LayerStack) -> list[str]:
@@ -128,29 +160,34 @@ def _inner(base: nn.Module, path: str, part: str) -> Iterator[str]:
             yield f"{path}.{name}" if path else name
 
 
-def linear_paths(base: nn.Module) -> Iterator[str]:
-    """Yield the paths of all linear maps below a base model, except those that make its scores of tokens."""
+def linear_classes() -> tuple[type[nn.Module], ...]:
+    """Return the classes of linear maps: torch's, and GPT-2's, whose weight is transposed."""
     from transformers.pytorch_utils import Conv1D  # imported here: a study's driver does without
 
+    return nn.Linear, Conv1D
+
+
+def linear_paths(base: nn.Module) -> Iterator[str]:
+    """Yield the paths of all linear maps below a base model, except those that make its scores of tokens."""
     scores = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     # Attention of torch's own reads this matrix without calling its module.
     uncalled = {id(m.out_proj) for m in base.modules() if isinstance(m, nn.MultiheadAttention)}
     for path, module in base.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and path and module is not scores and id(module) not in uncalled:
+        if isinstance(module, linear_classes()) and path and module is not scores and id(module) not in uncalled:
             yield path
 
 
-def _place(path: str, layers: dict[str, str]) -> str:
-    """Name the slot of a linear map that no layout names, by the layer that it lies in."""
+def _place(path: str, layers: dict[str, str], prefix: str) -> str:
+    """Name the slot of a map that no layout names, by the layer that it lies in."""
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
         known = layers.get(".".join(parts[:end]))
         if known is not None:
-            return f"{known}.{LINEAR}{'/'.join(parts[end:])}"
+            return f"{known}.{prefix}{'/'.join(parts[end:])}"
     number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     if number in (None, 0, len(parts) - 1):
-        return f"{OUTSIDE}.0.{LINEAR}{'/'.join(parts)}"
-    return f"{'.'.join(parts[: number + 1])}.{LINEAR}{'/'.join(parts[number + 1 :])}"
+        return f"{OUTSIDE}.0.{prefix}{'/'.join(parts)}"
+    return f"{'.'.join(parts[: number + 1])}.{prefix}{'/'.join(parts[number + 1 :])}"
 
 
 def _slot(base: nn.Module, prefix: str, name: str, site_name: str, site: Site) -> Slot | None:

@@ -41,6 +41,8 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
                 own, module = matrices[name], host.slot_module(slot)
                 if isinstance(technique, AttentionTechnique):
                     stack.enter_context(_prefixed(module, Prefix(*technique.keys_values(spec, slot, own))))
+                elif slot.kind == "parameter":
+                    stack.enter_context(_reweighted(module, slot, technique.effective(spec, slot, own, {})[0]))
                 elif isinstance(technique, MatrixTechnique):
                     change = partial(_by_entry, technique, spec, slot, own, matrices.get(SHARED, {}))
                     handle = _hook(module, slot, change)
@@ -78,6 +80,27 @@ def _prefixed(module: nn.Module, prefix: Prefix) -> Iterator[None]:
         yield
     finally:
         del prefixes[module]
+
+
+@contextmanager
+def _reweighted(module: nn.Module, slot: Slot, update: Tensor) -> Iterator[None]:
+    """Let a module compute with a parameter plus an update (E, D_out, D_in), or (D_out, D_in), of one entry."""
+    turned = update.mT if slot.turned else update
+
+    def before(module: nn.Module, args: Any) -> None:
+        weight = module.get_parameter(slot.parameter)
+        # An attribute of the object goes before its parameter, which stays as it is.
+        module.__dict__[slot.parameter] = weight + turned.to(weight)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        del module.__dict__[slot.parameter]
+
+    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _by_entry(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from peftport.hosts.slots import LINEAR, Slot
+from peftport.hosts.slots import LINEAR, PARAMETER, Slot
 from peftport.porting.alignment.spaces import FUSED_UNITS, RESIDUAL, UNITS
 from peftport.techniques.roles import Roles, reads_inputs
 
@@ -17,7 +17,7 @@ def unread(slot: Slot) -> str:
 def unplaced(slot: Slot, slots: Mapping[str, Slot], roles: Roles) -> str:
     """Why it is not known which heads or units a slot reads and writes; empty if it is."""
     layer, _, site = slot.name.rpartition(".")
-    if site.startswith(LINEAR):
+    if site.startswith((LINEAR, PARAMETER)):
         return "no layout says what it reads and writes"
     if site in RESIDUAL and not reads_inputs(roles):
         return ""
@@ -32,6 +32,8 @@ def unplaced(slot: Slot, slots: Mapping[str, Slot], roles: Roles) -> str:
 def without_matrix(slot: Slot, slots: Mapping[str, Slot]) -> str:
     """Why there is no single matrix of the host whose singular vectors a slot has; empty if there is."""
     layer, _, site = slot.name.rpartition(".")
+    if slot.kind == "parameter":
+        return "every expert has a matrix of its own there"
     wanted = {"attention": [f"{site}_k", f"{site}_v"], "linear": [site]}.get(slot.kind, ["ffn_out"])
     found = [slots.get(f"{layer}.{name}") for name in wanted]
     return "" if all(one is not None and one.kind == "linear" for one in found) else "no single matrix writes there"
