@@ -104,10 +104,10 @@ def measured(name: str) -> dict[str, str]:
             "trained": lambda: trained(small, Path(scratch)),
             "identity": lambda: unchanged(small, Path(scratch) / "qv"),
         }
-        return {column: _or_refusal(measure) for column, measure in measures.items()}
+        return {column: or_refusal(measure) for column, measure in measures.items()}
 
 
-def _or_refusal(measure: Callable[[], str]) -> str:
+def or_refusal(measure: Callable[[], str]) -> str:
     try:
         return measure()
     except PeftportError as error:
@@ -335,7 +335,7 @@ def table(types: Mapping[str, Mapping[str, str]]) -> str:
     lines = [f"| type | {' | '.join(COLUMNS)} |", f"|{' --- |' * (len(COLUMNS) + 1)}"]
     for name, row in types.items():
         lines.append(f"| {name} | {' | '.join(_cell(row[column], name, reasons) for column in COLUMNS)} |")
-    able = sum(all(not _failed(row[column]) for column in COLUMNS[:3]) for row in types.values())
+    able = sum(all(not failed(row[column]) for column in COLUMNS[:3]) for row in types.values())
     told = [f"{number}. {reason}" for reason, number in reasons.items()]
     summary = (
         f"{able} of {len(types)} types are shown and copied with equal logits, on queries and values and on all maps."
@@ -343,13 +343,13 @@ def table(types: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join([*lines, "", summary, "", *told]) + "\n"
 
 
-def _failed(text: str) -> bool:
+def failed(text: str) -> bool:
     return text.startswith(("refused:", "fault:"))
 
 
 def _cell(text: str, name: str, reasons: dict[str, int]) -> str:
     short, _, reason = text.partition(" (refused: ")
-    if _failed(text):
+    if failed(text):
         short, reason = "no", text
     reason = reason.removesuffix(")").removeprefix("refused: ").replace(name, "TYPE").replace("|", "or")
     if not reason:

@@ -37,6 +37,7 @@ from peftport.techniques.base import TechniqueSpec
 from peftport.training.evaluation import predict_entries
 from pico import CONFIGS, MORE, SPECS, TOY, inputs_of, pico_host, pico_model, random_matrices, word_tokenizer
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 ROWS = ((9, 5, 20, 7, 11, 6, 8, 21, 10, 13, 1), (6, 14, 10, 1))
 TEXTS = ("the film was good .", "a dull plot , it was bad", "great movie", "this is a fine review of the film")
 quickly = settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
@@ -177,7 +178,7 @@ def test_modules_that_share_a_table_of_positions_are_tested_one_at_a_time() -> N
         np.testing.assert_array_equal(predict_entries(host, bound, spec, [own], ROWS)[0], scores)
     assert not np.allclose(*both)
     with pytest.raises(
-        SlotMismatch, match=r"`theseus` cannot carry a lora at this slot of .*text by text; use a method"
+        SlotMismatch, match=r"`theseus` cannot carry the lora at this slot of .*text by text; use a method"
     ):
         porter_named("theseus").port(Module(spec, host.fingerprint, modules[0]), host, np.random.default_rng(0))
 
@@ -289,7 +290,9 @@ def test_peft_s_lora_on_a_model_that_no_family_lists(stablelm: Path, tmp_path: P
         ("lorasuite", "no layout says"),
         ("regress", "text by text"),
     ):
-        with pytest.raises(SlotMismatch, match=rf"linear:.*`{method}` cannot carry.*{reason}.*; use a method that can"):
+        with pytest.raises(
+            SlotMismatch, match=rf"linear:.*`{method}` cannot carry the lora.*{reason}.*; use a method that can"
+        ):
             porter_named(method).port(module, host, np.random.default_rng(0), PortInputs(host, TEXTS))
 
 

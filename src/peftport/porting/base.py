@@ -191,7 +191,7 @@ class Porter(ABC):
             reason = self.cannot_carry_at(technique, host.slots[name], host.slots)
             if reason:
                 raise SlotMismatch(
-                    f"{name}: `{self.name}` cannot carry a {technique.name} at this slot of {host.name}: {reason}; use "
+                    f"{name}: `{self.name}` cannot carry the {technique.name} at this slot of {host.name}: {reason}; use "
                     "a method that can (peftport check lists them)"
                 )
 

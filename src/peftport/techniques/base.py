@@ -26,6 +26,7 @@ Matrices = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 Parameters = dict[str, dict[str, Tensor]]  # {slot: {matrix name: tensor}}, without K
 StackedMatrices = Mapping[str, Matrices]  # the same, every tensor stacked over K entries
+MOST_SITES = 8  # of a host, in one line
 SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's rule)
 
 
@@ -148,7 +149,8 @@ class Technique(ABC, Generic[Spec]):
         chosen = {name: slot for name, slot in there.items() if slot.kind in self.slot_kinds}
         if not chosen:
             known = sorted({slot.site for slot in slots.values() if slot.kind in self.slot_kinds})
-            has = f"only {', '.join(known)}" if known else "no such place that can be reached"
+            listed = ", ".join(known[:MOST_SITES]) + (", ..." if len(known) > MOST_SITES else "")
+            has = f"only {listed}" if known else "no such place that can be reached"
             raise SlotMismatch(
                 f"{self.name}: expected sites {', '.join(sites)}, this host has {has}; choose a technique or sites "
                 "that it has (docs/families.md)"

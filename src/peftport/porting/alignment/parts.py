@@ -53,7 +53,7 @@ def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
         return [Part(one, other, _assigned) for one, other in zip(ours, theirs, strict=True)]
     mixed = site in ("attn_o", "cross_o") if side == "in" else _letters(site) != ""
     if not mixed or not all(_block(host, name) for host, name in sides):
-        units = site == "ffn_out" if side == "in" else site in UNITS
+        units = (site, pair.receiver.kind) == ("ffn_out", "linear") if side == "in" else site in UNITS
         return [Part(slice(None), slice(None), _assigned if units else unmoved)]
     heads = [_head_parts(host, name, side) for host, name in sides]
     return [

@@ -97,10 +97,16 @@ def _add_pair(
         own.scalings = (one.scaling, other.scaling)
         return
     if with_inputs or full or pair.receiver.kind != "linear":
-        rows = (one.x, other.x) if with_inputs or pair.receiver.kind != "linear" else (one.y, other.y)
+        states = (state_rows(one, origin), state_rows(other, pair.receiver))
+        rows = (one.x, other.x) if with_inputs else states
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))
+
+
+def state_rows(rows: Rows, slot: Slot) -> Tensor:
+    """The vectors that a bottleneck reads at a slot: a linear map's outputs, or a sum after its layer norm."""
+    return rows.y if slot.kind == "linear" else rows.x
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:

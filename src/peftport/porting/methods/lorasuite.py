@@ -137,6 +137,8 @@ class Embedded(Aligner):
     def into(self, pair: Pair) -> Map:
         # All linear maps read the residual stream, except W_o (which reads heads) and the FFN's last (its units).
         site = pair.receiver.site
+        if pair.receiver.kind != "linear":
+            return self.residual
         if site in ("attn_o", "cross_o"):
             return self._mixed(pair, site.removesuffix("_o"))
         return self._units(pair) if site == "ffn_out" else self.residual

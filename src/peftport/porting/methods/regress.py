@@ -43,7 +43,7 @@ from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regressi
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
 from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
-from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched_rows
+from peftport.porting.alignment.spaces import Spaces, collect_spaces, state_rows, watched_rows
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
@@ -136,7 +136,7 @@ class Fitted(Aligner):
             for name, pair in self.inputs.pairs.items():
                 change = self._activation(self._units(pair, seen)) @ self.own[pair.origin]["up"].mT
                 change = change + self.own[pair.origin]["up_bias"]
-                fit, read = self.slots[name], _read(met, name, pair)
+                fit, read = self.slots[name], state_rows(met[name], pair.receiver)
                 assert fit.low is not None
                 for weight, moments in ((fit.low.weight, fit.up), (fit.low.by_half, fit.tried)):
                     kept = self._kept(pair, weight)
@@ -145,7 +145,7 @@ class Fitted(Aligner):
 
     def _units(self, pair: Pair, seen: SlotRows) -> Tensor:
         own = self.own[pair.origin]
-        return _read(seen, pair.origin, pair) @ own["down"].mT + own["down_bias"]
+        return state_rows(seen[pair.origin], self.origin.slots[pair.origin]) @ own["down"].mT + own["down_bias"]
 
     def _activation(self, units: Tensor) -> Tensor:
         nonlinearity = self.technique.nonlinearity(self.module.spec)
@@ -262,11 +262,6 @@ def _least(what: str, fits: list[Regression]) -> str:
     """For the record: what the worst of several heads' fits explains."""
     shares = [fit.explained for fit in fits if fit.explained is not None]
     return measured(f"explained of {what}", min(shares) if len(shares) == len(fits) else None)
-
-
-def _read(rows: SlotRows, name: str, pair: Pair) -> Tensor:
-    """The vectors that an adapter reads at a slot."""
-    return rows[name].y if pair.receiver.kind == "linear" else rows[name].x
 
 
 def _and_one(rows: Tensor) -> Tensor:

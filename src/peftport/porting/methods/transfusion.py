@@ -76,6 +76,8 @@ class Permutations(Aligner):
     def into(self, pair: Pair) -> Map:
         # Only the inputs of W_o and of the FFN's last map are permuted; all others are the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
+        if pair.receiver.kind != "linear":
+            return identity(pair.receiver.in_width)
         if site.endswith("_o"):
             return _order(self._block(layer, site.removesuffix("_o")).mixed)
         return _order(self._ffn(layer)) if site == "ffn_out" else identity(pair.receiver.in_width)
