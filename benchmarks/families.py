@@ -108,6 +108,7 @@ def measured(name: str) -> dict[str, str]:
 
 
 def or_refusal(measure: Callable[[], str]) -> str:
+    """What a measure finds, or the refusal."""
     try:
         return measure()
     except PeftportError as error:
@@ -344,6 +345,7 @@ def table(types: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def failed(text: str) -> bool:
+    """Whether a cell says that something is refused or at fault."""
     return text.startswith(("refused:", "fault:"))
 
 

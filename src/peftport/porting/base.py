@@ -191,8 +191,8 @@ class Porter(ABC):
             reason = self.cannot_carry_at(technique, host.slots[name], host.slots)
             if reason:
                 raise SlotMismatch(
-                    f"{name}: `{self.name}` cannot carry the {technique.name} at this slot of {host.name}: {reason}; use "
-                    "a method that can (peftport check lists them)"
+                    f"{name}: `{self.name}` cannot carry the {technique.name} at this slot of {host.name}: {reason}; "
+                    "use a method that can (peftport check lists them)"
                 )
 
     def _check_widths(self, module: Module, receiver: Host) -> None:
