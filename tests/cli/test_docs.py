@@ -25,8 +25,8 @@ from first_minutes import commands_of
 from peftport import cli, porting
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.hashing import rng_for
-from peftport.hosts import slots
-from peftport.hosts.slots import Layout
+from peftport.hosts import layouts
+from peftport.hosts.layouts import Layout
 from peftport.metrics import METRICS
 from peftport.metrics.resampling import resampled
 from peftport.modules.folders import read_module, write_module
@@ -315,9 +315,9 @@ def test_the_recipe_of_a_family(technique: str, monkeypatch: pytest.MonkeyPatch)
     What is attached to their slots is felt, and gone afterwards.
     """
     layout = Layout(family="phi", **tomllib.loads(recipe("docs/extending.md", "phi", "toml")))
-    assert layout == slots.layouts()["phi"]
-    others = {name: known for name, known in slots.layouts().items() if name != "phi"}
-    monkeypatch.setattr(slots, "layouts", lambda: {**others, "phi": layout})
+    assert layout == layouts.layouts()["phi"]
+    others = {name: known for name, known in layouts.layouts().items() if name != "phi"}
+    monkeypatch.setattr(layouts, "layouts", lambda: {**others, "phi": layout})
     host = pico_host("phi")
     inputs = inputs_of(host, [(5, 6, 7, 8)])
     with torch.no_grad():

@@ -16,7 +16,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from peftport.hosts.slots import HostKind, Slot, layouts
+from peftport.hosts.layouts import HostKind, layouts
+from peftport.hosts.slots import Slot
 from peftport.modules.module import Module
 from peftport.techniques import technique_named
 

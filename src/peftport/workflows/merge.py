@@ -147,7 +147,7 @@ class Fold:
         for part in self.parts:
             fold = technique.folded_bias if part.bias else technique.folded
             whole = exact.T if part.transposed else exact
-            rows = slice(part.slot.start, part.slot.start + part.slot.out_width)
+            rows = part.slot.rows
             own, shared = self.module.matrices[part.slot.name], self.module.matrices.get(SHARED, {})
             whole[rows] = fold(self.module.spec, part.slot, own, shared, whole[rows].clone())
         stored = exact.to(self.dtype or tensor.dtype)
