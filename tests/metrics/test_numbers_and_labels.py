@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from sklearn import metrics as sk
 
 from completions import Completions, completions
 from peftport.core.errors import BadRequest
-from peftport.metrics import metric_named, metrics_of
+from peftport.metrics import correlation, metric_named, metrics_of
 from peftport.metrics.base import Metric
 from peftport.metrics.choice import check_defined, choose_metric
 from peftport.metrics.resampling import resampled
@@ -97,6 +99,29 @@ def test_counted_items_are_repeated_items(test: Numbers | LabelLogits | Completi
         if test.kind in metric.kinds:
             wanted = Metric.on_counts(metric, test, counts)
             np.testing.assert_allclose(metric.on_counts(test, counts), wanted, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "function"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
+@given(n=st.integers(1, 30), decimals=st.integers(0, 8), seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_correlations_of_all_draws_at_once_are_scipys(
+    name: str, function: Any, n: int, decimals: int, seed: int
+) -> None:
+    """With ties and without; where a draw's numbers are all the same there is none. scipy is not asked draw by draw."""
+    rng, metric = np.random.default_rng(seed), metric_named(name)
+    right = np.round(rng.normal(3.0, 1.0, n), decimals)
+    said = np.round(right + rng.normal(0.0, 1.0, n), decimals)
+    picks = [*rng.integers(0, n, (4, n)), np.full(n, rng.integers(n))]
+    counts = np.stack([np.bincount(pick, minlength=n) for pick in picks]).astype(np.float64)
+    wanted = [
+        np.nan if np.ptp(said[pick]) == 0 or np.ptp(right[pick]) == 0 else function(said[pick], right[pick]).statistic
+        for pick in picks
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(metric), "correlation", None)
+        patched.setattr(correlation, "NUMBERS_AT_ONCE", 2 * n)
+        found = metric.on_counts(Numbers(said, right), counts)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 
 @given(st.one_of(drawn_numbers(), drawn_sets()))

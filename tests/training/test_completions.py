@@ -16,13 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module, stack
-from peftport.objectives import bind_objective, objective_for
+from peftport.objectives import bind_objective, objective_for, token_likelihood
 from peftport.objectives.answer_tokens import AnswerRow, AnswerTokens
 from peftport.objectives.generation import generated
 from peftport.objectives.templates import Template
@@ -352,3 +353,49 @@ def test_conversations_are_encoded_turn_by_turn(model_type: str) -> None:
     both = [*messages, {"role": "assistant", "content": "dull"}, {"role": "user", "content": "a"}]
     expected = host.tokenizer.apply_chat_template(both[1:], add_generation_prompt=True, return_dict=False)
     assert tuple(shown.encode(["a"])[0]) == tuple(expected)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many rows of logits the largest result of an operation has."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.rows = vocabulary, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.shape[-1:] == (self.vocabulary,):
+            self.rows = max(self.rows, out.numel() // self.vocabulary)
+        return out
+
+
+@pytest.mark.parametrize("model_type", GENERATORS)
+def test_logits_of_a_few_places_at_a_time(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss and its gradients are those of all logits at once, of which only the answers' places are computed."""
+    capped = {"final_logit_softcapping": 2.0} if model_type == "gemma3_text" else {}
+    host, spec = host_of(model_type, vocab_size=31, **capped), SPECS["lora"]
+    if model_type == "bart":
+        host.model.final_logits_bias = torch.linspace(-1, 1, 31, dtype=torch.float64)[None]
+    objective, answers = objective_of(host), ["good bad . film film", "bad dull bad fine . it is a good film ."]
+    rows = objective.encode_split(split_of(["the film was good", "a plot"], answers)).rows
+    start = random_matrices(host, spec)
+    matrices = {s: {n: t.double()[None].requires_grad_() for n, t in own.items()} for s, own in start.items()}
+    leaves = [t for own in matrices.values() for t in own.values()]
+
+    def loss_at(places: int) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        monkeypatch.setattr(token_likelihood, "LOGITS_AT_ONCE", 31 * places)
+        with Largest(31) as largest, attached(host, spec, matrices):
+            loss = objective.loss(rows, torch.tensor([1, 1]), None, 0)
+            gradients = torch.autograd.grad(loss @ torch.tensor([0.3, 2.0]).to(loss), leaves)
+        return loss.detach(), list(gradients), largest.rows
+
+    whole, wanted, most = loss_at(1000)
+    with attached(host, spec, matrices), torch.no_grad():
+        theirs = [float(library_loss(host, host.model, row)) for row in rows]
+    assert whole.tolist() == pytest.approx(theirs, rel=1e-6)  # transformers takes losses in float32
+    assert most >= sum(len(row.target) for row in rows) > 16  # type: ignore[attr-defined]
+    for places in (1, 3):
+        loss, gradients, most = loss_at(places)
+        assert most <= max(places, 16)  # 16: the head's own matrix, turned, which is no result for a place
+        torch.testing.assert_close(loss, whole, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradients, wanted, rtol=1e-9, atol=1e-12)

@@ -24,6 +24,7 @@ from peftport.metrics.base import ANSWER
 from peftport.objectives.base import Encoded, Head, Objective, Row, decoder_inputs, pad
 from peftport.objectives.generation import generated
 from peftport.objectives.templates import Shots, Template
+from peftport.objectives.token_likelihood import token_log_likelihood
 from peftport.tasks.chats import Chat, prompt_of, turns_of
 from peftport.tasks.kinds.completion import Completion, check_lengths
 from peftport.tasks.spec import Example, TaskSpec
@@ -169,21 +170,16 @@ class AnswerTokens(Objective):
         targets = [_target(row) for row in rows]
         padded = pad(targets, 0, self.host.device, left=self.host.kind == "decoder")
         tokens, counted = padded["input_ids"], padded["attention_mask"]  # (N, S)
-        logits = self._logits(rows, targets, tokens, shift).to(self.host.device, self.host.wide_dtype)  # (N, S, V)
-        chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        return (chosen * counted).sum(-1)
+        return token_log_likelihood(self.host, self._inputs(rows, targets, tokens, shift), tokens, counted)
 
-    def _logits(self, rows: Sequence[Row], targets: Sequence[Row], tokens: Tensor, shift: int) -> Tensor:
-        """Logits that predict each token of the answers, (N, S, V); those at padding do not matter."""
+    def _inputs(self, rows: Sequence[Row], targets: Sequence[Row], tokens: Tensor, shift: int) -> dict[str, Any]:
+        """What the model takes to have logits for each token of the answers, (N, S), first among its places."""
         if self.host.kind == "encoder_decoder":
             inputs = pad(rows, self.host.tokenizer.pad_token_id, self.host.device)
             start = torch.full((len(rows), 1), int(self.host.config.decoder_start_token_id), device=self.host.device)
-            said = torch.cat([start, tokens[:, :-1]], dim=1)
-            return self.host.model(**inputs, decoder_input_ids=said, use_cache=False).logits  # type: ignore[no-any-return]
+            return {**inputs, "decoder_input_ids": torch.cat([start, tokens[:, :-1]], dim=1), "use_cache": False}
         whole: list[Row] = [(*row, *target) for row, target in zip(rows, targets, strict=True)]
-        inputs = decoder_inputs(self.host, whole, shift)
-        logits: Tensor = self.host.model(**inputs, logits_to_keep=tokens.shape[1] + 1).logits
-        return logits[:, :-1]
+        return {**decoder_inputs(self.host, whole, shift), "logits_to_keep": tokens.shape[1] + 1}
 
     def _prompts(self, examples: Sequence[Example]) -> list[str]:
         """Prompts of at most ``max_tokens`` tokens: the oldest turns go first, then the end of the only one left."""

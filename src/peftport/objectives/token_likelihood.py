@@ -1,0 +1,106 @@
+"""The log-probability of given tokens, of whose logits only a part is in memory at a time.
+
+    log p(y_i | h_i) = z_i[y_i] - logsumexp(z_i)        z_i = head(h_i), one of M places
+
+A place has as many logits as the vocabulary has tokens (262,144 in Gemma 3), and the backward pass would keep several
+times as many. So the host runs up to its head, only the places whose tokens count are taken, and the head and the
+log-probability are computed for some of them at a time. A log-probability depends on the state of its own place alone;
+so its gradient is computed at once and kept, (M, D), and the backward pass only scales it.
+
+Letters: N rows, S places of a row, M places that count, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftport.hosts.host import Host
+
+LOGITS_AT_ONCE = 2**24  # 64 MiB of float32
+OfPlaces = Callable[[Tensor, Tensor], Tensor]  # states (m, D) and tokens (m,) -> values (m,)
+
+
+def token_log_likelihood(host: Host, inputs: dict[str, Any], tokens: Tensor, counted: Tensor) -> Tensor:
+    """The sum over the counted places of each row of the log-probability of its token, (N,).
+
+    Args:
+        host: a host with a language-model head.
+        inputs: what its model takes.
+        tokens: the token at each place, (N, S).
+        counted: which places count, (N, S); of the places that the model has logits for, the first S are meant.
+
+    """
+    where = counted.bool()
+    states = _states_before_head(host, inputs)[:, : tokens.shape[1]]  # (N, S, D)
+    states = states[where.to(states.device)]  # (M, D)
+    at_once = max(1, LOGITS_AT_ONCE // int(host.config.vocab_size))
+    found: Tensor = _ByPlace.apply(states, tokens[where], partial(_of_places, host), at_once)  # type: ignore[no-untyped-call]
+    found = found.to(host.device)
+    rows = where.nonzero()[:, 0].to(found.device)
+    return found.new_zeros(len(tokens)).index_add(0, rows, found)
+
+
+def _states_before_head(host: Host, inputs: dict[str, Any]) -> Tensor:
+    """What the head of the host reads, (N, S, D); the head itself gets no place."""
+    seen: list[Tensor] = []
+
+    def keep(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(args[0])
+        return (args[0][:, :0],)
+
+    handle = _head(host).register_forward_pre_hook(keep)
+    try:
+        host.model(**inputs)
+    finally:
+        handle.remove()
+    [states] = seen
+    return states
+
+
+def _head(host: Host) -> nn.Module:
+    head: nn.Module = host.model.get_output_embeddings()  # type: ignore[operator]
+    return head
+
+
+def _of_places(host: Host, states: Tensor, tokens: Tensor) -> Tensor:
+    """The log-probabilities (m,) of the tokens (m,) at places with the states (m, D), as the host's model has them."""
+    logits: Tensor = _head(host)(states)  # (m, V)
+    bias = getattr(host.model, "final_logits_bias", None)  # BART has one, of zeros unless it was trained
+    cap = getattr(host.config, "final_logit_softcapping", None)  # Gemma may have one
+    logits = logits if bias is None else logits + bias.to(logits.device)
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    logits = logits.to(host.wide_dtype)
+    chosen = logits.gather(-1, tokens.to(logits.device).unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
+
+
+class _ByPlace(torch.autograd.Function):
+    """A function of each place alone with its gradient, computed for some places at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, tokens: Tensor, function: OfPlaces, at_once: int) -> Tensor:
+        """Return the values, (M,); keep the gradient of each by its own state, (M, D), where one is asked for."""
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for some, own in zip(torch.split(states, at_once), torch.split(tokens, at_once), strict=True):
+            if not ctx.needs_input_grad[0]:
+                values.append(function(some, own))
+                continue
+            leaf = some.detach().requires_grad_()
+            with torch.enable_grad():
+                value = function(leaf, own)
+                gradients += torch.autograd.grad(value.sum(), leaf)
+            values.append(value.detach())
+        ctx.save_for_backward(*[torch.cat(gradients)] if gradients else [])
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        """Scale the gradient of each place by that of its value."""
+        [gradient], [scale] = ctx.saved_tensors, grads
+        return gradient * scale.to(gradient).unsqueeze(-1), None, None, None
