@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,14 @@ from safetensors.torch import save
 
 from peftport.analysis.columns import run_columns
 from peftport.metrics import METRICS, metrics_of
+from peftport.metrics.resampling import resampled
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import FILE, Ledger
-from peftport.study import executors
+from peftport.study import answers, executors, judged
 from peftport.study.export import rows_of
 from peftport.study.item_table import item_columns
 from peftport.study.items import StoredItems
+from peftport.tasks import load_task
 from pico import WORDS
 from pico_folders import Result, Run, save_hosts
 from pico_study import Here, contents, plan_of, run_in
@@ -145,6 +148,7 @@ def test_a_study_of_each_kind(
     assert reported.code == 0, reported
     assert METRICS[reported.json["metric"]["name"]].title == TITLES[kind]
     text = page.read_text(encoding="utf-8")
+    assert ("Answers side by side" in text) == (kind == "completion")
     assert TITLES[kind][1:] in text and "most frequent class" not in text
     low, high = METRICS[reported.json["metric"]["name"]].bounds
     assert json.dumps({"bounds": [low, high if high < float("inf") else None]})[1:-1] in text
@@ -257,7 +261,7 @@ def _other(column: pl.Expr, kind: pl.DataType) -> pl.Expr:
 def test_tables_alone_are_reported_by_metrics_with_bounds(
     command: Command, done: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Of answers the items are counted that have one; a metric without bounds needs the study's own folder."""
+    """Of answers the items are counted that have one; a metric without bounds needs the items."""
     for kind, code in (("completion", 0), ("multi_label", 0), ("regression", 2)):
         out = tmp_path / kind
         assert command("export", kind, "--dir", done(kind), "--out", out).code == 0
@@ -265,7 +269,73 @@ def test_tables_alone_are_reported_by_metrics_with_bounds(
         assert told.code == code, told
         if kind == "completion":
             assert "8 test items a run, 5 of them with a generated answer" in " ".join(told.out.split())
-    assert "judge from the study's own folder" in told.err and told.err.count("\n") == 1
+    assert "export the study with --items" in told.err and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("regression", "rmse"), ("completion", "perplexity")])
+def test_tables_with_items_are_reported_as_the_study_is(
+    kind: str,
+    metric: str,
+    command: Command,
+    done: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A metric without bounds is drawn and tabulated on its own scale; a gain is a fall of it."""
+    monkeypatch.setattr(judged, "resampled", partial(resampled, draws=12))
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    assert command("export", kind, "--dir", done(kind), "--out", out, "--items").code == 0
+    known = command("report", kind, "--dir", done(kind), "--metric", metric, "--json").json
+    told = command("report", kind, "--results", out, "--metric", metric, "--out", page, "--json")
+    assert told.code == 0, told
+    assert {**told.json, "files": []} == known
+    runs = pl.read_parquet(out / "runs.parquet").filter(budget=2)
+    means = {arm: runs.filter(arm=arm)[metric].mean() for arm in ("ported", "scratch")}
+    [row] = [row for row in known["pooled"] if (row["scope"], row["budget"], row["versus"]) == ("all", 2, "scratch")]
+    assert row["gain"] == pytest.approx(means["scratch"] - means["ported"], rel=1e-9)  # type: ignore[operator]
+    assert "a positive gain is an improvement" in page.read_text(encoding="utf-8")
+
+
+def test_a_handful_of_answers_stands_side_by_side(
+    done: Callable[[str], Path], kinds_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the jobs left, of the first seed: references, origins at home, bare hosts, ported and from scratch."""
+    monkeypatch.chdir(kinds_home)
+    monkeypatch.setattr(answers, "MOST_LETTERS", 12)
+    plan, folder = plan_of(Path("completion.toml")), done("completion")
+    ledger = Ledger(folder)
+    try:
+        rows, stored = rows_of(plan, ledger), StoredItems(Artifacts(folder / "artifacts"))
+        shown = answers.study_answers(plan, rows, stored)
+        monkeypatch.setattr(answers, "open_task", lambda *_: load_task(str(kinds_home / "regression.jsonl")))
+        without = answers.study_answers(plan, rows, stored)
+        runs = {run.name: (rows[plan.job_of(run)], run.budget) for run in plan.runs()}
+    finally:
+        ledger.close()
+    arms = [
+        f"lora-2 on {host}-updated, {how}, {steps} steps"
+        for host in ("llama", "t5")
+        for how in (f"ported from {host} by copy", "from scratch")
+        for steps in (0, 2)
+    ]
+    homes = [
+        f"{who}{host}{more}"
+        for host in ("llama", "t5")
+        for who, more in (("lora-2 at home on ", ""), ("bare ", "-updated"))
+    ]
+    assert {(one.item, one.who) for one in shown} == set(product(range(1, 6), ("reference", *arms, *homes)))
+    test = stored.predictions(*runs["lora-2 | llama own > llama-updated own | ported | copy | 2 | seed 0"])
+    assert test is not None
+    said = {
+        one.item: one.answer
+        for one in shown
+        if one.who == "lora-2 on llama-updated, ported from llama by copy, 2 steps"
+    }
+    whole = list(test.values["text"][:5])
+    assert said == {place + 1: text if len(text) <= 12 else f"{text[:12]} … (cut)" for place, text in enumerate(whole)}
+    task = load_task("completion.jsonl", kind="completion")
+    assert {one.prompt for one in shown} == {f"{text[:12]} … (cut)" for text in task.test.texts[:5]}
+    assert {one.prompt for one in without} == {""} and len(without) == len(shown)
 
 
 def test_tasks_that_no_metric_judges_together_are_refused(command: Command, kinds_home: Path, tmp_path: Path) -> None:

@@ -116,9 +116,8 @@ def test_a_study_is_judged_by_its_metric_over_items(
     try:
         exported = export(plan, ledger, Artifacts(undisturbed / "artifacts"))
         told = about(plan, ledger, "")
-        items = judged.judged_items(
-            metric, exported.runs, rows_of(plan, ledger), StoredItems(Artifacts(undisturbed / "artifacts"))
-        )
+        tests = judged.stored_tests(rows_of(plan, ledger), StoredItems(Artifacts(undisturbed / "artifacts")))
+        items = judged.judged_items(metric, exported.runs, tests)
     finally:
         ledger.close()
     found = study_findings(exported.runs, exported.correct, told, items=items)

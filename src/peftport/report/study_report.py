@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from peftport.metrics.choice import StudyMetric
 from peftport.report.export import export_figures
-from peftport.report.findings import Findings
+from peftport.report.findings import Findings, frame
 from peftport.report.html import render
 from peftport.report.latex import latex_tables
 from peftport.report.studied import study_findings
 from peftport.store.artifacts import write_text
 from peftport.study.about import about
+from peftport.study.answers import study_answers
 from peftport.study.commands import ReportRequest, WatchRequest
-from peftport.study.export import export, read_about, read_export, rows_of
+from peftport.study.export import export, read_about, read_export, recorded_items, rows_of
 from peftport.study.items import StoredItems
-from peftport.study.judged import judged_items
+from peftport.study.judged import judged_items, recorded_tests, stored_tests
 from peftport.study.kinds import check_generated
 from peftport.study.opened import OpenedStudy
 from peftport.study.status import follow_study
@@ -76,14 +77,19 @@ def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, Stud
         told = about(opened.plan, ledger, opened.command, exported.tested)
         judged = judged_by(exported.tested, asked)
         check_generated(told.study, judged.name)
-        items = judged_items(
-            judged.name, exported.runs, rows_of(opened.plan, ledger), StoredItems(opened.artifacts)
-        )  # fmt: skip
-    return study_findings(exported.runs, exported.correct, told, judged=judged, items=items), judged
+        rows, stored = rows_of(opened.plan, ledger), StoredItems(opened.artifacts)
+        items = judged_items(judged.name, exported.runs, stored_tests(rows, stored))
+        answers = [asdict(answer) for answer in study_answers(opened.plan, rows, stored)]
+    found = study_findings(exported.runs, exported.correct, told, judged=judged, items=items)
+    return replace(found, answers=frame("answers", answers)), judged
 
 
 def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric]:
     exported, told = read_export(folder), read_about(folder)
     judged = judged_by(exported.tested, asked or told.study.testing.metric)
     check_generated(told.study, judged.name)
-    return study_findings(exported.runs, exported.correct, told, judged=judged), judged
+    table = None if judged.name == "accuracy" else recorded_items(folder)
+    items = None
+    if table is not None:
+        items = judged_items(judged.name, exported.runs, recorded_tests(exported.runs, table, told.kinds))
+    return study_findings(exported.runs, exported.correct, told, judged=judged, items=items), judged

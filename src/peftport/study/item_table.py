@@ -28,12 +28,15 @@ from polars.exceptions import PolarsError
 from peftport.analysis.columns import FORMULA
 from peftport.core.errors import PeftportError
 from peftport.metrics import METRICS, metrics_of
-from peftport.metrics.base import Metric
+from peftport.metrics.base import ANSWER, Metric
 from peftport.metrics.texts import TextMetric
 from peftport.store.artifacts import new_file
 from peftport.store.held import hidden_folder
 from peftport.store.ledger import JobRow
 from peftport.study.items import CLASSES, StoredItems, StoredTest, kind_of_row
+from peftport.tasks.kinds import KINDS
+from peftport.tasks.kinds.classification import Scores
+from peftport.tasks.spec import Predictions
 
 NAME = "items"
 ROWS_AT_ONCE = 200_000
@@ -214,6 +217,30 @@ def _predicted(test: StoredTest) -> dict[str, pl.Series]:
             "tokens": pl.Series(np.ascontiguousarray(values["tokens"])),
         }
     return {}
+
+
+def predictions_of(kind: str, items: pl.DataFrame) -> Predictions | None:
+    """The predictions of the items of one run, in their order; None where what is right is not known."""
+    if kind == CLASSES:
+        known = items["label"].null_count() == 0
+        return Scores(_matrix(items["scores"]), items["label"].to_numpy().astype(np.int64)) if known else None
+    if kind == "multi_label":
+        scores = _matrix(items["scores"])
+        right = np.zeros(scores.shape, dtype=np.int64)
+        for row, labels in enumerate(items["labels"].to_list()):
+            right[row, labels] = 1
+        return KINDS[kind].predictions(scores, right)
+    if kind == "regression":
+        return KINDS[kind].predictions(items["predicted"].to_numpy(), items["target"].to_numpy())
+    values, references = np.empty(items.height, ANSWER), np.empty(items.height, dtype=object)
+    values["log_likelihood"], values["tokens"] = items["log_likelihood"].to_numpy(), items["tokens"].to_numpy()
+    values["text"], references[:] = items["answer"].to_list(), [tuple(own) for own in items["references"].to_list()]
+    return KINDS[kind].predictions(values, references)
+
+
+def _matrix(lists: pl.Series) -> npt.NDArray[np.float32]:
+    """Lists of equally many scores as (N, C)."""
+    return np.array(lists.to_list(), dtype=np.float32)
 
 
 def _lists(values: npt.NDArray[Any]) -> pl.Series:

@@ -143,8 +143,9 @@ class Evidence:
             low, high = self.metric.bounds
             if not np.isfinite(high - low):
                 raise BadRequest(
-                    f"--metric {self.declared.metric}: expected its per-item results, as its values have no bounds, "
-                    "got a table without; judge from the study's own folder"
+                    f"--metric {self.declared.metric}: expected its per-item results, as its values have no bounds to "
+                    "tell how far they spread over test items, got tables without; export the study with --items, or "
+                    "name a metric with bounds"
                 )
             return np.maximum((v - low) * (high - v), 0.0) / n
         half = np.maximum(n / 2, 1)
