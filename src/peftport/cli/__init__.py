@@ -38,7 +38,10 @@ app.add_typer(study.app, name="study")
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted; `upgrade` has 3 and 4, too.
+    """
     command = typer.main.get_command(app)
     try:
         code = command.main(sys.argv[1:], prog_name="peftport", standalone_mode=False)

@@ -57,6 +57,8 @@ def compare_module(request: CompareRequest) -> Comparison:
 
 
 def _plan(request: CompareRequest) -> ComparisonPlan:
+    if request.method != AUTO:
+        porter_named(request.method)
     return ComparisonPlan(
         tuple(request.budgets), tuple(range(request.seeds)), arm_names(request.arms), request.method, request.sampler,
         request.learning_rate, request.metric, request.shots,

@@ -27,13 +27,15 @@ from peftport.training.bound_task import BoundTask, Start
 from peftport.training.loop import Checkpoint
 from peftport.workflows.answers import REFERENCE, ShownAnswer, at_home, check_shots, few_shot, side_by_side
 from peftport.workflows.checking import MethodChoice
+from peftport.workflows.distill import NAME as DISTILL
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
     """What to compare. ``learning_rate`` None: the technique's own, the same for every arm.
 
-    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses.
+    ``method`` ``auto`` is for whoever calls `run_comparison` to replace by the porter that `checking` chooses; a module
+    that was distilled is compared by `upgrading`.
     ``metric`` None: the usual one of the task's kind (`metrics.choice`). ``shots``: the examples in the prompt of the
     bare host, as a further arm, where answers are texts (None: a few).
     """
@@ -51,7 +53,7 @@ class ComparisonPlan:
         if self.metric is not None:
             asked_metric(self.metric)
         arm_names(self.arms)
-        if self.method != AUTO:
+        if self.method not in (AUTO, DISTILL):
             porter_named(self.method)
         sampler_named(self.sampler)
         if not self.budgets or min(self.budgets) < 0 or len(set(self.budgets)) < len(self.budgets):
