@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 
 import peftport as pp
 from peftport.core.errors import BadRequest, NotFinite, OutputRefused, SlotMismatch
-from peftport.hosts import rewriting
 from peftport.hosts.opening import open_host
 from peftport.hosts.rewriting import copy_host
 from peftport.modules.folders import write_module
 from peftport.modules.module import HEAD, Module, TaskRecord
-from peftport.techniques import make_spec
+from peftport.techniques import TECHNIQUES, make_spec
 from pico import SPECS, pico_model, random_matrices, word_tokenizer
+from pico_folders import process_environment
+from techniques.ia3 import Ia3, Ia3Spec
 
 ALL_LINEAR = (
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o", "ffn_gate",
@@ -31,6 +33,17 @@ AUTO = {
     "bert": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM", "llama": "AutoModelForCausalLM",
     "gpt2": "AutoModelForCausalLM",
 }  # fmt: skip
+KILLED = """
+import os, signal
+from peftport.hosts import rewriting
+import peftport
+whole = rewriting._rewrite
+def then_killed(*arguments):
+    whole(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+rewriting._rewrite = then_killed
+peftport.merge(*{asked!r}, out={out!r})
+"""
 
 
 def saved(home: Path, model_type: str, dtype: torch.dtype = torch.float32, shard: str | None = None) -> Path:
@@ -142,6 +155,19 @@ def test_every_number_format_rounds_once(stored: torch.dtype, wanted: Any, std: 
     assert json.loads((home / "merged" / "config.json").read_text())["dtype"] == str(format).removeprefix("torch.")
 
 
+def test_a_technique_of_the_recipe_folds_into_weights_and_biases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TECHNIQUES, "ia3", Ia3())
+    host = saved(tmp_path / "host", "gpt2")
+    opened, spec = open_host(str(host)), Ia3Spec()
+    write_module(Module(spec, opened.fingerprint, random_matrices(opened, spec)), opened, tmp_path / "ia3")
+    pp.merge(host, tmp_path / "ia3", out=tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with pp.attach(transformers.AutoModelForCausalLM.from_pretrained(host), tmp_path / "ia3") as attached:
+        torch.testing.assert_close(logits(merged, "gpt2"), logits(attached.model, "gpt2"), atol=1e-5, rtol=0)
+
+
 def test_the_parts_of_a_fused_matrix_are_each_in_their_place(tmp_path: Path) -> None:
     host = saved(tmp_path / "host", "gpt2")
     module = lora_on(host, tmp_path / "lora", sites=("attn_q", "attn_v"))
@@ -203,24 +229,13 @@ def test_files_of_a_sentence_encoder_go_over(tmp_path: Path) -> None:
     assert all(torch.equal(old[name], new[name]) for name in old)
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_killed_merge_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_merge_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     """A process is killed when it has written the weights; the next call sweeps what it left."""
     host = saved(tmp_path / "host", "llama")
     module = lora_on(host, tmp_path / "lora")
-    whole = rewriting._rewrite
-
-    def then_killed(*arguments: Any) -> int:
-        whole(*arguments)
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError("not reached")
-
-    child = os.fork()
-    if not child:
-        monkeypatch.setattr(rewriting, "_rewrite", then_killed)
-        pp.merge(host, module, out=tmp_path / "merged")
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    script = KILLED.format(asked=(str(host), str(module)), out=str(tmp_path / "merged"))
+    killed = subprocess.run([sys.executable, "-c", script], env=process_environment(), check=False)
+    assert killed.returncode == -signal.SIGKILL
     [left] = tmp_path.glob(".merged*")
     assert (left / "model.safetensors").is_file() and not (tmp_path / "merged").exists()
     pp.merge(host, module, out=tmp_path / "merged")

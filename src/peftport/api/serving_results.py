@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from peftport.api.result import Result
+from peftport.workflows.gguf import GgufFile
 from peftport.workflows.merge import HEAD_FILE, MergedModel
-from peftport.workflows.merge_requests import MergeRequest
+from peftport.workflows.merge_requests import GgufRequest, MergeRequest
 
 WORTH_SAYING = 0.01  # relative to the update
 
@@ -52,3 +53,27 @@ class Merged(Result):
         if self.found.has_readout:
             said.append(f"the module's linear readout, which transformers does not read, is in {self.out / HEAD_FILE}")
         return said
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WrittenGguf(Result):
+    """A LoRA in a GGUF file for llama.cpp."""
+
+    request: GgufRequest
+    found: GgufFile
+
+    def __str__(self) -> str:
+        made = self.found
+        return f"{self.request.out}: the lora of {self.request.module} for a {made.architecture} of llama.cpp"
+
+    def document(self) -> dict[str, Any]:
+        """The file, its size in bytes, and the architecture as llama.cpp calls it."""
+        made = self.found
+        return {
+            "out": str(self.request.out), "host": made.host, "module": str(self.request.module),
+            "architecture": made.architecture, "size_bytes": made.size_bytes, "readout_left_out": made.lost_readout,
+        }  # fmt: skip
+
+    def remarks(self) -> list[str]:
+        """That a linear readout was left out, where the module has one."""
+        return ["the module's linear readout is left out: GGUF has no place for it"] if self.found.lost_readout else []

@@ -57,7 +57,10 @@ def _every_command(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted; `upgrade` has 3 and 4, too.
+    """
     command = typer.main.get_command(app)
     try:
         code = command.main(layouts_first(sys.argv[1:]), prog_name="peftport", standalone_mode=False)

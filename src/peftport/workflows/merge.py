@@ -19,6 +19,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.opening import open_host
 from peftport.hosts.rewriting import Change, copy_host
 from peftport.hosts.slots import Slot
+from peftport.hosts.sources import hub_name
 from peftport.hosts.weights import HostWeights, tensor_files
 from peftport.modules.folders import read_module
 from peftport.modules.module import Module, check_fits
@@ -110,7 +111,7 @@ def _merged(module: Module, host: Host, folder: Path, out: Path, request: MergeR
 
 
 @dataclass(frozen=True)
-class Part:
+class FoldedPart:
     """A slot whose map a tensor is a part of: its weight, transposed where the file has it so, or its bias."""
 
     slot: Slot
@@ -136,7 +137,7 @@ class Fold:
     """The change of one tensor of the files: the matrices of a module at one or several slots, folded in float64."""
 
     module: Module
-    parts: Sequence[Part]
+    parts: Sequence[FoldedPart]
     dtype: torch.dtype | None
     rounding: Rounding = field(repr=False)
 
@@ -156,7 +157,7 @@ class Fold:
         return stored
 
 
-def _by_tensor(module: Module, host: Host) -> dict[str, list[Part]]:
+def _by_tensor(module: Module, host: Host) -> dict[str, list[FoldedPart]]:
     """The slots of the module by the tensor of the files that they change.
 
     Raises:
@@ -164,7 +165,7 @@ def _by_tensor(module: Module, host: Host) -> dict[str, list[Part]]:
         HostRefused: the files have no single tensor for a slot.
 
     """
-    weights, found = HostWeights(host), dict[str, list[Part]]()
+    weights, found = HostWeights(host), dict[str, list[FoldedPart]]()
     taken: dict[tuple[str, str, int], str] = {}
     for slot in technique_named(module.spec.kind).slots(module.spec, host.slots).values():
         owner = host.slot_module(slot)
@@ -183,7 +184,7 @@ def _by_tensor(module: Module, host: Host) -> dict[str, list[Part]]:
                     "(peftport.attach)"
                 )
             transposed = parameter.dim() == 2 and not isinstance(owner, nn.Linear)  # GPT-2's Conv1D
-            found.setdefault(key, []).append(Part(slot, parameter.dim() == 1, transposed))
+            found.setdefault(key, []).append(FoldedPart(slot, parameter.dim() == 1, transposed))
     return {key: parts for key, parts in found.items() if not all(part.bias for part in parts) or _has_bias(module)}
 
 
@@ -201,7 +202,7 @@ def _card(merged: MergedModel, folder: Path, host: Host, ref: str) -> str:
     readout = f"`{HEAD_FILE}` has the module's linear readout for {said}, which transformers does not read."
     return card(
         of_host,
-        {"base_model": ref if "/" in ref and not Path(ref).exists() else None, "tags": ["merged", "peftport"]},
+        {"base_model": hub_name(ref), "tags": ["merged", "peftport"]},
         f"{host.name} with a {module.spec.kind} folded in",
         (
             f"These are the weights of {host.name} with a module of {module.parameters:,} parameters folded in by "

@@ -17,8 +17,8 @@ class MergeRequest(Request):
     """Fold a module into the weights of its host, and write the result as a whole model.
 
     The new folder has what the host's folder has: weights in as many files, tokenizer, generation
-    settings and chat template. transformers, vLLM and others load it like any model. Modules that are no
-    change of weights (bottleneck adapters, Compacters, prefixes) are refused.
+    settings and chat template. transformers, vLLM and others load it like any model. Modules that
+    are no change of weights (bottleneck adapters, Compacters, prefixes) are refused.
 
     Example: peftport merge sre modules/lora-on-sre --out models/sre-reviews
     """
@@ -35,3 +35,19 @@ class MergeRequest(Request):
             choices=("float32", "bfloat16", "float16"),
         ),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class GgufRequest(Request):
+    """Write a LoRA as a GGUF file, which llama.cpp puts beside the same model by its option lora.
+
+    The model itself is converted by llama.cpp's own convert_hf_to_gguf.py. Hosts whose names in
+    llama.cpp are not known are refused. Needs the library gguf: pip install gguf
+
+    Example: peftport gguf SmolLM2-135M modules/lora --out lora.gguf
+    """
+
+    host: Place = field(metadata=HOST_ARGUMENT)
+    module: Place = field(metadata=MODULE_ARGUMENT)
+    _: KW_ONLY
+    out: Place = field(metadata=option("The new file.", path=True))
