@@ -47,7 +47,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        """What was sent, in one piece or in chunks of stated length."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def do_PUT(self) -> None:
         data, oid = self.body(), self.path.rsplit("/", 1)[1]
@@ -68,7 +76,10 @@ class Handler(BaseHTTPRequestHandler):
             if name in hub.files:
                 self.answer(address | {"error": "You already created this model repo"}, 409)
             else:
-                hub.files[name], hub.private[name] = {}, bool(asked.get("private"))
+                hub.files[name], hub.private[name] = (
+                    {},
+                    bool(asked.get("private")) or asked.get("visibility") == "private",
+                )
                 self.answer(address)
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
             files = json.loads(raw)["files"]

@@ -36,7 +36,7 @@ from peftport.workflows.requests import (
     TrainRequest,
 )
 from peftport.workflows.train import train_module
-from peftport.workflows.upgrade import upgrade_modules
+from peftport.workflows.upgrade import push_upgrade, upgrade_modules
 from peftport.workflows.upgrade_requests import UpgradeRequest
 
 
@@ -147,6 +147,9 @@ def upgrade(request: UpgradeRequest) -> Upgraded:
     """
     done = Upgraded(request, upgrade_modules(request))
     if request.out is not None:
+        done.write(Path(request.out))
+    if request.push is not None and request.out is not None:
+        done = Upgraded(request, push_upgrade(request, done.found))
         done.write(Path(request.out))
     return done
 

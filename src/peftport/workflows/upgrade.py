@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftport.core.errors import PeftportError
 from peftport.core.hashing import rng_for
+from peftport.core.progress import Silent
 from peftport.metrics import asked_metric
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module
@@ -71,9 +72,19 @@ def upgrade_modules(request: UpgradeRequest) -> Upgrade:
         return _upgrade(pair, [_checked(pair, name, folder) for name, folder in names.items()], 0)
     with upgrade_folder(out, plan_of(pair)) as folder:
         records, before = _all(pair, folder, names)
-        if request.push is not None:
-            records = push_modules(request.push, folder, records, pair.progress)
         return _upgrade(pair, records, before)
+
+
+def push_upgrade(request: UpgradeRequest, upgrade: Upgrade) -> Upgrade:
+    """Put on the hub what can be used of an upgrade and is not there yet.
+
+    Raises:
+        PushFailed: the hub cannot be reached, or refuses a folder.
+
+    """
+    assert request.push is not None and request.out is not None, "checked by the request"
+    folder, progress = UpgradeFolder(Path(request.out)), request.progress or Silent()
+    return replace(upgrade, records=tuple(push_modules(request.push, folder, upgrade.records, progress)))
 
 
 def _upgrade(pair: HostPair, records: Sequence[UpgradeRecord], before: int) -> Upgrade:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from peftport.core.errors import PushFailed, first_line
 from peftport.core.progress import Progress
@@ -34,14 +35,27 @@ def push_modules(
 def _push(repository: str, folder: UpgradeFolder, record: UpgradeRecord) -> str:
     api = HfApi()
     try:
-        made = api.create_repo(repository, private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder.module(record.name),
-            commit_message=f"{record.name}, ported by peftport ({record.method})",
-        )  # fmt: skip
-    except (HfHubHTTPError, RepositoryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        with _without_bars():
+            made = api.create_repo(repository, private=True, exist_ok=True)
+            api.upload_folder(
+                repo_id=made.repo_id, folder_path=folder.module(record.name),
+                commit_message=f"{record.name}, ported by peftport ({record.method})",
+            )  # fmt: skip
+    except Exception as error:  # errors of the library's HTTP client come through, which differ between its versions
         raise PushFailed(
             f"--push {repository}: expected the hub to take {folder.module(record.name)}, got: {first_line(error)}; "
             "log in (hf auth login), check the name, and run the same command again: nothing is ported twice"
         ) from error
     return str(made)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Silence the library's own progress bars: ours count modules."""
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
