@@ -341,6 +341,8 @@ def table(types: Mapping[str, Mapping[str, str]]) -> str:
     summary = (
         f"{able} of {len(types)} types are shown and copied with equal logits, on queries and values and on all maps."
     )
+    waiting = [name for name in TYPES if name not in types]
+    summary += f" Not measured yet: {', '.join(waiting)}." if waiting else ""
     return "\n".join([*lines, "", summary, "", *told]) + "\n"
 
 
