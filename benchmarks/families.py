@@ -88,8 +88,14 @@ def main() -> None:
         print(name, found["types"][name], flush=True)
         found["types"] = dict(sorted(found["types"].items()))
         OUT.write_text(json.dumps({**found, "machine": machine_facts()}, indent=1) + "\n")
+        write_page(found["types"])
+    write_page(found["types"])
+
+
+def write_page(types: Mapping[str, Mapping[str, str]]) -> None:
+    """Put the table into the page."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(found['types'])}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(types)}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def measured(name: str) -> dict[str, str]:
