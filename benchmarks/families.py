@@ -70,6 +70,7 @@ BESIDE: dict[str, dict[str, Any]] = {  # what reads no texts, or not alone
     "vit": {**VISION, "patch_size": 4},
     "whisper": {**WHISPER, "suppress_tokens": None, "begin_suppress_tokens": None},
 }
+LATENT_QV = {"deepseek_v3": ("q_b_proj", "kv_b_proj")}  # the maps that make queries, keys and values of latent vectors
 TYPES = tuple(sorted([*CONFIGS, *BESIDE]))
 ROWS = ((5, 6, 7, 8, 9, 10, 11), (12, 13, 14, 15))
 TEXTS = tuple(" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(40))
@@ -210,6 +211,8 @@ def shown(folder: Path) -> str:
 def names_of_qv(folder: Path) -> list[str]:
     """The names that peft takes by default or, where these are not there, those of the queries and values."""
     model = plain(folder)
+    if model.config.model_type in LATENT_QV:
+        return list(LATENT_QV[model.config.model_type])
     there = {path.rpartition(".")[2] for path, each in model.named_modules() if isinstance(each, nn.Linear)}
     default = PEFT_TARGETS.get(model.config.model_type, ["q_proj", "v_proj"])
     if there.issuperset(default) or not there:
