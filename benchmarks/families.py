@@ -70,6 +70,7 @@ BESIDE: dict[str, dict[str, Any]] = {  # what reads no texts, or not alone
     "vit": {**VISION, "patch_size": 4},
     "whisper": {**WHISPER, "suppress_tokens": None, "begin_suppress_tokens": None},
 }
+LATENT_QV = {"deepseek_v3": ("q_b_proj", "kv_b_proj")}  # the maps that make queries, keys and values of latent vectors
 TYPES = tuple(sorted([*CONFIGS, *BESIDE]))
 ROWS = ((5, 6, 7, 8, 9, 10, 11), (12, 13, 14, 15))
 TEXTS = tuple(" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(40))
@@ -88,8 +89,14 @@ def main() -> None:
         print(name, found["types"][name], flush=True)
         found["types"] = dict(sorted(found["types"].items()))
         OUT.write_text(json.dumps({**found, "machine": machine_facts()}, indent=1) + "\n")
+        write_page(found["types"])
+    write_page(found["types"])
+
+
+def write_page(types: Mapping[str, Mapping[str, str]]) -> None:
+    """Put the table into the page."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(found['types'])}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{table(types)}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def measured(name: str) -> dict[str, str]:
@@ -204,6 +211,8 @@ def shown(folder: Path) -> str:
 def names_of_qv(folder: Path) -> list[str]:
     """The names that peft takes by default or, where these are not there, those of the queries and values."""
     model = plain(folder)
+    if model.config.model_type in LATENT_QV:
+        return list(LATENT_QV[model.config.model_type])
     there = {path.rpartition(".")[2] for path, each in model.named_modules() if isinstance(each, nn.Linear)}
     default = PEFT_TARGETS.get(model.config.model_type, ["q_proj", "v_proj"])
     if there.issuperset(default) or not there:
@@ -341,6 +350,8 @@ def table(types: Mapping[str, Mapping[str, str]]) -> str:
     summary = (
         f"{able} of {len(types)} types are shown and copied with equal logits, on queries and values and on all maps."
     )
+    waiting = [name for name in TYPES if name not in types]
+    summary += f" Not measured yet: {', '.join(waiting)}." if waiting else ""
     return "\n".join([*lines, "", summary, "", *told]) + "\n"
 
 

@@ -302,7 +302,7 @@ def test_what_needs_layers_is_refused_where_nobody_names_them(stablelm: Path) ->
         with pytest.raises(SlotMismatch, match="choose a technique or sites that it has"):
             technique_named(name).slots(SPECS[name], host.slots)
     with pytest.raises(HostRefused, match="checkpointing: expected a model whose layers a layout names.*leave check"):
-        checkpoint_layers(host.base, host.layout, host.name)
+        checkpoint_layers(host.base, host.layout)
     with pytest.raises(HostRefused, match="checkpointing: expected a model whose layers a layout names"):
         load_host(str(stablelm), loading=Loading(checkpointing=True))
 

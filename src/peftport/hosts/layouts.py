@@ -127,7 +127,8 @@ def layouts() -> dict[str, Layout]:
         BadRequest: a file of the user's is no layout, or has the name of a family of peftport.
 
     """
-    known, own = _families(), {}
+    known = _families()
+    own: dict[str, Layout] = {}
     for file in own_files():
         family = file.stem
         if family in known:

@@ -54,7 +54,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     prefix = config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
     if loading.checkpointing:
-        checkpoint_layers(host.base, layout, source.name)
+        checkpoint_layers(host.base, layout)
     return host
 
 

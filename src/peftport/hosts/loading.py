@@ -107,7 +107,7 @@ def chosen_device(loading: Loading) -> str:
     return "cuda" if there and loading.device != "cpu" else "cpu"
 
 
-def checkpoint_layers(base: nn.Module, layout: Layout, where: str) -> None:
+def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
     """Make every layer of a frozen host recompute its inner activations in the backward pass.
 
     Raises:
@@ -116,7 +116,7 @@ def checkpoint_layers(base: nn.Module, layout: Layout, where: str) -> None:
     """
     if not layout.stacks:
         raise HostRefused(
-            f"{where}: checkpointing: expected a model whose layers a layout names, got {layout.family}, of which only "
+            f"checkpointing: expected a model whose layers a layout names, got {layout.family}, of which only "
             "linear maps are known; leave checkpointing out"
         )
     for stack in layout.stacks:

@@ -23,7 +23,7 @@ from torch import Tensor
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.heads import Heads, rotated
-from peftport.porting.alignment.maps import Dense, Moments, Prior, Rows, SecondMoments, assignment, put
+from peftport.porting.alignment.maps import Coordinates, Dense, Moments, Prior, SecondMoments, assignment, put
 from peftport.porting.alignment.rotations import Expect, Rotation, rotation, scaled, unmoved
 from peftport.porting.alignment.spaces import FUSED_UNITS, UNITS
 from peftport.porting.pairs import Pair
@@ -35,8 +35,8 @@ Side = Literal["in", "out"]
 class Part:
     """A part of a space that has a map of its own: its coordinates in both hosts, and the map expected between them."""
 
-    ours: Rows
-    theirs: Rows
+    ours: Coordinates
+    theirs: Coordinates
     expect: Expect
 
     @property
@@ -62,7 +62,7 @@ def parts(origin: Host, receiver: Host, pair: Pair, side: Side) -> list[Part]:
     ]
 
 
-def part_rows(host: Host, name: str, sites: Sequence[str]) -> list[Rows]:
+def part_rows(host: Host, name: str, sites: Sequence[str]) -> list[Coordinates]:
     """Which outputs of a fused matrix belong to each of these sites of its layer."""
     layer = name.rpartition(".")[0]
     return [host.slots[f"{layer}.{site}"].rows for site in sites]
@@ -80,7 +80,7 @@ def _block(host: Host, name: str) -> Slot | None:
     return host.slots.get(f"{layer}.{site.partition('_')[0]}")
 
 
-def _head_parts(host: Host, name: str, side: Side) -> list[tuple[Rows, int]]:
+def _head_parts(host: Host, name: str, side: Side) -> list[tuple[Coordinates, int]]:
     """The coordinates of a slot's parts and their numbers of heads: all, or queries, keys and values if it is fused."""
     slot, block = host.slots[name], _block(host, name)
     assert block is not None
