@@ -28,7 +28,9 @@ from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.folders import format_of, read_module
+from peftport.modules.formats.peft.read import check_all_read
 from peftport.modules.module import HEAD, Module, check_fits, stack
+from peftport.modules.sources import module_folder
 from peftport.objectives import objective_named
 from peftport.techniques.attach import attached, prefix_length
 
@@ -91,7 +93,7 @@ def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None
         HostRefused: the model is of no known family, has a module already, or is in 4 bits and was run before.
 
     """
-    folder, restore, loading = Path(module), ExitStack(), loading_of(load)
+    folder, restore, loading = module_folder(module), ExitStack(), loading_of(load)
     if loading and isinstance(model, nn.Module):
         raise BadRequest("attach: load: expected none with a model in memory, which is loaded; leave it out")
     with ExitStack() as undone:  # if anything fails below, the model is restored
@@ -106,6 +108,7 @@ def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None
                 f"differ; port it first: peftport port {folder} --to {host.name} --out DIR"
             )
         check_fits(own, host, "attach")
+        check_all_read(own, "attach")
         _enter(host, own, restore)
         undone.pop_all()
     return Attached(host.model, host.tokenizer, own, prefix_length(own.spec, host), restore)

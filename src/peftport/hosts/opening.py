@@ -17,14 +17,14 @@ from torch import nn
 from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint, unlike_transformers
 from peftport.hosts.host import Host, View
-from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host
+from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, tokenizer_if_any, wrap_host
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.hosts.weights import HostWeights, endings, modern, tensor_files
 
 
 def open_host(ref: str) -> Host:
-    """Open a host without loading it, for methods that need no activations.
+    """Open a host without loading it, for methods that need no activations; it may be one without a tokenizer.
 
     Raises:
         UnknownName: there is no such host.
@@ -40,7 +40,7 @@ def open_host(ref: str) -> Host:
         model = _without_storage(AUTO[layout.kind, "body"], settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise unlike_transformers(source.name, error) from error
-    tokenizer, prefix = load_tokenizer(source), config.get("peftport_text_prefix", "")
+    tokenizer, prefix = tokenizer_if_any(source), config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
     _check_tensors(host, HostWeights(host))
     return host

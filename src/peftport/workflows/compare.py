@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from peftport.core.arms import arm_names
 from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
+from peftport.modules.formats.peft.read import check_all_read
+from peftport.modules.module import fold_remarks
+from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
 from peftport.training.bound_task import bind_task
 from peftport.workflows.check import choose_for
@@ -38,8 +40,11 @@ def compare_module(request: CompareRequest) -> Comparison:
     """
     plan, loading = _plan(request), loading_of(request.load)
     task, to = resolve_task(request.task), str(request.to)
-    module = open_module(Path(request.module), name_of(request.from_), name_of(request.trust_origin))
+    module = open_module(
+        module_folder(request.module), name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out)
+    )
     check_same_labels(module, task)
+    check_all_read(module, "compare")
     origin, choice = name_of(request.trust_origin or request.from_), None
     if plan.method == AUTO:
         choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
@@ -52,7 +57,8 @@ def compare_module(request: CompareRequest) -> Comparison:
         porter_named(plan.method), module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
         progress=request.progress,
     )  # fmt: skip
-    found = replace(run_comparison(module, bound, plan, request.progress, inputs), choice=choice)
+    found = run_comparison(module, bound, plan, request.progress, inputs)
+    found = replace(found, choice=choice, remarks=(*found.remarks, *fold_remarks(module)))
     return with_home(found, module, origin or module.host.name, bound, request.progress or Silent())
 
 

@@ -15,23 +15,24 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot, linear_shape
-from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config, read_object
-from peftport.modules.formats.peft.names import empty_tensor, no_slot, parse_key
+from peftport.hosts.slots import Slot
+from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config
+from peftport.modules.formats.peft.heads import head_in
+from peftport.modules.formats.peft.names import no_slot, parse_key, paths_below, whole_slots, whole_weight
+from peftport.modules.formats.peft.shards import CONFIG, TENSORS
 from peftport.modules.formats.peft.targets import Targets
-from peftport.modules.formats.tensors import MOST_BYTES, printable, read_tensors
-from peftport.modules.module import Module
+from peftport.modules.formats.tensors import MOST_BYTES, printable
+from peftport.modules.module import HEAD, Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
-
-CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,21 +44,16 @@ class Found:
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read_peft(folder: Path, host: Host) -> Module:
-    """Read a PEFT LoRA folder as a module on the host that it was trained on.
+def read_plain(folder: Path, said: dict[str, Any], flat: dict[str, Tensor], host: Host) -> Module:
+    """Read a LoRA on linear maps of the layers, perhaps with a head, from its configuration and tensors.
 
     Raises:
-        ModuleRefused: the PEFT type or a setting is not supported, the weights are pickled, or a file is broken.
+        ModuleRefused: the PEFT type or a setting is not supported, or a file is broken.
         SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape for it.
 
     """
-    said = read_object(folder / CONFIG, "a PEFT configuration")
     config = parse_peft_config(said, folder / CONFIG)
-    if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
-        raise ModuleRefused(
-            f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
-        )
-    flat = read_tensors(folder / TENSORS)
+    head = head_in(flat, said, host, folder / TENSORS)
     found, targets = _find(flat, folder, host), Targets(config, folder / CONFIG)
     _check_complete(folder, found, targets, host)
     slots = {
@@ -82,6 +78,8 @@ def read_peft(folder: Path, host: Host) -> Module:
     matrices = _filled_up(folder, found, spec, record, host)
     b = {name: lora.matrices["B"].float() for name, lora in found.items()}
     unscaled = {name: own for name, own in b.items() if not torch.equal(own, matrices[name]["B"][:, : own.shape[1]])}
+    if head is not None:
+        matrices[HEAD] = head
     return Module(spec, host.fingerprint, matrices, file=record, unscaled=unscaled)
 
 
@@ -102,33 +100,17 @@ def number_type(flat: dict[str, Tensor]) -> NumberType:
     return names.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
-def head_prefix(host: Host, headed: bool | None = None) -> str:
-    """Return the path of the base model in a model with a head; empty without one. None means as in the host."""
-    name = getattr(host.model, "base_model_prefix", "")
-    return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
-
-
-def whole_slots(host: Host) -> dict[str, Slot]:
-    """Return the linear slots that are whole matrices, by name."""
-    return {
-        name: slot
-        for name, slot in host.slots.items()
-        if slot.kind == "linear" and linear_shape(host.slot_module(slot))[0] == slot.out_width
-    }
-
-
 def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]:
     """Return the LoRAs of the file by slot, in the order of the host's slots."""
     by_path = {slot.path: slot for slot in whole_slots(host).values()}
-    prefix = getattr(host.model, "base_model_prefix", "") + "."
     found: dict[str, Found] = {}
     for key, tensor in flat.items():
+        if whole_weight(key) is not None:
+            continue  # of the head
         parsed = parse_key(key, folder / TENSORS)
-        slot = by_path.get(parsed.name) or by_path.get(parsed.name.removeprefix(prefix))
+        slot = next((by_path[path] for path in paths_below(parsed.name, host) if path in by_path), None)
         if slot is None:
             raise no_slot(folder.name, key, parsed.name, host)
-        if not tensor.numel():
-            raise empty_tensor(folder / TENSORS, key)
         lora = found.setdefault(slot.name, Found(parsed.name, slot))
         if parsed.matrix in lora.matrices or lora.name != parsed.name:
             raise ModuleRefused(
