@@ -28,8 +28,7 @@ from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.folders import format_of, read_module
-from peftport.modules.formats.peft.read import check_all_read
-from peftport.modules.module import HEAD, Module, check_fits, stack
+from peftport.modules.module import HEAD, Module, check_all_read, check_fits, stack
 from peftport.modules.sources import module_folder
 from peftport.objectives import objective_named
 from peftport.techniques.attach import attached, prefix_length

@@ -19,7 +19,6 @@ from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
-import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -123,6 +122,8 @@ def host_tensor(host: Host, name: str, prefix: str) -> Tensor | None:
 
 
 def _task_head(host: Host, kind: HeadKind, outputs: int) -> TaskHead:
+    import transformers  # imported here: a study's driver does without
+
     config = copy.deepcopy(host.config)
     config.num_labels = outputs
     try:

@@ -20,7 +20,7 @@ from peftport.modules.formats.peft import heads, read, shards, write
 from peftport.modules.formats.sidecar import with_history, write_sidecar
 from peftport.modules.formats.tensors import read_text
 from peftport.modules.head import is_linear
-from peftport.modules.module import Module, unfolded, without_parts
+from peftport.modules.module import Module, check_all_read, unfolded, without_parts
 from peftport.store.artifacts import new_folder
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.lora import LoraSpec
@@ -137,7 +137,7 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
     """
     with new_folder(out) as folder:
         if file_format == "native":
-            read.check_all_read(module, "--format native")
+            check_all_read(module, "--format native")
             native.write_native(module, folder)
         else:
             check_holds(file_format, module.spec, host, module.head or ())

@@ -161,6 +161,22 @@ def fold_remarks(module: Module) -> tuple[str, ...]:
     )
 
 
+def check_all_read(module: Module, what: str) -> None:
+    """Refuse a module that changes weights which its matrices do not have.
+
+    Raises:
+        ModuleRefused: it does.
+
+    """
+    outside = module.kept.outside_modules if module.kept is not None else ()
+    if outside:
+        raise ModuleRefused(
+            f"{what}: expected a module on the linear maps of the layers, the one from {module.host.name} changes "
+            f"{', '.join(outside[:3])}{' and others' if len(outside) > 3 else ''} too; leave them out "
+            f"(--leave-out {','.join(name.rpartition('.')[2] for name in outside[:3])}), or port it by `copy`"
+        )
+
+
 def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
     """Take the matrices of one entry out of a stack, as detached copies in float32."""
     return {

@@ -20,8 +20,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
-from peftport.modules.formats.peft.read import check_all_read
-from peftport.modules.module import Module, PortRecord, check_fits, unfolded
+from peftport.modules.module import Module, PortRecord, check_all_read, check_fits, unfolded
 from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.base import Parameters, Technique, TechniqueSpec

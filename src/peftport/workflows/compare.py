@@ -7,8 +7,7 @@ from dataclasses import replace
 from peftport.core.arms import arm_names
 from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
-from peftport.modules.formats.peft.read import check_all_read
-from peftport.modules.module import fold_remarks
+from peftport.modules.module import check_all_read, fold_remarks
 from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
 from peftport.training.bound_task import bind_task

@@ -24,8 +24,7 @@ import numpy.typing as npt
 
 from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
-from peftport.modules.formats.peft.read import check_all_read
-from peftport.modules.module import Module, PortRecord, TaskRecord
+from peftport.modules.module import Module, PortRecord, TaskRecord, check_all_read
 from peftport.tasks.spec import Example, texts_of
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec

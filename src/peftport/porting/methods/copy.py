@@ -6,7 +6,6 @@ import numpy as np
 from typing_extensions import override
 
 from peftport.hosts.host import Host
-from peftport.modules.formats.peft.read import copied
 from peftport.modules.formats.peft.tokens import other_ids
 from peftport.modules.module import Module
 from peftport.porting.base import Need, PortedMatrices, Porter, PortInputs
@@ -29,6 +28,8 @@ class Copy(Porter):
     @override
     def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
         if module.kept is not None:
+            from peftport.modules.formats.peft.read import copied  # imported here: a study's driver does without
+
             again = copied(module, module.kept, inputs.origin, receiver)
             return PortedMatrices(again.matrices, dict.fromkeys(again.matrices, "copied"), again.spec, again)
         return PortedMatrices(

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftport.core.errors import ModuleRefused
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
 from peftport.modules.formats.peft.config import READ, check_starts, read_object
@@ -128,19 +127,3 @@ def _record(folded: Folded, title: str, mark: Fingerprint) -> PortRecord:
         settings={"rank": folded.rank, "largest_error": float(f"{max(errors.values(), default=0.0):.3g}")},
         slots={name: f"rank {folded.rank}, error {error:.2%} of the update" for name, error in errors.items()},
     )  # fmt: skip
-
-
-def check_all_read(module: Module, what: str) -> None:
-    """Refuse a module that changes weights which its matrices do not have.
-
-    Raises:
-        ModuleRefused: it does.
-
-    """
-    outside = module.kept.outside_modules if module.kept is not None else ()
-    if outside:
-        raise ModuleRefused(
-            f"{what}: expected a module on the linear maps of the layers, the one from {module.host.name} changes "
-            f"{', '.join(outside[:3])}{' and others' if len(outside) > 3 else ''} too; leave them out "
-            f"(--leave-out {','.join(name.rpartition('.')[2] for name in outside[:3])}), or port it by `copy`"
-        )
