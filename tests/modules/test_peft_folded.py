@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from pico import pico_model, word_tokenizer
 # peft 0.21 asks transformers 5.23 for this under its old name; the others are advice to whoever trains.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 IDS = torch.randint(2, 24, (3, 9), generator=torch.Generator().manual_seed(3))
 QV = ["q_proj", "v_proj"]
@@ -44,7 +44,7 @@ class Case:
     settings: dict[str, Any]
     model_type: str = "llama"
     outside: bool = False
-    change: dict[str, Any] = field(default_factory=dict)
+    tied: bool = False
 
 
 CASES = {
@@ -64,6 +64,10 @@ CASES = {
     "LoKr": Case("LoKrConfig", {"target_modules": QV, "r": 2}),
     "OFT": Case("OFTConfig", {"target_modules": QV, "oft_block_size": 4, "r": 0}),
     "a LoRA on the head": Case("LoraConfig", {"target_modules": ["q_proj", "lm_head"], "r": 2}, outside=True),
+    "a LoRA on a head that is the embedding": Case(
+        "LoraConfig", {"target_modules": ["q_proj", "lm_head"], "r": 2}, outside=True, tied=True),
+    "some tokens of a head that is the embedding": Case(
+        "LoraConfig", {"target_modules": QV, "r": 2, "trainable_token_indices": [5, 9]}, outside=True, tied=True),
     "a LoRA on an embedding": Case("LoraConfig", {"target_modules": ["q_proj", "embed_tokens"], "r": 2}, outside=True),
     "a whole head": Case("LoraConfig", {"target_modules": QV, "r": 2, "modules_to_save": ["lm_head"]}, outside=True),
     "whole embeddings": Case(
@@ -86,10 +90,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("folded")
 
 
-def a_host(home: Path, model_type: str, seed: int = 0) -> Path:
-    folder = home / f"{model_type}{seed}"
+def a_host(home: Path, model_type: str, seed: int = 0, tied: bool = False) -> Path:
+    folder = home / f"{model_type}{seed}{'tied' if tied else ''}"
     if not folder.exists():
-        pico_model(model_type, seed=seed, tie_word_embeddings=False).save_pretrained(folder)
+        pico_model(model_type, seed=seed, tie_word_embeddings=tied).save_pretrained(folder)
         word_tokenizer().save_pretrained(folder)
     return folder
 
@@ -118,7 +122,7 @@ def logits(model: Any) -> Tensor:
 @torch.no_grad()
 def ours(host: Host, module: Module) -> Tensor:
     if module.kept is not None:
-        add_to_weights(host, module.kept.outside)
+        add_to_weights(host, module.kept.outside, parts_vocabularies=module.kept.parts_vocabularies)
     body = {slot: own for slot, own in module.matrices.items() if slot != HEAD}
     with attached(host, module.spec, in_host_dtype(host, stack([body]))):
         return logits(host.model)
@@ -127,7 +131,7 @@ def ours(host: Host, module: Module) -> Tensor:
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_copied_as_it_is_and_used_as_it_acts(name: str, home: Path, tmp_path: Path) -> None:
     case = CASES[name]
-    folder = a_host(home, case.model_type)
+    folder = a_host(home, case.model_type, tied=case.tied)
     want, bare = trained(folder, case, tmp_path / "peft"), logits(a_model(folder))
     assert (want - bare).abs().max() > 0.01
     host = load_host(str(folder), "language_model")

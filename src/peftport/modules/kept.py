@@ -33,6 +33,14 @@ class Kept:
     leave_out: tuple[str, ...] = ()
 
     @property
+    def parts_vocabularies(self) -> bool:
+        """Whether an embedding and a head that share their weights no longer do with this module.
+
+        PEFT changes the one that is named, except for trained tokens, which it changes in both, and where it is told.
+        """
+        return not (self.config.get("trainable_token_indices") or self.config.get("ensure_weight_tying"))
+
+    @property
     def outside_modules(self) -> tuple[str, ...]:
         """The names of the host's modules that are changed outside the linear maps of the layers."""
         return tuple(dict.fromkeys(name.rpartition(".")[0] for name in self.outside))

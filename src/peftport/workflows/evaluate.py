@@ -71,7 +71,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         module = native or read_module(folder, bound.host, leave_out)
         _check_its_own(module, folder, bound, str(request.host))
         if module.kept is not None:
-            add_to_weights(bound.host, module.kept.outside)
+            add_to_weights(bound.host, module.kept.outside, parts_vocabularies=module.kept.parts_vocabularies)
         notes = fold_remarks(module)
         [scores] = bound.test(module.spec, [bound.startable(module)], progress, "testing the module")
     judged = choose_metric(scores, request.metric)

@@ -19,7 +19,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import transformers
 from torch import Tensor, nn
 
 from peftport.core.errors import ModuleRefused, first_line
+from peftport.hosts.changes import part_vocabularies
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.hosts.task_head import CLASSES, rows_of
@@ -81,6 +82,8 @@ def fold(folder: Path, kept: Kept, host: Host, head: tuple[str, ...] = ()) -> Fo
     _check_patterns(kept.config, folder, host)
     with _quiet():
         model = _load(folder, kept, host)
+        if kept.parts_vocabularies:
+            part_vocabularies(model)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         merged = _merged(folder, kept, model)
     after = {name: parameter.detach() for name, parameter in merged.named_parameters()}
@@ -89,8 +92,9 @@ def fold(folder: Path, kept: Kept, host: Host, head: tuple[str, ...] = ()) -> Fo
     if not deltas and not outside and not head:
         raise ModuleRefused(f"{folder}: expected changes of {host.name}'s weights, found none; save the adapter again")
     factors, errors = _factored(deltas)
-    shown = Kept(kept.config, kept.tensors, outside, kept.leave_out)
-    return Folded(factors, errors, shown, {name: after[name].float() for name in head if name in after})
+    return Folded(
+        factors, errors, replace(kept, outside=outside), {name: after[name].float() for name in head if name in after}
+    )
 
 
 def title_of(said: Mapping[str, Any]) -> str:
@@ -267,15 +271,14 @@ def _check_sizes(said: Mapping[str, Any], folder: Path) -> None:
 
 def _check_patterns(said: Mapping[str, Any], folder: Path, host: Host) -> None:
     """Refuse regular expressions that take too long, before PEFT uses them."""
-    patterns = {key: said.get(key) for key in ("target_modules", "exclude_modules", "feedforward_modules")}
+    asked = [said.get(key) for key in ("target_modules", "exclude_modules", "feedforward_modules")]
     ranks = [key for name in ("rank_pattern", "alpha_pattern") for key in (said.get(name) or {})]
     names = [name for name, _ in host.base.named_modules() if name]
-    for pattern in patterns.values():
-        if isinstance(pattern, str):
-            targets = Targets(PeftConfig(target_modules=pattern, rank_pattern=dict.fromkeys(ranks, 1)), folder)
-            for name in names:
-                targets.has(name)
-                targets.rank(name)
+    for pattern in [each for each in asked if isinstance(each, str)] or [None]:
+        targets = Targets(PeftConfig(target_modules=pattern, rank_pattern=dict.fromkeys(ranks, 1)), folder)
+        for name in names:
+            targets.has(name)
+            targets.rank(name)
 
 
 @contextmanager

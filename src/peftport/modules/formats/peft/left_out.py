@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from peftport.core.errors import ModuleRefused
-from peftport.modules.formats.peft.names import HEADS, module_of
+from peftport.modules.formats.peft.names import HEADS, module_of, whole_weight
 from peftport.modules.formats.tensors import printable
 from peftport.modules.head import HEAD_PART, OF_TASK_TYPE
 
@@ -32,8 +32,8 @@ def without(flat: Mapping[str, Tensor], names: tuple[str, ...], where: Path) -> 
     return {key: tensor for key, tensor in flat.items() if not leaves_out(modules[key], names)}
 
 
-def settings_without(said: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Return a configuration by which PEFT does not expect the parts of these names in the file."""
+def settings_without(said: dict[str, Any], names: tuple[str, ...], dropped: list[str]) -> dict[str, Any]:
+    """Return a configuration by which PEFT does not expect the parts of these names; ``dropped`` are their tensors."""
     kept = dict(said)
     if HEAD_PART in names and said.get("task_type") in OF_TASK_TYPE:
         kept |= {"modules_to_save": None, "task_type": None}
@@ -42,7 +42,7 @@ def settings_without(said: dict[str, Any], names: tuple[str, ...]) -> dict[str, 
         kept["modules_to_save"] = [name for name in saved if not leaves_out(str(name), names)] or None
     if names and kept.get("trainable_token_indices") and not {"embed_tokens", "token_adapter"}.isdisjoint(names):
         kept["trainable_token_indices"] = None
-    targets = tuple(name for name in names if name != HEAD_PART)
+    targets = sorted({module_of(key) for key in dropped if whole_weight(key) is None})
     excluded = kept.get("exclude_modules") or []
     if targets and isinstance(excluded, list):
         kept["exclude_modules"] = [*excluded, *targets]

@@ -26,6 +26,7 @@ ROOT = "base_model.model."
 KEY = re.compile(r"(?P<name>.+)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
 # A whole weight in the wrapper that PEFT puts around trained copies of modules; an adapter's name is left out by PEFT.
 SAVED = re.compile(r"\.(modules_to_save|original_module)(\.default)?(?=\.)")
+PART = re.compile(r"\.(?:(?:lora|ia3|vera|hada|lokr|oft)_.*|token_adapter\..*|weight|bias)$")  # of a module
 WHOLE = re.compile(r"(?!.*\.lora_).+\.(?:weight|bias)")
 # Modules that transformers puts on top of the layers of a model for a task.
 HEADS = frozenset({
@@ -72,7 +73,7 @@ def whole_weight(key: str) -> Whole | None:
 def module_of(key: str) -> str:
     """Return the name of the module in the trained model that a tensor belongs to."""
     name = SAVED.sub("", bare(key))
-    return re.sub(r"\.(?:lora_.*|weight|bias)$", "", name)
+    return PART.sub("", name)
 
 
 def parse_key(key: str, where: object) -> Named:

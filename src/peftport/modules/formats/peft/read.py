@@ -44,10 +44,11 @@ def read_peft(folder: Path, host: Host, leave_out: tuple[str, ...] = ()) -> Modu
     """
     said = read_object(folder / CONFIG, "a PEFT configuration")
     check_starts(said, folder / CONFIG)
-    flat = without(tensors_in(folder), leave_out, folder / TENSORS)
+    whole = tensors_in(folder)
+    flat = without(whole, leave_out, folder / TENSORS)
     if is_prompt(said):
         return read_prompt(folder, said, flat, host)
-    said = settings_without(said, leave_out)
+    said = settings_without(said, leave_out, [key for key in whole if key not in flat])
     if not is_plain(said, flat, host):
         return read_folded(folder, Kept(said, names_in_model(flat), leave_out=leave_out), host)
     return read_plain(folder, said, flat, host)
@@ -88,9 +89,12 @@ def read_folded(folder: Path, kept: Kept, host: Host) -> Module:
     if head is not None:
         matrices[HEAD] = {**head, **folded.merged}
     record = PeftRecord(
-        slots=sizes, headed=None, numbers=number_type(dict(kept.tensors)), config=_plain_config(kept.config),
+        slots=sizes,
+        headed=_is_headed(kept, host),
+        numbers=number_type(dict(kept.tensors)),
+        config=_plain_config(kept.config),
         host=host.fingerprint,
-    )  # fmt: skip
+    )
     ports = (_record(folded, title_of(kept.config), host.fingerprint),)
     return Module(spec, host.fingerprint, matrices, file=record, ports=ports, kept=folded.kept)
 
@@ -105,6 +109,12 @@ def copied(module: Module, kept: Kept, origin: Host | None, receiver: Host) -> M
 
     """
     return read_folded(Path(module.host.name), spelled_for(module, kept, origin, receiver), receiver)
+
+
+def _is_headed(kept: Kept, host: Host) -> bool:
+    """Return whether the names of a file start at a model with a head."""
+    prefix = f"{getattr(host.model, 'base_model_prefix', '')}."
+    return any(name.startswith(prefix) for name in kept.tensors)
 
 
 def _spec(folded: Folded, host: Host) -> LoraSpec:
