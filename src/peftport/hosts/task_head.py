@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,7 +66,7 @@ class TaskHead:
         """
         model = copy.deepcopy(self._model)
         pooler = getattr(model.base_model, POOLER, None)
-        own: nn.Module = model.base_model
+        own: Any = model.base_model
         if type(host.base) is type(own):
             setattr(model, self.prefix, host.base)
         else:  # T5's model with a head for words has no body of its own, only the parts of one

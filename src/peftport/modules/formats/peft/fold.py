@@ -15,6 +15,7 @@ errors are put on record. Changes of anything but linear maps of the layers are 
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -107,7 +108,8 @@ def title_of(said: Mapping[str, Any]) -> str:
 
 def _load(folder: Path, kept: Kept, host: Host) -> Any:
     """Load the model that the file was trained on, in float32."""
-    task, options = kept.config.get("task_type"), {}
+    task = kept.config.get("task_type")
+    options: dict[str, Any] = {}
     if task in OF_TASK_TYPE:
         kind = OF_TASK_TYPE[task]
         auto, options = CLASSES[kind], {"num_labels": rows_of(whole_weights(kept.tensors), host, kind) or 2}
@@ -172,7 +174,8 @@ def _merged(folder: Path, kept: Kept, model: Any) -> nn.Module:
         missing = _missing(expected - tensors.keys(), kept)
         unknown = list(loaded.unexpected_keys)
         if not missing and not unknown:
-            return wrapped.merge_and_unload()  # type: ignore[no-any-return]
+            merged: nn.Module = wrapped.merge_and_unload()
+            return merged
     except ModuleRefused:
         raise
     except Exception as error:  # a broken file can make peft raise any exception
@@ -259,7 +262,7 @@ def _rank(values: Tensor, total: float) -> int:
 
 def _left_over(values: Tensor, total: float) -> float:
     """Return the relative error of the product of these singular values in the Frobenius norm."""
-    return float(max(0.0, 1 - float(values.double().square().sum()) / total)) ** 0.5 if total else 0.0
+    return math.sqrt(max(0.0, 1 - float(values.double().square().sum()) / total)) if total else 0.0
 
 
 def _check_sizes(said: Mapping[str, Any], folder: Path) -> None:
