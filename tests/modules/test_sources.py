@@ -16,6 +16,7 @@ from peftport.core.errors import HostRefused, ModuleRefused
 from peftport.core.hashing import rng_for
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
+from peftport.hosts.sources import find_host
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.sources import module_folder
 from peftport.porting import porter_named
@@ -82,6 +83,15 @@ def test_tensors_in_several_files_are_read_by_their_index(tmp_path: Path) -> Non
     index.write_text(json.dumps({"weight_map": {**files, "lost": "../../secret.safetensors"}}))
     with pytest.raises(ModuleRefused, match="expected file names inside the folder"):
         read_module(parts, host)
+
+
+def test_packed_weights_of_llama_cpp_are_no_host(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "model-Q4_K_M.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+    for ref in (file, file.parent):
+        with pytest.raises(HostRefused, match="packed as GGUF; give the base that they were made of"):
+            find_host(str(ref))
 
 
 def test_a_host_without_a_tokenizer_takes_a_copy(tmp_path: Path) -> None:
