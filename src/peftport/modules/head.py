@@ -33,11 +33,16 @@ def kind_of_head(file: FileRecord | None) -> HeadKind:
     return kind_in(file.config) if isinstance(file, PeftRecord) else "sequence"
 
 
+def kind_of_task_type(value: object) -> HeadKind | None:
+    """Return what the head of one of PEFT's task types gives outputs for; None for a task without such a head."""
+    return OF_TASK_TYPE.get(value) if isinstance(value, str) else None
+
+
 def kind_in(config: Mapping[str, Any]) -> HeadKind:
     """Return what PEFT's configuration says that a head gives outputs for: its task type, or the class of its model."""
-    task_type = config.get("task_type")
-    if task_type in OF_TASK_TYPE:
-        return OF_TASK_TYPE[task_type]
+    kind = kind_of_task_type(config.get("task_type"))
+    if kind is not None:
+        return kind
     mapping = config.get("auto_mapping")
     name = str(mapping.get("base_model_class")) if isinstance(mapping, dict) else ""
     return next((kind for end, kind in OF_CLASS.items() if name.endswith(end)), "sequence")

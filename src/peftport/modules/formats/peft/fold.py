@@ -38,7 +38,7 @@ from peftport.modules.formats.peft.heads import whole_weights
 from peftport.modules.formats.peft.left_out import leaves_out
 from peftport.modules.formats.peft.names import bare, full_name, module_of, whole_slots
 from peftport.modules.formats.peft.targets import Targets
-from peftport.modules.head import OF_TASK_TYPE
+from peftport.modules.head import kind_of_task_type
 from peftport.modules.kept import Kept
 
 TITLES = {"ADALORA": "AdaLoRA", "IA3": "(IA)3", "VERA": "VeRA", "LOHA": "LoHa", "LOKR": "LoKr"}
@@ -88,6 +88,11 @@ def fold(folder: Path, kept: Kept, host: Host, head: tuple[str, ...] = ()) -> Fo
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         merged = _merged(folder, kept, model)
     after = {name: parameter.detach() for name, parameter in merged.named_parameters()}
+    broken = [name for name, own in after.items() if not bool(torch.isfinite(own).all())]
+    if broken:
+        raise ModuleRefused(
+            f"{folder}: {broken[0]}: expected finite weights after merging, got NaN or infinity; train it again"
+        )
     changes = {name: own - before[name] for name, own in after.items() if not torch.equal(own, before[name])}
     deltas, outside = _split(changes, merged, host, head)
     if not deltas and not outside and not head:
@@ -110,10 +115,10 @@ def _load(folder: Path, kept: Kept, host: Host) -> Any:
     """Load the model that the file was trained on, in float32."""
     task = kept.config.get("task_type")
     options: dict[str, Any] = {}
-    if task in OF_TASK_TYPE:
-        kind = OF_TASK_TYPE[task]
+    kind = kind_of_task_type(task)
+    if kind is not None:
         auto, options = CLASSES[kind], {"num_labels": rows_of(whole_weights(kept.tensors), host, kind) or 2}
-    elif task in LANGUAGE_MODELS:
+    elif isinstance(task, str) and task in LANGUAGE_MODELS:
         auto = LANGUAGE_MODELS[task]
     else:
         auto = _class_in(kept, host)
@@ -275,7 +280,8 @@ def _check_sizes(said: Mapping[str, Any], folder: Path) -> None:
 def _check_patterns(said: Mapping[str, Any], folder: Path, host: Host) -> None:
     """Refuse regular expressions that take too long, before PEFT uses them."""
     asked = [said.get(key) for key in ("target_modules", "exclude_modules", "feedforward_modules")]
-    ranks = [key for name in ("rank_pattern", "alpha_pattern") for key in (said.get(name) or {})]
+    patterns = [said.get(name) for name in ("rank_pattern", "alpha_pattern")]
+    ranks = [key for each in patterns if isinstance(each, dict) for key in each]
     names = [name for name, _ in host.base.named_modules() if name]
     for pattern in [each for each in asked if isinstance(each, str)] or [None]:
         targets = Targets(PeftConfig(target_modules=pattern, rank_pattern=dict.fromkeys(ranks, 1)), folder)

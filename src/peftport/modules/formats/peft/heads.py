@@ -19,7 +19,7 @@ from peftport.hosts.task_head import HeadKind, host_tensor, rows_of, task_head
 from peftport.modules.formats.peft.config import read_object
 from peftport.modules.formats.peft.names import HEADS, whole_weight
 from peftport.modules.formats.tensors import printable
-from peftport.modules.head import OF_TASK_TYPE, is_linear, kind_in, kind_of_head
+from peftport.modules.head import OF_TASK_TYPE, is_linear, kind_in, kind_of_head, kind_of_task_type
 from peftport.modules.module import Module
 from peftport.modules.record import FileRecord
 
@@ -40,7 +40,7 @@ def head_in(
     """
     saved = whole_weights(flat)
     if not saved:
-        if said.get("task_type") in OF_TASK_TYPE and said.get("modules_to_save"):
+        if kind_of_task_type(said.get("task_type")) and said.get("modules_to_save"):
             raise ModuleRefused(
                 f"{where}: expected the head that task_type {said['task_type']} trains, found none; {SAVE}, or set "
                 "task_type and modules_to_save to null to port the rest"
@@ -81,9 +81,8 @@ def head_in(
 def saved_kind(config: Path) -> HeadKind | None:
     """Return what the head that a configuration says is saved gives outputs for; None where it says none is."""
     said = read_object(config, "a PEFT configuration")
-    saved = said.get("modules_to_save") or []
-    names = [saved] if isinstance(saved, str) else saved
-    return kind_in(said) if any(str(name).split(".")[-1] in HEADS - {"lm_head"} for name in names) else None
+    saved = _names(said.get("modules_to_save"))
+    return kind_in(said) if any(name.split(".")[-1] in HEADS - {"lm_head"} for name in saved) else None
 
 
 def whole_weights(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -113,14 +112,19 @@ def written_head(module: Module, host: Host) -> dict[str, Tensor]:
 
 def settings_with_head(config: dict[str, Any], names: list[str], file: FileRecord | None) -> dict[str, Any]:
     """Return the settings of a PEFT configuration by which PEFT reads these tensors of a head."""
-    saved = config.get("modules_to_save") or []
-    kept = [saved] if isinstance(saved, str) else list(saved)
-    missing = {_saved_module(name) for name in names if not any(_saves(str(own), name) for own in kept)}
+    kept = _names(config.get("modules_to_save"))
+    missing = {_saved_module(name) for name in names if not any(_saves(own, name) for own in kept)}
     task_type = config.get("task_type")
-    if file is None or task_type not in OF_TASK_TYPE:
+    if file is None or kind_of_task_type(task_type) is None:
         mapped = {kind: name for name, kind in OF_TASK_TYPE.items()}
         task_type = mapped[kind_of_head(file)] if not config.get("auto_mapping") else task_type
     return {"modules_to_save": [*kept, *sorted(missing)], "task_type": task_type}
+
+
+def _names(value: object) -> list[str]:
+    """Return the names in a setting that should be a list of names, or one of them."""
+    listed = value if isinstance(value, list) else [value]
+    return [each for each in listed if isinstance(each, str)]
 
 
 def _saves(module: str, name: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from peftport.core.errors import ModuleRefused
 from peftport.modules.formats.peft.names import HEADS, module_of, whole_weight
 from peftport.modules.formats.tensors import printable
-from peftport.modules.head import HEAD_PART, OF_TASK_TYPE
+from peftport.modules.head import HEAD_PART, kind_of_task_type
 
 
 def without(flat: Mapping[str, Tensor], names: tuple[str, ...], where: Path) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def without(flat: Mapping[str, Tensor], names: tuple[str, ...], where: Path) -> 
 def settings_without(said: dict[str, Any], names: tuple[str, ...], dropped: list[str]) -> dict[str, Any]:
     """Return a configuration by which PEFT does not expect the parts of these names; ``dropped`` are their tensors."""
     kept = dict(said)
-    if HEAD_PART in names and said.get("task_type") in OF_TASK_TYPE:
+    if HEAD_PART in names and kind_of_task_type(said.get("task_type")):
         kept |= {"modules_to_save": None, "task_type": None}
     saved = kept.get("modules_to_save")
     if names and isinstance(saved, list):

@@ -31,9 +31,9 @@ def check_vocabulary(tensors: Mapping[str, Tensor], host: Host, where: object) -
         ModuleRefused: there are some.
 
     """
-    size = int(host.config.vocab_size)
+    size = getattr(host.config, "vocab_size", None)
     for name, tensor in whole_weights(tensors).items():
-        if _of_vocabulary(name) and tensor.ndim == 2 and len(tensor) != size:
+        if size is not None and _of_vocabulary(name) and tensor.ndim == 2 and len(tensor) != size:
             raise ModuleRefused(
                 f"{where}: {printable(name)}: expected a row for each of the {size} tokens of {host.name}, got "
                 f"{len(tensor)}: tokens were added before the training; give that host (transformers' "
