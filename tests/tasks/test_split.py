@@ -43,6 +43,15 @@ def task_of(rows: Iterable[Row], grouped: bool = False, declared: bool = False) 
     return make_task(SPEC, items)
 
 
+def possible(rows: Iterable[Row], grouped: bool, declared: bool) -> Task:
+    """The task of rows that are not refused: rarely groups or duplicates leave a split empty."""
+    try:
+        return task_of(rows, grouped, declared)
+    except TaskRefused:
+        assume(False)
+        raise
+
+
 def places(task: Task) -> dict[str, str]:
     return {normalise(text): name for name in SPLITS for text in getattr(task, name).texts}
 
@@ -53,7 +62,7 @@ seeds = st.integers(0, 2**32)
 @given(seeds, st.booleans(), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_no_near_duplicate_crosses_splits(seed: int, grouped: bool, declared: bool) -> None:
-    task = task_of(random_rows(seed), grouped, declared)
+    task = possible(random_rows(seed), grouped, declared)
     keys = {name: [(normalise(text),) for text in getattr(task, name).texts] for name in SPLITS}
     assert not near_examples(keys["train"], keys["valid"] + keys["test"]).any()
     assert not near_examples(keys["valid"], keys["test"]).any()
@@ -66,7 +75,7 @@ def test_no_near_duplicate_crosses_splits(seed: int, grouped: bool, declared: bo
 @settings(max_examples=50, deadline=None)
 def test_groups_stay_together(seed: int, declared: bool) -> None:
     rows = [(f"{text} {i}x", label, group, own) for i, (text, label, group, own) in enumerate(random_rows(seed))]
-    task = task_of(rows, grouped=True, declared=declared)
+    task = possible(rows, grouped=True, declared=declared)
     group_of, where = {normalise(row[0]): row[2] for row in rows}, places(task)
     homes: dict[str, set[str]] = {}
     for key, name in where.items():
