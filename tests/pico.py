@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
-from peftport.hosts.load import AUTO, wrap_host
-from peftport.hosts.slots import layout_for
+from peftport.hosts.layouts import layout_for
+from peftport.hosts.load import wrap_host
+from peftport.hosts.views import auto_class
 from peftport.modules.module import fresh_module
 from peftport.objectives.base import Row, decoder_inputs, pad
 from peftport.tasks.kinds.classification import Classification
@@ -75,6 +76,56 @@ SMALL: dict[str, dict[str, Any]] = {
     "opt": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=16),
     "phi": {**ENCODER, "partial_rotary_factor": 0.5},
 }
+# Families that the contract tests draw from; those above, all of them run on.
+POSITIONS = dict(max_position_embeddings=64)
+BART = SMALL["bart"]
+EXPERTS = dict(num_experts=3, num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=8)
+LATENT = dict(
+    num_key_value_heads=4, n_routed_experts=3, n_shared_experts=1, num_experts_per_tok=2, n_group=1, topk_group=1,
+    first_k_dense_replace=1, kv_lora_rank=6, q_lora_rank=6, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=4,
+    moe_intermediate_size=8,
+)  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {
+    "albert": {**ENCODER, "embedding_size": 8},
+    "bloom": dict(hidden_size=16, n_layer=2, n_head=4),
+    "camembert": ENCODER,
+    "cohere": DECODER,
+    "deberta-v2": {
+        **ENCODER,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "deepseek_v3": {**DECODER, **LATENT},
+    "falcon": dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4),
+    "gemma2": {**SMALL["gemma3_text"], "attn_logit_softcapping": 2.0},
+    "glm": {**DECODER, "head_dim": 4},
+    "gpt_bigcode": dict(n_embd=16, n_layer=2, n_head=4),
+    "gpt_neox": ENCODER,
+    "gptj": dict(n_embd=16, n_layer=2, n_head=2, rotary_dim=4),
+    "granite": {**DECODER, "attention_multiplier": 0.3, "residual_multiplier": 0.7},
+    "led": {
+        **{key: size for key, size in BART.items() if key != "max_position_embeddings"},
+        "attention_window": [8, 8],
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+    },
+    "mbart": BART,
+    "mixtral": {**DECODER, "num_local_experts": 3},
+    "modernbert": {**ENCODER, "local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 4},
+    "mpnet": ENCODER,
+    "olmo2": DECODER,
+    "pegasus": {**BART, **POSITIONS},
+    "phi3": DECODER,
+    "qwen2_moe": {**DECODER, **EXPERTS},
+    "qwen3_moe": {**DECODER, **EXPERTS, "head_dim": 4},
+    "smollm3": DECODER,
+    "starcoder2": DECODER,
+    "umt5": {**T5, "feed_forward_proj": "gated-gelu"},
+}
+CONFIGS = SMALL | MORE
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -87,13 +138,13 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def pico_model(model_type: str, seed: int = 0, view: str = "language_model", **changes: Any) -> nn.Module:
-    layout = layout_for(model_type, "pico")
+    layout = layout_for({"model_type": model_type}, "pico")
     shared = dict(vocab_size=len(SPECIAL) + len(WORDS), pad_token_id=0, eos_token_id=1, bos_token_id=4)
     if layout.kind == "encoder_decoder":
         shared["decoder_start_token_id"] = 0
-    config = transformers.AutoConfig.for_model(model_type, **{**shared, **SMALL[model_type], **changes})
+    config = transformers.AutoConfig.for_model(model_type, **{**shared, **CONFIGS[model_type], **changes})
     torch.manual_seed(seed)
-    model = getattr(transformers, AUTO[layout.kind, view]).from_config(config)
+    model = auto_class(layout, view).from_config(config)
     for parameter in model.parameters():  # random enough that every part matters
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
@@ -103,7 +154,7 @@ def pico_host(
     model_type: str, seed: int = 0, view: str = "language_model", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Host:
     model = pico_model(model_type, seed, view, **changes).to(dtype)
-    layout = layout_for(model_type, "pico")
+    layout = layout_for({"model_type": model_type}, "pico")
     mark = Fingerprint(
         name=f"pico-{model_type}", family=layout.family, model_type=model_type, layers=2, width=16,
         architecture=model_type, weights=str(seed), tokenizer="words",

@@ -22,9 +22,9 @@ from peftport.analysis.measures import Evidence
 from peftport.analysis.prediction.recorded import MARK, TABLE, Recorded, RecordedPort
 from peftport.core.hashing import digest
 from peftport.hosts.distance import weight_distance
+from peftport.hosts.layouts import layout_for
 from peftport.hosts.load import load_tokenizer
 from peftport.hosts.opening import open_host
-from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.study.about import FILE, About
 from peftport.workflows.distill import NAME as DISTILL
@@ -123,7 +123,7 @@ def _kin(name: str, about: About) -> tuple[str, str]:
 def _kin_of(name: str) -> tuple[str, str]:
     """Family and vocabulary of a host on this machine."""
     source = find_host(name)
-    layout = layout_for(read_config(source.folder)["model_type"], source.name)
+    layout = layout_for(read_config(source.folder), source.name)
     return layout.family, digest(load_tokenizer(source).get_vocab())
 
 

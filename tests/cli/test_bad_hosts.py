@@ -89,18 +89,16 @@ def test_weights_left_over_by_older_versions_are_no_matter(name: str, host: Path
     assert peftport("hosts", "show", host, "--json").code == 0
 
 
-@pytest.mark.parametrize(
-    ("model_type", "more"),
-    [
-        ("mamba", {}),
-        ("gemma3", {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "gemma3_text"}}),
-    ],
-)
-def test_unknown_model_type(
-    model_type: str, more: dict[str, Any], refused_host: Refused, host: Path, edit: Function
+def test_unknown_model_type(refused_host: Refused, host: Path, edit: Function) -> None:
+    edit(host / "config.json", model_type="bertt")
+    refused_host("host: model type 'bertt' is none that transformers", "use a base model of another type, or a newer")
+
+
+def test_the_weights_of_another_model_type_are_not_this_one_s(
+    refused_host: Refused, host: Path, edit: Function
 ) -> None:
-    edit(host / "config.json", model_type=model_type, **more)
-    refused_host(f"host: model type '{model_type}' is not supported, expected one of bart", "use a base model of one")
+    edit(host / "config.json", model_type="mamba")
+    refused_host("expected all weights", "are missing")
 
 
 def test_remote_code_is_never_run(refused_host: Refused, host: Path, marker: Path, edit: Function) -> None:

@@ -25,8 +25,8 @@ from first_minutes import commands_of
 from peftport import cli, porting
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.hashing import rng_for
-from peftport.hosts import slots
-from peftport.hosts.slots import Layout
+from peftport.hosts import layouts
+from peftport.hosts.layouts import Layout
 from peftport.metrics import METRICS
 from peftport.metrics.resampling import resampled
 from peftport.modules.folders import read_module, write_module
@@ -194,7 +194,8 @@ ELSEWHERE = {"hosts install", "demo"}
     "name",
     ["README.md"]
     + [
-        f"docs/{name}.md" for name in ("index", "upgraded", "instruct", "check", "another-family", "cluster", "loading")
+        f"docs/{name}.md"
+        for name in ("index", "upgraded", "instruct", "check", "another-family", "cluster", "loading", "serving")
     ],
 )
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
@@ -208,9 +209,11 @@ def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport:
     assert ran >= 3
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/upgraded.md", "docs/python.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.md", "docs/upgraded.md", "docs/python.md", "docs/serving.md"]
+)
 def test_python_of_a_page_runs(name: str, place: Path, peftport: Run) -> None:
-    if name == "docs/upgraded.md":
+    if name in ("docs/upgraded.md", "docs/serving.md"):
         for words in lines_of(ROOT / name):
             assert peftport(*smaller(words)).code == 0
     code = "\n".join(shown(ROOT / name, "python"))
@@ -225,6 +228,14 @@ def test_python_of_a_page_runs(name: str, place: Path, peftport: Run) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_about_many_modules_run(place: Path, peftport: Run) -> None:
+    """What becomes of modules that two steps have trained is open: not enough evidence is exit code 3."""
+    codes = [peftport(*smaller(words)).code for words in lines_of(ROOT / "docs" / "many.md")]
+    assert codes[:2] == [0, 0] and len(codes) == 4 and set(codes[2:]) <= {0, 3, 4}
+    card = (place / "upgraded" / "modules" / "lora" / "README.md").read_text(encoding="utf-8")
+    assert "rotten_tomatoes" in card and "ported from all-MiniLM-L6-v2" in card
 
 
 def test_the_timed_first_minutes_are_the_readme_s() -> None:
@@ -315,9 +326,9 @@ def test_the_recipe_of_a_family(technique: str, monkeypatch: pytest.MonkeyPatch)
     What is attached to their slots is felt, and gone afterwards.
     """
     layout = Layout(family="phi", **tomllib.loads(recipe("docs/extending.md", "phi", "toml")))
-    assert layout == slots.layouts()["phi"]
-    others = {name: known for name, known in slots.layouts().items() if name != "phi"}
-    monkeypatch.setattr(slots, "layouts", lambda: {**others, "phi": layout})
+    assert layout == layouts.layouts()["phi"]
+    others = {name: known for name, known in layouts.layouts().items() if name != "phi"}
+    monkeypatch.setattr(layouts, "layouts", lambda: {**others, "phi": layout})
     host = pico_host("phi")
     inputs = inputs_of(host, [(5, 6, 7, 8)])
     with torch.no_grad():

@@ -22,7 +22,7 @@ from peftport.cli import app
 from peftport.core.request import SAME, in_python, option_name, options
 from peftport.study import commands as study_requests
 from peftport.study.commands import StudyRequest
-from peftport.workflows import requests
+from peftport.workflows import merge_requests, requests, upgrade_requests
 from peftport.workflows.task_requests import TaskShowRequest
 
 PAGES = Path(__file__).parent / "help"
@@ -33,6 +33,9 @@ MADE: dict[str, tuple[Any, Any]] = {
     "check": (requests.CheckRequest, calls.check),
     "port": (requests.PortRequest, calls.port),
     "compare": (requests.CompareRequest, calls.compare),
+    "upgrade": (upgrade_requests.UpgradeRequest, calls.upgrade),
+    "merge": (merge_requests.MergeRequest, calls.merge),
+    "gguf": (merge_requests.GgufRequest, calls.gguf),
     "hosts update": (requests.HostUpdateRequest, calls.update_host),
     "study plan": (study_requests.PlanRequest, Study.plan),
     "study run": (study_requests.RunRequest, Study.run),

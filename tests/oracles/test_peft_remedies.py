@@ -17,7 +17,6 @@ from oracles.agreement import TOLERANCE, batch, outputs_with, worst_output
 from oracles.test_peft_settings import CONFIG, TENSORS, config_of, copied, host_of, logits, model_of
 from oracles.test_peft_wild import outputs_of_peft
 from peftport.core.errors import BadRequest
-from peftport.hosts.slots import layouts
 from peftport.modules.folders import read_module, write_module
 from pico import pico_model
 
@@ -189,8 +188,3 @@ def test_a_lora_of_an_encoder_alone_is_read_once_its_targets_say_so(tmp_path: Pa
     assert {slot.split(".")[0] for slot, own in read_module(tmp_path, host).matrices.items() if own["B"].any()} == {
         "encoder"
     }
-
-
-def test_the_page_names_every_model_type() -> None:
-    types = sorted(name for layout in layouts().values() for name in layout.model_types)
-    assert ", ".join(types) in PAGE.replace("\n", " ")

@@ -18,6 +18,7 @@ class Ia3(MatrixTechnique[Ia3Spec]):
     learning_rates = {"encoder": 1e-2, "encoder_decoder": 1e-2, "decoder": 1e-2}
     roles = {"l": Scales("out")}
     output_matrices = ("l",)
+    cannot_fold = ""
 
     def sites(self, spec):
         return spec.sites
@@ -33,3 +34,9 @@ class Ia3(MatrixTechnique[Ia3Spec]):
 
     def effective(self, spec, slot, own, shared):
         return own["l"]  # (K, D_out): the diagonal of the update
+
+    def folded(self, spec, slot, own, shared, weight):
+        return weight * (1 + own["l"].unsqueeze(1))  # (D_out, D_in) * (D_out, 1)
+
+    def folded_bias(self, spec, slot, own, shared, bias):
+        return bias * (1 + own["l"])

@@ -7,13 +7,16 @@ puts a module on a transformers model.
 from __future__ import annotations
 
 from peftport.api.attached import Attached, attach
-from peftport.api.calls import check, compare, demo, evaluate, port, train
+from peftport.api.calls import check, compare, demo, evaluate, gguf, merge, port, train, upgrade
 from peftport.api.comparisons import Compared, Demonstrated
 from peftport.api.results import Checked, Evaluated, Ported, Trained
+from peftport.api.serving_results import Merged, WrittenGguf
 from peftport.api.study import Study
+from peftport.api.upgrade_result import Upgraded
 from peftport.tasks import load_task
 
 __all__ = [
-    "Attached", "Checked", "Compared", "Demonstrated", "Evaluated", "Ported", "Study", "Trained",
-    "attach", "check", "compare", "demo", "evaluate", "load_task", "port", "train",
+    "Attached", "Checked", "Compared", "Demonstrated", "Evaluated", "Merged", "Ported", "Study", "Trained", "Upgraded",
+    "WrittenGguf",
+    "attach", "check", "compare", "demo", "evaluate", "gguf", "load_task", "merge", "port", "train", "upgrade",
 ]  # fmt: skip

@@ -12,25 +12,28 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from peftport.core.errors import BadRequest, HostRefused, SlotMismatch
-from peftport.hosts import attention
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host, View
+from peftport.hosts.layouts import layout_for
 from peftport.hosts.load import load_host, wrap_host
 from peftport.hosts.loading import Loading, loading_of
 from peftport.hosts.settings import settings_of
-from peftport.hosts.slots import layout_for
+from peftport.hosts.slots import text_config
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import HEAD, Module, check_fits, stack
 from peftport.objectives import objective_named
 from peftport.techniques.attach import attached, prefix_length
+
+_with_module: WeakSet[nn.Module] = WeakSet()  # the models in memory that have a module now
 
 
 @dataclass(eq=False, repr=False)
@@ -116,7 +119,7 @@ def _loaded(ref: str, folder: Path, loading: Loading | None) -> Host:
     task = read_module(folder).task if format_of(folder) == "native" else None
     source = find_host(ref)
     config = read_config(source.folder)
-    kind = layout_for(config["model_type"], source.name).kind
+    kind = layout_for(config, source.name).kind
     default: View = "body" if kind == "encoder" else "language_model"
     view = objective_named(task.readout, kind, task.kind).view if task else default
     if view == "sequence_classification" and TrainedHead.of(config, source.name) is None:
@@ -129,18 +132,22 @@ def _wrapped(model: Any, restore: ExitStack) -> tuple[Host, bool]:
     config, name = getattr(model, "config", None), str(getattr(model, "name_or_path", "") or type(model).__name__)
     if config is None or not hasattr(model, "set_attn_implementation"):
         raise HostRefused(f"attach: expected a transformers model, got {type(model).__name__}; give the model inside")
-    if config._attn_implementation == attention.NAME:
+    if model in _with_module:
         raise HostRefused(f"attach: expected {name} without a module, it has one; call detach() on that first")
-    layout = layout_for(config.model_type, name)
+    layout = layout_for(config.to_dict(), name)
     mark = _files_fingerprint(model, name, layout.family)
+    restore.callback(_with_module.discard, model)
+    _with_module.add(model)
     restore.callback(multiply_by_blocks(model))
-    restore.callback(model.set_attn_implementation, config._attn_implementation)
+    if layout.takes_prefixes:
+        restore.callback(model.set_attn_implementation, config._attn_implementation)
     restore.callback(model.train, model.training)
     for parameter in model.parameters():
         restore.callback(parameter.requires_grad_, parameter.requires_grad)
     shown = mark or Fingerprint(
-        name=name, family=layout.family, model_type=config.model_type, layers=config.num_hidden_layers,
-        width=config.hidden_size, architecture="", weights="", tokenizer="",
+        name=name, family=layout.family, model_type=config.model_type,
+        layers=text_config(model).num_hidden_layers, width=text_config(model).hidden_size, architecture="", weights="",
+        tokenizer="",
     )  # fmt: skip
     return wrap_host(shown.name, model, None, layout, shown, None, ""), mark is not None
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from peftport.api.comparisons import Compared, Demonstrated
 from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHost
+from peftport.api.serving_results import Merged, WrittenGguf
+from peftport.api.upgrade_result import Upgraded
 from peftport.core.request import takes
 from peftport.report.tables import demo_page
 from peftport.store.artifacts import write_text
@@ -20,6 +22,9 @@ from peftport.workflows.compare import compare_module
 from peftport.workflows.continued_pretraining import update_host as continue_pretraining
 from peftport.workflows.demo import run_demo
 from peftport.workflows.evaluate import evaluate_host
+from peftport.workflows.gguf import write_gguf
+from peftport.workflows.merge import merge_module
+from peftport.workflows.merge_requests import GgufRequest, MergeRequest
 from peftport.workflows.port import port_module
 from peftport.workflows.requests import (
     CheckRequest,
@@ -31,6 +36,8 @@ from peftport.workflows.requests import (
     TrainRequest,
 )
 from peftport.workflows.train import train_module
+from peftport.workflows.upgrade import push_upgrade, upgrade_modules
+from peftport.workflows.upgrade_requests import UpgradeRequest
 
 
 @takes(TrainRequest)
@@ -126,3 +133,48 @@ def update_host(request: HostUpdateRequest) -> UpdatedHost:
 
     """
     return UpdatedHost(request, continue_pretraining(request))
+
+
+@takes(UpgradeRequest)
+def upgrade(request: UpgradeRequest) -> Upgraded:
+    """Return what became of every module.
+
+    Raises:
+        UnknownName, HostRefused: a host is not found, or broken.
+        OutputRefused: ``out`` holds something else, or another upgrade.
+        PushFailed: the hub cannot be reached, or refuses a folder.
+
+    """
+    done = Upgraded(request, upgrade_modules(request))
+    if request.out is not None:
+        done.write(Path(request.out))
+    if request.push is not None and request.out is not None:
+        done = Upgraded(request, push_upgrade(request, done.found))
+        done.write(Path(request.out))
+    return done
+
+
+@takes(MergeRequest)
+def merge(request: MergeRequest) -> Merged:
+    """Return which tensors were changed, and what rounding lost of the update.
+
+    Raises:
+        BadRequest: the technique cannot be folded into weights, or ``out`` is in use.
+        SlotMismatch: the module is of another host.
+        NotFinite: the new weights are beyond what the number format holds.
+
+    """
+    return Merged(request, merge_module(request))
+
+
+@takes(GgufRequest)
+def gguf(request: GgufRequest) -> WrittenGguf:
+    """Return the size of the file, and the architecture as llama.cpp calls it.
+
+    Raises:
+        BadRequest: the library `gguf` is not installed, or the file exists.
+        ModuleRefused: the module is no LoRA, or of a host whose names in llama.cpp are not known.
+        SlotMismatch: the module is of another host.
+
+    """
+    return WrittenGguf(request, write_gguf(request))

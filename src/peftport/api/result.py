@@ -58,6 +58,11 @@ class Result(ABC):
         """What failed of the work, for which the command line ends with exit code 1; None where nothing did."""
         return None
 
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command line where nothing failed; most results have only 0."""
+        return 0
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"  # the line, and not every number of a module
 

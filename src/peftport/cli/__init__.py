@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +24,6 @@ from peftport.core.stopping import INTERRUPTED, TOLD
 
 app = typer.Typer(
     name="peftport",
-    help="Can a PEFT module trained on one base model be used on another, how, and is it worth it?",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -37,11 +38,32 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(study.app, name="study")
 
 
+@app.callback()
+def _every_command(
+    layout: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file that says where the layers of a type of host are (docs/families.md). May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Can a PEFT module trained on one base model be used on another, how, and is it worth it?"""
+    if layout:
+        from peftport.hosts.layouts import use_layout
+
+        for file in layout:
+            use_layout(file)
+
+
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted; `upgrade` has 3 and 4, too.
+    """
     command = typer.main.get_command(app)
     try:
-        code = command.main(sys.argv[1:], prog_name="peftport", standalone_mode=False)
+        code = command.main(layouts_first(sys.argv[1:]), prog_name="peftport", standalone_mode=False)
         sys.stdout.flush()  # flush now, while a failure can still be reported
     except PeftportError as error:
         fail(str(error), error.exit_code)
@@ -55,6 +77,18 @@ def main() -> None:
         if code == INTERRUPTED:  # typer turns Control-C into this code without a message
             fail(TOLD, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def layouts_first(words: Sequence[str]) -> list[str]:
+    """Put every ``--layout FILE`` before the command, since all commands take it."""
+    first: list[str] = []
+    rest: list[str] = []
+    end = words.index("--") if "--" in words else len(words)
+    for place, word in enumerate(words):
+        after_option = place and words[place - 1] == "--layout" and place - 1 < end
+        is_option = place < end and (word == "--layout" or word.startswith("--layout="))
+        (first if is_option or after_option else rest).append(word)
+    return first + rest
 
 
 def _fail_by_the_system(error: OSError) -> NoReturn:

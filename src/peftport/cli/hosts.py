@@ -21,8 +21,8 @@ def list_hosts(json_: AsJson = False) -> None:
 
     Example: peftport hosts list
     """
+    from peftport.hosts.layouts import layouts
     from peftport.hosts.offline.catalogue import SOURCE_FILE, cache_dir, offline_catalogue
-    from peftport.hosts.slots import layouts
     from peftport.report.tables import Table
 
     rows = [
@@ -59,7 +59,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     quiet_libraries()
     loaded = load_host(host)
     slots = [
-        {"name": s.name, "kind": s.kind, "path": s.path, "in_width": s.in_width, "out_width": s.out_width}
+        {"name": s.name, "kind": s.kind, "path": s.full_path, "in_width": s.in_width, "out_width": s.out_width}
         for s in loaded.slots.values()
     ]
     headless = lacks_head(loaded)
@@ -67,7 +67,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     head = TrainedHead.of(loaded.config.to_dict(), loaded.name)
     headed = head is not None and not lacks_head(loaded, "sequence_classification")
     there = {"body": True, "language_model": not headless, "sequence_classification": headed}
-    readouts = [objective.name for objective in fitting if there[objective.view]]
+    readouts = [one.name for one in fitting if there[one.view] and loaded.layout.reads_texts]
     mark = loaded.fingerprint
     if json_:
         known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
@@ -81,6 +81,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     shaping = ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(mark.settings.items()))
     say(f"  settings that are not the family's defaults: {shaping or 'none'}")
     without = "; its files have no language-model head" if headless else ""
+    without = without if loaded.layout.reads_texts else "; it does not read texts alone"
     say(f"  readouts: {', '.join(readouts) or 'none'}{without}")
     if head is not None and headed:
         say(f"  its own trained head: {', '.join(head.labels)}")

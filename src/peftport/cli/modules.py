@@ -1,4 +1,4 @@
-"""The commands that are made from requests (demo, train, evaluate, check, port, compare), and two lists.
+"""The commands that are made from requests, from ``demo`` to ``gguf``, and two lists.
 
 ``techniques`` and ``methods`` only list what there is.
 """
@@ -11,6 +11,7 @@ import typer
 
 from peftport.cli.console import AsJson, print_json, print_table
 from peftport.cli.options import command
+from peftport.workflows.merge_requests import GgufRequest, MergeRequest
 from peftport.workflows.requests import (
     CheckRequest,
     CompareRequest,
@@ -19,6 +20,7 @@ from peftport.workflows.requests import (
     PortRequest,
     TrainRequest,
 )
+from peftport.workflows.upgrade_requests import UpgradeRequest
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +32,9 @@ def register(app: typer.Typer) -> None:
         command("check", CheckRequest),
         command("port", PortRequest, task_options_before="json_"),
         command("compare", CompareRequest, task_options_before="out"),
+        command("upgrade", UpgradeRequest, task_options_before="out"),
+        command("merge", MergeRequest),
+        command("gguf", GgufRequest),
     )
     for each in (*made, techniques, methods):
         app.command()(each)

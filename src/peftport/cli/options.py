@@ -54,6 +54,8 @@ def command(call: str, request: type[Request], *, task_options_before: str | Non
                 values["task"] = _own_task(values["task"], texts)
             result: Result = naming_options(_function(call), **values, progress=progress)
         show(result, as_json)
+        if result.exit_code:
+            raise typer.Exit(result.exit_code)
 
     return as_command(run, call, request, [*parameters, AS_JSON])
 

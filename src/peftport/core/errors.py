@@ -1,6 +1,7 @@
 """The exceptions of peftport. The command line turns each into one line and an exit code.
 
     PeftportError                 exit code 1: the work failed
+    ├── PushFailed                the hub refused a folder, or cannot be reached
     ├── NotFinite                 a score, an activation or a matrix is NaN or infinite
     │   └── TrainingFailed        a loss or a matrix became NaN or infinite in training
     └── BadRequest                exit code 2: the request was wrong, nothing was written
@@ -33,6 +34,10 @@ class PeftportError(Exception):
 
 class NotFinite(PeftportError):
     """Some numbers are NaN or infinite, so that no result can be computed from them."""
+
+
+class PushFailed(PeftportError):
+    """The hub refused a folder, or cannot be reached."""
 
 
 class TrainingFailed(NotFinite):

@@ -114,7 +114,7 @@ def _fingerprint(folder: Path, name: str, family: str) -> Fingerprint:
         family=family,
         model_type=str(config["model_type"]),
         layers=int(_first(config, "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers")),
-        width=int(_first(config, "hidden_size", "d_model", "n_embd", "dim")),
+        width=int(_first(config, "hidden_size", "d_model", "n_embd", "dim", "n_embed")),
         architecture=digest([config["model_type"], shapes]),
         weights=weights,
         tokenizer=vocabulary_digest(folder),
@@ -205,4 +205,6 @@ def _ids(folder: Path, name: str) -> str:
 
 
 def _first(config: dict[str, Any], *names: str) -> Any:
-    return next((config[name] for name in names if config.get(name) is not None), 0)
+    found = next((config[name] for name in names if config.get(name) is not None), None)
+    texts = config.get("text_config")  # of models of texts and images
+    return found if found is not None else _first(texts, *names) if isinstance(texts, dict) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ import torch
 from torch import nn
 
 from peftport.hosts.fingerprint import Fingerprint
-from peftport.hosts.slots import HostKind, Layout, Slot
+from peftport.hosts.layouts import HostKind, Layout
+from peftport.hosts.slots import Slot, text_config
 
 # A "body" returns hidden states, a "language_model" scores tokens, a "sequence_classification" its own labels.
 View = Literal["body", "language_model", "sequence_classification"]
+# How configurations call the number of positions; encoder-decoders with two tables read texts in the encoder.
+POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Host:
     @property
     def width(self) -> int:
         """D, the width of the residual stream."""
-        return int(self.config.hidden_size)
+        return int(text_config(self.base).hidden_size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,11 +74,18 @@ class Host:
     @property
     def positions(self) -> int | None:
         """How many tokens it can read; None where positions are rotated or relative, so that no table ends."""
-        if self.layout.rotary:
+        table = self.layout.position_table
+        if not (not self.layout.rotary if table is None else table):
             return None
-        limit: int | None = getattr(self.config, "max_position_embeddings", None)
+        config = text_config(self.base)
+        found: int | None = next((n for name in POSITIONS if (n := getattr(config, name, None)) is not None), None)
         first = getattr(getattr(self.base, "embeddings", None), "padding_idx", None)  # RoBERTa counts from behind it
-        return limit if limit is None or first is None else limit - first - 1
+        return found if found is None or first is None else found - first - 1
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether it takes positions as an input; others count them by themselves, from the attention mask."""
+        return "position_ids" in signature(self.base.forward).parameters
 
     def slot_module(self, slot: Slot) -> nn.Module:
         """Return the torch module that a slot attaches to."""

@@ -16,34 +16,21 @@ from transformers.activations import NewGELUActivation
 from peftport.core.errors import HostRefused, first_line
 from peftport.hosts import attention
 from peftport.hosts.allocation import keep_freed_memory
-from peftport.hosts.fingerprint import Fingerprint, fingerprint
+from peftport.hosts.fingerprint import Fingerprint, fingerprint, unlike_transformers
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
+from peftport.hosts.layouts import Layout, layout_for
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
-from peftport.hosts.slots import HostKind, Layout, find_slots, layout_for
+from peftport.hosts.slots import find_slots, layer_lists
 from peftport.hosts.sources import Source, find_host, read_config
 from peftport.hosts.tokens import TOKENIZER_FILES
+from peftport.hosts.views import HEADS, auto_class, has_class
 
-AUTO: dict[tuple[HostKind, View], str] = {
-    ("encoder", "body"): "AutoModel",
-    ("encoder", "language_model"): "AutoModelForMaskedLM",
-    ("encoder", "sequence_classification"): "AutoModelForSequenceClassification",
-    ("encoder_decoder", "body"): "AutoModelForSeq2SeqLM",
-    ("encoder_decoder", "language_model"): "AutoModelForSeq2SeqLM",
-    ("encoder_decoder", "sequence_classification"): "AutoModelForSequenceClassification",
-    ("decoder", "body"): "AutoModel",
-    ("decoder", "language_model"): "AutoModelForCausalLM",
-    ("decoder", "sequence_classification"): "AutoModelForSequenceClassification",
-}
 # Buffers that older versions of transformers saved in every layer, and a table that T5 never uses.
 LEFT_OVER = re.compile(r"\.(attn\.(masked_)?bias|rotary_emb\.inv_freq|position_ids|relative_attention_bias\.weight)$")
 # Weights that a body may lack without changing any hidden state. A trained head needs the pooler.
 POOLER = "pooler."
 HARMLESS = (POOLER, "position_ids", "rotary_emb.inv_freq")
-HEADS: dict[View, str] = {
-    "language_model": "a language-model head",
-    "sequence_classification": "a trained head for labels",
-}
 
 
 def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:
@@ -57,7 +44,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     """
     source = find_host(ref)
     config = read_config(source.folder)
-    layout = layout_for(config["model_type"], source.name)
+    layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
     loading = loading or Loading()
     keep_freed_memory()
@@ -82,11 +69,12 @@ def wrap_host(
 ) -> Host:
     """Freeze a transformers model that is already in memory, and find its slots."""
     model.requires_grad_(False).eval()
-    model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
+    if layout.takes_prefixes:
+        model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
     _fuse_activations(model)
     slots = find_slots(model.base_model, layout, name)  # type: ignore[arg-type]
     if not slots:
-        raise HostRefused(f"{name}: expected layers, config.json says there are none; fetch the host again")
+        raise HostRefused(f"{name}: expected linear maps, config.json says there are none; fetch the host again")
     return Host(name, folder, layout.kind, layout, model, tokenizer, mark, slots, text_prefix)
 
 
@@ -99,7 +87,8 @@ def _fuse_activations(model: nn.Module) -> None:
 
 
 def _load_model(source: Source, layout: Layout, view: View, options: dict[str, Any]) -> nn.Module:
-    auto = getattr(transformers, AUTO[layout.kind, view])
+    auto = auto_class(layout, view)
+    _check_view(source, layout, view)
     try:
         with _quiet():
             model, info = auto.from_pretrained(
@@ -124,17 +113,39 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
         )
     missing = missing_weights(info["missing_keys"], view)
     if missing:
-        inside = [key for key in missing if _layers(layout).search(key)]
+        inside = [key for key in missing if _layers(model.base_model, layout).search(key)]
         headless = view in HEADS and not inside
         raise HostRefused(
             f"{source.name}: expected {HEADS[view] if headless else 'all weights'}, {len(missing)} tensors "
             f"are missing (first: {(inside or missing)[0]}); "
             + ("use --readout prototype or linear" if headless else "fetch the host again")
         )
-    check_all_layers_used(source.name, layout, info["unexpected_keys"])
+    check_all_layers_used(source.name, model.base_model, layout, info["unexpected_keys"])
     if any("pooler." in key for key in info["missing_keys"]):
-        _drop_pooler(model)
+        drop_pooler(model)
     return model  # type: ignore[no-any-return]
+
+
+def _check_view(source: Source, layout: Layout, view: View) -> None:
+    """Refuse a head that transformers has not for this type of model."""
+    if view != "body" and not has_class(layout, view, read_settings(source)):
+        raise HostRefused(
+            f"{source.name}: expected {HEADS[view]}, transformers has none for {layout.family}; "
+            "use --readout prototype or linear"
+        )
+
+
+def read_settings(source: Source) -> Any:
+    """Read the configuration of a host as transformers does.
+
+    Raises:
+        HostRefused: transformers cannot read it.
+
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(source.folder, local_files_only=True)
+    except Exception as error:  # a broken folder can make transformers raise any exception
+        raise unlike_transformers(source.name, error) from error
 
 
 def missing_weights(keys: Iterable[str], view: View) -> list[str]:
@@ -143,20 +154,21 @@ def missing_weights(keys: Iterable[str], view: View) -> list[str]:
     return sorted(key for key in keys if not any(part in key for part in HARMLESS if part not in needed))
 
 
-def _drop_pooler(model: Any) -> None:
+def drop_pooler(model: Any) -> None:
     """Remove the pooler, which no readout uses: a host may lack its weights, and then it cannot be quantised."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None  # its forward pass then returns no pooled output
 
 
-def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) -> None:
+def check_all_layers_used(host: str, base: Any, layout: Layout, unexpected: Iterable[str]) -> None:
     """Refuse weights of layers, or inside layers, that config.json does not mention: the model would not use them.
 
     Raises:
         HostRefused: there are such weights.
 
     """
-    unused = sorted(key for key in unexpected if _layers(layout).search(key) and not LEFT_OVER.search(key))
+    inside = _layers(base, layout)
+    unused = sorted(key for key in unexpected if inside.search(key) and not LEFT_OVER.search(key))
     if unused:
         raise HostRefused(
             f"{host}: expected the layers that config.json describes, {len(unused)} more tensors of layers have "
@@ -164,9 +176,10 @@ def check_all_layers_used(host: str, layout: Layout, unexpected: Iterable[str]) 
         )
 
 
-def _layers(layout: Layout) -> re.Pattern[str]:
+def _layers(base: Any, layout: Layout) -> re.Pattern[str]:
     """Return a pattern that matches the names of tensors inside layers."""
-    return re.compile("|".join(rf"(?:^|\.){re.escape(stack.layers)}\.\d+\." for stack in layout.stacks))
+    lists = [rf"(?:^|\.){re.escape(path)}\.\d+\." for path in layer_lists(base, layout)]
+    return re.compile("|".join(lists) or "(?!)")
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from peftport.core.errors import BadRequest, HostRefused
-from peftport.hosts.slots import Layout
+from peftport.hosts.layouts import Layout
+from peftport.hosts.slots import layer_paths
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BITSANDBYTES = (0, 50)  # with older versions, transformers 5 cannot load 4-bit hosts on the processor
@@ -107,9 +108,19 @@ def chosen_device(loading: Loading) -> str:
 
 
 def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
-    """Make every layer of a frozen host recompute its inner activations in the backward pass."""
+    """Make every layer of a frozen host recompute its inner activations in the backward pass.
+
+    Raises:
+        HostRefused: no layout says which modules the layers are.
+
+    """
+    if not layout.stacks:
+        raise HostRefused(
+            f"checkpointing: expected a model whose layers a layout names, got {layout.family}, of which only "
+            "linear maps are known; leave checkpointing out"
+        )
     for stack in layout.stacks:
-        for layer in base.get_submodule(stack.layers).children():
+        for layer in map(base.get_submodule, layer_paths(base, stack)):
             again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # no dropout
             layer.forward = again
 

@@ -7,20 +7,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
 from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import fingerprint, unlike_transformers
 from peftport.hosts.host import Host, View
-from peftport.hosts.load import AUTO, HARMLESS, check_all_layers_used, load_tokenizer, wrap_host
-from peftport.hosts.slots import layout_for
+from peftport.hosts.layouts import layout_for
+from peftport.hosts.load import (
+    HARMLESS,
+    check_all_layers_used,
+    drop_pooler,
+    load_tokenizer,
+    read_settings,
+    wrap_host,
+)
 from peftport.hosts.sources import find_host, read_config
-from peftport.hosts.weights import HostWeights, endings, modern, tensor_files
+from peftport.hosts.views import auto_class, has_class
+from peftport.hosts.weights import HostWeights, endings, stored_tensors
 
 
 def open_host(ref: str) -> Host:
@@ -33,37 +41,42 @@ def open_host(ref: str) -> Host:
     """
     source = find_host(ref)
     config = read_config(source.folder)
-    layout = layout_for(config["model_type"], source.name)
+    layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
+    settings = read_settings(source)
     try:
-        settings = transformers.AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        model = _without_storage(AUTO[layout.kind, "body"], settings)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        model = _without_storage(auto_class(layout, "body"), settings)
+    except Exception as error:  # a broken folder can make transformers raise any exception
         raise unlike_transformers(source.name, error) from error
+    stored = stored_tensors(source.folder, model)
+    if any("pooler." in name for name in missing_tensors(model, stored)):
+        drop_pooler(model)
     tokenizer, prefix = load_tokenizer(source), config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
-    _check_tensors(host, HostWeights(host))
+    _check_tensors(host, HostWeights(host), stored)
     return host
 
 
 def lacks_head(host: Host, view: View = "language_model") -> bool:
     """Return whether the files that a host was loaded or opened from lack its language-model head, or another one."""
-    model = _without_storage(AUTO[host.kind, view], host.config)
-    return bool(_missing(model, set(tensor_files(host.folder or Path()))))
+    if not has_class(host.layout, view, host.config):
+        return True
+    model = _without_storage(auto_class(host.layout, view), host.config)
+    return bool(_harmful(model, stored_tensors(host.folder or Path(), model)))
 
 
-def _without_storage(auto: str, settings: Any) -> nn.Module:
+def _without_storage(auto: Any, settings: Any) -> nn.Module:
     with torch.device("meta"):
-        made: nn.Module = getattr(transformers, auto).from_config(settings, attn_implementation="eager")
+        made: nn.Module = auto.from_config(settings, attn_implementation="eager")
     return made
 
 
-def _missing(model: nn.Module, keys: set[str]) -> list[str]:
+def missing_tensors(model: nn.Module, stored: Iterable[str]) -> list[str]:
     """List the parameters that transformers would initialise at random: they are in no file and are not optional."""
-    saved = {modern(key) for key in keys}
+    saved = set(stored)
     # Files may be saved with a head and read without it, or the other way round.
     longer = {part for key in saved for part in endings(key)}
-    ignored = [*map(re.escape, HARMLESS), *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())]
+    ignored = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
     named: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):  # tied parameters have several names
         named.setdefault(id(parameter), []).append(name)
@@ -75,11 +88,16 @@ def _missing(model: nn.Module, keys: set[str]) -> list[str]:
     )
 
 
-def _check_tensors(host: Host, weights: HostWeights) -> None:
+def _harmful(model: nn.Module, stored: Iterable[str]) -> list[str]:
+    """List the missing parameters whose absence changes what the model computes."""
+    return [name for name in missing_tensors(model, stored) if not any(part in name for part in HARMLESS)]
+
+
+def _check_tensors(host: Host, weights: HostWeights, stored: Iterable[str]) -> None:
     """Refuse files that lack a tensor, or hold layers or shapes that disagree with config.json."""
-    check_all_layers_used(host.name, host.layout, weights.unknown(set(host.base.state_dict())))
+    check_all_layers_used(host.name, host.base, host.layout, weights.unknown(set(host.base.state_dict())))
     shapes = {name: tuple(p.shape) for name, p in host.base.named_parameters()}
-    missing = _missing(host.base, set(tensor_files(host.folder or Path())))
+    missing = _harmful(host.base, stored)
     if missing:
         raise HostRefused(
             f"{host.name}: expected all weights, {len(missing)} tensors are missing (first: {missing[0]}); "

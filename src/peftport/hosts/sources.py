@@ -48,6 +48,11 @@ def find_host(ref: str) -> Source:
     raise UnknownName.of("host", ref, offline_catalogue().hosts, "or a local folder, or a hub id org/name[@revision]")
 
 
+def hub_name(ref: str) -> str | None:
+    """Return ``org/name`` of a host that is named by its hub id; None for a folder or an offline host."""
+    return ref.partition("@")[0] if HUB_ID.match(ref) and not os.path.isdir(ref) else None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the config.json of a host.
 

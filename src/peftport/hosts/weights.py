@@ -6,17 +6,27 @@ Nothing is kept, so a method that reads weights needs memory for the largest mat
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor of a model lies: the file, and its name there (or the names of those that it is made of)."""
+
+    file: Path
+    keys: tuple[str, ...]
 
 
 class HostWeights:
@@ -36,7 +46,7 @@ class HostWeights:
                 f"{host.name}: expected weights as numbers on the processor or a folder to read them from, this model "
                 "has neither; load it without bits, on the processor"
             )
-        self._files = {} if whole or host.folder is None else tensor_files(host.folder)
+        self._files = {} if whole or host.folder is None else stored_tensors(host.folder, host.model)
 
     def matrix(self, slot: Slot) -> Tensor:
         """Return the matrix (D_out, D_in) of a linear slot, in float32 or wider."""
@@ -44,19 +54,24 @@ class HostWeights:
         stored: type = getattr(module, "source_cls", type(module))  # for quantised layers, the class that they replace
         weight = self.tensor(f"{slot.path}.weight")
         full = weight if issubclass(stored, nn.Linear) else weight.T
-        return full[slot.start : slot.start + slot.out_width]
+        return full[slot.rows]
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Return the shape of a tensor in the files, by its name below the base model; None if it is missing."""
-        key = self._find(name)
-        if key is None:
+        """Return the shape of a tensor in the files, by its name below the base model; None if it has none there."""
+        stored = self._find(name)
+        if stored is None or len(stored.keys) > 1:
             return None
-        with safe_open(self._files[key], framework="pt") as tensors:
-            return tuple(tensors.get_slice(key).get_shape())
+        with safe_open(stored.file, framework="pt") as tensors:
+            return tuple(tensors.get_slice(stored.keys[0]).get_shape())
 
     def unknown(self, known: set[str]) -> list[str]:
         """List the tensors in the files that match none of these names below the base model."""
-        return [key for key in self._files if not any(part in known for part in endings(modern(key)))]
+        return [name for name in self._files if not any(part in known for part in endings(name))]
+
+    def key(self, name: str) -> str | None:
+        """Return the name that a parameter below the base model has in the files; None if they have none or several."""
+        stored = self._find(name)
+        return stored.keys[0] if stored is not None and len(stored.keys) == 1 else None
 
     def embeddings(self) -> Tensor:
         """Return the input embeddings (V, D)."""
@@ -75,28 +90,23 @@ class HostWeights:
 
         """
         if not self._files:
-            parameter = self.host.base.get_parameter(name).detach()
-            return parameter if parameter.dtype == torch.float64 else parameter.float()
-        key = self._find(name)
-        if key is None:
+            own = self.host.base.get_parameter(name).detach()
+            return own if own.dtype == torch.float64 else own.float()
+        stored = self._find(name)
+        if stored is None or len(stored.keys) > 1:
             raise HostRefused(
                 f"{self.host.name}: expected one tensor named ...{name} in its safetensors files, "
                 "found none or several; fetch the host again"
             )
-        with safe_open(self._files[key], framework="pt") as tensors:
-            tensor: Tensor = tensors.get_tensor(key)
-        return tensor.float()
+        with safe_open(stored.file, framework="pt") as tensors:
+            found: Tensor = tensors.get_tensor(stored.keys[0])
+        return found.float()
 
-    def _find(self, name: str) -> str | None:
+    def _find(self, name: str) -> Stored | None:
         if name in self._files:
-            return name
-        keys = [key for key in self._files if key.endswith(f".{name}")]
-        return keys[0] if len(keys) == 1 else None
-
-
-def modern(key: str) -> str:
-    """Convert a tensor's name in a file to the name that transformers uses today."""
-    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key))
+            return self._files[name]
+        names = [key for key in self._files if key.endswith(f".{name}")]
+        return self._files[names[0]] if len(names) == 1 else None
 
 
 def endings(name: str) -> list[str]:
@@ -105,10 +115,37 @@ def endings(name: str) -> list[str]:
     return [".".join(parts[i:]) for i in range(len(parts))]
 
 
+def stored_tensors(folder: Path, model: nn.Module) -> dict[str, Stored]:
+    """Return where every tensor of a host lies, by the name that transformers gives it in the model today.
+
+    Files have other names where transformers changed those of a model type, and experts one by one where the model has
+    them in one tensor.
+    """
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if not isinstance(each, WeightConverter)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    index: dict[str, Stored] = {}
+    for key, file in tensor_files(folder).items():
+        name, merged = rename_source_key(key, renamings, converters)
+        for each in _targets(name, merged, converters):
+            before = index[each].keys if each in index else ()
+            index[each] = Stored(file, (*before, key))
+    return index
+
+
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor of a host, by the tensor's name."""
+    """Return the file of every tensor of a host, by the tensor's name there."""
     index: dict[str, Path] = {}
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             index |= dict.fromkeys(tensors.keys(), file)
     return index
+
+
+def _targets(name: str, merged: str | None, converters: list[WeightConverter]) -> list[str]:
+    """The names of all tensors that a converted one is a part of; transformers names only the first."""
+    if merged is None:
+        return [name]
+    [made] = [each.target_patterns for each in converters if merged in each.source_patterns][:1]
+    first, *others = made
+    return [name, *(name.replace(first, other) for other in others)]

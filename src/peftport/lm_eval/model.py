@@ -12,9 +12,9 @@ from lm_eval.models.huggingface import HFLM
 
 from peftport.api.attached import attach
 from peftport.core.errors import BadRequest
+from peftport.hosts.layouts import layout_for
 from peftport.hosts.load import load_host
 from peftport.hosts.loading import loading_of
-from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 
 
@@ -48,7 +48,7 @@ class PortedLM(HFLM):  # type: ignore[misc]
         if (other := sorted({"pretrained", "peft", "delta", "tokenizer"} & options.keys())) != []:
             raise BadRequest(f"--model_args {other[0]}: expected host=HOST and module=FOLDER; leave {other[0]} out")
         source = find_host(str(host))
-        kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+        kind = layout_for(read_config(source.folder), source.name).kind
         if kind == "encoder":
             raise BadRequest(
                 f"--model_args host={host}: expected a decoder or an encoder-decoder, got an encoder, which gives no "

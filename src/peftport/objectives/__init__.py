@@ -9,7 +9,7 @@ from __future__ import annotations
 from peftport.core.errors import BadRequest, UnknownName
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
-from peftport.hosts.slots import HostKind
+from peftport.hosts.layouts import HostKind
 from peftport.objectives.answer_tokens import AnswerTokens
 from peftport.objectives.base import Objective
 from peftport.objectives.cosine import Cosine

@@ -21,7 +21,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest
 from peftport.core.scale import Scale
 from peftport.hosts.host import Host, View
-from peftport.hosts.slots import HostKind
+from peftport.hosts.layouts import HostKind
 from peftport.objectives.cuts import Cuts, CutTexts
 from peftport.tasks.kinds.classification import Classification
 from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
@@ -286,7 +286,8 @@ def pad(rows: Sequence[Row], pad_id: int | None, device: torch.device, *, left: 
 def decoder_inputs(host: Host, rows: Sequence[Row], shift: int) -> dict[str, Any]:
     """Inputs of a decoder-only host, padded on the left so that all rows end together; positions start at ``shift``."""
     inputs: dict[str, Any] = pad(rows, host.tokenizer.pad_token_id, host.device, left=True)
-    inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0) + shift
+    if host.takes_positions:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0) + shift
     return {**inputs, "use_cache": False}
 
 

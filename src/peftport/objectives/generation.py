@@ -62,14 +62,16 @@ def _from_prompt(host: Host, prompts: Sequence[Row], shift: int) -> tuple[Tensor
     inputs = decoder_inputs(host, prompts, shift) | {"use_cache": True}
     out = host.model(**inputs, logits_to_keep=1)
     cache, mask = out.past_key_values, inputs["attention_mask"]
-    place = inputs["position_ids"][:, -1:]
+    place = inputs["position_ids"][:, -1:] if host.takes_positions else None
 
     def following(token: Tensor) -> Tensor:
         nonlocal mask, place, cache
-        mask, place = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), place + 1
-        out = host.model(
-            input_ids=token, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True
-        )
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        inputs = {"input_ids": token, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+        if place is not None:
+            place = place + 1
+            inputs["position_ids"] = place
+        out = host.model(**inputs)
         cache = out.past_key_values
         return _last(out)
 

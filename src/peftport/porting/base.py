@@ -9,7 +9,7 @@ weights stay on disk and are read matrix by matrix (hosts.weights); the others g
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot
 from peftport.modules.module import Module, PortRecord, check_fits
 from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.techniques import TECHNIQUES, technique_named
@@ -120,6 +121,10 @@ class Porter(ABC):
         """The reason why the method cannot carry a technique, in a few words; empty if it can."""
         return ""
 
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        """The reason why the method cannot carry matrices at a slot of a host with these slots; empty if it can."""
+        return ""
+
     @property
     def techniques(self) -> tuple[str, ...]:
         """The names of the techniques that the method carries."""
@@ -185,10 +190,27 @@ class Porter(ABC):
                 f"{self.name}: expected a module of {', '.join(self.techniques)}, got {module.spec.kind}: {reason}; "
                 f"methods that carry {module.spec.kind}: {', '.join(methods_for(module.spec.kind))}"
             )
+        self.check_slots(module, technique_named(module.spec.kind).slots(module.spec, receiver.slots), receiver)
         if self.fits.width == "same" and self.fits.depth == "same":
             check_fits(module, receiver, self.name)
         elif self.fits.width == "same":
             self._check_widths(module, receiver)
+
+    def check_slots(self, module: Module, names: Iterable[str], host: Host) -> None:
+        """Refuse slots of a host at which the method cannot carry the module.
+
+        Raises:
+            SlotMismatch: there is such a slot; the message gives the reason.
+
+        """
+        technique = technique_named(module.spec.kind)
+        for name in names:
+            reason = self.cannot_carry_at(technique, host.slots[name], host.slots)
+            if reason:
+                raise SlotMismatch(
+                    f"{name}: `{self.name}` cannot carry the {technique.name} at this slot of {host.name}: {reason}; "
+                    "use a method that can (peftport check lists them)"
+                )
 
     def _check_widths(self, module: Module, receiver: Host) -> None:
         """Refuse hosts whose residual streams, or whose slots that take from one another, differ in width."""

@@ -16,7 +16,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from peftport.hosts.slots import HostKind, Slot, layouts
+from peftport.hosts.layouts import HostKind, layouts
+from peftport.hosts.slots import Slot
 from peftport.modules.module import Module
 from peftport.techniques import technique_named
 
@@ -62,7 +63,7 @@ def pair_slots(
     pairs: dict[str, Pair | None] = {}
     for name, slot in chosen.items():
         stack, index, site = name.rsplit(".", 2)
-        other = _counterpart(stack, kind, origin_kind)
+        other = stack if stack in there else _counterpart(stack, kind, origin_kind)
         origin = f"{other}.{rule(stack, int(index), there[other], here[stack])}.{site}" if other in there else ""
         pairs[name] = Pair(slot, origin) if origin in module.matrices else None
     return pairs
@@ -87,7 +88,7 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 
 def _counterpart(stack: str, kind: HostKind, origin_kind: HostKind) -> str:
     """The origin's name for a stack of the receiver. In hosts with a single stack it is called ``layers``."""
-    full = ONLY_STACK.get(kind, stack)
+    full = ONLY_STACK.get(kind, stack) if stack == "layers" else stack
     return "layers" if full == ONLY_STACK.get(origin_kind) else full
 
 

@@ -165,6 +165,11 @@ def _policy(*scripts: str) -> str:
     )
 
 
+def page_style() -> str:
+    """The style sheet of every page."""
+    return _text("page.css")
+
+
 def _text(name: str) -> str:
     return (files("peftport.report") / "templates" / name).read_text(encoding="utf-8")
 

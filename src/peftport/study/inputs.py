@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from peftport.core.environment import installed_versions, version_of
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
+from peftport.hosts.layouts import layout_for
 from peftport.hosts.loading import Loading
-from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import read_config
 from peftport.study.grid import Data
 from peftport.tasks import Task, load_task
@@ -46,7 +46,7 @@ def host_in(folder: Path, name: str) -> dict[str, Any]:
         HostRefused: the host is broken, or of no known family.
 
     """
-    layout = layout_for(read_config(folder)["model_type"], name)
+    layout = layout_for(read_config(folder), name)
     return marked(fingerprint(folder, name, layout.family))
 
 

@@ -22,7 +22,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind, SiteName
+from peftport.hosts.slots import Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
 from peftport.techniques.roles import BOTTLENECK
 
@@ -51,8 +52,9 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 1e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = BOTTLENECK
     output_matrices = ("up", "up_bias")
+    cannot_fold = "a nonlinearity stands between its two matrices"
 
-    def sites(self, spec: AdapterSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: AdapterSpec) -> tuple[str, ...]:
         """The sub-layers after which the adapters are placed."""
         return PLACEMENTS[spec.placement]
 

@@ -36,15 +36,34 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
     with ExitStack() as stack:
         if spec is not None:
             technique = technique_named(spec.kind)
+            _check_alone(host, spec, matrices)
             for name, slot in technique.slots(spec, host.slots).items():
                 own, module = matrices[name], host.slot_module(slot)
                 if isinstance(technique, AttentionTechnique):
                     stack.enter_context(_prefixed(module, Prefix(*technique.keys_values(spec, slot, own))))
+                elif slot.kind == "parameter":
+                    stack.enter_context(_reweighted(module, slot, technique.effective(spec, slot, own, {})[0]))
                 elif isinstance(technique, MatrixTechnique):
                     change = partial(_by_entry, technique, spec, slot, own, matrices.get(SHARED, {}))
                     handle = _hook(module, slot, change)
                     stack.callback(handle.remove)
         yield
+
+
+def at_once(host: Host, spec: TechniqueSpec | None) -> int | None:
+    """How many modules of a spec can run on a host at the same time: 1, or None for any number.
+
+    Several can where every map that they attach to reads the tokens of a batch text by text.
+    """
+    if spec is None:
+        return None
+    slots = technique_named(spec.kind).slots(spec, host.slots).values()
+    return None if all(slot.in_order for slot in slots) else 1
+
+
+def _check_alone(host: Host, spec: TechniqueSpec, matrices: StackedMatrices) -> None:
+    entries = next((len(tensor) for own in matrices.values() for tensor in own.values()), 1)
+    assert entries == 1 or at_once(host, spec) is None, f"{host.name} runs modules at these slots one at a time"
 
 
 def prefix_length(spec: TechniqueSpec | None, host: Host) -> int:
@@ -61,6 +80,27 @@ def _prefixed(module: nn.Module, prefix: Prefix) -> Iterator[None]:
         yield
     finally:
         del prefixes[module]
+
+
+@contextmanager
+def _reweighted(module: nn.Module, slot: Slot, update: Tensor) -> Iterator[None]:
+    """Let a module compute with a parameter plus an update (E, D_out, D_in), or (D_out, D_in), of one entry."""
+    turned = update.mT if slot.turned else update
+
+    def before(module: nn.Module, args: Any) -> None:
+        weight = module.get_parameter(slot.parameter)
+        # An attribute of the object goes before its parameter, which stays as it is.
+        module.__dict__[slot.parameter] = weight + turned.to(weight)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        del module.__dict__[slot.parameter]
+
+    handles = (module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _by_entry(
@@ -86,11 +126,13 @@ def _hook(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.Re
 
 
 def _after_linear(slot: Slot, change: Change, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    end = slot.start + slot.out_width
-    if end - slot.start == y.shape[-1]:
+    if slot.out_width == y.shape[-1]:
         return change(args[0], y)
-    part = change(args[0], y[..., slot.start : end])
-    return torch.cat([y[..., : slot.start], part, y[..., end:]], dim=-1)
+    rows = slot.rows
+    part = change(args[0], y[..., rows])
+    if isinstance(rows, slice):
+        return torch.cat([y[..., : rows.start], part, y[..., rows.stop :]], dim=-1)
+    return y.index_copy(-1, rows.to(y.device), part)
 
 
 def _before_norm(change: Change, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from peftport.core.errors import SlotMismatch
 from peftport.core.hashing import rng_for
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind, SlotKind
+from peftport.hosts.slots import Slot
 from peftport.techniques.roles import Roles
 
 Matrices = Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 Parameters = dict[str, dict[str, Tensor]]  # {slot: {matrix name: tensor}}, without K
 StackedMatrices = Mapping[str, Matrices]  # the same, every tensor stacked over K entries
+MOST_SITES = 8  # of a host, in one line
 SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's rule)
 
 
@@ -52,13 +54,17 @@ class Technique(ABC, Generic[Spec]):
     roles: ClassVar[Roles]
     # The matrices in which `effective` is linear: multiplying them by a number multiplies the update by it.
     output_matrices: ClassVar[tuple[str, ...]]
+    # The kinds of slot that it can attach to.
+    slot_kinds: ClassVar[tuple[SlotKind, ...]]
     # Whether a slot whose output matrices are zero behaves like the bare host, so that a port may leave it out.
     can_be_left_out: ClassVar[bool] = True
     # A more general technique: with its matrices expanded, every module of this technique is a module of that one.
     expands_to: ClassVar[str | None] = None
+    # Why a module cannot become a part of its host's weights, in a few words; empty where `folded` makes it one.
+    cannot_fold: ClassVar[str] = "its effect is not a change of the host's weights"
 
     @abstractmethod
-    def sites(self, spec: Spec) -> tuple[SiteName, ...]:
+    def sites(self, spec: Spec) -> tuple[str, ...]:
         """The sites of a layer at which the technique attaches."""
 
     @abstractmethod
@@ -80,6 +86,14 @@ class Technique(ABC, Generic[Spec]):
     def effective(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """The update of a slot as one tensor (for LoRA alpha/r B A), stacked over K: (K, ...)."""
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
+
+    def folded(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
+        """The weight (D_out, D_in) of a linear slot with the matrices of one module folded into it, without K."""
+        raise SlotMismatch(f"{slot.name}: a module of {self.name} cannot be folded into weights: {self.cannot_fold}")
+
+    def folded_bias(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices, bias: Tensor) -> Tensor:
+        """The bias (D_out) of a linear slot with the matrices of one module folded into it; mostly unchanged."""
+        return bias
 
     def no_op(self, spec: Spec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
         """Matrices of one slot that change nothing: fresh ones with zero output matrices.
@@ -137,19 +151,27 @@ class Technique(ABC, Generic[Spec]):
         """The host's slots that this spec attaches to.
 
         Raises:
-            SlotMismatch: the host has none of the sites.
+            SlotMismatch: the host has none of the sites, or the technique cannot attach to any.
 
         """
         sites = self.sites(spec)
-        chosen = {name: slot for name, slot in slots.items() if slot.site in sites}
+        there = {name: slot for name, slot in slots.items() if slot.site in sites}
+        chosen = {name: slot for name, slot in there.items() if slot.kind in self.slot_kinds}
         if not chosen:
-            known = sorted({slot.site for slot in slots.values()})
-            raise SlotMismatch(f"{self.name}: expected sites {', '.join(sites)}, this host has only {', '.join(known)}")
+            known = sorted({slot.site for slot in slots.values() if slot.kind in self.slot_kinds})
+            listed = ", ".join(known[:MOST_SITES]) + (", ..." if len(known) > MOST_SITES else "")
+            has = f"only {listed}" if known else "no such place that can be reached"
+            raise SlotMismatch(
+                f"{self.name}: expected sites {', '.join(sites)}, this host has {has}; choose a technique or sites "
+                "that it has (docs/families.md)"
+            )
         return chosen
 
 
 class MatrixTechnique(Technique[Spec]):
     """A technique that changes the output of a linear map or a sum, row by row."""
+
+    slot_kinds = ("linear", "sum_into", "sum_from")
 
     @abstractmethod
     def apply(self, spec: Spec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
@@ -162,6 +184,8 @@ class MatrixTechnique(Technique[Spec]):
 
 class AttentionTechnique(Technique[Spec]):
     """A technique that adds keys and values to attention blocks."""
+
+    slot_kinds = ("attention",)
 
     @abstractmethod
     def keys_values(self, spec: Spec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from peftport.core.errors import SlotMismatch
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind
+from peftport.hosts.slots import Slot
 from peftport.techniques.adapter import ACTIVATIONS, Activation, AdapterSpec, bottleneck
 from peftport.techniques.base import Matrices, MatrixTechnique, Parameters, Shapes, TechniqueSpec, normal, uniform
 from peftport.techniques.kronecker import nearest_compacter
@@ -52,9 +53,10 @@ class Compacter(MatrixTechnique[CompacterSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 3e-3, "decoder": 3e-3}
     roles = BOTTLENECK
     output_matrices = ("up_right", "up_bias")
+    cannot_fold = "a nonlinearity stands between its two matrices"
     expands_to = "adapter"
 
-    def sites(self, spec: CompacterSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: CompacterSpec) -> tuple[str, ...]:
         """After the attention and after the FFN."""
         return ("attn_o", "ffn_out")
 

@@ -2,37 +2,43 @@
 
     y = x W^T + (alpha / r) (x A^T) B^T            Hu et al. 2021, arXiv 2106.09685, eq. 3
 
-A starts Kaiming-uniform and B at zero, so a fresh module leaves its host unchanged.
+A starts Kaiming-uniform and B at zero, so a fresh module leaves its host unchanged. The experts of a layer lie in one
+tensor; each has an A and a B of its own, which update its matrix, as in `peft`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, StringConstraints
 from torch import Tensor
 
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind
+from peftport.hosts.slots import LINEAR, PARAMETER, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
 from peftport.techniques.roles import PRODUCT
 
 LinearSite = Literal[
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o",
-    "ffn_gate", "ffn_in", "ffn_out",
+    "ffn_gate", "ffn_in", "ffn_gate_in", "ffn_out",
 ]  # fmt: skip
+UnnamedSite = Annotated[str, StringConstraints(pattern=rf"^({LINEAR}|{PARAMETER})[^.]+$")]  # that no layout names
 
 
 class LoraSpec(TechniqueSpec):
-    """Rank, scale, and the linear maps that are updated (sites that a host does not have are ignored)."""
+    """Rank, scale, and the linear maps that are updated (sites that a host does not have are ignored).
+
+    A linear map that has no named site is called by its path in the layer, such as ``linear:mlp/experts/0/up_proj``.
+    """
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 8
     alpha: PositiveFloat = 8.0
-    sites: tuple[LinearSite, ...] = ("attn_q", "attn_v", "cross_q", "cross_v")
+    sites: tuple[LinearSite | UnnamedSite, ...] = ("attn_q", "attn_v", "cross_q", "cross_v")
 
 
 class Lora(MatrixTechnique[LoraSpec]):
@@ -44,20 +50,24 @@ class Lora(MatrixTechnique[LoraSpec]):
     spec_class = LoraSpec
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-3, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = PRODUCT
+    slot_kinds = ("linear", "parameter")
     output_matrices = ("B",)
+    cannot_fold = ""
 
-    def sites(self, spec: LoraSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: LoraSpec) -> tuple[str, ...]:
         """The linear maps named in the spec."""
         return spec.sites
 
     def shapes(self, spec: LoraSpec, slot: Slot) -> Shapes:
-        """A (R, D_in), B (D_out, R)."""
-        return {"A": (spec.rank, slot.in_width), "B": (slot.out_width, spec.rank)}
+        """A (R, D_in), B (D_out, R); of E experts A (E R, D_in) and B (D_out, R E)."""
+        rank = spec.rank * slot.experts
+        return {"A": (rank, slot.in_width), "B": (slot.out_width, rank)}
 
     def fresh(self, spec: LoraSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
         """A from U(-1/sqrt(D_in), 1/sqrt(D_in)), which is Kaiming-uniform with a = sqrt(5); B zero."""
         bound = 1 / math.sqrt(slot.in_width)
-        return {"A": uniform(rng, (spec.rank, slot.in_width), bound), "B": torch.zeros(slot.out_width, spec.rank)}
+        shapes = self.shapes(spec, slot)
+        return {"A": uniform(rng, shapes["A"], bound), "B": torch.zeros(shapes["B"])}
 
     def apply(self, spec: LoraSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
         """Host output y plus each entry's own update."""
@@ -65,5 +75,13 @@ class Lora(MatrixTechnique[LoraSpec]):
         return torch.baddbmm(y, low, own["B"].mT, alpha=spec.alpha / spec.rank)  # (K, N, D_out)
 
     def effective(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
-        """alpha/r B A, (K, D_out, D_in)."""
+        """alpha/r B A, (K, D_out, D_in); of E experts (K, E, D_out, D_in)."""
+        if slot.experts > 1:  # in peft's order: the ranks of an expert follow one another in A, the experts in B
+            a = own["A"].unflatten(1, (slot.experts, -1))  # (K, E, R, D_in)
+            b = own["B"].unflatten(2, (-1, slot.experts))  # (K, D_out, R, E)
+            return (spec.alpha / spec.rank) * torch.einsum("kore,keri->keoi", b, a)
         return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])
+
+    def folded(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
+        """W + alpha/r B A."""
+        return torch.addmm(weight, own["B"].to(weight), own["A"].to(weight), alpha=spec.alpha / spec.rank)

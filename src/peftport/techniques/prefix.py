@@ -28,7 +28,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from peftport.core.hashing import rng_for
-from peftport.hosts.slots import HostKind, SiteName, Slot
+from peftport.hosts.layouts import HostKind
+from peftport.hosts.slots import Slot
 from peftport.techniques.base import (
     AttentionTechnique,
     Matrices,
@@ -62,9 +63,10 @@ class PrefixTuning(AttentionTechnique[PrefixSpec]):
     learning_rates: ClassVar[Mapping[HostKind, float]] = {"encoder": 3e-4, "encoder_decoder": 1e-3, "decoder": 1e-3}
     roles = ATTENTION
     output_matrices = ("keys", "values")
+    cannot_fold = "keys and values before the text are no weights of the host"
     can_be_left_out = False  # even keys and values of zero take a share of the attention
 
-    def sites(self, spec: PrefixSpec) -> tuple[SiteName, ...]:
+    def sites(self, spec: PrefixSpec) -> tuple[str, ...]:
         """The sites of the technique: every attention block."""
         return ("attn", "cross")
 

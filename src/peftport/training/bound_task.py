@@ -12,9 +12,9 @@ from peftport.core.errors import SlotMismatch, TaskRefused
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
+from peftport.hosts.layouts import check_reads_texts, layout_for
 from peftport.hosts.load import load_host
 from peftport.hosts.loading import Loading
-from peftport.hosts.slots import layout_for
 from peftport.hosts.sources import find_host, read_config
 from peftport.modules.module import HEAD, Module, TaskRecord, TrainingRecord
 from peftport.objectives import bind_objective, objective_for
@@ -24,6 +24,7 @@ from peftport.objectives.head import unused
 from peftport.tasks.spec import Predictions, TaskSpec
 from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
+from peftport.techniques.attach import at_once
 from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import GENERATED, Checkpoint, Entry, TrainSettings, same_structure, train_entries
@@ -184,8 +185,9 @@ class BoundTask:
 
     def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
         """Return how many of these entries train at once. A single entry is not measured: it cannot be split."""
-        if len(entries) == 1 or budget_bytes is None:
-            return len(entries)
+        most = at_once(self.host, spec) or len(entries)
+        if most == 1 or budget_bytes is None:
+            return most
         need = entry_memory(self.host, self.readout, spec, entries[0], self.settings)
         return min(len(entries), largest_stack(need, budget_bytes))
 
@@ -263,7 +265,9 @@ def bind_task(
     settings = settings or TrainSettings()
     source = find_host(host)
     config = read_config(source.folder)
-    kind, head = layout_for(config["model_type"], source.name).kind, TrainedHead.of(config, source.name)
+    layout, head = layout_for(config, source.name), TrainedHead.of(config, source.name)
+    check_reads_texts(source.name, layout)
+    kind = layout.kind
     objective = objective_for(readout, kind, task.spec, head)
     loaded = load_host(host, objective.view, loading)
     bound = bind_objective(objective.name, loaded, task.spec, settings.max_tokens)
@@ -279,7 +283,7 @@ def usual_readout(host: str, spec: TaskSpec) -> str:
 
     """
     source = find_host(host)
-    kind = layout_for(read_config(source.folder)["model_type"], source.name).kind
+    kind = layout_for(read_config(source.folder), source.name).kind
     return objective_for(None, kind, spec).name
 
 

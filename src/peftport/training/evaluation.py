@@ -23,7 +23,7 @@ from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, in_host_dtype, stack
 from peftport.objectives.base import Objective, Row, row_length
 from peftport.tasks.kinds.classification import Scores as Scores
-from peftport.techniques.attach import attached, prefix_length
+from peftport.techniques.attach import at_once, attached, prefix_length
 from peftport.techniques.base import Parameters, TechniqueSpec
 
 # Tokens in one batch, padding included, of all modules together. The value for a processor is measured: with more, the
@@ -47,10 +47,11 @@ def predict_entries(
     the tokens of a batch, padding included (None: by the device); it changes values only by rounding.
     """
     count = len(modules) if spec is not None else 1
+    together = at_once(host, spec) or MODULES_AT_ONCE
     tokens = tokens_at_once or (TOKENS_AT_ONCE if host.device.type == "cpu" else TOKENS_AT_ONCE_ELSEWHERE)
     predicted: list[npt.NDArray[Any]] = []
-    for begin in range(0, count, MODULES_AT_ONCE):
-        group = list(modules[begin : begin + MODULES_AT_ONCE])
+    for begin in range(0, count, together):
+        group = list(modules[begin : begin + together])
         predicted += _predict_group(host, objective, spec, group, rows, tokens)
         advance(max(1, len(group)))
     return predicted

@@ -37,8 +37,8 @@ from peftport.core.hashing import rng_for
 from peftport.core.progress import Silent
 from peftport.hosts.fingerprint import Fingerprint, weight_files
 from peftport.hosts.host import Host
+from peftport.hosts.layouts import HostKind
 from peftport.hosts.load import HARMLESS, load_host
-from peftport.hosts.slots import HostKind
 from peftport.modules.module import Closed
 from peftport.objectives.base import Row, mean_pooled, pad
 from peftport.store.artifacts import check_free, new_folder

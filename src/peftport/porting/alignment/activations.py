@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
+from peftport.hosts.layouts import check_reads_texts
 from peftport.hosts.prefixes import Watched, watchers
 from peftport.hosts.slots import Slot
 from peftport.hosts.tracing import check_states
@@ -60,6 +61,7 @@ def paired_rows(
 
     """
     for host in (origin, receiver):
+        check_reads_texts(host.name, host.layout)
         if host.device.type == "meta":
             raise BadRequest(f"{host.name}: expected a loaded host, got one that is only opened; load it (load_host)")
     texts = list(dict.fromkeys(text for text in inputs.texts if text.strip()))
@@ -102,6 +104,11 @@ def _watch(
     stack: ExitStack, host: Host, slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows]
 ) -> None:
     module = host.slot_module(slot)
+    if not slot.in_order:
+        raise SlotMismatch(
+            f"{slot.name}: expected a slot of {host.name} whose activations can be told apart by text, got one that is "
+            "not known to read the tokens of a batch text by text; use --method subspace or crosslora"
+        )
     if slot.kind == "attention":
         watchers[module] = partial(_keep_attention, slot, rows, by_slot)
         stack.callback(watchers.pop, module)
@@ -113,7 +120,7 @@ def _watch(
 def _keep_linear(
     slot: Slot, rows: Callable[[Tensor], Tensor], by_slot: dict[str, Rows], module: nn.Module, args: Any, y: Tensor
 ) -> None:
-    by_slot[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.start : slot.start + slot.out_width]))
+    by_slot[slot.name] = Rows(x=rows(args[0]), y=rows(y[..., slot.rows]))
 
 
 def _keep_norm(

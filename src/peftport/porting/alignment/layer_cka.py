@@ -24,6 +24,8 @@ def similarity(origin: Host, receiver: Host, inputs: PortInputs) -> dict[str, Te
     """CKA of every pair of layers, (L_s, L_t), by stack; only stacks with the same name in both hosts are compared."""
     ours = [name for name, slot in origin.slots.items() if slot.site == "ffn_sum"]
     theirs = [name for name, slot in receiver.slots.items() if slot.site == "ffn_sum"]
+    if not ours or not theirs:
+        return {}
     rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     words = 0
     for seen, met in paired_rows(origin, receiver, ours, theirs, inputs, "comparing layers"):

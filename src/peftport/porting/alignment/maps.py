@@ -27,6 +27,7 @@ TIE = 1e-9  # times the largest score: units and heads whose scores differ by le
 SLACK = 0.02  # a penalty counts as best if it leaves at most this share more unexplained than the best one
 ROUNDING = 1e-13  # the error of shares computed in float64
 
+Coordinates = slice | Tensor  # some coordinates of a space
 Prior = tuple[Tensor, Tensor]  # T_0 (P, Q), computed without the held-out rows and with all rows
 
 
@@ -173,7 +174,7 @@ class Moments:
         """The moments of a with b W, for W (Q, R). Needs all of b^T b (``right``)."""
         return self._changed(lambda s: (s.a, s.b @ weight, s.aa, s.ab @ weight, weight.mT @ s.bb @ weight))
 
-    def part(self, rows: slice, columns: slice) -> Moments:
+    def part(self, rows: Coordinates, columns: Coordinates) -> Moments:
         """The moments of some columns of a with some of b."""
         made = Moments(left=self.left, right=self.right)
         made.fit, made.held = self.fit.part(rows, columns), self.held.part(rows, columns)
@@ -210,13 +211,14 @@ class SecondMoments:
         both.aa, both.ab, both.bb = self.aa + other.aa, self.ab + other.ab, self.bb + other.bb
         return both
 
-    def part(self, rows: slice, columns: slice) -> SecondMoments:
+    def part(self, rows: Coordinates, columns: Coordinates) -> SecondMoments:
         """The sums of some columns of a and some of b."""
         made = SecondMoments(self.left, self.right)
         made.count = self.count
         if self.count:
             made.a, made.b = self.a[rows], self.b[columns]
-            made.aa, made.ab, made.bb = self.aa[rows, rows], self.ab[rows, columns], self.bb[columns, columns]
+            made.aa, made.bb = self.aa[rows][:, rows], self.bb[columns][:, columns]
+            made.ab = self.ab[rows][:, columns]
         return made
 
     def correlation(self) -> Tensor:
@@ -229,6 +231,15 @@ class SecondMoments:
         ]
         scale = torch.outer(*spread)
         return torch.where(scale > 1e-12 * scale.max(), covariance / scale, 0.0)
+
+
+def put(whole: Tensor, rows: Coordinates, columns: Coordinates, block: Tensor) -> None:
+    """Write a block into some rows and columns of a matrix."""
+    if isinstance(rows, slice) and isinstance(columns, slice):
+        whole[rows, columns] = block
+        return
+    numbers = [torch.arange(size)[own] for size, own in zip(whole.shape, (rows, columns), strict=True)]
+    whole[numbers[0][:, None], numbers[1]] = block
 
 
 def _gram(rows: Tensor, full: bool) -> Tensor:

@@ -25,7 +25,8 @@ from peftport.porting.pairs import Pair
 from peftport.techniques.roles import reads_inputs
 
 RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output goes to the residual stream
-UNITS = ("ffn_in", "ffn_gate")  # sites whose outputs are the FFN's units, the inputs of its last map
+UNITS = ("ffn_gate", "ffn_in")  # sites whose outputs are the FFN's units, the inputs of its last map
+FUSED_UNITS = ("ffn_gate_in",)  # both in one matrix
 
 
 @dataclass(eq=False)
@@ -96,10 +97,16 @@ def _add_pair(
         moments.scalings = (ours.scaling, theirs.scaling)
         return
     if with_inputs or full or pair.receiver.kind != "linear":
-        rows = (ours.x, theirs.x) if with_inputs or pair.receiver.kind != "linear" else (ours.y, theirs.y)
+        states = (state_rows(ours, origin), state_rows(theirs, pair.receiver))
+        rows = (ours.x, theirs.x) if with_inputs else states
         spaces.into.setdefault(name, Moments(left=full, right=full)).add(*rows)
     out = spaces.out.setdefault(name, Moments(left=full, right=False))
     out.add(output_rows(seen, pair.origin), output_rows(met, name))
+
+
+def state_rows(rows: Rows, slot: Slot) -> Tensor:
+    """The vectors that a bottleneck reads at a slot: a linear map's outputs, or a sum after its layer norm."""
+    return rows.y if slot.kind == "linear" else rows.x
 
 
 def output_rows(rows: SlotRows, name: str) -> Tensor:
@@ -107,7 +114,8 @@ def output_rows(rows: SlotRows, name: str) -> Tensor:
     further = _further(name)
     if further == name or further not in rows:
         return rows[name].y
-    return torch.cat([rows[name].y, rows[further].y if name.endswith(RESIDUAL) else rows[further].x])
+    again = rows[further].y if name.endswith(RESIDUAL) else rows[further].x
+    return torch.cat([rows[name].y, torch.cat([again, again], dim=1) if name.endswith(FUSED_UNITS) else again])
 
 
 def grouped(rows: Rows, slot: Slot) -> Tensor:
@@ -124,6 +132,6 @@ def _with_further(name: str, host: Host) -> list[str]:
 def _further(name: str) -> str:
     """The slot where the space of a slot's outputs recurs; the slot itself if there is none."""
     layer, _, site = name.rpartition(".")
-    if site in UNITS:
+    if site in UNITS + FUSED_UNITS:
         return f"{layer}.ffn_out"
     return f"{layer}.ffn_sum" if site in RESIDUAL else name

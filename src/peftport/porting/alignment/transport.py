@@ -109,6 +109,8 @@ class AligningPorter(Porter):
         pairs = self.pairs(module, receiver, inputs)
         paired = {name: pair for name, pair in pairs.items() if pair is not None}
         check_pairs(module, receiver, pairs, self.name)
+        if inputs.origin is not None:
+            self.check_slots(module, [pair.origin for pair in paired.values()], inputs.origin)
         aligner = self.align(AlignInputs(module, receiver, paired, rng, inputs))
         return carry_through(module, receiver, pairs, aligner, rng, inputs)
 

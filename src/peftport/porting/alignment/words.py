@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peftport.core.errors import SlotMismatch
 from peftport.hosts.host import Host
 from peftport.porting.base import TextLength
 
@@ -24,15 +25,27 @@ Word = tuple[int, int]  # the number of a text in the batch, and of a word in th
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """The assignment of tokens to words: token ``tokens[i]`` belongs to word ``rows[i]``; ``counts`` by word."""
+    """The assignment of tokens to words: token ``tokens[i]`` of text ``texts[i]`` belongs to word ``rows[i]``.
 
+    ``counts`` has the number of tokens of each word; the batch has ``shape`` (B, T).
+    """
+
+    texts: Tensor
     tokens: Tensor
     rows: Tensor
     counts: Tensor
+    shape: tuple[int, int]
 
     def __call__(self, activations: Tensor) -> Tensor:
         """The mean of each word: (B, T, D), or (B T, D) as in some FFNs -> (number of words, D), float64."""
-        flat = activations.detach().flatten(0, -2).cpu()[self.tokens].double()
+        flat = activations.detach().flatten(0, -2).cpu()
+        length = len(flat) // self.shape[0]  # some hosts pad the texts to a multiple of their window
+        if len(flat) % self.shape[0] or length < self.shape[1]:
+            raise SlotMismatch(
+                f"expected the activations of {self.shape[0]} x {self.shape[1]} tokens, got {len(flat)}: a map of this "
+                "host reads only some of the tokens; use --method subspace or crosslora"
+            )
+        flat = flat[self.texts * length + self.tokens].double()
         sums = flat.new_zeros(len(self.counts), flat.shape[1]).index_add_(0, self.rows, flat)
         return sums / self.counts.unsqueeze(1)
 
@@ -48,10 +61,11 @@ class Reading:
 
     def pooling(self, words: Sequence[Word]) -> Pooling:
         """The pooling of token activations into the means of these words."""
-        places = [(row, text * self.length + t) for row, (text, w) in enumerate(words) for t in self.tokens[text, w]]
+        places = [(row, text, t) for row, (text, w) in enumerate(words) for t in self.tokens[text, w]]
         counts = [len(self.tokens[word]) for word in words]
-        rows, tokens = zip(*places, strict=True)
-        return Pooling(torch.tensor(tokens), torch.tensor(rows), torch.tensor(counts, dtype=torch.float64))
+        rows, texts, tokens = map(torch.tensor, zip(*places, strict=True))
+        shape = (len(self.inputs["input_ids"]), self.length)
+        return Pooling(texts, tokens, rows, torch.tensor(counts, dtype=torch.float64), shape)
 
 
 def tokens_around(host: Host) -> int:

@@ -16,17 +16,24 @@ k is at most 256. Wide matrices are decomposed by a randomised method; the note 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from peftport.core.errors import SlotMismatch
+from peftport.hosts.slots import Slot
 from peftport.porting.alignment.bases import BasePair, Bases, key_and_value_sites
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import Leading
 from peftport.porting.alignment.maps import Map, Thin, identity
+from peftport.porting.alignment.places import without_matrix
 from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
+from peftport.techniques.base import Technique
 
 
 class CrossLora(AligningPorter):
@@ -37,6 +44,10 @@ class CrossLora(AligningPorter):
     source = "Cross-LoRA, arXiv 2508.05232 (its exact shift is not public)"
     needs = "weights"
     fits = Fits(width="any", depth="any")
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return without_matrix(slot, slots)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
@@ -65,8 +76,15 @@ class SingularBases(Aligner):
         ours, theirs = self.bases.origin.host, self.bases.receiver.host
         if ours.width == theirs.width:
             return identity(ours.width)
-        last = [[n for n, s in host.slots.items() if s.site == "ffn_out"][-1] for host in (ours, theirs)]
-        return _map(self.bases.at(Pair(theirs.slots[last[1]], last[0])), "u")
+        last = [
+            [n for n, s in host.slots.items() if (s.site, s.kind) == ("ffn_out", "linear")] for host in (ours, theirs)
+        ]
+        if not all(last):
+            raise SlotMismatch(
+                f"readout: `crosslora` carries a head of {ours.name} to another width by the FFN's last matrix, which "
+                "one of the hosts has not; use --method theseus or regress"
+            )
+        return _map(self.bases.at(Pair(theirs.slots[last[1][-1]], last[0][-1])), "u")
 
     @override
     def keys_values(self, pair: Pair) -> tuple[Map, Map]:

@@ -21,6 +21,9 @@ A slot's record says how much of the embeddings of every second shared token a f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,12 +37,15 @@ from peftport.modules.module import Module
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.layer_cka import in_order, similarity
 from peftport.porting.alignment.maps import Dense, Map, Reordering, SecondMoments, assignment, matched
-from peftport.porting.alignment.parts import expected, parts
+from peftport.porting.alignment.parts import expected, part_rows, parts
+from peftport.porting.alignment.places import unplaced
 from peftport.porting.alignment.rotations import measured
+from peftport.porting.alignment.spaces import FUSED_UNITS, UNITS
 from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.alignment.words import shared_tokens
 from peftport.porting.base import Fits, Need, PortInputs
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
+from peftport.techniques.base import Technique
 
 RANK = 1e-6  # times the largest singular value: smaller ones may be rounding errors and count as zero
 
@@ -57,6 +63,10 @@ class LoraSuite(AligningPorter):
     def needs_for(self, module: Module, receiver: Host) -> Need:
         # Texts serve only to pair layers of hosts that differ in depth.
         return "weights" if depths(module.matrices) == depths(receiver.slots) else "texts"
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return unplaced(slot, slots, technique.roles)
 
     @override
     def pairs(self, module: Module, receiver: Host, inputs: PortInputs) -> dict[str, Pair | None]:
@@ -127,6 +137,8 @@ class Embedded(Aligner):
     def into(self, pair: Pair) -> Map:
         # All linear maps read the residual stream, except W_o (which reads heads) and the FFN's last (its units).
         site = pair.receiver.site
+        if pair.receiver.kind != "linear":
+            return self.residual
         if site in ("attn_o", "cross_o"):
             return self._mixed(pair, site.removesuffix("_o"))
         return self._units(pair) if site == "ffn_out" else self.residual
@@ -135,8 +147,10 @@ class Embedded(Aligner):
     def out(self, pair: Pair) -> Map:
         # A map that writes to the residual stream shares the stream's map; others go through the two hosts' matrices.
         site = pair.receiver.site
-        if site in ("ffn_in", "ffn_gate"):
+        if site in UNITS:
             return self._units(pair)
+        if site in FUSED_UNITS:
+            return self._fused_units(pair)
         kind, _, letter = site.partition("_")
         if kind in ("attn", "cross") and letter in ("q", "k", "v"):
             whole = self._through(pair, site)
@@ -197,6 +211,19 @@ class Embedded(Aligner):
         ours, theirs = self._slots(pair, "ffn_in")
         w_s, w_t = self.origin.matrix(ours).double(), self.receiver.matrix(theirs).double()
         return assignment(F.normalize(w_s @ self.residual.there, dim=1) @ F.normalize(w_t, dim=1).mT)
+
+    def _fused_units(self, pair: Pair) -> Reordering:
+        """The order of the FFN's units, for the gate and for the units that it gates, in one matrix."""
+        order, sides = (
+            self._units(pair).order,
+            ((self.origin.host, pair.origin), (self.receiver.host, pair.receiver.name)),
+        )
+        ours, theirs = (part_rows(host, name, UNITS) for host, name in sides)
+        whole = torch.full((pair.receiver.out_width,), -1)
+        numbers = torch.arange(self.origin.host.slots[pair.origin].out_width)
+        for taken, rows in zip(ours, theirs, strict=True):
+            whole[rows] = torch.where(order >= 0, numbers[taken][order.clamp(min=0)], -1)
+        return Reordering(whole)
 
 
 def _undone(matrix: Tensor, made: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,7 @@ loss, no gradient and no backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +35,15 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from peftport.hosts.slots import Slot
 from peftport.porting.alignment.activations import SlotRows
 from peftport.porting.alignment.heads import HeadMap, by_head, heads_of, match_heads
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regression, SecondMoments, ridge
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
+from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
-from peftport.porting.alignment.spaces import Spaces, collect_spaces, watched_rows
+from peftport.porting.alignment.spaces import Spaces, collect_spaces, state_rows, watched_rows
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
@@ -64,6 +67,10 @@ class Regress(AligningPorter):
     def cannot_carry(self, technique: Technique[Any]) -> str:
         known = technique.roles in (PRODUCT, BOTTLENECK, ATTENTION) or only_scales(technique.roles)
         return "" if known else "no regression is known for the roles of its matrices"
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
@@ -129,7 +136,7 @@ class Fitted(Aligner):
             for name, pair in self.inputs.pairs.items():
                 change = self._activation(self._units(pair, seen)) @ self.matrices[pair.origin]["up"].mT
                 change = change + self.matrices[pair.origin]["up_bias"]
-                fit, read = self.slots[name], _read(met, name, pair)
+                fit, read = self.slots[name], state_rows(met[name], pair.receiver)
                 assert fit.low is not None
                 for weight, moments in ((fit.low.weight, fit.up), (fit.low.by_half, fit.tried)):
                     kept = self._kept(pair, weight)
@@ -137,8 +144,8 @@ class Fitted(Aligner):
                     moments.add(_and_one(self._activation(units)), change)
 
     def _units(self, pair: Pair, seen: SlotRows) -> Tensor:
-        matrices = self.matrices[pair.origin]
-        return _read(seen, pair.origin, pair) @ matrices["down"].mT + matrices["down_bias"]
+        own = self.matrices[pair.origin]
+        return state_rows(seen[pair.origin], self.origin.slots[pair.origin]) @ own["down"].mT + own["down_bias"]
 
     def _activation(self, units: Tensor) -> Tensor:
         nonlinearity = self.technique.nonlinearity(self.module.spec)
@@ -255,11 +262,6 @@ def _least(what: str, fits: list[Regression]) -> str:
     """For the record: what the worst of several heads' fits explains."""
     shares = [fit.explained for fit in fits if fit.explained is not None]
     return measured(f"explained of {what}", min(shares) if len(shares) == len(fits) else None)
-
-
-def _read(rows: SlotRows, name: str, pair: Pair) -> Tensor:
-    """The vectors that an adapter reads at a slot."""
-    return rows[name].y if pair.receiver.kind == "linear" else rows[name].x
 
 
 def _and_one(rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from peftport.core.errors import SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.transport import check_pairs
@@ -48,6 +49,11 @@ class Resize(Porter):
                 continue
             interpolated, note = _interpolated(module, pair, layers[name.rsplit(".", 2)[0]])
             shapes = technique.shapes(module.spec, slot)
+            if slot.kind == "parameter" and len(interpolated["A"]) != shapes["A"][0]:
+                raise SlotMismatch(
+                    f"{name}: the {technique.name} from {module.host.name} is for another number of experts than "
+                    f"{receiver.name} has there ({slot.experts}); no method carries it, train one on the receiver"
+                )
             made[name] = {matrix: _cut(interpolated[matrix], shape) for matrix, shape in shapes.items()}
             slots[name] = f"copied{note}" if same_shapes(module, pair) else f"resized{note}"
         if SHARED in module.matrices:

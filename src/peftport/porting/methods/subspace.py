@@ -19,6 +19,7 @@ keys and values. A prefix cannot be left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,10 +27,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot
 from peftport.porting.alignment.bases import Bases, key_and_value_sites
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import Leading
 from peftport.porting.alignment.maps import Map, Thin, identity
+from peftport.porting.alignment.places import without_matrix
 from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
@@ -53,6 +56,10 @@ class Subspace(AligningPorter):
         if technique.roles != PRODUCT and reads_inputs(technique.roles):
             return "it reads what goes into a linear map, and its update is no product of two matrices"
         return ""
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return without_matrix(slot, slots)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:

@@ -13,19 +13,26 @@ because the rotation depends on it; the residual stream keeps its basis, so adap
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot
 from peftport.hosts.weights import HostWeights
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Map, Reordering, assignment, identity, matched
+from peftport.porting.alignment.parts import part_rows
+from peftport.porting.alignment.places import unplaced
+from peftport.porting.alignment.spaces import FUSED_UNITS, UNITS
 from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
+from peftport.techniques.base import Technique
 
 
 class TransFusion(AligningPorter):
@@ -36,6 +43,10 @@ class TransFusion(AligningPorter):
     source = "TransFusion, arXiv 2505.22697"
     needs = "weights"
     fits = Fits(width="same", depth="same")
+
+    @override
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        return unplaced(slot, slots, technique.roles)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
@@ -65,6 +76,8 @@ class Permutations(Aligner):
     def into(self, pair: Pair) -> Map:
         # Only the inputs of W_o and of the FFN's last map are permuted; all others are the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
+        if pair.receiver.kind != "linear":
+            return identity(pair.receiver.in_width)
         if site.endswith("_o"):
             return _order(self._block(layer, site.removesuffix("_o")).mixed)
         return _order(self._ffn(layer)) if site == "ffn_out" else identity(pair.receiver.in_width)
@@ -73,15 +86,18 @@ class Permutations(Aligner):
     def out(self, pair: Pair) -> Map:
         # Only queries, keys, values and FFN units are permuted; all other outputs go to the residual stream.
         layer, _, site = pair.receiver.name.rpartition(".")
-        if site in ("ffn_in", "ffn_gate"):
+        if site in UNITS:
             return _order(self._ffn(layer))
         kind, _, letter = site.partition("_")
         if kind in ("attn", "cross") and letter in ("q", "k", "v"):
             block = self._block(layer, kind)
             return _order({"q": block.queries, "k": block.keys, "v": block.values}[letter])
         if letter == "qkv":
-            block, width = self._block(layer, kind), pair.receiver.out_width // 3
-            return _order(torch.cat([block.queries, block.keys + width, block.values + 2 * width]))
+            block = self._block(layer, kind)
+            sites = [f"{kind}_{each}" for each in "qkv"]
+            return self._fused(pair, sites, [block.queries, block.keys, block.values])
+        if site in FUSED_UNITS:
+            return self._fused(pair, UNITS, [self._ffn(layer)] * len(UNITS))
         return identity(pair.receiver.out_width)
 
     @override
@@ -93,6 +109,16 @@ class Permutations(Aligner):
         layer, _, kind = pair.receiver.name.rpartition(".")
         block = self._block(layer, kind)
         return _order(block.keys), _order(block.values)
+
+    def _fused(self, pair: Pair, sites: Sequence[str], orders: Sequence[Tensor]) -> Map:
+        """The order of the outputs of a fused matrix, from those of its parts."""
+        whole = torch.arange(pair.receiver.out_width)
+        ours = part_rows(self.origin.host, pair.origin, sites)
+        theirs = part_rows(self.receiver.host, pair.receiver.name, sites)
+        order = whole.clone()
+        for taken, rows, own in zip(ours, theirs, orders, strict=True):
+            order[rows] = whole[taken][own]
+        return _order(order)
 
     def _block(self, layer: str, kind: str) -> BlockOrder:
         name = f"{layer}.{kind}"

@@ -15,6 +15,7 @@ from peftport.core.progress import Progress
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.porting.alignment.bases import Bases, key_and_value_sites, linear_slot
+from peftport.porting.alignment.places import without_matrix
 from peftport.porting.methods.subspace import above_chance, half
 from peftport.porting.pairs import Pair, pair_slots, same_shapes, unused
 from peftport.techniques import technique_named
@@ -81,6 +82,10 @@ def _overlap(roles: Roles, pair: Pair, bases: Bases | None) -> float | None:
         return None
     sites = key_and_value_sites(pair) if pair.receiver.kind == "attention" else ("",)
     values = []
+    if without_matrix(bases.origin.host.slots[pair.origin], bases.origin.host.slots) or without_matrix(
+        pair.receiver, bases.receiver.host.slots
+    ):
+        return None
     for site in sites:
         ours = linear_slot(bases.origin.host, pair.origin, site)
         theirs = linear_slot(bases.receiver.host, pair.receiver.name, site)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot
+from peftport.hosts.slots import Slot, stack_paths
 from peftport.modules.formats.adapters.config import CONFIG, AdaptersConfig, parse_adapters_config, written_config
 from peftport.modules.formats.peft.config import read_object
 from peftport.modules.formats.peft.lora import head_prefix, number_type
@@ -139,7 +139,7 @@ def _keys(spec: TechniqueSpec, host: Host, name: str) -> dict[tuple[str, str], s
     """Return the library's name of each matrix, relative to the base model, by slot and matrix."""
     keys: dict[tuple[str, str], str] = {}
     technique, places = technique_named(spec.kind), _places()[host.fingerprint.model_type]
-    layers = {stack.name: stack.layers for stack in host.layout.stacks}
+    layers = stack_paths(host.base, host.layout)
     for slot in technique.slots(spec, host.slots).values():
         stack, index, site = slot.name.rsplit(".", 2)
         module = f"{layers[stack]}.{index}.{places[stack][site]}.adapters.{name}"

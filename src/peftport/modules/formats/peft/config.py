@@ -21,7 +21,7 @@ Layers = Annotated[tuple[int, ...], BeforeValidator(lambda v: (v,) if isinstance
 REFUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "use_qalora": (False, None), "bias": ("none", None), "lora_bias": (False, None),
     "modules_to_save": (None, []), "layer_replication": (None, []), "trainable_token_indices": (None, [], {}),
-    "target_parameters": (None, []), "megatron_config": (None,), "alora_invocation_tokens": (None, []),
+    "megatron_config": (None,), "alora_invocation_tokens": (None, []),
     "use_bdlora": (None,), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
     "velora_config": (None,), "enable_lora": (None,),
     # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) start by changing the host's own weights.
@@ -41,7 +41,6 @@ REMEDIES = {
     "alora_invocation_tokens": "it acts on a part of each text, which no plain LoRA does; keep it on its host",
     "layer_replication": "it was trained on a deeper host than this one; merge it with merge_and_unload and use that "
     "model as a host",
-    "target_parameters": "its LoRAs on parameters have no slots; keep it on its host",
     "enable_lora": "save the adapter again with a PEFT of today",
 }
 UNKNOWN = "this version of peftport does not know it; if the trained LoRA computes the same without, set it to null"
@@ -65,6 +64,7 @@ class PeftConfig(BaseModel):
     use_rslora: bool = False
     rank_pattern: dict[str, PositiveInt] = {}
     alpha_pattern: dict[str, PositiveFloat] = {}
+    target_parameters: Names = ()
     target_modules: str | tuple[str, ...] | None = None
     exclude_modules: str | tuple[str, ...] | None = None
     layers_to_transform: Layers = ()

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot, linear_shape
+from peftport.hosts.slots import OUTSIDE, Slot, linear_shape, stack_paths
 from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config, read_object
-from peftport.modules.formats.peft.names import empty_tensor, no_slot, parse_key
+from peftport.modules.formats.peft.experts import by_wrapper, padded
+from peftport.modules.formats.peft.names import INNER, empty_tensor, no_slot, parse_key
 from peftport.modules.formats.peft.targets import Targets
 from peftport.modules.formats.tensors import MOST_BYTES, printable, read_tensors
 from peftport.modules.module import Module
@@ -58,7 +59,8 @@ def read_peft(folder: Path, host: Host) -> Module:
             f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
         )
     flat = read_tensors(folder / TENSORS)
-    loras, targets = _find(flat, folder, host), Targets(config, folder / CONFIG)
+    targets = Targets(config, folder / CONFIG)
+    loras = _find(flat, folder, host, targets)
     _check_complete(folder, loras, targets, host)
     slots = {
         name: SlotInFile(rank=targets.rank(lora.name), alpha=targets.alpha(lora.name)) for name, lora in loras.items()
@@ -74,7 +76,7 @@ def read_peft(folder: Path, host: Host) -> Module:
         slots=slots,
         use_rslora=config.use_rslora,
         dropout=config.lora_dropout,
-        headed=first.name != first.slot.path,
+        headed=first.name != first.slot.full_path,
         numbers=number_type(flat),
         config=said,
         host=host.fingerprint,
@@ -109,18 +111,25 @@ def head_prefix(host: Host, headed: bool | None = None) -> str:
 
 
 def whole_slots(host: Host) -> dict[str, Slot]:
-    """Return the linear slots that are whole matrices, by name."""
+    """Return the linear slots that are whole matrices, and those of parameters, by name."""
     return {
         name: slot
         for name, slot in host.slots.items()
-        if slot.kind == "linear" and linear_shape(host.slot_module(slot))[0] == slot.out_width
+        if slot.kind == "parameter"
+        or (slot.kind == "linear" and linear_shape(host.slot_module(slot))[0] == slot.out_width)
     }
 
 
-def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]:
+def _find(flat: dict[str, Tensor], folder: Path, host: Host, targets: Targets) -> dict[str, Found]:
     """Return the LoRAs of the file by slot, in the order of the host's slots."""
-    by_path = {slot.path: slot for slot in whole_slots(host).values()}
-    prefix = getattr(host.model, "base_model_prefix", "") + "."
+    whole, prefix = whole_slots(host), getattr(host.model, "base_model_prefix", "") + "."
+    parameters = [
+        slot
+        for slot in whole.values()
+        if slot.kind == "parameter"
+        and (targets.has_parameter(slot.full_path) or targets.has_parameter(prefix + slot.full_path))
+    ]
+    by_path = by_wrapper(whole, parameters)
     loras: dict[str, Found] = {}
     for key, tensor in flat.items():
         parsed = parse_key(key, folder / TENSORS)
@@ -129,8 +138,9 @@ def _find(flat: dict[str, Tensor], folder: Path, host: Host) -> dict[str, Found]
             raise no_slot(folder.name, key, parsed.name, host)
         if not tensor.numel():
             raise empty_tensor(folder / TENSORS, key)
-        lora = loras.setdefault(slot.name, Found(parsed.name, slot))
-        if parsed.matrix in lora.matrices or lora.name != parsed.name:
+        name = parsed.name if slot.kind == "linear" else f"{parsed.name.replace(INNER, '')}.{slot.parameter}"
+        lora = loras.setdefault(slot.name, Found(name, slot))
+        if parsed.matrix in lora.matrices or lora.name != name:
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected one lora_{parsed.matrix} for {slot.name}, got two (the second: "
                 f"{printable(key)}); save one adapter a folder"
@@ -146,19 +156,23 @@ def _check_complete(folder: Path, loras: dict[str, Found], targets: Targets, hos
             f"{folder / TENSORS}: expected lora_A and lora_B matrices, found none; save the adapter again"
         )
     first = next(iter(loras.values()))
-    prefix = first.name.removesuffix(first.slot.path)
+    prefix = first.name.removesuffix(first.slot.full_path)
     sites = {lora.slot.site for lora in loras.values()}
     _check_prefix(folder, loras, prefix)
     _check_stacks(folder, loras, targets, prefix, host)
     for name, slot in whole_slots(host).items():
-        lora = loras.get(name, Found(prefix + slot.path, slot))
-        wanted = targets.has(lora.name) if targets.known else slot.site in sites
+        lora = loras.get(name, Found(prefix + slot.full_path, slot))
+        if slot.kind == "parameter":
+            wanted = targets.has_parameter(lora.name)
+        else:
+            wanted = targets.has(lora.name) if targets.known else slot.site in sites
         if lora.matrices and not wanted:
             raise ModuleRefused(
                 f"{folder / CONFIG}: target_modules leaves out {lora.name}, for which {TENSORS} has a LoRA; PEFT would "
                 "drop it without a word, so it is refused; save the adapter again"
             )
-        if wanted and lora.matrices.keys() != {"A", "B"}:
+        absent = not lora.matrices and slot.name.startswith(f"{OUTSIDE}.")  # some classes lack a pooler, for instance
+        if wanted and not absent and lora.matrices.keys() != {"A", "B"}:
             raise ModuleRefused(
                 f"{folder / TENSORS}: {name}: expected lora_A and lora_B in every layer that {CONFIG} names, found "
                 f"{sorted(lora.matrices) or 'nothing'}; save the adapter again, or give the host it was trained on"
@@ -168,7 +182,7 @@ def _check_complete(folder: Path, loras: dict[str, Found], targets: Targets, hos
 def _check_prefix(folder: Path, loras: dict[str, Found], prefix: str) -> None:
     """Refuse a file that mixes names with and without the model's head in front: PEFT finds only one kind."""
     for lora in loras.values():
-        if lora.name != prefix + lora.slot.path:
+        if lora.name != prefix + lora.slot.full_path:
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected names that all start alike, got {printable(prefix)!r} before some and "
                 f"{printable(lora.name)}; PEFT would drop a part of them; save the adapter again"
@@ -177,11 +191,11 @@ def _check_prefix(folder: Path, loras: dict[str, Found], prefix: str) -> None:
 
 def _check_stacks(folder: Path, loras: dict[str, Found], targets: Targets, prefix: str, host: Host) -> None:
     """Refuse a LoRA of an encoder alone whose configuration would look for one in the decoder too."""
-    stacks = {stack.name: stack.layers for stack in host.layout.stacks}
-    used = {name.rsplit(".", 2)[0] for name in loras}
+    stacks = stack_paths(host.base, host.layout)
+    used = {name.rsplit(".", 2)[0] for name in loras} & stacks.keys()
     for stack, layers in stacks.items():
         slots = [slot for name, slot in whole_slots(host).items() if name.rsplit(".", 2)[0] == stack]
-        if stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
+        if used and stack not in used and any(targets.known and targets.has(prefix + slot.path) for slot in slots):
             [other, *_] = sorted(used)
             raise ModuleRefused(
                 f"{folder / TENSORS}: expected a LoRA in every stack of layers that {CONFIG} names, found none in "
@@ -199,7 +213,8 @@ def _only(layers: str, names: str | tuple[str, ...] | None) -> str:
 
 
 def _check_shapes(folder: Path, lora: Found, rank: int, host: Host) -> None:
-    expected = {"A": (rank, lora.slot.in_width), "B": (lora.slot.out_width, rank)}
+    rows = rank * lora.slot.experts
+    expected = {"A": (rows, lora.slot.in_width), "B": (lora.slot.out_width, rows)}
     for matrix, tensor in lora.matrices.items():
         if tuple(tensor.shape) != expected[matrix]:
             raise SlotMismatch(
@@ -225,7 +240,8 @@ def _nothing(spec: LoraSpec) -> SlotInFile:
 
 def _filled_up(folder: Path, loras: dict[str, Found], spec: LoraSpec, record: PeftRecord, host: Host) -> Parameters:
     """Return A (R, D_in) and B (D_out, R) of every slot at the rank and scale of the spec, padded with zeros."""
-    size = sum(4 * spec.rank * (host.slots[n].in_width + host.slots[n].out_width) for n in record.slots)
+    used = [host.slots[name] for name in record.slots]
+    size = sum(4 * spec.rank * slot.experts * (slot.in_width + slot.out_width) for slot in used)
     if size > MOST_BYTES:
         raise ModuleRefused(
             f"{folder}: expected ranks that fit in memory, got {spec.rank} ({size} bytes at every slot); train it "
@@ -234,11 +250,11 @@ def _filled_up(folder: Path, loras: dict[str, Found], spec: LoraSpec, record: Pe
     matrices: Parameters = {}
     for name, in_file in record.slots.items():
         slot = host.slots[name]
-        a, b = torch.zeros(spec.rank, slot.in_width), torch.zeros(slot.out_width, spec.rank)
+        a, b = torch.zeros(0, slot.in_width), torch.zeros(slot.out_width, 0)
         if in_file.rank:
             factor = reading_factor(in_file, spec, record.use_rslora)
-            a[: in_file.rank] = loras[name].matrices["A"]
-            b[:, : in_file.rank] = times(loras[name].matrices["B"].float(), factor)
+            a, b = loras[name].matrices["A"], times(loras[name].matrices["B"].float(), factor)
+        a, b = padded(slot, a, b, spec.rank)
         if not bool(torch.isfinite(a).all() and torch.isfinite(b).all()):
             raise ModuleRefused(
                 f"{folder / CONFIG}: expected numbers in reach of float32, got larger at {name} with alpha "

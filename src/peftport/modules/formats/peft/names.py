@@ -20,6 +20,7 @@ from peftport.modules.formats.tensors import printable
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 PARALLEL = "module."  # only at the start, because inside a model it can be any module's name
 ROOT = "base_model.model."
+INNER = ".base_layer"  # a wrapper inside another one (experts.py)
 # An adapter's name such as `.default`, which PEFT omits from its files and some training scripts keep.
 KEY = re.compile(r"(?P<name>.+)\.lora_(?P<matrix>[AB])(?:\.[^.]+)?\.weight")
 # Modules that transformers puts on top of the layers of a model for a task.

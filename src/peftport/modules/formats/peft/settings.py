@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.head import ARCHITECTURE
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot, layouts
+from peftport.hosts.layouts import layouts
+from peftport.hosts.slots import Slot
 from peftport.modules.formats.peft.config import parse_peft_config
 from peftport.modules.formats.peft.lora import CONFIG, head_prefix, whole_slots
 from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets
@@ -37,16 +38,12 @@ LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadMode
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """One LoRA as it is written: A (r, D_in), B (D_out, r), and their alpha."""
+    """One LoRA as it is written: A (r, D_in), B (D_out, r), of experts A (E r, D_in), B (D_out, r E), alpha and r."""
 
     a: Tensor
     b: Tensor
     alpha: float
-
-    @property
-    def rank(self) -> int:
-        """The rank r at this matrix."""
-        return int(self.a.shape[0])
+    rank: int
 
 
 def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
@@ -75,7 +72,7 @@ def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Hos
         said |= {key: fresh[key] for key in ("lora_alpha", "alpha_pattern")}
     if not places:
         said |= dict.fromkeys({"exclude_modules", "layers_to_transform", "layers_pattern"} & said.keys())
-        said["target_modules"] = fresh["target_modules"]
+        said |= {key: fresh[key] for key in ("target_modules", "target_parameters") if key in fresh}
     return said | _of_the_host(said, record, host, fresh)
 
 
@@ -98,6 +95,9 @@ def _of_language_model(record: PeftRecord) -> bool:
 
 def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict[str, Any]:
     """Make the configuration of a LoRA that was not read from a PEFT file."""
+    parameters = [
+        slot.full_path for slot in host.slots.values() if slot.kind == "parameter" and slot.full_path in loras
+    ]
     rank = Counter(lora.rank for lora in loras.values()).most_common(1)[0][0]
     alpha = Counter(lora.alpha for lora in loras.values()).most_common(1)[0][0]
     return {
@@ -110,7 +110,8 @@ def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict
         "use_rslora": record.use_rslora,
         "rank_pattern": {path: lora.rank for path, lora in loras.items() if lora.rank != rank},
         "alpha_pattern": {path: _number(lora.alpha) for path, lora in loras.items() if lora.alpha != alpha},
-        "target_modules": _targets(host, list(loras)),
+        "target_modules": _targets(host, [path for path in loras if path not in parameters]),
+        **({"target_parameters": parameters} if parameters else {}),
         "fan_in_fan_out": _lies_fan_in(host),
         "bias": "none",
         "inference_mode": True,
@@ -149,8 +150,9 @@ def _targeted(rules: Targets, prefix: str, record: PeftRecord, host: Host, loras
         slots = whole_slots(host).values()
         sites = {slot.site for slot in slots if slot.path in set(loras)}
         return {slot.path for slot in slots if slot.site in sites}
+    parameters = {slot.full_path for slot in host.slots.values() if slot.kind == "parameter"}
     every = str(rules.config.target_modules).lower() == ALL_LINEAR
-    return {
+    return {path for path in parameters if rules.has_parameter(prefix + path)} | {
         path
         for path, module in host.base.named_modules()
         if path and (not every or isinstance(module, nn.Linear | Conv1D)) and rules.has(prefix + path)

@@ -50,6 +50,10 @@ class Targets:
             return True
         return _ends(name, targets) and self._in_layers(name)
 
+    def has_parameter(self, name: str) -> bool:
+        """Return whether PEFT puts a LoRA on the parameter of this name, which ends with the parameter's own."""
+        return name in self.config.target_parameters or _ends(name, self.config.target_parameters)
+
     def rank(self, name: str) -> int:
         """Return the rank of the LoRA on the linear map of this name."""
         return next((r for p, r in self.config.rank_pattern.items() if self._ends_with(p, name)), self.config.r)

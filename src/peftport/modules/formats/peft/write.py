@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
+from peftport.modules.formats.peft.experts import cut, wrapped_name
 from peftport.modules.formats.peft.lora import CONFIG, TENSORS, in_file_scale, reading_factor, times
 from peftport.modules.formats.peft.settings import Written, written_prefix, written_settings
 from peftport.modules.module import Module
@@ -26,13 +27,14 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     record = module.file if isinstance(module.file, PeftRecord) else PeftRecord(slots={})
     paths: dict[str, list[Slot]] = {}
     for name in module.matrices:
-        paths.setdefault(host.slots[name].path, []).append(host.slots[name])
+        paths.setdefault(host.slots[name].full_path, []).append(host.slots[name])
     loras = {path: _written(module, slots, record, host) for path, slots in paths.items()}
     kept = {path: lora for path, lora in loras.items() if lora is not None}
     flat: dict[str, Tensor] = {}
     prefix = written_prefix(record, host)
+    written = [slot for slot in host.slots.values() if slot.full_path in kept and slot.name in module.matrices]
     for path, lora in kept.items():
-        full = f"base_model.model.{prefix}{path}"
+        full = f"base_model.model.{prefix}{wrapped_name(paths[path][0], written)}"
         flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = lora.a, lora.b
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
     config = written_settings(kept, record, host)
@@ -56,27 +58,34 @@ def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) 
     spec, parts = module.spec, len(slots)
     assert isinstance(spec, LoraSpec)
     a, b = _fuse(module, slots, spec.rank * parts, host)
-    old = record.slots.get(slots[0].name)
-    used = SlotInFile(rank=spec.rank * parts, alpha=spec.alpha * parts)
-    if old is not None and old.rank <= used.rank and not a[old.rank :].any() and not b[:, old.rank :].any():
-        used = old
+    own = record.slots.get(slots[0].name)
+    used, slot = SlotInFile(rank=spec.rank * parts, alpha=spec.alpha * parts), slots[0]
+    beyond = (
+        None if own is None else (a.unflatten(0, (slot.experts, -1))[:, own.rank :], b[:, own.rank * slot.experts :])
+    )
+    if own is not None and beyond is not None and own.rank <= used.rank and not any(part.any() for part in beyond):
+        used = own
     if used.rank == 0:
         return None
-    b, unscaled = b[:, : used.rank], module.unscaled.get(slots[0].name)
+    a, b = cut(slot, a, b, used.rank)
+    unscaled = module.unscaled.get(slot.name)
     if unscaled is not None and torch.equal(times(unscaled, reading_factor(used, spec, record.use_rslora)), b):
-        return Written(a[: used.rank].clone(), unscaled, used.alpha)
+        return Written(a, unscaled, used.alpha, used.rank)
     factor = (spec.alpha / spec.rank) / in_file_scale(used, record.use_rslora)
-    return Written(a[: used.rank].clone(), times(b, factor).clone(), used.alpha)
+    return Written(a, times(b, factor).clone(), used.alpha, used.rank)
 
 
 def _fuse(module: Module, slots: list[Slot], rank: int, host: Host) -> tuple[Tensor, Tensor]:
     """Combine the LoRAs of the parts of a fused matrix into A (R, D_in) and B (D_out, R) of the whole."""
+    if slots[0].kind == "parameter":
+        own = module.matrices[slots[0].name]
+        return own["A"], own["B"]
     out_width, in_width = linear_shape(host.slot_module(slots[0]))
     a, b, row = torch.zeros(rank, in_width), torch.zeros(out_width, rank), 0
     for slot in slots:
-        matrices = module.matrices[slot.name]
-        end = row + matrices["A"].shape[0]
-        a[row:end] = matrices["A"]
-        b[slot.start : slot.start + slot.out_width, row:end] = matrices["B"]
+        own = module.matrices[slot.name]
+        end = row + own["A"].shape[0]
+        a[row:end] = own["A"]
+        b[slot.rows, row:end] = own["B"]
         row = end
     return a, b

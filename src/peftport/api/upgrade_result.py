@@ -1,0 +1,90 @@
+"""What ``upgrade`` returns: what became of every module, as a table, a page and a JSON document."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from peftport.api.result import Result, write_page
+from peftport.report.tables import Table
+from peftport.report.upgraded import upgrade_markdown, upgrade_page, upgrade_sentence, upgrade_table
+from peftport.store.artifacts import write_text
+from peftport.workflows.job_inputs import path_of
+from peftport.workflows.upgrade import Upgrade
+from peftport.workflows.upgrade_requests import UpgradeRequest
+from peftport.workflows.upgrading.ledger import UpgradeRecord
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Upgraded(Result):
+    """Many modules on a new host, with what was measured of each."""
+
+    request: UpgradeRequest
+    found: Upgrade
+
+    @property
+    def records(self) -> tuple[UpgradeRecord, ...]:
+        """What became of each module, in the order in which they were named."""
+        return self.found.records
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all can be used, 3 where evidence lacks, 4 if some must be trained again, 1 if some were refused."""
+        return self.found.exit_code
+
+    def __str__(self) -> str:
+        return upgrade_sentence(self.found)
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a module."""
+        return pl.DataFrame([_flat(record) for record in self.records], infer_schema_length=None)
+
+    def document(self) -> dict[str, Any]:
+        """Every module's record, and what they come to."""
+        return {
+            "old": self.found.old, "new": self.found.new, "task": self.found.task,
+            "modules": [record.model_dump(exclude={"content"}) for record in self.records],
+            "summary": str(self), "exit_code": self.exit_code,
+        }  # fmt: skip
+
+    def tables(self) -> list[Table]:
+        """A row for each module."""
+        return [upgrade_table(self.found)]
+
+    def lines(self) -> list[str]:
+        """Why those that cannot be used cannot, what it comes to, and where the files are."""
+        out = path_of(self.request.out)
+        wrong = [f"{record.name}: {record.outcome}: {record.why}" for record in self.records if not record.usable]
+        pushed = [f"pushed: {record.pushed}" for record in self.records if record.pushed is not None]
+        files = [] if out is None else [f"Modules: {out / 'modules'}   page: {out / 'report.html'}"]
+        return [*wrong, *pushed, str(self), *files]
+
+    def remarks(self) -> list[str]:
+        """How the task was read, where that was guessed, and what was done before."""
+        before = self.found.done_before
+        return [*self.found.remarks, *([f"{before} modules were done before and are kept"] if before else [])]
+
+    def write(self, out: Path) -> None:
+        """Write report.html, table.md and upgrade.json; files of these names are replaced."""
+        words = ["peftport", "upgrade", str(self.request.old), str(self.request.new), *map(str, self.request.modules)]
+        named = self.request.task if isinstance(self.request.task, str | Path) else self.found.task
+        task = ["--task", str(named)] if named else []
+        write_page(out / "report.html", upgrade_page(self.found, shlex.join([*words, *task, "--out", str(out)])))
+        write_text(out / "table.md", upgrade_markdown(self.found))
+        write_text(out / "upgrade.json", json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n")
+
+
+def _flat(record: UpgradeRecord) -> dict[str, Any]:
+    values = record.model_dump(exclude={"content", "gain", "change"})
+    for name in ("gain", "change"):
+        span = getattr(record, name)
+        values |= {f"{name}{end}": getattr(span, part, None) for end, part in _ENDS}
+    return values
+
+
+_ENDS = (("", "estimate"), ("_low", "low"), ("_high", "high"))

@@ -1,0 +1,58 @@
+"""The job `gguf`: write a LoRA as a GGUF file for llama.cpp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftport.core.errors import OutputRefused, SlotMismatch
+from peftport.hosts.opening import open_host
+from peftport.modules.folders import read_module
+from peftport.modules.formats.gguf import ARCHITECTURES, check_gguf, gguf_bytes
+from peftport.modules.module import HEAD, Module, check_fits
+from peftport.store.artifacts import write_bytes
+from peftport.store.held import HeldFolder
+from peftport.workflows.merge_requests import GgufRequest
+
+
+@dataclass(frozen=True, eq=False)
+class GgufFile:
+    """A LoRA in a GGUF file: its host, the architecture as llama.cpp calls it, and whether a readout was left out."""
+
+    host: str
+    architecture: str
+    module: Module
+    size_bytes: int
+
+    @property
+    def lost_readout(self) -> bool:
+        """Whether the module has a linear readout, for which GGUF has no place."""
+        return HEAD in self.module.matrices
+
+
+def write_gguf(request: GgufRequest) -> GgufFile:
+    """Write a LoRA as one GGUF file, completely or not at all.
+
+    Raises:
+        BadRequest: the library `gguf` is not installed, or the file exists.
+        ModuleRefused: the module is no LoRA, or of a host whose names in llama.cpp are not known.
+        SlotMismatch: the module is of another host.
+
+    """
+    out, folder = Path(request.out), Path(request.module)
+    if out.exists():
+        raise OutputRefused(f"{out}: expected a new file, got one that exists; choose another --out")
+    host = open_host(str(request.host))
+    module = read_module(folder, host)
+    check_gguf(module, host, str(folder))
+    if not module.host.same_host(host.fingerprint):
+        raise SlotMismatch(
+            f"{folder}: expected a module of {host.name}, got one of {module.host.name} "
+            f"({module.host.told_from(host.fingerprint)}); port it first: peftport port {folder} --to {request.host} "
+            "--out DIR"
+        )
+    check_fits(module, host, "gguf")
+    with HeldFolder("gguf") as temporary:
+        data = gguf_bytes(module, host, folder.resolve().name, Path(temporary))
+    write_bytes(out, data)
+    return GgufFile(host.name, ARCHITECTURES[host.fingerprint.model_type], module, len(data))
