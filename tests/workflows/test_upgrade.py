@@ -195,7 +195,7 @@ def test_what_can_be_used_is_pushed_once(
     """To a local server: the files arrive as they are, each module in one commit; what failed is pushed by a rerun."""
     some = [path for path in modules if path.name in ("lora-peft-0", "adapter-adapters-0", "broken")]
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub._commit_api.is_xet_available", lambda: False)  # the server speaks LFS
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # the server speaks LFS
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     same, out = hosts["bert"], tmp_path / "out"  # ports to the same host can be used without tests
     with local_hub() as hub:

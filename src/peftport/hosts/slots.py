@@ -169,7 +169,8 @@ def linear_classes() -> tuple[type[nn.Module], ...]:
 
 def linear_paths(base: nn.Module) -> Iterator[str]:
     """Yield the paths of all linear maps below a base model, except those that make its scores of tokens."""
-    scores = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    get_scores = getattr(base, "get_output_embeddings", None)
+    scores = get_scores() if get_scores else None
     # Attention of torch's own reads this matrix without calling its module.
     uncalled = {id(m.out_proj) for m in base.modules() if isinstance(m, nn.MultiheadAttention)}
     for path, module in base.named_modules():

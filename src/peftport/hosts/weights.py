@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from peftport.core.errors import HostRefused
 from peftport.hosts.fingerprint import weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
+
+if TYPE_CHECKING:
+    from transformers.core_model_loading import WeightConverter
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ def stored_tensors(folder: Path, model: nn.Module) -> dict[str, Stored]:
     Files have other names where transformers changed those of a model type, and experts one by one where the model has
     them in one tensor.
     """
+    # Imported here: a study's driver does without.
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if not isinstance(each, WeightConverter)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]

@@ -171,7 +171,7 @@ class Technique(ABC, Generic[Spec]):
 class MatrixTechnique(Technique[Spec]):
     """A technique that changes the output of a linear map or a sum, row by row."""
 
-    slot_kinds = ("linear", "sum_into", "sum_from")
+    slot_kinds: ClassVar[tuple[SlotKind, ...]] = ("linear", "sum_into", "sum_from")
 
     @abstractmethod
     def apply(self, spec: Spec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:

@@ -77,8 +77,8 @@ class Lora(MatrixTechnique[LoraSpec]):
     def effective(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """alpha/r B A, (K, D_out, D_in); of E experts (K, E, D_out, D_in)."""
         if slot.experts > 1:  # in peft's order: the ranks of an expert follow one another in A, the experts in B
-            a = own["A"].unflatten(1, (slot.experts, -1))  # (K, E, R, D_in)
-            b = own["B"].unflatten(2, (-1, slot.experts))  # (K, D_out, R, E)
+            a = own["A"].reshape(len(own["A"]), slot.experts, spec.rank, -1)  # (K, E, R, D_in)
+            b = own["B"].reshape(len(own["B"]), -1, spec.rank, slot.experts)  # (K, D_out, R, E)
             return (spec.alpha / spec.rank) * torch.einsum("kore,keri->keoi", b, a)
         return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])
 

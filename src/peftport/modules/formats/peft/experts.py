@@ -35,11 +35,11 @@ def by_wrapper(slots: Mapping[str, Slot], chosen: Sequence[Slot]) -> dict[str, S
 def padded(slot: Slot, a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Pad A and B to a larger rank with zeros, expert by expert."""
     wide_a, wide_b = torch.zeros(slot.experts, rank, slot.in_width), torch.zeros(slot.out_width, rank * slot.experts)
-    wide_a[:, : len(a) // slot.experts] = a.unflatten(0, (slot.experts, -1))
+    wide_a[:, : len(a) // slot.experts] = a.reshape(slot.experts, -1, slot.in_width)
     wide_b[:, : b.shape[1]] = b
     return wide_a.flatten(0, 1), wide_b
 
 
 def cut(slot: Slot, a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Cut A and B to a smaller rank, expert by expert."""
-    return a.unflatten(0, (slot.experts, -1))[:, :rank].flatten(0, 1).clone(), b[:, : rank * slot.experts]
+    return a.reshape(slot.experts, -1, slot.in_width)[:, :rank].flatten(0, 1).clone(), b[:, : rank * slot.experts]
