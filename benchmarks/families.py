@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import warnings
@@ -114,6 +115,19 @@ def measured(name: str) -> dict[str, str]:
         return {column: or_refusal(measure) for column, measure in measures.items()}
 
 
+class Reasons(dict[str, list[str]]):
+    """Who was refused, by the reason."""
+
+    def add(self, who: str, reason: str) -> None:
+        """One that was refused."""
+        self.setdefault(reason, []).append(who)
+
+    def said(self) -> str:
+        """All of them, behind the text of a cell."""
+        told = [f"{', '.join(who)}: {reason}" for reason, who in self.items()]
+        return f" (refused: {'; '.join(told)})" if told else ""
+
+
 def or_refusal(measure: Callable[[], str]) -> str:
     """What a measure finds, or the refusal."""
     try:
@@ -125,10 +139,10 @@ def or_refusal(measure: Callable[[], str]) -> str:
 
 
 def made_host(name: str, folder: Path, large: bool) -> Path:
-    """A random model of the type with a tokenizer of words, saved as transformers saves it."""
-    config = CONFIGS.get(name) or BESIDE[name]
+    """A random model of the type with a small tokenizer, saved as transformers saves it."""
+    config, tokenizer = CONFIGS.get(name) or BESIDE[name], letter_tokenizer() if name == "qwen2" else word_tokenizer()
     tokens = {} if name in ("clip", "vit") else dict(
-        vocab_size=len(SPECIAL) + len(WORDS), pad_token_id=0, eos_token_id=1, bos_token_id=4, decoder_start_token_id=0
+        vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=4, decoder_start_token_id=0
     )  # fmt: skip
     settings = transformers.AutoConfig.for_model(name, **{**tokens, **(widened(config) if large else config)})
     torch.manual_seed(int(large))
@@ -136,8 +150,16 @@ def made_host(name: str, folder: Path, large: bool) -> Path:
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+def letter_tokenizer() -> Any:
+    """The tokenizer that transformers makes of any file in a folder of Qwen2, with a token for every letter."""
+    letters = ["Ġ", *sorted(set("".join(WORDS)))]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *letters])}
+    named = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    return transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[], **named)
 
 
 def widened(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,15 +297,15 @@ def trained(folder: Path, scratch: Path) -> str:
     data = scratch / "toy.csv"
     rows = [f"{text} {word},{word}" for text in TEXTS for word in ("good", "bad")]
     data.write_text("text,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    host, done, reasons = load_host(str(folder)), [], []
+    host, done, reasons = load_host(str(folder)), [], Reasons()
     for technique in SPECS:
         settings = _settings(technique, host)
         try:
             peftport.train(folder, data, technique, set=settings, steps=2, test_items=4, readout="linear")
             done.append(technique)
         except PeftportError as error:
-            reasons.append(f"{technique}: {error}")
-    return ", ".join(done) + (f" (refused: {'; '.join(reasons)})" if reasons else "")
+            reasons.add(technique, str(error).removeprefix(f"{technique}: "))
+    return ", ".join(done) + reasons.said()
 
 
 def _settings(technique: str, host: Host) -> dict[str, Any]:
@@ -299,7 +321,7 @@ def _settings(technique: str, host: Host) -> dict[str, Any]:
 def unchanged(folder: Path, module: Path) -> str:
     """The largest error of a port from the host to itself, over all methods and techniques; and who cannot."""
     host = load_host(str(folder), _view(transformers.AutoConfig.from_pretrained(folder)))
-    worst, refused, reads = 0.0, [], host.layout.reads_texts
+    worst, reasons, reads = 0.0, Reasons(), host.layout.reads_texts
     for technique, spec in SPECS.items():
         try:
             own = read_module(module / "copied", host) if technique == "lora" else _random(host, spec)
@@ -311,12 +333,13 @@ def unchanged(folder: Path, module: Path) -> str:
             try:
                 ported = porter.port(own, host, np.random.default_rng(0), PortInputs(host, TEXTS if reads else ()))
             except PeftportError as error:
-                refused.append(f"{name} of a {technique}: {error}")
+                told = str(error).replace(name, "METHOD").replace(f"the {technique}", "the module")
+                reasons.add(f"{name} ({technique})", re.sub(r"\S+\.\d+\.\S+: ", "", told))
                 continue
             worst = max(worst, _error(host, own, ported))
     if not worst <= BOUND:
         raise AssertionError(f"error {worst:.1e} of the effect")
-    return f"{worst:.0e}" + (f" (refused: {'; '.join(refused)})" if refused else "")
+    return f"{worst:.0e}{reasons.said()}"
 
 
 def _random(host: Host, spec: Any) -> Module:

@@ -109,7 +109,7 @@ def find_slots(base: nn.Module, layout: Layout, where: str) -> dict[str, Slot]:
 def _parameter_slots(base: nn.Module, stacks: dict[str, str]) -> Iterator[Slot]:
     """Yield the slots of the maps of experts, and of weights whose modules are no Linear (routers)."""
     for path, module in base.named_modules():
-        if isinstance(module, (nn.Embedding, *linear_classes())) or not path:
+        if isinstance(module, nn.Embedding) or is_linear(module) or not path:
             continue
         for parameter, weight in module.named_parameters(recurse=False):
             shape, turned = tuple(weight.shape), bool(getattr(module, "is_transposed", False))
@@ -167,6 +167,14 @@ def linear_classes() -> tuple[type[nn.Module], ...]:
     return nn.Linear, Conv1D
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map and no more: routers of some models are Linear, and return a choice."""
+    if not isinstance(module, linear_classes()):
+        return False
+    own = type(module).__module__.startswith("transformers.models.")
+    return not own or type(module).forward is nn.Linear.forward
+
+
 def linear_paths(base: nn.Module) -> Iterator[str]:
     """Yield the paths of all linear maps below a base model, except those that make its scores of tokens."""
     get_scores = getattr(base, "get_output_embeddings", None)
@@ -174,7 +182,7 @@ def linear_paths(base: nn.Module) -> Iterator[str]:
     # Attention of torch's own reads this matrix without calling its module.
     uncalled = {id(m.out_proj) for m in base.modules() if isinstance(m, nn.MultiheadAttention)}
     for path, module in base.named_modules():
-        if isinstance(module, linear_classes()) and path and module is not scores and id(module) not in uncalled:
+        if is_linear(module) and path and module is not scores and id(module) not in uncalled:
             yield path
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from peftport.core.errors import TaskRefused
 from peftport.hosts.host import Host
 from peftport.metrics.base import ANSWER
-from peftport.objectives.base import Encoded, Head, Objective, Row, decoder_inputs, pad
+from peftport.objectives.base import Encoded, Head, Objective, Row, check_tokens, decoder_inputs, pad
 from peftport.objectives.generation import generated
 from peftport.objectives.templates import Shots, Template
 from peftport.objectives.token_likelihood import token_log_likelihood
@@ -87,11 +87,15 @@ class AnswerTokens(Objective):
             AnswerRow(self.template.prompt_tokens(prompt), answer, most if place < generate else 0)
             for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
+        check_tokens(self.host, rows, split.examples)
         return Encoded(rows, lengths)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
         """The prompts alone; an answer of up to ``max_tokens`` tokens is generated for each."""
-        return [AnswerRow(self.template.prompt_tokens(each), (), self.max_tokens) for each in self._prompts(examples)]
+        prompts = self._prompts(examples)
+        rows: list[Row] = [AnswerRow(self.template.prompt_tokens(each), (), self.max_tokens) for each in prompts]
+        check_tokens(self.host, rows, examples)
+        return rows
 
     def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The generated texts, (N,)."""

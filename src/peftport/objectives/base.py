@@ -8,6 +8,7 @@ Letters: K entries, B rows an entry, N = K B rows of all entries, T tokens, C la
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.scale import Scale
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import HostKind
@@ -177,12 +178,21 @@ class Objective(ABC):
         return Encoded(self.encode(split.examples), split.targets)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
-        """Token rows of examples: cut, worded, tokenised."""
+        """Token rows of examples: cut, worded, tokenised.
+
+        Raises:
+            TaskRefused: the tokenizer makes no token of an example.
+
+        """
         if not examples:
             return []
-        worded = [self.wording(cut) for cut in self._cut(examples)]
+        rows = self._tokenised([self.wording(cut) for cut in self._cut(examples)])
+        check_tokens(self.host, rows, examples)
+        return rows
+
+    def _tokenised(self, worded: Sequence[Example]) -> list[Row]:
         if isinstance(worded[0], str):
-            return [tuple(ids) for ids in self.host.tokenizer(worded, verbose=False)["input_ids"]]
+            return [tuple(ids) for ids in self.host.tokenizer(list(worded), verbose=False)["input_ids"]]
         first, second = (list(texts) for texts in zip(*worded, strict=True))
         encoded = self.host.tokenizer(first, second, verbose=False)
         if "token_type_ids" not in encoded or getattr(self.host.config, "type_vocab_size", 0) < 2:
@@ -254,6 +264,21 @@ class LabelScorer(Objective):
         from scipy.special import softmax  # imported here: a study's driver does without
 
         return np.asarray(softmax(values, axis=1), dtype=np.float32)
+
+
+def check_tokens(host: Host, rows: Sequence[Row], examples: Sequence[Example]) -> None:
+    """Refuse rows without a token: means over their tokens and attention to them are no numbers.
+
+    Raises:
+        TaskRefused: the tokenizer makes no token of an example.
+
+    """
+    empty = next((example for row, example in zip(rows, examples, strict=True) if not row), None)
+    if empty is not None:
+        raise TaskRefused(
+            f"{host.name}: expected tokens for every text, its tokenizer makes none of {reprlib.repr(empty)}; take "
+            "such texts out, or use another host"
+        )
 
 
 def longest_first(lengths: Sequence[int], limit: int) -> list[int]:

@@ -61,7 +61,9 @@ def _written(module: Module, slots: list[Slot], record: PeftRecord, host: Host) 
     own = record.slots.get(slots[0].name)
     used, slot = SlotInFile(rank=spec.rank * parts, alpha=spec.alpha * parts), slots[0]
     beyond = (
-        None if own is None else (a.reshape(slot.experts, -1, slot.in_width)[:, own.rank :], b[:, own.rank * slot.experts :])
+        None
+        if own is None
+        else (a.reshape(slot.experts, -1, slot.in_width)[:, own.rank :], b[:, own.rank * slot.experts :])
     )
     if own is not None and beyond is not None and own.rank <= used.rank and not any(part.any() for part in beyond):
         used = own
