@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
+        if status >= 400:
+            self.send_header("X-Error-Message", value["error"])
         self.end_headers()
         self.wfile.write(raw)
 

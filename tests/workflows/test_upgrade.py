@@ -242,7 +242,7 @@ def test_what_check_says_must_be_trained_again_has_its_own_exit_code(
     done = peftport("upgrade", hosts["bert"], hosts["bert-wide"], prefix, "--out", tmp_path / "out", "--json")
     [record] = done.json["modules"]
     assert done.code == {"retrain": 4, "not enough evidence": 3}[record["outcome"]]
-    assert record["method"] == pp.check(prefix, hosts["bert-wide"]).choice.method
+    assert record["method"] == pp.check(prefix, hosts["bert-wide"], from_=hosts["bert"]).choice.method
 
 
 @pytest.mark.parametrize("outcomes", [
