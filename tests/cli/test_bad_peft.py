@@ -83,12 +83,12 @@ def test_wrong_tensors_of_peft(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"peft_type": "IA3"}, ("expected peft_type LORA, got IA3",)),
+        ({"peft_type": "IA3"}, ("expected settings that the installed PEFT has",)),
         ({"peft_type": None}, ("adapter_config.json: expected a PEFT configuration",)),
         ({"r": "two"}, ("adapter_config.json: expected a PEFT configuration",)),
         ({"r": 3}, ("layers.0.attn_q", "(2, 16)", "(3, 16)")),
         ({"r": 0}, ("adapter_config.json", "r")),
-        ({"use_dora": True}, ("use_dora = True is not supported", "from its merged weights")),
+        ({"use_dora": True}, ("lora_magnitude_vector", "this one is missing")),
         ({"rank_pattern": {"query": 4}}, ("layers.0.attn_q", "(2, 16)", "(4, 16)")),
         ({"target_modules": ["key"]}, ("target_modules leaves out", "PEFT would drop it")),
         (
@@ -96,9 +96,13 @@ def test_wrong_tensors_of_peft(
             ("expected regular expressions", "name the modules one by one"),
         ),
         ({"newest_trick": {"strength": 2}}, ("newest_trick", "is not supported")),
-        ({"bias": "all"}, ("bias = 'all' is not supported",)),
+        ({"bias": "all"}, ("bias", "this one is missing")),
+        ({"alora_invocation_tokens": [1]}, ("alora_invocation_tokens = [1] is not supported",)),
         ({"lora_alpha": -1}, ("adapter_config.json", "lora_alpha")),
-        ({"auto_mapping": {"parent_library": "evil"}, "peft_type": "BONE"}, ("expected peft_type LORA, got BONE",)),
+        (
+            {"auto_mapping": {"parent_library": "evil"}, "peft_type": "BONE"},
+            ("got BONE, which is not an update of linear maps",),
+        ),
     ],
 )
 def test_wrong_configuration_of_peft(

@@ -107,9 +107,9 @@ def test_packed_hosts(method: str, refused_host: Function, host: Path, edit: Fun
 @pytest.mark.parametrize(
     ("auto", "readouts"),
     [
-        ("AutoModel", ["prototype", "linear", "cosine"]),
-        ("AutoModelForSequenceClassification", ["prototype", "linear", "cosine", "head"]),
-        ("AutoModelForCausalLM", ["label_tokens", "prototype", "linear", "cosine", "answer_tokens"]),
+        ("AutoModel", ["prototype", "linear", "cosine", "classifier"]),
+        ("AutoModelForSequenceClassification", ["prototype", "linear", "cosine", "head", "classifier"]),
+        ("AutoModelForCausalLM", ["label_tokens", "prototype", "linear", "cosine", "answer_tokens", "classifier"]),
     ],
 )  # fmt: skip
 def test_a_decoder_is_shown_with_what_it_can_do(

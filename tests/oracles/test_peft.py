@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model, get_peft_model_state_dict
@@ -223,23 +221,6 @@ def test_the_origin_must_be_given_and_must_fit(tmp_path: Path) -> None:
 
 # --- what is refused, by name ---------------------------------------------------------------------------------------
 
-UNREAD: dict[str, dict[str, Any]] = {
-    "use_dora": {"use_dora": True},
-    "bias": {"bias": "all"},
-    "lora_bias": {"lora_bias": True},
-    "modules_to_save": {"modules_to_save": ["pooler"]},
-    "init_lora_weights": {"init_lora_weights": "pissa"},  # it changes the host's own weights
-}
-
-
-@pytest.mark.filterwarnings("ignore:Adapter 'default'.* have invalid shape")  # what peft says of its own lora_bias
-@pytest.mark.parametrize("setting", UNREAD)
-def test_settings_that_would_be_lost_are_refused_by_name(setting: str, tmp_path: Path) -> None:
-    host = pico_host("bert", view="body")
-    made_by_peft(host, tmp_path, view="body", **UNREAD[setting])
-    with pytest.raises(ModuleRefused, match=setting):
-        read_module(tmp_path, origin=host)
-
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     host = pico_host("bert")
@@ -249,18 +230,10 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         read_module(tmp_path, origin=host)
 
 
-@pytest.mark.parametrize(
-    ("config", "kind"),
-    [
-        (peft.IA3Config(task_type="FEATURE_EXTRACTION"), "IA3"),
-        (PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3), "PREFIX_TUNING"),
-    ],
-    ids=["ia3", "prefix"],
-)
-def test_other_types_are_refused_by_name(config: peft.PeftConfig, kind: str, tmp_path: Path) -> None:
+def test_other_types_are_refused_by_name(tmp_path: Path) -> None:
+    config = PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     get_peft_model(pico_model("bert"), config).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == kind
-    with pytest.raises(ModuleRefused, match=f"got {kind}"):
+    with pytest.raises(ModuleRefused, match="PREFIX_TUNING: expected a soft prompt of a decoder"):
         read_module(tmp_path, origin=pico_host("bert"))
 
 

@@ -235,8 +235,6 @@ def test_a_sharded_host_is_the_same_host(tied: bool, tmp_path: Path) -> None:
 LLAMA = Wild("llama", QV)
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A"
 REFUSED: dict[str, tuple[Wild, str]] = {
-    "a LoRA on the head": (Wild("llama", {"target_modules": ["q_proj", "lm_head"]}), "lm_head"),
-    "a LoRA on the embedding": (Wild("llama", {"target_modules": ["q_proj", "embed_tokens"]}), "embed_tokens"),
     "a matrix that no target names": (Wild("llama", QV, config(lambda c: {**c, "target_modules": ["v_proj"]})),
                                       "target_modules leaves out model.layers.0.self_attn.q_proj"),
     "a target without its matrix": (Wild("llama", QV, tensors(

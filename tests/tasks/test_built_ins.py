@@ -48,7 +48,7 @@ def test_wording_of_headlines_and_pairs() -> None:
         assert spec.causal_prompt_for(example).endswith(":")
     assert headlines.masked_prompt_for("TEXT", "<mask>") == "TEXT This headline is <mask>."
     assert causes.masked_prompt_for(("P", "H"), "<mask>") == ("P <mask>,", "H")
-    assert causes.objectives("encoder") == ("linear", "label_tokens", "head")
+    assert causes.objectives("encoder") == ("linear", "label_tokens", "head", "classifier")
 
 
 def test_movie_snippets_are_one_domain() -> None:

@@ -29,7 +29,8 @@ from peftport.hosts.settings import settings_of
 from peftport.hosts.slots import text_config
 from peftport.hosts.sources import HUB_ID, find_host, read_config
 from peftport.modules.folders import format_of, read_module
-from peftport.modules.module import HEAD, Module, check_fits, stack
+from peftport.modules.module import HEAD, Module, check_all_read, check_fits, stack
+from peftport.modules.sources import module_folder
 from peftport.objectives import objective_named
 from peftport.techniques.attach import attached, prefix_length
 
@@ -94,7 +95,7 @@ def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None
         HostRefused: the model is of no known family, has a module already, or is in 4 bits and was run before.
 
     """
-    folder, restore, loading = Path(module), ExitStack(), loading_of(load)
+    folder, restore, loading = module_folder(module), ExitStack(), loading_of(load)
     if loading and isinstance(model, nn.Module):
         raise BadRequest("attach: load: expected none with a model in memory, which is loaded; leave it out")
     with ExitStack() as undone:  # if anything fails below, the model is restored
@@ -109,6 +110,7 @@ def attach(model: Any, module: str | Path, load: Mapping[str, Any] | None = None
                 f"{' and '.join(apart)} differ; port it first: peftport port {folder} --to {host.name} --out DIR"
             )
         check_fits(loaded, host, "attach")
+        check_all_read(loaded, "attach")
         _enter(host, loaded, restore)
         undone.pop_all()
     return Attached(host.model, host.tokenizer, loaded, prefix_length(loaded.spec, host), restore)

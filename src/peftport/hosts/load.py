@@ -197,6 +197,32 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+class NoTokenizer:
+    """In place of the tokenizer of a host that has none: jobs that read no texts do without, others say so."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise HostRefused(f"{self._host}: expected a tokenizer in its folder, found none; add tokenizer.json")
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Refuse to turn texts into ids."""
+        return self.encode
+
+
+def tokenizer_if_any(source: Source) -> Any:
+    """Load the host's own tokenizer, or return one that refuses to be used where the host has none.
+
+    Raises:
+        HostRefused: it is broken, or needs its own code to be run.
+
+    """
+    return load_tokenizer(source) if _has_tokenizer(source) else NoTokenizer(source.name)
+
+
 def load_tokenizer(source: Source) -> Any:
     """Load the host's own tokenizer.
 
@@ -224,5 +250,9 @@ def _check_tokenizer_files(source: Source) -> None:
             f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
             "use a host whose tokenizer transformers has"
         )
-    if not any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir()):
+    if not _has_tokenizer(source):
         raise HostRefused(f"{source.name}: expected a tokenizer in its folder, found none; add tokenizer.json")
+
+
+def _has_tokenizer(source: Source) -> bool:
+    return any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir())

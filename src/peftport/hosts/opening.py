@@ -22,8 +22,8 @@ from peftport.hosts.load import (
     HARMLESS,
     check_all_layers_used,
     drop_pooler,
-    load_tokenizer,
     read_settings,
+    tokenizer_if_any,
     wrap_host,
 )
 from peftport.hosts.sources import find_host, read_config
@@ -32,7 +32,7 @@ from peftport.hosts.weights import HostWeights, endings, stored_tensors
 
 
 def open_host(ref: str) -> Host:
-    """Open a host without loading it, for methods that need no activations.
+    """Open a host without loading it, for methods that need no activations; it may be one without a tokenizer.
 
     Raises:
         UnknownName: there is no such host.
@@ -51,7 +51,7 @@ def open_host(ref: str) -> Host:
     stored = stored_tensors(source.folder, model)
     if any("pooler." in name for name in missing_tensors(model, stored)):
         drop_pooler(model)
-    tokenizer, prefix = load_tokenizer(source), config.get("peftport_text_prefix", "")
+    tokenizer, prefix = tokenizer_if_any(source), config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
     _check_tensors(host, HostWeights(host), stored)
     return host

@@ -14,6 +14,7 @@ from peftport.hosts.offline.catalogue import offline_catalogue, offline_host_fol
 from peftport.hosts.plain import check_plain
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
+GGUF = ".gguf"
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
@@ -37,6 +38,8 @@ def find_host(ref: str) -> Source:
         folder = Path(ref)
         read_config(folder)
         return Source(folder.resolve().name, folder)
+    if ref.lower().endswith(GGUF) and os.path.isfile(ref):
+        raise _packed(ref)
     offline = offline_host_folder(ref)
     if offline is not None:
         read_config(offline)
@@ -61,6 +64,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     """
     path = folder / "config.json"
+    if not path.is_file() and any(file.suffix.lower() == GGUF for file in folder.iterdir()):
+        raise _packed(str(folder))
     if not path.is_file():
         raise HostRefused(
             f"{folder}: expected a transformers folder with config.json, found none; give the model's folder"
@@ -73,6 +78,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise HostRefused(f"{path}: expected a model_type, found none; a PEFT module is not a host")
     check_plain(folder, config)
     return config
+
+
+def _packed(ref: str) -> HostRefused:
+    return HostRefused(
+        f"{ref}: expected a base in full precision (a transformers folder), got weights packed as GGUF; give the base "
+        "that they were made of, which --load bits=4 or bits=8 packs"
+    )
 
 
 def _download(ref: str) -> Path:

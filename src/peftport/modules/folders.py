@@ -6,19 +6,21 @@ The formats of other libraries are the entries of `FOREIGN`. Beside their files 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.host import Host
+from peftport.hosts.task_head import HeadKind
 from peftport.modules.formats import native
 from peftport.modules.formats.adapters import files
-from peftport.modules.formats.peft import lora, write
+from peftport.modules.formats.peft import heads, read, shards, write
 from peftport.modules.formats.sidecar import with_history, write_sidecar
 from peftport.modules.formats.tensors import read_text
-from peftport.modules.module import HEAD, Module
+from peftport.modules.head import is_linear
+from peftport.modules.module import Module, check_all_read, unfolded, without_parts
 from peftport.store.artifacts import new_folder
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.lora import LoraSpec
@@ -34,7 +36,7 @@ class Foreign:
     title: str
     tensors: str
     check_holds: Callable[[TechniqueSpec, Host], None]
-    read: Callable[[Path, Host], Module]
+    read: Callable[[Path, Host, tuple[str, ...]], Module]
     write: Callable[[Module, Host, Path], None]
 
 
@@ -46,7 +48,7 @@ def _check_peft_holds(spec: TechniqueSpec, host: Host) -> None:
 
 
 FOREIGN: dict[str, Foreign] = {
-    "peft": Foreign("PEFT", lora.TENSORS, _check_peft_holds, lora.read_peft, write.write_peft),
+    "peft": Foreign("PEFT", shards.TENSORS, _check_peft_holds, read.read_peft, write.write_peft),
     "adapters": Foreign(
         "adapters", files.TENSORS, files.check_adapters_holds, files.read_adapters,
         files.write_adapters,
@@ -67,8 +69,8 @@ def format_of(folder: Path) -> Format:
         )
     if (folder / native.CARD).is_file():
         return "native"
-    if (folder / lora.CONFIG).is_file():
-        return "adapters" if _is_of_adapters(folder / lora.CONFIG) else "peft"
+    if (folder / shards.CONFIG).is_file():
+        return "adapters" if _is_of_adapters(folder / shards.CONFIG) else "peft"
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
     if pickled:
         raise ModuleRefused(
@@ -76,13 +78,15 @@ def format_of(folder: Path) -> Format:
             "save as safetensors"
         )
     raise ModuleRefused(
-        f"{folder}: expected {native.CARD} (native) or {lora.CONFIG} (PEFT, adapters), found neither; give a "
+        f"{folder}: expected {native.CARD} (native) or {shards.CONFIG} (PEFT, adapters), found neither; give a "
         "module folder"
     )
 
 
-def read_module(folder: Path, origin: Host | None = None) -> Module:
+def read_module(folder: Path, origin: Host | None = None, leave_out: tuple[str, ...] = ()) -> Module:
     """Read a module in any format. Other libraries' checkpoints do not describe their host, so ``origin`` is needed.
+
+    ``leave_out`` names parts that are not read: ``head``, or modules of a PEFT checkpoint.
 
     Raises:
         ModuleRefused: the folder is broken or unsafe, or is another library's checkpoint and no host is given.
@@ -90,18 +94,23 @@ def read_module(folder: Path, origin: Host | None = None) -> Module:
     """
     file_format = format_of(folder)
     if file_format == "native":
-        return native.read_native(folder)
+        return without_parts(native.read_native(folder), leave_out, folder)
     foreign = FOREIGN[file_format]
     if origin is None:
         raise ModuleRefused(
             f"{folder}: {'an' if foreign.title == 'adapters' else 'a'} {foreign.title} checkpoint needs the host it "
             "was trained on; give --from HOST"
         )
-    return with_history(foreign.read(folder, origin), folder / foreign.tensors)
+    return with_history(foreign.read(folder, origin, leave_out), folder / foreign.tensors)
 
 
-def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: bool) -> None:
-    """Refuse a format that cannot hold a module, before any work is done.
+def kind_of_saved_head(folder: Path) -> HeadKind | None:
+    """Return what the head in a PEFT folder gives outputs for; None for a folder without one, or of another format."""
+    return heads.saved_kind(folder / shards.CONFIG) if format_of(folder) == "peft" else None
+
+
+def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: Collection[str]) -> None:
+    """Refuse a format that cannot hold a module, before any work is done. ``head``: the names of its head's tensors.
 
     Raises:
         ModuleRefused: the format does not support the technique, the kind of host, or the head of a linear readout.
@@ -110,10 +119,11 @@ def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: bool
     if file_format == "native":
         return
     FOREIGN[file_format].check_holds(spec, host)
-    if head:
+    if head and (file_format != "peft" or is_linear(head)):
+        lost = "a linear readout, whose head" if is_linear(head) else "a head, which"
         raise ModuleRefused(
-            f"--format {file_format}: expected a module without a linear readout, whose head "
-            f"{FOREIGN[file_format].title} would lose; use native"
+            f"--format {file_format}: expected a module without {lost} {FOREIGN[file_format].title} would lose; "
+            "use native"
         )
 
 
@@ -127,12 +137,14 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
     """
     with new_folder(out) as folder:
         if file_format == "native":
+            check_all_read(module, "--format native")
             native.write_native(module, folder)
         else:
-            check_holds(file_format, module.spec, host, HEAD in module.matrices)
+            check_holds(file_format, module.spec, host, module.head or ())
             foreign = FOREIGN[file_format]
             foreign.write(module, host, folder)
-            write_sidecar(module, folder / foreign.tensors)
+            kept = file_format == "peft" and module.kept is not None
+            write_sidecar(unfolded(module) if kept else module, folder / foreign.tensors)
 
 
 def _is_of_adapters(path: Path) -> bool:

@@ -10,16 +10,18 @@ import torch
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
-from peftport.core.errors import SlotMismatch, TrainingFailed
+from peftport.core.errors import ModuleRefused, SlotMismatch, TrainingFailed
 from peftport.core.scale import Scale
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
+from peftport.modules.head import HEAD_PART, is_linear, layers_on
+from peftport.modules.kept import FOLDED, Kept
 from peftport.modules.record import Closed as Closed
 from peftport.modules.record import FileRecord
 from peftport.techniques import AnySpec, technique_named
 from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
 
-HEAD = "readout"  # the pseudo-slot of a linear readout's own weight and bias
+HEAD = "readout"  # the pseudo-slot of a head (modules.head)
 
 
 class TaskRecord(Closed):
@@ -72,10 +74,10 @@ class PortRecord(Closed):
 class Module:
     """The matrices of one technique on one host, ``matrices[slot][name]``, without the stacking dimension K.
 
-    Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (the head of a linear
-    readout). ``file`` records what another library's file contained that the matrices do not show, so that it can be
-    written back. ``unscaled`` holds the B of the file at slots where its scale was multiplied into the B here and
-    cannot be divided out exactly.
+    Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a head). ``file`` records
+    what another library's file contained that the matrices do not show, so that it can be written back. ``unscaled``
+    holds the B of the file at slots where its scale was multiplied into the B here and cannot be divided out exactly.
+    ``kept`` is the PEFT file of a module that is more than a plain LoRA, which the matrices here stand for on its host.
     """
 
     spec: TechniqueSpec
@@ -86,6 +88,7 @@ class Module:
     ports: tuple[PortRecord, ...] = ()
     file: FileRecord | None = None
     unscaled: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: Kept | None = None
 
     @property
     def parameters(self) -> int:
@@ -94,7 +97,7 @@ class Module:
 
     @property
     def head(self) -> dict[str, Tensor] | None:
-        """The weight (C, D) and bias (C) of a linear readout, or None if the module has none."""
+        """The tensors of the module's head by name (modules.head), or None if it has none."""
         return self.matrices.get(HEAD)
 
     def with_matrices(self, matrices: Parameters, **changes: Any) -> Module:
@@ -125,6 +128,53 @@ def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> d
         slot: {name: t.to(host.device, t.dtype if slot == HEAD else host.dtype) for name, t in named.items()}
         for slot, named in matrices.items()
     }
+
+
+def without_parts(module: Module, names: tuple[str, ...], where: object) -> Module:
+    """Return a module without the parts of these names, of which ``head`` is the only one that there may be.
+
+    Raises:
+        ModuleRefused: the module has no such part.
+
+    """
+    for name in names:
+        if name != HEAD_PART or module.head is None:
+            has = HEAD_PART if module.head is not None else "nothing that could be left out"
+            raise ModuleRefused(f"{where}: --leave-out {name}: expected {has}; leave that name out")
+    if not names:
+        return module
+    return module.with_matrices({slot: own for slot, own in module.matrices.items() if slot != HEAD}, task=None)
+
+
+def unfolded(module: Module) -> Module:
+    """Return a module whose history does not say that its file was folded, as that file is written as it was."""
+    return replace(module, ports=tuple(port for port in module.ports if not port.method.startswith(FOLDED)))
+
+
+def fold_remarks(module: Module) -> tuple[str, ...]:
+    """Return what to tell users of the folding of a file, in a line."""
+    return tuple(
+        f"{module.host.name}: {port.method} into a LoRA of rank {port.settings['rank']}; the largest error at a linear "
+        f"map is {port.settings['largest_error']:.2%} of its update"
+        for port in module.ports
+        if port.method.startswith(FOLDED)
+    )
+
+
+def check_all_read(module: Module, what: str) -> None:
+    """Refuse a module that changes weights which its matrices do not have.
+
+    Raises:
+        ModuleRefused: it does.
+
+    """
+    outside = module.kept.outside_modules if module.kept is not None else ()
+    if outside:
+        raise ModuleRefused(
+            f"{what}: expected a module on the linear maps of the layers, the one from {module.host.name} changes "
+            f"{', '.join(outside[:3])}{' and others' if len(outside) > 3 else ''} too; leave them out "
+            f"(--leave-out {','.join(name.rpartition('.')[2] for name in outside[:3])}), or port it by `copy`"
+        )
 
 
 def unstack(matrices: Mapping[str, Mapping[str, Tensor]], entry: int) -> Parameters:
@@ -169,15 +219,21 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
         _check_shapes(module, host, name, technique.shapes(module.spec, slot), method)
     _check_shapes(module, host, SHARED, technique.shared_shapes(module.spec), method)
     if module.head is not None:
-        labels = module.task.labels if module.task else ()
-        outputs = len(labels or module.head.get("bias", torch.zeros(1)).reshape(-1))
-        _check_shapes(module, host, HEAD, {"weight": (outputs, host.width), "bias": (outputs,)}, method)
+        _check_shapes(module, host, HEAD, _head_shapes(module, module.head, host, method), method)
     extra = [name for name in module.matrices if name not in slots and name not in (SHARED, HEAD)]
     if extra:
         raise SlotMismatch(
             f"{extra[0]}: the {technique.name} from {module.host.name} has this slot, {host.name} has not "
             f"({len(extra)} such slots); `{method}` needs equal slots"
         )
+
+
+def _head_shapes(module: Module, head: Mapping[str, Tensor], host: Host, method: str) -> Shapes:
+    if not is_linear(head):
+        return layers_on(host, head, module.file, method).shapes
+    labels = module.task.labels if module.task else ()
+    outputs = len(labels or head.get("bias", torch.zeros(1)).reshape(-1))
+    return {"weight": (outputs, host.width), "bias": (outputs,)}
 
 
 def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method: str) -> None:

@@ -12,6 +12,7 @@ from peftport.hosts.host import Host
 from peftport.hosts.layouts import HostKind
 from peftport.objectives.answer_tokens import AnswerTokens
 from peftport.objectives.base import Objective
+from peftport.objectives.classifier import TrainedClasses, TrainedLabels, TrainedNumber
 from peftport.objectives.cosine import Cosine
 from peftport.objectives.head import NAME as HEAD_NAME
 from peftport.objectives.head import HeadClasses, HeadLabels, HeadNumber, usual
@@ -31,6 +32,7 @@ OBJECTIVES: dict[str, tuple[type[Objective], ...]] = {
         (Cosine,),
         (AnswerTokens,),
         (HeadClasses, HeadNumber, HeadLabels),
+        (TrainedClasses, TrainedNumber, TrainedLabels),
     )
 }
 

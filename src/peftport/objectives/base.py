@@ -149,6 +149,10 @@ class Objective(ABC):
         """Shapes of the objective's own trainable matrices; most have none."""
         return {}
 
+    def fresh_head(self, rng: np.random.Generator) -> HeadMatrices:
+        """The matrices that `head_shapes` names, untrained; most objectives with a head start at zeros."""
+        return {name: torch.zeros(shape) for name, shape in self.head_shapes().items()}
+
     def about(self) -> str:
         """How it reads the host, in one line, where users should know; else empty."""
         return ""

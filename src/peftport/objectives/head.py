@@ -16,17 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from peftport.core.errors import BadRequest, TaskRefused
 from peftport.hosts.head import UNNAMED, TrainedHead
 from peftport.hosts.host import Host
-from peftport.objectives.base import Head, LabelScorer, Objective, Row, decoder_inputs, pad
-from peftport.tasks.kinds.multi_label import MultiLabel
-from peftport.tasks.kinds.regression import RegressionTask
+from peftport.objectives.base import Head, Row, decoder_inputs, pad
+from peftport.objectives.outputs import ClassOutputs, LabelOutputs, NumberOutput, Outputs
 from peftport.tasks.spec import Example, TaskSpec
 
 NAME = "head"
@@ -85,7 +82,7 @@ def unused(head: TrainedHead, task: TaskSpec) -> str:
     return f"its own trained head, for {_shown(head.labels)}, is not used: {why}"
 
 
-class HostHead(Objective):
+class HostHead(Outputs):
     """The host's own head on a text, or on a pair of texts read together."""
 
     name = NAME
@@ -137,79 +134,46 @@ class HostHead(Objective):
             f"{_paired(self.trained, self.task, self.match)}"
         )
 
-    def outputs(self, rows: Sequence[Row], shift: int) -> Tensor:
+    def outputs(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """The head's logits in the order of the task's labels, (N, C)."""
-        logits = _LOGITS[self.host.kind](self.host, rows, shift).to(self.host.device, self.host.wide_dtype)
-        return logits[:, list(self.match.outputs)]
+        return head_logits(self.host, self.host.model, rows, shift)[:, list(self.match.outputs)]
 
 
-class HeadClasses(HostHead, LabelScorer):
+class HeadClasses(HostHead, ClassOutputs):
     """The head of a classifier."""
 
-    def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
-        """Its logits, (N, C)."""
-        return self.outputs(rows, shift)
 
-
-class HeadNumber(HostHead):
+class HeadNumber(HostHead, NumberOutput):
     """The head of a regression, which predicts numbers in the unit that it was trained for."""
 
-    serves = ("regression",)
-    task: RegressionTask
 
-    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
-        """Squared error over the variance of the training targets, (N,). targets: in their own unit, (N,)."""
-        assert self.task.scale is not None, "a task that was split has a scale"
-        predicted = self.outputs(rows, shift)[:, 0]
-        return ((predicted - targets.to(predicted)) / self.task.scale.deviation) ** 2
-
-    def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
-        """Numbers in the unit that the head was trained for, (N,)."""
-        predicted: npt.NDArray[Any] = self.outputs(rows, shift)[:, 0].double().cpu().numpy()
-        return predicted
-
-
-class HeadLabels(HostHead):
+class HeadLabels(HostHead, LabelOutputs):
     """The head of a classifier that gives each label a probability of its own."""
 
-    serves = ("multi_label",)
-    task: MultiLabel
 
-    def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
-        """Mean binary cross-entropy of a row's labels, (N,). targets (N, L): which are right, or how probably."""
-        logits = self.outputs(rows, shift)
-        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits), reduction="none")
-        return each.mean(1)
-
-    def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
-        """The logits of every label, (N, L)."""
-        logits: npt.NDArray[Any] = self.outputs(rows, shift).float().cpu().numpy()
-        return logits
-
-    def taught(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The probability of each label, (N, L)."""
-        from scipy.special import expit  # imported here: a study's driver does without
-
-        return np.asarray(expit(values), dtype=np.float32)
+def head_logits(host: Host, model: Any, rows: Sequence[Row], shift: int) -> Tensor:
+    """What the head of a model around a host says of each row, (N, C). ``model`` may be the host's own."""
+    logits: Tensor = _LOGITS[host.kind](host, model, rows, shift)
+    return logits.to(host.device, host.wide_dtype)
 
 
-def _of_encoder(host: Host, rows: Sequence[Row], shift: int) -> Tensor:
-    logits: Tensor = host.model(**pad(rows, host.tokenizer.pad_token_id, host.device)).logits
+def _of_encoder(host: Host, model: Any, rows: Sequence[Row], shift: int) -> Tensor:
+    logits: Tensor = model(**pad(rows, host.tokenizer.pad_token_id, host.device)).logits
     return logits
 
 
-def _of_decoder(host: Host, rows: Sequence[Row], shift: int) -> Tensor:
+def _of_decoder(host: Host, model: Any, rows: Sequence[Row], shift: int) -> Tensor:
     """At the last token of each row that is not the padding of ``config.json``, whatever a batch is padded with."""
     hidden = host.base(**decoder_inputs(host, rows, shift)).last_hidden_state  # (N, T, D), padded on the left
     padding = host.config.pad_token_id
     last = [max((place for place, token in enumerate(row) if token != padding), default=0) for row in rows]
     start = [hidden.shape[1] - len(row) for row in rows]
     places = torch.tensor(start, device=hidden.device) + torch.tensor(last, device=hidden.device)
-    logits: Tensor = host.model.score(hidden[torch.arange(len(rows), device=hidden.device), places])  # type: ignore[operator]
+    logits: Tensor = model.score(hidden[torch.arange(len(rows), device=hidden.device), places])
     return logits
 
 
-def _of_encoder_decoder(host: Host, rows: Sequence[Row], shift: int) -> Tensor:
+def _of_encoder_decoder(host: Host, model: Any, rows: Sequence[Row], shift: int) -> Tensor:
     """At the last end token of each row, which the decoder reads shifted by one."""
     end, start = host.config.eos_token_id, int(host.config.decoder_start_token_id)
     if any(end not in row for row in rows):
@@ -220,10 +184,10 @@ def _of_encoder_decoder(host: Host, rows: Sequence[Row], shift: int) -> Tensor:
     inputs = pad(rows, host.tokenizer.pad_token_id, host.device)
     ids = inputs["input_ids"]
     shifted = torch.cat([torch.full((len(rows), 1), start, device=ids.device), ids[:, :-1]], dim=1)
-    hidden = host.base(**inputs, decoder_input_ids=shifted, use_cache=False).last_hidden_state
+    hidden = model.base_model(**inputs, decoder_input_ids=shifted, use_cache=False).last_hidden_state
     places = torch.tensor([len(row) - 1 - row[::-1].index(end) for row in rows], device=hidden.device)
     at = hidden[torch.arange(len(rows), device=hidden.device), places]
-    logits: Tensor = host.model.classification_head(at)  # type: ignore[operator]
+    logits: Tensor = model.classification_head(at)
     return logits
 
 

@@ -38,11 +38,7 @@ class LinearHead(Objective):
 
     def wording(self, example: Example) -> Example:
         """The text or pair alone, behind the prefix that the host was trained with; a pair on a decoder in a prompt."""
-        if isinstance(example, str):
-            return self.host.text_prefix + example
-        if self.host.kind != "encoder":
-            return self.prompted(example)
-        return (self.host.text_prefix + example[0], *example[1:])
+        return worded_alone(self, example)
 
     def head_shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight (C, D) and bias (C)."""
@@ -69,3 +65,12 @@ class Linear(LinearHead, LabelScorer):
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
         """A score for each class, (N, C)."""
         return self.outputs(rows, head, shift)
+
+
+def worded_alone(objective: Objective, example: Example) -> Example:
+    """The text or pair alone, behind the prefix that the host was trained with; a pair on a decoder in a prompt."""
+    if isinstance(example, str):
+        return objective.host.text_prefix + example
+    if objective.host.kind != "encoder":
+        return objective.prompted(example)
+    return (objective.host.text_prefix + example[0], *example[1:])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
-from peftport.modules.module import Module, PortRecord, check_fits
+from peftport.modules.module import Module, PortRecord, check_all_read, check_fits, unfolded
 from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.base import Parameters, Technique, TechniqueSpec
@@ -101,11 +101,15 @@ class PortInputs:
 
 @dataclass(frozen=True, eq=False)
 class PortedMatrices:
-    """Matrices for the receiver, a note on each slot, and the new spec if the technique or its settings changed."""
+    """Matrices for the receiver, a note on each slot, and the new spec if the technique or its settings changed.
+
+    ``kept``: the module of a method that keeps a file which is more than a plain LoRA (`Module.kept`).
+    """
 
     matrices: Parameters
     slots: dict[str, str]
     spec: TechniqueSpec | None = None
+    kept: Module | None = None
 
 
 class Porter(ABC):
@@ -116,6 +120,7 @@ class Porter(ABC):
     source: ClassVar[str]
     needs: ClassVar[Need] = "nothing"
     fits: ClassVar[Fits] = Fits()
+    keeps_files: ClassVar[bool] = False
 
     def cannot_carry(self, technique: Technique[Any]) -> str:
         """The reason why the method cannot carry a technique, in a few words; empty if it can."""
@@ -155,7 +160,11 @@ class Porter(ABC):
             spec=ported.spec or module.spec,
             host=receiver.fingerprint,
             ports=(*module.ports, record),
+            kept=None,
         )
+        if ported.kept is not None:
+            ports = (*unfolded(module).ports, record, *ported.kept.ports)
+            made = replace(made, ports=ports, kept=ported.kept.kept, file=ported.kept.file)
         check_fits(made, receiver, self.name)
         return made
 
@@ -191,6 +200,8 @@ class Porter(ABC):
                 f"methods that carry {module.spec.kind}: {', '.join(methods_for(module.spec.kind))}"
             )
         self.check_slots(module, technique_named(module.spec.kind).slots(module.spec, receiver.slots), receiver)
+        if not self.keeps_files:
+            check_all_read(module, self.name)
         if self.fits.width == "same" and self.fits.depth == "same":
             check_fits(module, receiver, self.name)
         elif self.fits.width == "same":

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 
 from peftport.core.errors import SlotMismatch, TaskRefused
+from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
@@ -120,11 +121,11 @@ class BoundTask:
         return (*self.remarks, *filter(None, (self.readout.alone(),)))
 
     def fresh(self, spec: TechniqueSpec, seed: int) -> Parameters:
-        """Initialise trainable parameters, including those of the objective (a head of zeros) where it has any."""
+        """Initialise trainable parameters, including those of the objective (a fresh head) where it has any."""
         technique = technique_named(spec.kind)
         start = technique.start(spec, technique.slots(spec, self.host.slots), seed)
-        shapes = self.readout.head_shapes()
-        return {**start, HEAD: {name: torch.zeros(shape) for name, shape in shapes.items()}} if shapes else start
+        head = self.readout.fresh_head(rng_for(seed, "head"))
+        return {**start, HEAD: head} if head else start
 
     def startable(self, module: Module) -> Parameters:
         """Return the matrices of a module as a start, with a fresh head if this objective needs one and it has none.
@@ -139,7 +140,7 @@ class BoundTask:
         body = {slot: matrices for slot, matrices in module.matrices.items() if slot != HEAD}
         if not shapes:
             return body
-        head = self.head_of(module) or {name: torch.zeros(shape) for name, shape in shapes.items()}
+        head = self.head_of(module) or self.readout.fresh_head(rng_for(0, "head"))
         present = {name: tuple(t.shape) for name, t in head.items()}
         if present != shapes:
             raise SlotMismatch(

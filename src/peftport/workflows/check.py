@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from peftport.analysis.prediction import recorded
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
+from peftport.modules.sources import module_folder
 from peftport.workflows.checking import AvailableInputs, MethodChoice, PortCheck, check_port, find_origin, method_checks
 from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import compare_hosts
@@ -30,7 +29,7 @@ def check_module(request: CheckRequest) -> PortCheck:
 
     """
     origin = name_of(request.from_)
-    module = open_module(Path(request.module), origin)
+    module = open_module(module_folder(request.module), origin, leave_out=tuple(request.leave_out))
     texts = read_texts(str(request.texts)) if request.texts is not None else ()
     receiver = load_host(str(request.to)) if texts else open_host(str(request.to))
     found_origin = find_origin(module, origin, loaded=bool(texts))

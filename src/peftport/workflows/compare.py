@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from peftport.core.arms import arm_names
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
-from peftport.modules.module import Module
+from peftport.modules.module import Module, check_all_read, fold_remarks
+from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
@@ -42,8 +42,11 @@ def compare_module(request: CompareRequest) -> Comparison:
     """
     plan, loading = _plan(request), loading_of(request.load)
     task, to = resolve_task(request.task), str(request.to)
-    module = open_module(Path(request.module), name_of(request.from_), name_of(request.trust_origin))
+    module = open_module(
+        module_folder(request.module), name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out)
+    )
     check_same_labels(module, task)
+    check_all_read(module, "compare")
     origin, choice = name_of(request.trust_origin or request.from_), None
     if plan.method == AUTO:
         choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
@@ -70,14 +73,14 @@ def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTa
         progress=request.progress, max_tokens=request.max_tokens,
     )  # fmt: skip
     ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
-    return ported, cut_remarks(inputs.shared, request.max_tokens)
+    return ported, (*cut_remarks(inputs.shared, request.max_tokens), *fold_remarks(module))
 
 
 def _port_request(request: CompareRequest) -> PortRequest:
     return PortRequest(
         request.module, request.to, from_=request.from_, trust_origin=request.trust_origin, method=DISTILL,
         texts=request.texts, steps=request.steps, readout=request.readout, max_tokens=request.max_tokens,
-        progress=request.progress,
+        leave_out=request.leave_out, progress=request.progress,
     )  # fmt: skip
 
 

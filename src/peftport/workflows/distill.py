@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
-from peftport.modules.module import Module, PortRecord, TaskRecord
+from peftport.modules.module import Module, PortRecord, TaskRecord, check_all_read
 from peftport.tasks.spec import Example, texts_of
 from peftport.techniques import technique_named
 from peftport.techniques.base import TechniqueSpec
@@ -127,6 +127,7 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
             f"({module.host.told_from(home.host.fingerprint)}); "
             "name its host with --from"
         )
+    check_all_read(module, "distill")
     texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
     made = distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
     return Distilled(made, tuple(filter(None, (home.cut(),))))

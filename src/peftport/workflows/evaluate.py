@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftport.core.errors import SlotMismatch
+from peftport.hosts.changes import add_to_weights
 from peftport.hosts.loading import loading_of
 from peftport.metrics import asked_metric
 from peftport.metrics.choice import MetricChoice, check_defined, check_measures, choose_metric
 from peftport.modules.folders import format_of, read_module
-from peftport.modules.module import Module, check_fits
+from peftport.modules.module import Module, check_fits, fold_remarks
+from peftport.modules.sources import module_folder
 from peftport.tasks.spec import Predictions
 from peftport.training.bound_task import BoundTask, bind_task
-from peftport.workflows.job_inputs import check_same_labels, own_readout, path_of, resolve_task, train_settings
+from peftport.workflows.job_inputs import (
+    check_same_labels,
+    own_readout,
+    readout_in,
+    resolve_task,
+    train_settings,
+)
 from peftport.workflows.requests import EvaluateRequest
 
 
@@ -40,27 +48,37 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     """
     if request.metric is not None:
         asked_metric(request.metric)
-    folder, progress = path_of(request.module), request.progress
+    folder = None if request.module is None else module_folder(request.module)
+    progress = request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)
     if request.metric is not None:
         check_measures(request.metric, task.spec.predictions.kind)
-    native = read_module(folder) if folder is not None and format_of(folder) == "native" else None
+    notes: tuple[str, ...] = ()
+    leave_out, readout = tuple(request.leave_out), request.readout
+    native = read_module(folder, None, leave_out) if folder is not None and format_of(folder) == "native" else None
     if native is not None:
         check_same_labels(native, task)
+        readout = own_readout(native, readout)
+    elif folder is not None and readout is None:
+        readout = readout_in(folder, leave_out)
     bound = bind_task(
-        str(request.host), task, own_readout(native, request.readout), train_settings(request.max_tokens),
-        request.test_items, loading, request.generate,
+        str(request.host), task, readout, train_settings(request.max_tokens), request.test_items, loading,
+        request.generate,
     )  # fmt: skip
     if folder is None:
         [scores] = bound.test(None, [], progress, "testing the bare host")
     else:
-        module = native or read_module(folder, bound.host)
+        module = native or read_module(folder, bound.host, leave_out)
         _check_its_own(module, folder, bound, str(request.host))
+        if module.kept is not None:
+            add_to_weights(bound.host, module.kept.outside, parts_vocabularies=module.kept.parts_vocabularies)
+        notes = fold_remarks(module)
         [scores] = bound.test(module.spec, [bound.startable(module)], progress, "testing the module")
     judged = choose_metric(scores, request.metric)
     if request.metric is not None:
         check_defined(request.metric, scores)
-    return EvaluatedHost(task.spec.name, scores, judged, bound.remarks_on_bare if folder is None else bound.remarks)
+    remarks = bound.remarks_on_bare if folder is None else (*bound.remarks, *notes)
+    return EvaluatedHost(task.spec.name, scores, judged, remarks)
 
 
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:

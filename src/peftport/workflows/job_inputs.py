@@ -7,10 +7,13 @@ from pathlib import Path
 from peftport.core.errors import BadRequest, ModuleRefused, TaskRefused
 from peftport.core.request import Place
 from peftport.hosts.opening import open_host
-from peftport.modules.folders import read_module
+from peftport.hosts.task_head import HeadKind
+from peftport.modules.folders import kind_of_saved_head, read_module
+from peftport.modules.head import HEAD_PART, kind_of_head
 from peftport.modules.module import Module
 from peftport.modules.origin import check_origin, trust_origin
 from peftport.objectives import OBJECTIVES
+from peftport.objectives.classifier import NAME as CLASSIFIER
 from peftport.tasks import Task, load_task
 from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
@@ -36,8 +39,12 @@ def name_of(place: Place | None) -> str | None:
     return None if place is None else str(place)
 
 
-def open_module(folder: Path, origin: str | None, trusted_origin: str | None = None) -> Module:
+def open_module(
+    folder: Path, origin: str | None, trusted_origin: str | None = None, leave_out: tuple[str, ...] = ()
+) -> Module:
     """Read a module folder; check that its host is ``origin``, or record ``trusted_origin`` as its host unchecked.
+
+    ``leave_out`` names parts that are not read (`read_module`).
 
     Raises:
         BadRequest: both are given.
@@ -52,9 +59,9 @@ def open_module(folder: Path, origin: str | None, trusted_origin: str | None = N
         )
     named = trusted_origin or origin
     if named is None:
-        return read_module(folder)
+        return read_module(folder, leave_out=leave_out)
     host = open_host(named)
-    module = read_module(folder, host)
+    module = read_module(folder, host, leave_out)
     if trusted_origin is not None:
         return trust_origin(module, host)
     check_origin(module, host, str(folder))
@@ -68,14 +75,44 @@ def own_readout(module: Module | None, readout: str | None) -> str | None:
         ModuleRefused: the module records a readout that does not exist.
 
     """
-    if readout is not None or module is None or module.task is None:
+    if readout is not None or module is None:
         return readout
+    if module.task is None:
+        return None if module.head is None else readout_of(kind_of_head(module.file), module.host.name)
     if module.task.readout not in OBJECTIVES:
         raise ModuleRefused(
             f"this module's record of its task: readout: expected one of {', '.join(OBJECTIVES)}, got "
             f"{module.task.readout!r}; its file was altered: fetch the module again, or name the readout (--readout)"
         )
     return module.task.readout
+
+
+def readout_in(folder: Path, leave_out: tuple[str, ...]) -> str | None:
+    """Return the readout of the head in another library's folder; None where it has none, or it is left out.
+
+    Raises:
+        ModuleRefused: the head is not for whole texts.
+
+    """
+    kind = None if HEAD_PART in leave_out else kind_of_saved_head(folder)
+    return None if kind is None else readout_of(kind, folder.name)
+
+
+def readout_of(kind: HeadKind, what: str) -> str:
+    """Return the readout of a head that PEFT saved.
+
+    Raises:
+        ModuleRefused: the head is not for whole texts.
+
+    """
+    if kind != "sequence":
+        raise ModuleRefused(
+            f"{what}: expected a head for whole texts (SEQ_CLS), got one for "
+            f"{'tokens' if kind == 'token' else 'answers'} in a text, of which there are no tasks here: it can be "
+            "ported, and tested with PEFT; to use the rest of the module, leave the head out (--leave-out head) and "
+            "name a readout"
+        )
+    return CLASSIFIER
 
 
 def check_same_labels(module: Module, task: Task) -> None:

@@ -28,7 +28,7 @@ from peftport.hosts.opening import open_host
 from peftport.metrics import metric_named, metrics_of
 from peftport.metrics.base import Metric
 from peftport.modules.folders import Format, check_holds
-from peftport.modules.module import HEAD, Module
+from peftport.modules.module import Module
 from peftport.porting import AUTO, PORTERS
 from peftport.porting.base import PortCache
 from peftport.tasks import Task
@@ -192,7 +192,7 @@ def select_method(
     check_same_labels(module, task)
     readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
     bound = bind_task(str(request.to), task, readout, settings, request.test_items, generate=request.generate)
-    check_holds(file_format, module.spec, bound.host, HEAD in module.matrices)
+    check_holds(file_format, module.spec, bound.host, module.head or ())
     refusals, ported, remarks = _port_all(request, module, bound, progress)
     if not ported:
         reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from peftport.core.request import Option, option, pairs
+from peftport.core.request import Option, names, option, pairs
 
 
 def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -53,6 +53,11 @@ FROM = option(
     metavar="HOST",
 )
 TRUST_ORIGIN = option("Like --from, but accepted even if the module records another fingerprint.", metavar="HOST")
+LEAVE_OUT = option(
+    "Parts of the module that are left out, with commas between them: head, or modules that a PEFT file has, such as "
+    "lm_head.",
+    metavar="NAMES", read=names,
+)  # fmt: skip
 TEXTS = option(
     "Unlabelled texts, for methods that need them: a .txt file with one text per line, or a task.", metavar="FILE|TASK"
 )
@@ -62,8 +67,9 @@ FORMAT = option(
 )
 READOUT = option(
     "How predictions are read out of the host: label_tokens, prototype, linear, cosine (numbers for pairs of texts), "
-    "answer_tokens (answers) or head (a classifier's own trained head). The default depends on the host's kind and the "
-    "task's; it is head if the labels of the host's own head have the names of the task's."
+    "answer_tokens (answers), head (a classifier's own trained head) or classifier (a head of the module's, as PEFT "
+    "saves it). The default depends on the host's kind and the task's; it is head if the labels of the host's own head "
+    "have the names of the task's, and classifier if the module has such a head."
 )
 MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is said.", at_least=1)
 DISTILL_STEPS = option("Training steps of the method distill; no other method trains.", at_least=1)

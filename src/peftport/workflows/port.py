@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from peftport.core.errors import BadRequest
@@ -12,7 +11,8 @@ from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import Format, format_of, write_module
-from peftport.modules.module import Module
+from peftport.modules.module import Module, fold_remarks
+from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
 from peftport.store.artifacts import check_free
 from peftport.tasks import Task
@@ -73,7 +73,7 @@ def port_module(request: PortRequest) -> PortedModule:
 
     """
     task = resolve_task(request.task) if request.task is not None else None
-    out, methods, folder = path_of(request.out), request.methods, Path(request.module)
+    out, methods, folder = path_of(request.out), request.methods, module_folder(request.module)
     if out is not None:
         check_free(out)
     if len(methods) > 1:
@@ -81,7 +81,7 @@ def port_module(request: PortRequest) -> PortedModule:
     elif methods[0] not in (AUTO, DISTILL):
         porter_named(methods[0])
     file_format = request.format or format_of(folder)
-    module = open_module(folder, name_of(request.from_), name_of(request.trust_origin))
+    module = open_module(folder, name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out))
     if len(methods) > 1:
         selection, receiver = select_method(request, module, task, file_format)
         ported = PortedModule(selection.module, file_format, selection=selection, remarks=selection.remarks)
@@ -89,6 +89,8 @@ def port_module(request: PortRequest) -> PortedModule:
         ported, receiver = _port_by_one(request, module, task, file_format)
     if out is not None:
         write_module(ported.module, receiver, out, file_format)
+    if ported.module.kept is None or file_format != "peft":
+        ported = replace(ported, remarks=(*ported.remarks, *fold_remarks(module)))
     return ported
 
 

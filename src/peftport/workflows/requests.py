@@ -21,6 +21,7 @@ from peftport.workflows.options import (
     GENERATE,
     HOST_ARGUMENT,
     LEARNING_RATE,
+    LEAVE_OUT,
     LOAD,
     MAX_TOKENS,
     METRIC,
@@ -126,6 +127,7 @@ class EvaluateRequest(Request):
         default=None,
         metadata=option("The folder of a module of this host. Without it the host alone is tested.", path=True),
     )
+    leave_out: Sequence[str] = field(default=(), metadata=LEAVE_OUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
@@ -149,6 +151,7 @@ class CheckRequest(Request):
     to: Place = field(metadata=TO)
     _: KW_ONLY
     from_: Place | None = field(default=None, metadata=FROM)
+    leave_out: Sequence[str] = field(default=(), metadata=LEAVE_OUT)
     texts: Place | None = field(default=None, metadata=TEXTS)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
 
@@ -168,6 +171,7 @@ class PortRequest(Request):
     out: Place | None = field(default=None, metadata=option("The ported module's folder.", path=True, default=REQUIRED))
     from_: Place | None = field(default=None, metadata=FROM)
     trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
+    leave_out: Sequence[str] = field(default=(), metadata=LEAVE_OUT)
     method: str | Sequence[str] = field(
         default="copy",
         metadata=option(
@@ -229,6 +233,7 @@ class CompareRequest(Request):
     _: KW_ONLY
     from_: Place | None = field(default=None, metadata=FROM)
     trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
+    leave_out: Sequence[str] = field(default=(), metadata=LEAVE_OUT)
     budgets: Sequence[int] = field(
         default=(0, 10, 40),
         metadata=option(

@@ -51,7 +51,7 @@ def train_module(request: TrainRequest) -> TrainedModule:
     if request.format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
-    check_holds(request.format, spec, bound.host, head=bool(bound.readout.head_shapes()))
+    check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound.host.kind]
     start, progress = Start(bound.fresh(spec, request.seed), request.seed), request.progress
     [bare] = bound.test(None, [], progress, "testing the bare host")

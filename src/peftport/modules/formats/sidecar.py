@@ -73,7 +73,13 @@ def with_history(module: Module, tensors: Path) -> Module:
             f"{path}: expected the tensors whose sha256 it records, got others in {tensors.name}; if the module was "
             "trained further, delete this file"
         )
-    return replace(module, host=sidecar.host, task=sidecar.task, training=sidecar.training, ports=sidecar.ports)
+    return replace(
+        module,
+        host=sidecar.host,
+        task=sidecar.task,
+        training=sidecar.training,
+        ports=(*sidecar.ports, *module.ports),
+    )
 
 
 def _digest(tensors: Path) -> str:

@@ -29,6 +29,7 @@ from torch import Tensor
 from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
+from peftport.porting.alignment.carried_heads import head_note, mapped_head
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import compress
 from peftport.porting.alignment.maps import Map
@@ -161,7 +162,8 @@ def carry_through(
     slots |= {name: joined(slots[name], note) for name, note in notes.items()}
     made |= left_out
     if module.head is not None:
-        made[HEAD] = {**module.head, "weight": aligner.hidden().read(module.head["weight"].double())}
+        made[HEAD] = mapped_head(module, module.head, receiver, aligner.hidden())
+        slots |= head_note(module.head, "mapped")
     single = {slot: {name: t.float().contiguous() for name, t in named.items()} for slot, named in made.items()}
     return PortedMatrices(single, {**slots, **unused(module, pairs)}, spec)
 

@@ -18,6 +18,7 @@ from typing_extensions import override
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
+from peftport.porting.alignment.carried_heads import head_shapes
 from peftport.porting.alignment.transport import check_pairs
 from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.porting.pairs import Pair, depths, pair_slots, same_shapes, unused
@@ -59,8 +60,8 @@ class Resize(Porter):
         if SHARED in module.matrices:
             made[SHARED] = dict(module.matrices[SHARED])
         if module.head is not None:
-            labels = len(module.head["weight"])
-            made[HEAD] = {**module.head, "weight": _cut(module.head["weight"], (labels, receiver.width))}
+            shapes = head_shapes(module, module.head, receiver)
+            made[HEAD] = {name: _cut(tensor, shapes[name]) for name, tensor in module.head.items()}
         return PortedMatrices(made, {**slots, **({} if len(pairs) >= len(module.matrices) else unused(module, pairs))})
 
 

@@ -127,7 +127,7 @@ class Classification(TaskSpec):
         """Descriptions of labels are compared with one text only; a pair is read as a pair by a head of its own."""
         pooled = ("prototype", "linear") if len(self.fields) == 1 else ("linear",)
         readouts = (*pooled, "label_tokens") if host_kind == "encoder" else ("label_tokens", *pooled)
-        return (*readouts, "head")
+        return (*readouts, "head", "classifier")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a label that has no item in train, where it is learnt, or in test."""

@@ -68,7 +68,7 @@ class MultiLabel(TaskSpec):
 
     def objectives(self, host_kind: str) -> tuple[str, ...]:
         """A head with a probability for each label; words of labels say one label only."""
-        return ("linear", "head")
+        return ("linear", "head", "classifier")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a label that no item of train has: it cannot be learnt."""

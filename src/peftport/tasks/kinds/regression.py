@@ -55,8 +55,9 @@ class RegressionTask(TaskSpec):
     def objectives(self, host_kind: str) -> tuple[str, ...]:
         """Pairs on encoders are scored by the cosine of both texts."""
         if len(self.fields) == 1:
-            return ("linear", "head")
-        return ("cosine", "linear", "head") if host_kind == "encoder" else ("linear", "cosine", "head")
+            return ("linear", "head", "classifier")
+        pooled = ("cosine", "linear") if host_kind == "encoder" else ("linear", "cosine")
+        return (*pooled, "head", "classifier")
 
     def check(self, targets: Mapping[str, Targets]) -> None:
         """Refuse a training split with one number only, from which nothing can be learnt."""

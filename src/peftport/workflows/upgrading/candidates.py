@@ -12,7 +12,7 @@ from peftport.core.errors import ModuleRefused
 from peftport.core.hashing import digest
 from peftport.core.request import Place
 from peftport.modules.folders import Format, check_holds, format_of, read_module
-from peftport.modules.module import HEAD, Module
+from peftport.modules.module import Module
 from peftport.modules.origin import check_origin
 from peftport.workflows.checking import MethodChoice
 from peftport.workflows.job_inputs import check_same_labels, own_readout
@@ -47,7 +47,7 @@ def read_candidate(pair: HostPair, name: str, folder: Path) -> UpgradeCandidate:
     check_origin(module, pair.old, str(folder))
     if pair.task is not None:
         check_same_labels(module, pair.task)
-    check_holds(file_format, module.spec, pair.new, HEAD in module.matrices)
+    check_holds(file_format, module.spec, pair.new, module.head or ())
     return UpgradeCandidate(
         name, folder, module, file_format, pair.choice(module), own_readout(module, pair.request.readout)
     )

@@ -25,7 +25,8 @@ from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, stack_paths
 from peftport.modules.formats.adapters.config import CONFIG, AdaptersConfig, parse_adapters_config, written_config
 from peftport.modules.formats.peft.config import read_object
-from peftport.modules.formats.peft.lora import head_prefix, number_type
+from peftport.modules.formats.peft.lora import number_type
+from peftport.modules.formats.peft.names import head_prefix
 from peftport.modules.formats.peft.write import as_numbers
 from peftport.modules.formats.tensors import printable, read_tensors
 from peftport.modules.module import Module
@@ -58,8 +59,10 @@ FLAT = "control_trans"
 POOL, ALIAS = "prefix_tuning.prefix_tunings.", "prefix_tuning.pool.prefix_tunings."
 
 
-def read_adapters(folder: Path, host: Host) -> Module:
+def read_adapters(folder: Path, host: Host, leave_out: tuple[str, ...] = ()) -> Module:
     """Read a folder of the `adapters` library as a module on the host that it was trained on.
+
+    There is nothing in it that ``leave_out`` could name.
 
     Raises:
         ModuleRefused: the technique or a setting is not supported, the folder has a prediction head or pickled weights,

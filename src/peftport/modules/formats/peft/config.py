@@ -20,24 +20,17 @@ Layers = Annotated[tuple[int, ...], BeforeValidator(lambda v: (v,) if isinstance
 # Unsupported settings that change the update: any other values than these are refused.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "use_qalora": (False, None), "bias": ("none", None), "lora_bias": (False, None),
-    "modules_to_save": (None, []), "layer_replication": (None, []), "trainable_token_indices": (None, [], {}),
+    "layer_replication": (None, []), "trainable_token_indices": (None, [], {}),
     "megatron_config": (None,), "alora_invocation_tokens": (None, []),
     "use_bdlora": (None,), "arrow_config": (None,), "kasa_config": (None,), "monteclora_config": (None,),
     "velora_config": (None,), "enable_lora": (None,),
     # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) start by changing the host's own weights.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
 }  # fmt: skip
-WITHOUT = "docs/files.md#a-lora-without-what-lies-beside-it"
-PLAIN = "docs/files.md#other-kinds-of-lora"
-MERGE = f"write it as a plain LoRA of the same function first, from its merged weights ({PLAIN})"
+READ = ("LORA", "ADALORA", "IA3", "VERA", "LOHA", "LOKR", "OFT")
+UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")
+KEEP = "keep it on its host, or use the model that PEFT's merge_and_unload makes of both as a host"
 REMEDIES = {
-    "use_dora": f"{MERGE}; peft.save_as_lora would lose the magnitudes",
-    "modules_to_save": "to port the LoRA without these modules (a head, usually), delete their tensors and set "
-    f"modules_to_save and task_type to null ({WITHOUT})",
-    "bias": f"to port the LoRA without the host's biases, delete their tensors and set bias to 'none' ({WITHOUT})",
-    "lora_bias": f"to port the LoRA without these biases, delete their tensors and set lora_bias to false ({WITHOUT})",
-    "trainable_token_indices": "to port the LoRA without these embeddings, delete their tensors and set it to null "
-    f"({WITHOUT})",
     "alora_invocation_tokens": "it acts on a part of each text, which no plain LoRA does; keep it on its host",
     "layer_replication": "it was trained on a deeper host than this one; merge it with merge_and_unload and use that "
     "model as a host",
@@ -48,8 +41,8 @@ NUMBERS = ("r", "lora_alpha")  # these may be absent, but not null
 # Settings that do not affect a trained LoRA: where it came from, how it was initialised and trained.
 HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config", "fan_in_fan_out",
-    "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "peft_type", "peft_version",
-    "qalora_group_size", "revision", "runtime_config", "task_type",
+    "inference_mode", "loftq_config", "lora_ga_config", "megatron_core", "merge_weights", "modules_to_save",
+    "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 })  # fmt: skip
 MOST_DEPTH = 50
 
@@ -98,6 +91,23 @@ def _check_writable(value: Any, where: str, depth: int) -> None:
         _check_writable(inner, str(key), depth + 1)
 
 
+def check_starts(said: dict[str, Any], path: Path) -> None:
+    """Refuse a LoRA whose initialisation changed the host's weights in a way that cannot be repeated here.
+
+    Raises:
+        ModuleRefused: it was started so.
+
+    """
+    start = said.get("init_lora_weights")
+    if said.get("peft_type") == "LORA" and isinstance(start, str) and start.lower().startswith(UNREPEATABLE):
+        raise ModuleRefused(
+            f"{path}: init_lora_weights = {printable(start)!r}: this start changed the weights of the host before the "
+            "training, and how is not in the file: give the changed host that it was trained on (save it with the "
+            "LoRA's training script) and set init_lora_weights to true, or save the adapter as a LoRA of the host as "
+            "it was, by PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        )
+
+
 def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
     """Parse the configuration of a PEFT LoRA; ``path`` is its JSON file.
 
@@ -109,7 +119,10 @@ def parse_peft_config(read: dict[str, Any], path: Path) -> PeftConfig:
     if not isinstance(kind, str):
         raise ModuleRefused(f"{path}: expected a PEFT configuration, got no peft_type; save the adapter again")
     if kind != "LORA":
-        raise ModuleRefused(f"{path}: expected peft_type LORA, got {printable(kind)}; other PEFT types are not read")
+        raise ModuleRefused(
+            f"{path}: expected peft_type {', '.join(READ)}, got {printable(kind)}, which is not an update of linear "
+            "maps; keep it on its host, or train another of these types"
+        )
     _refuse_what_would_be_lost(path, read)
     present = {key: read[key] for key in PeftConfig.model_fields if key in read}
     known = {key: value for key, value in present.items() if value is not None or key in NUMBERS}
@@ -136,5 +149,5 @@ def _refuse_what_would_be_lost(path: Path, read: dict[str, Any]) -> None:
             continue  # a setting of a later version that is switched off
         raise ModuleRefused(
             f"{path}: {printable(key)} = {printable(repr(value))} is not supported, and dropping it would change the "
-            f"module; {REMEDIES.get(key, MERGE) if key in REFUSED else UNKNOWN}"
+            f"module; {REMEDIES.get(key, KEEP) if key in REFUSED else UNKNOWN}"
         )

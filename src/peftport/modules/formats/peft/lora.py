@@ -15,24 +15,25 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.hosts.slots import OUTSIDE, Slot, linear_shape, stack_paths
-from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config, read_object
+from peftport.hosts.slots import OUTSIDE, Slot, stack_paths
+from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config
 from peftport.modules.formats.peft.experts import by_wrapper, padded
-from peftport.modules.formats.peft.names import INNER, empty_tensor, no_slot, parse_key
+from peftport.modules.formats.peft.heads import head_in
+from peftport.modules.formats.peft.names import INNER, no_slot, parse_key, paths_below, whole_slots, whole_weight
+from peftport.modules.formats.peft.shards import CONFIG, TENSORS
 from peftport.modules.formats.peft.targets import Targets
-from peftport.modules.formats.tensors import MOST_BYTES, printable, read_tensors
-from peftport.modules.module import Module
+from peftport.modules.formats.tensors import MOST_BYTES, printable
+from peftport.modules.module import HEAD, Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
-
-CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +45,16 @@ class Found:
     matrices: dict[str, Tensor] = field(default_factory=dict)
 
 
-def read_peft(folder: Path, host: Host) -> Module:
-    """Read a PEFT LoRA folder as a module on the host that it was trained on.
+def read_plain(folder: Path, said: dict[str, Any], flat: dict[str, Tensor], host: Host) -> Module:
+    """Read a LoRA on linear maps of the layers, perhaps with a head, from its configuration and tensors.
 
     Raises:
-        ModuleRefused: the PEFT type or a setting is not supported, the weights are pickled, or a file is broken.
+        ModuleRefused: the PEFT type or a setting is not supported, or a file is broken.
         SlotMismatch: a matrix belongs to no slot of the host, or has the wrong shape for it.
 
     """
-    said = read_object(folder / CONFIG, "a PEFT configuration")
     config = parse_peft_config(said, folder / CONFIG)
-    if not (folder / TENSORS).is_file() and (folder / PICKLED).is_file():
-        raise ModuleRefused(
-            f"{folder / PICKLED}: expected {TENSORS}, got pickled weights, which are never loaded; save as safetensors"
-        )
-    flat = read_tensors(folder / TENSORS)
+    head = head_in(flat, said, host, folder / TENSORS)
     targets = Targets(config, folder / CONFIG)
     loras = _find(flat, folder, host, targets)
     _check_complete(folder, loras, targets, host)
@@ -84,6 +80,8 @@ def read_peft(folder: Path, host: Host) -> Module:
     matrices = _filled_up(folder, loras, spec, record, host)
     b = {name: lora.matrices["B"].float() for name, lora in loras.items()}
     unscaled = {name: raw for name, raw in b.items() if not torch.equal(raw, matrices[name]["B"][:, : raw.shape[1]])}
+    if head is not None:
+        matrices[HEAD] = head
     return Module(spec, host.fingerprint, matrices, file=record, unscaled=unscaled)
 
 
@@ -104,22 +102,6 @@ def number_type(flat: dict[str, Tensor]) -> NumberType:
     return names.get(kinds.pop(), "float32") if len(kinds) == 1 else "float32"
 
 
-def head_prefix(host: Host, headed: bool | None = None) -> str:
-    """Return the path of the base model in a model with a head; empty without one. None means as in the host."""
-    name = getattr(host.model, "base_model_prefix", "")
-    return f"{name}." if name and (host.base is not host.model if headed is None else headed) else ""
-
-
-def whole_slots(host: Host) -> dict[str, Slot]:
-    """Return the linear slots that are whole matrices, and those of parameters, by name."""
-    return {
-        name: slot
-        for name, slot in host.slots.items()
-        if slot.kind == "parameter"
-        or (slot.kind == "linear" and linear_shape(host.slot_module(slot))[0] == slot.out_width)
-    }
-
-
 def _find(flat: dict[str, Tensor], folder: Path, host: Host, targets: Targets) -> dict[str, Found]:
     """Return the LoRAs of the file by slot, in the order of the host's slots."""
     whole, prefix = whole_slots(host), getattr(host.model, "base_model_prefix", "") + "."
@@ -132,12 +114,12 @@ def _find(flat: dict[str, Tensor], folder: Path, host: Host, targets: Targets) -
     by_path = by_wrapper(whole, parameters)
     loras: dict[str, Found] = {}
     for key, tensor in flat.items():
+        if whole_weight(key) is not None:
+            continue  # of the head
         parsed = parse_key(key, folder / TENSORS)
-        slot = by_path.get(parsed.name) or by_path.get(parsed.name.removeprefix(prefix))
+        slot = next((by_path[path] for path in paths_below(parsed.name, host) if path in by_path), None)
         if slot is None:
             raise no_slot(folder.name, key, parsed.name, host)
-        if not tensor.numel():
-            raise empty_tensor(folder / TENSORS, key)
         name = parsed.name if slot.kind == "linear" else f"{parsed.name.replace(INNER, '')}.{slot.parameter}"
         lora = loras.setdefault(slot.name, Found(name, slot))
         if parsed.matrix in lora.matrices or lora.name != name:

@@ -26,7 +26,8 @@ from peftport.hosts.host import Host
 from peftport.hosts.layouts import layouts
 from peftport.hosts.slots import Slot
 from peftport.modules.formats.peft.config import parse_peft_config
-from peftport.modules.formats.peft.lora import CONFIG, head_prefix, whole_slots
+from peftport.modules.formats.peft.names import head_prefix, whole_slots
+from peftport.modules.formats.peft.shards import CONFIG
 from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets
 from peftport.modules.record import PeftRecord
 
@@ -103,7 +104,7 @@ def _fresh(loras: Mapping[str, Written], record: PeftRecord, host: Host) -> dict
     return {
         "peft_type": "LORA",
         "task_type": None if type(host.model).__name__.endswith(ARCHITECTURE) else TASK_TYPES[host.kind],
-        **_base(host),
+        **base_of(host),
         "r": rank,
         "lora_alpha": _number(alpha),
         "lora_dropout": record.dropout,
@@ -134,7 +135,7 @@ def _of_the_host(said: dict[str, Any], record: PeftRecord, host: Host, fresh: di
     return changed
 
 
-def _base(host: Host) -> dict[str, str | None]:
+def base_of(host: Host) -> dict[str, str | None]:
     """Return where the host is loaded from: its folder, or its hub id and revision."""
     if host.folder is None or "/" in host.name:
         name, _, revision = host.name.partition("@")

@@ -12,9 +12,13 @@ from torch import Tensor
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.formats.peft.experts import cut, wrapped_name
-from peftport.modules.formats.peft.lora import CONFIG, TENSORS, in_file_scale, reading_factor, times
-from peftport.modules.formats.peft.settings import Written, written_prefix, written_settings
-from peftport.modules.module import Module
+from peftport.modules.formats.peft.heads import settings_with_head, written_head
+from peftport.modules.formats.peft.lora import in_file_scale, reading_factor, times
+from peftport.modules.formats.peft.names import ROOT, full_name, head_prefix
+from peftport.modules.formats.peft.settings import Written, base_of, written_prefix, written_settings
+from peftport.modules.formats.peft.shards import CONFIG, TENSORS
+from peftport.modules.kept import Kept
+from peftport.modules.module import HEAD, Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.lora import LoraSpec
 
@@ -24,23 +28,42 @@ ROUNDING = 2.0**-22  # largest relative error of multiplying float32 by a factor
 def write_peft(module: Module, host: Host, folder: Path) -> None:
     """Write a LoRA module of this host as PEFT does into an existing folder; the caller has checked the module."""
     assert isinstance(module.spec, LoraSpec)
+    if module.kept is not None:
+        return _write_kept(module, module.kept, host, folder)
     record = module.file if isinstance(module.file, PeftRecord) else PeftRecord(slots={})
     paths: dict[str, list[Slot]] = {}
     for name in module.matrices:
-        paths.setdefault(host.slots[name].full_path, []).append(host.slots[name])
+        if name != HEAD:
+            paths.setdefault(host.slots[name].full_path, []).append(host.slots[name])
     loras = {path: _written(module, slots, record, host) for path, slots in paths.items()}
     kept = {path: lora for path, lora in loras.items() if lora is not None}
-    flat: dict[str, Tensor] = {}
-    prefix = written_prefix(record, host)
+    head = written_head(module, host)
+    flat: dict[str, Tensor] = {f"{ROOT}{name}": tensor for name, tensor in head.items()}
+    prefix = head_prefix(host, True) if head else written_prefix(record, host)
     written = [slot for slot in host.slots.values() if slot.full_path in kept and slot.name in module.matrices]
     for path, lora in kept.items():
-        full = f"base_model.model.{prefix}{wrapped_name(paths[path][0], written)}"
+        full = f"{ROOT}{prefix}{wrapped_name(paths[path][0], written)}"
         flat[f"{full}.lora_A.weight"], flat[f"{full}.lora_B.weight"] = lora.a, lora.b
     flat = as_numbers(dict(sorted(flat.items())), record.numbers)
     config = written_settings(kept, record, host)
+    if head:
+        config |= settings_with_head(config, list(head), module.file)
     (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
     as_read = bool(record.config)  # the first matching pattern counts, so their order is kept
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
+
+
+def _write_kept(module: Module, kept: Kept, host: Host, folder: Path) -> None:
+    """Write a file that is more than a plain LoRA as it was read, with the host that it is on now."""
+    config = dict(kept.config)
+    came_from = [port.origin for port in module.ports if not port.origin.same_host(host.fingerprint)]
+    if came_from:
+        config |= base_of(host)
+    if any(mark.model_type != host.fingerprint.model_type for mark in came_from) and "auto_mapping" in config:
+        config["auto_mapping"] = None
+    flat = {full_name(name): tensor.contiguous() for name, tensor in sorted(kept.tensors.items())}
+    (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def as_numbers(flat: dict[str, Tensor], numbers: NumberType) -> dict[str, Tensor]:
