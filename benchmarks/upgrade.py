@@ -126,11 +126,13 @@ def main() -> None:
         if upgraded is not None:
             apart = max(abs(record.ported - accuracies[record.name]) for record in upgraded.records)
         found = {
-            "machine": machine_facts(), "modules": len(modules), "items": asked.items, "commands": asked.commands,
+            "machine": machine_facts(), "modules": len(modules), "items": asked.items,
             "upgrade_seconds": together, "single_seconds": singly, "ratio": round(singly / together, 2),
             "largest_difference_in_accuracy": apart,
         }  # fmt: skip
-        OUT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+        way = "commands" if asked.commands else "one process"
+        OUT.write_text(json.dumps(before | {way: found}, indent=2) + "\n", encoding="utf-8")
         print(json.dumps({key: value for key, value in found.items() if key != "machine"}))
     finally:
         shutil.rmtree(folder)

@@ -45,7 +45,7 @@ items = 8
 stack = 3
 """
 # Seeds with which the tiny study is at work for seconds, so that it can be stopped within: again and again, or once.
-LONG, SHORTER = list(range(12)), list(range(6))
+LONG, SHORTER = list(range(8)), list(range(3))
 HOSTS = ("bert", "bert-updated", "t5", "t5-updated")
 SECONDS = ("train_seconds_per_step", "test_seconds")
 

@@ -69,6 +69,7 @@ def test_a_head_for_tokens_is_ported_but_there_is_no_task_for_it(
         assert "expected a head for whole texts (SEQ_CLS), got one for tokens" in tested.err
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # of peft, as it saves
 def test_a_dora_is_tested_with_its_error_said_and_a_head_s_lora_by_evaluate_alone(
     peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path
 ) -> None:

@@ -187,7 +187,7 @@ def test_what_no_map_of_the_layers_has_is_left_out_by_name(home: Path, tmp_path:
     [
         ("LoraConfig", {"target_modules": QV, "init_lora_weights": "pissa_niter_4"}, "path_initial_model_for_weight"),
         ("LoraConfig", {"target_modules": QV, "layer_replication": [[0, 2], [1, 2]]}, "trained on a deeper host"),
-        ("LNTuningConfig", {"target_modules": ["input_layernorm"]}, "peft_type LN_TUNING"),
+        ("LNTuningConfig", {"target_modules": ["input_layernorm"]}, "got LN_TUNING, which is not an update"),
     ],
 )
 def test_what_cannot_be_folded_is_refused_with_the_reason(

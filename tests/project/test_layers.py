@@ -177,6 +177,7 @@ def test_a_study_s_driver_starts_without_what_only_workers_need() -> None:
     """Those libraries take most of a start's time, and a driver neither loads a host nor computes a measure."""
     script = (
         "import sys, peftport.cli, peftport.study.execute\n"
+        "from peftport.api import Study\n"
         "print(sorted({'transformers', 'datasets', 'scipy', 'sklearn', 'statsmodels'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}

@@ -17,11 +17,11 @@ from peftport.study.messages import DistanceRequest, Request
 from pico_study import contents, files, plan_of, records, run_in
 from study.driving import PATIENCE_SECONDS, Driver, alive, known, until, until_at_work
 
-KILLS = 10
+KILLS = int(os.environ.get("PEFTPORT_KILLS", "4"))  # other ones in every run; CONTRIBUTING.md has many at once
 
 
 def test_drivers_killed_at_random(drive: Driver, mark: str, tmp_path: Path, undisturbed_long: Path) -> None:
-    """SIGKILL of the driver or of its whole group, ten times and more, at work; then one call that may end."""
+    """SIGKILL of the driver or of its whole group, again and again, at work; then one call that may end."""
     seed = int(os.environ.get("PEFTPORT_KILL_SEED", random.SystemRandom().randrange(2**32)))
     print(f"PEFTPORT_KILL_SEED={seed}")
     rng, folder, points = random.Random(seed), tmp_path / "runs", []
@@ -38,7 +38,7 @@ def test_drivers_killed_at_random(drive: Driver, mark: str, tmp_path: Path, undi
         points.append(len(after))
         until(lambda: not alive(mark), "the workers follow their driver")
     before = known(folder)
-    assert len(set(points)) > 2
+    assert len(set(points)) >= min(3, KILLS)
     last = drive("--json")
     _, said = last.communicate()
     assert last.returncode == 0, said

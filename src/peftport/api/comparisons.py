@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from peftport.api.result import Result, chosen, noted, write_page, written_to
-from peftport.report.tables import Table, comparison_sentence, comparison_table, few_shot_sentence
+from peftport.report.table import Table
+from peftport.report.tables import comparison_sentence, comparison_table, few_shot_sentence
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo

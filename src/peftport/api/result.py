@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from peftport.metrics import metric_named
 from peftport.metrics.choice import MetricChoice, measures_with
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.store.artifacts import write_text
 from peftport.tasks.spec import Predictions
-from peftport.workflows.checking import MethodChoice
+
+if TYPE_CHECKING:
+    from peftport.workflows.checking import MethodChoice
 
 
 class Result(ABC):

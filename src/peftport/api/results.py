@@ -27,7 +27,8 @@ from peftport.metrics.choice import MetricChoice, choose_metric
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
 from peftport.report.checked import check_sentences, check_tables, selection_table
-from peftport.report.tables import Table, items_text
+from peftport.report.table import Table
+from peftport.report.tables import items_text
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
 from peftport.workflows.continued_pretraining import HostUpdate

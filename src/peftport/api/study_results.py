@@ -11,7 +11,7 @@ import polars as pl
 
 from peftport.api.result import Result
 from peftport.core.progress import duration
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.study.commands import ExportRequest, VerifyRequest
 from peftport.study.export import Exported
 from peftport.study.kinds import kinds_text

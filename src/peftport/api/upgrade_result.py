@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from peftport.api.result import Result, write_page
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.report.upgraded import upgrade_markdown, upgrade_page, upgrade_sentence, upgrade_table
 from peftport.store.artifacts import write_text
 from peftport.workflows.job_inputs import path_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from peftport.api.result import Result
     from peftport.core.progress import Progress
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
 
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
 AsJson = Annotated[bool, JSON_OPTION]
@@ -105,7 +106,14 @@ class _Bars:
 
 
 def quiet_libraries() -> None:
-    """Silence the progress bars and warnings of other libraries; what matters is in peftport's errors."""
+    """Silence the progress bars and warnings of other libraries; what matters is in peftport's errors.
+
+    Where they are not imported yet they are told by variables: importing them takes seconds, and some commands do
+    without.
+    """
+    if "transformers" not in sys.modules:
+        os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        return
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -23,7 +23,7 @@ def list_hosts(json_: AsJson = False) -> None:
     """
     from peftport.hosts.layouts import layouts
     from peftport.hosts.offline.catalogue import SOURCE_FILE, cache_dir, offline_catalogue
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
 
     rows = [
         {
@@ -54,7 +54,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     from peftport.hosts.load import load_host
     from peftport.hosts.opening import lacks_head
     from peftport.objectives import OBJECTIVES
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
 
     quiet_libraries()
     loaded = load_host(host)

@@ -45,7 +45,7 @@ def techniques(json_: AsJson = False) -> None:
 
     Example: peftport techniques --json
     """
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
     from peftport.techniques import TECHNIQUES, make_spec
 
     rows = [
@@ -67,7 +67,7 @@ def methods(json_: AsJson = False) -> None:
     Example: peftport methods
     """
     from peftport.porting import PORTERS, SAMPLERS
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
     from peftport.workflows import distill
 
     rows = [

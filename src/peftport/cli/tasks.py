@@ -24,7 +24,7 @@ def list_tasks(json_: AsJson = False) -> None:
 
     Example: peftport tasks list
     """
-    from peftport.report.tables import Table
+    from peftport.report.table import Table
     from peftport.tasks import TASKS
 
     rows = [(n, ", ".join(t.spec.labels), t.spec.domain, t.origin) for n, t in TASKS.items()]

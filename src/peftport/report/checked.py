@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftport.analysis.prediction.predict import LEVEL
 from peftport.analysis.stats import Interval
 from peftport.metrics import metric_named
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.workflows.checking import PortCheck
 from peftport.workflows.checking.host_comparison import HostComparison
 from peftport.workflows.checking.methods import MethodCheck

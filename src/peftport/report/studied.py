@@ -26,7 +26,7 @@ from peftport.metrics import metric_named
 from peftport.metrics.choice import StudyMetric
 from peftport.metrics.texts import TextMetric
 from peftport.report.findings import Findings
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.study.about import About
 from peftport.study.items import CLASSES
 from peftport.study.judged import JudgedItems

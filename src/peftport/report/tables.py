@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,26 +13,12 @@ from peftport.metrics import metric_named
 from peftport.metrics.base import Predicted
 from peftport.metrics.choice import MetricChoice
 from peftport.metrics.texts import answered
+from peftport.report.table import Table
 from peftport.workflows.compare_tables import FEW_SHOT, ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
 
 UNDEFINED = "undefined"  # such as the correlation of numbers that are all the same
-
-
-@dataclass(frozen=True)
-class Table:
-    """A titled table of text cells; the first column is text, the rest are aligned right."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """The table for a file."""
-        lines = [self.columns, tuple(["---"] + ["---:"] * (len(self.columns) - 1)), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{self.title}\n\n{body}\n"
 
 
 def comparison_table(analysis: ComparisonAnalysis) -> Table:

@@ -7,8 +7,7 @@ from html import escape
 
 from peftport.core.environment import installed_versions, this_machine
 from peftport.metrics import metric_named
-from peftport.report.html import page_style
-from peftport.report.tables import Table
+from peftport.report.table import Table
 from peftport.workflows.upgrade import Upgrade
 from peftport.workflows.upgrading.ledger import Outcome, UpgradeRecord
 
@@ -60,6 +59,8 @@ def upgrade_markdown(upgrade: Upgrade) -> str:
 
 def upgrade_page(upgrade: Upgrade, command: str) -> str:
     """One self-contained page, without scripts."""
+    from peftport.report.html import page_style  # imported here: figures, which a page may have, are slow to import
+
     shown = upgrade_table(upgrade)
     head = "".join(f"<th>{escape(name)}</th>" for name in shown.columns)
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in shown.rows)

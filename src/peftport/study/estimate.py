@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from peftport.core.errors import HostRefused, UnknownName
 from peftport.study.grid import StudySpec, StudyTechnique
 from peftport.study.inputs import open_task
 from peftport.study.jobs import TrainJob, UpdateJob
 from peftport.study.plan import Plan
-from peftport.training.bound_task import BoundTask, Start, bind_task
+
+if TYPE_CHECKING:
+    from peftport.training.bound_task import BoundTask
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32
 
@@ -55,6 +58,8 @@ def estimate(plan: Plan, workers: int) -> Estimate:
 
 
 def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) -> Speed | None:
+    from peftport.training.bound_task import Start  # imported here: a study's driver does without
+
     bound = _bound(study, host, task)
     if bound is None:
         return None
@@ -72,6 +77,8 @@ def _speed(study: StudySpec, host: str, task: str, technique: StudyTechnique) ->
 
 
 def _bound(study: StudySpec, host: str, task: str) -> BoundTask | None:
+    from peftport.training.bound_task import bind_task  # imported here: a study's driver does without
+
     made = study.hosts.get(host)
     loaded = open_task(task, study.data.get(task))
     try:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from peftport.analysis.measures.evidence import Evidence
 from peftport.analysis.verdict.verdicts import SCRATCH, Setting, settings_of
@@ -106,6 +105,8 @@ def _summary(
     count = sum(len(of_pair) for of_pair in by_pair)
     if len(means) < 2:
         return (float(means[0]) if len(means) else None), None, None, len(means), count
+    from scipy import stats  # imported here: a study's driver does without
+
     margin = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
     return float(means.mean()), max(0.0, float(means.mean()) - margin), float(means.mean()) + margin, len(means), count
 
