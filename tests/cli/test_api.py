@@ -40,7 +40,7 @@ def test_options_are_keywords(name: str) -> None:
     shared = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     for parameter in shared.params:
         of_python = inspect.signature(getattr(pp, name)).parameters.get(parameter.name)
-        if of_python is not None and of_python.default not in (inspect.Parameter.empty, None):
+        if of_python is not None and of_python.default not in (inspect.Parameter.empty, None, ()):
             said, meant = parameter.default, of_python.default
             said = str(said).split(",") if isinstance(meant, tuple) else said
             assert [str(m) for m in meant] == said if isinstance(meant, tuple) else said in (meant, None)
