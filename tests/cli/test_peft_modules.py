@@ -86,3 +86,29 @@ def test_a_dora_is_tested_with_its_error_said_and_a_head_s_lora_by_evaluate_alon
     refused = peftport("compare", wide, *there, "--task", reviews)
     assert refused.code == 2 and "changes lm_head too; leave them out (--leave-out lm_head)" in refused.err
     assert peftport("port", wide, *there, "--out", tmp_path / "copied").code == 0
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # of peft, as it saves
+def test_what_serving_and_upgrading_lose_of_a_folder_is_said_or_refused(
+    peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path
+) -> None:
+    """A head lies beside merged weights, a folded DoRA has an error, and what no matrix has is never dropped."""
+    llama, bert, on = hosts["llama"], hosts["bert"], {"task_type": "CAUSAL_LM"}
+    dora = made(llama, "AutoModelForCausalLM", tmp_path / "dora", use_dora=True, target_modules=["q_proj"], **on)
+    wide = made(llama, "AutoModelForCausalLM", tmp_path / "wide", target_modules=["q_proj", "lm_head"], **on)
+    headed = made(bert, "AutoModelForSequenceClassification", tmp_path / "headed", task_type="SEQ_CLS")
+    merged = peftport("merge", llama, dora, "--out", tmp_path / "merged")
+    assert merged.code == 0 and "folded from DoRA into a LoRA of rank" in merged.err
+    with_head = peftport("merge", bert, headed, "--out", tmp_path / "classifier")
+    assert with_head.code == 0 and "head (bert.pooler.dense, classifier)" in with_head.err
+    for command in (
+        ("merge", llama, wide, "--out", tmp_path / "no"),
+        ("gguf", llama, wide, "--out", tmp_path / "no"),
+    ):
+        refused = peftport(*command)
+        assert refused.code == 2 and "changes lm_head too" in refused.err
+        assert not (tmp_path / "no").exists()
+    upgrade = ("upgrade", llama, llama, wide, "--only-check", "--json")
+    assert peftport(*upgrade).json["modules"][0]["outcome"] == "copy"
+    [tested] = peftport(*upgrade, "--task", reviews).json["modules"]
+    assert tested["outcome"] == "refused" and "changes lm_head too" in tested["why"]

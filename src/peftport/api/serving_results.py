@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftport.api.result import Result
+from peftport.modules.module import fold_remarks
 from peftport.workflows.gguf import GgufFile
 from peftport.workflows.merge import HEAD_FILE, MergedModel
 from peftport.workflows.merge_requests import GgufRequest, MergeRequest
@@ -39,20 +40,22 @@ class Merged(Result):
         return {
             "out": str(self.out), "host": made.host, "module": str(self.request.module),
             "technique": made.module.spec.kind, "files": list(made.files), "changed": made.changed,
-            "tensors": made.tensors, "rounding": made.rounding, "readout": HEAD_FILE if made.has_readout else None,
+            "tensors": made.tensors, "rounding": made.rounding, "readout": HEAD_FILE if made.readout else None,
         }  # fmt: skip
 
     def remarks(self) -> list[str]:
-        """What rounding lost, if it is worth saying, and where the module's linear readout is."""
+        """What rounding lost, if it is worth saying, where the module's head is, and what folding a file lost."""
         said = []
         if self.found.rounding > WORTH_SAYING:
             said.append(
                 f"rounding to the number format of the weights changed the update by {self.found.rounding:.1%} of its "
                 "norm; --dtype float32 keeps it"
             )
-        if self.found.has_readout:
-            said.append(f"the module's linear readout, which transformers does not read, is in {self.out / HEAD_FILE}")
-        return said
+        if self.found.readout:
+            said.append(
+                f"the module's {self.found.readout} is in {self.out / HEAD_FILE}, where transformers does not read it"
+            )
+        return [*said, *fold_remarks(self.found.module)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,5 +78,6 @@ class WrittenGguf(Result):
         }  # fmt: skip
 
     def remarks(self) -> list[str]:
-        """That a linear readout was left out, where the module has one."""
-        return ["the module's linear readout is left out: GGUF has no place for it"] if self.found.lost_readout else []
+        """What was left out, and how far the module is from the file that it was folded from."""
+        lost = ["the module's head is left out: GGUF has no place for it"] if self.found.lost_readout else []
+        return [*lost, *fold_remarks(self.found.module)]

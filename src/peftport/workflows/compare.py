@@ -66,7 +66,7 @@ def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTa
     if method == DISTILL:
         made = distill_for(_port_request(request), module, bound)
         steps = f"{DISTILL}: {request.steps} training steps on the receiver, which the budgets do not count"
-        return made.module, (steps, *made.remarks)
+        return made.module, (steps, *made.remarks, *fold_remarks(module))
     origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
         porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,

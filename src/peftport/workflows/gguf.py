@@ -9,7 +9,8 @@ from peftport.core.errors import OutputRefused, SlotMismatch
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import read_module
 from peftport.modules.formats.gguf import ARCHITECTURES, check_gguf, gguf_bytes
-from peftport.modules.module import HEAD, Module, check_fits
+from peftport.modules.module import HEAD, Module, check_all_read, check_fits
+from peftport.modules.sources import module_folder
 from peftport.store.artifacts import write_bytes
 from peftport.store.held import HeldFolder
 from peftport.workflows.merge_requests import GgufRequest
@@ -26,7 +27,7 @@ class GgufFile:
 
     @property
     def lost_readout(self) -> bool:
-        """Whether the module has a linear readout, for which GGUF has no place."""
+        """Whether the module has a linear readout or a head, for which GGUF has no place."""
         return HEAD in self.module.matrices
 
 
@@ -39,7 +40,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
         SlotMismatch: the module is of another host.
 
     """
-    out, folder = Path(request.out), Path(request.module)
+    out, folder = Path(request.out), module_folder(request.module)
     if out.exists():
         raise OutputRefused(f"{out}: expected a new file, got one that exists; choose another --out")
     host = open_host(str(request.host))
@@ -52,6 +53,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
             "--out DIR"
         )
     check_fits(module, host, "gguf")
+    check_all_read(module, "gguf")
     with HeldFolder("gguf") as temporary:
         data = gguf_bytes(module, host, folder.resolve().name, Path(temporary))
     write_bytes(out, data)

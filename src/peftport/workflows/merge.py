@@ -22,8 +22,10 @@ from peftport.hosts.slots import Slot
 from peftport.hosts.sources import hub_name
 from peftport.hosts.weights import HostWeights, tensor_files
 from peftport.modules.folders import read_module
-from peftport.modules.module import Module, check_fits
+from peftport.modules.head import is_linear
+from peftport.modules.module import Module, check_all_read, check_fits
 from peftport.modules.readme import README, card, card_facts
+from peftport.modules.sources import module_folder
 from peftport.store.artifacts import check_free, new_folder
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Technique, TechniqueSpec
@@ -43,7 +45,7 @@ class MergedModel:
         files: the names of the files of weights.
         changed: how many tensors of how many were changed.
         rounding: the norm of what rounding to the number format changed, relative to the norm of the whole update.
-        has_readout: whether the module has a linear readout, which lies beside the weights in `HEAD_FILE`.
+        readout: what the module has of a head or a linear readout, in words; it lies beside the weights in `HEAD_FILE`.
 
     """
 
@@ -53,7 +55,7 @@ class MergedModel:
     changed: int
     tensors: int
     rounding: float
-    has_readout: bool
+    readout: str
 
 
 def merge_module(request: MergeRequest) -> MergedModel:
@@ -65,7 +67,7 @@ def merge_module(request: MergeRequest) -> MergedModel:
         NotFinite: the new weights are beyond what the number format holds.
 
     """
-    out, folder = path_of(request.out), Path(request.module)
+    out, folder = path_of(request.out), module_folder(request.module)
     assert out is not None
     check_free(out)
     host = open_host(str(request.host))
@@ -88,6 +90,7 @@ def _check(module: Module, host: Host, folder: Path, ref: str) -> None:
             f"({module.host.told_from(host.fingerprint)}); port it first: peftport port {folder} --to {ref} --out DIR"
         )
     check_fits(module, host, "merge")
+    check_all_read(module, "merge")
 
 
 def _merged(module: Module, host: Host, folder: Path, out: Path, request: MergeRequest) -> MergedModel:
@@ -104,7 +107,7 @@ def _merged(module: Module, host: Host, folder: Path, out: Path, request: MergeR
             save_file({name: tensor.contiguous() for name, tensor in module.head.items()}, new / HEAD_FILE)
         merged = MergedModel(
             host.name, module, tuple(dict.fromkeys(file.name for file in files.values())), len(changes), len(files),
-            lost.share, module.head is not None,
+            lost.share, _readout(module),
         )  # fmt: skip
         (new / README).write_text(_card(merged, folder, host, str(request.host)), encoding="utf-8")
     return merged
@@ -193,13 +196,22 @@ def _has_bias(module: Module) -> bool:
     return type(technique_named(module.spec.kind)).folded_bias is not Technique.folded_bias
 
 
+def _readout(module: Module) -> str:
+    """What a module has of a head or a linear readout, in words; empty without one."""
+    if module.head is None:
+        return ""
+    if not is_linear(module.head):
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in module.head)
+        return f"head ({', '.join(layers)})"
+    return f"linear readout for {', '.join(module.task.labels if module.task else ()) or 'a number'}"
+
+
 def _card(merged: MergedModel, folder: Path, host: Host, ref: str) -> str:
     """The model card: what was folded into what, under whose license."""
     module, of_host, of_module = merged.module, card_facts(host.folder), card_facts(folder)
     trained = f" It was trained for the task {module.task.name}." if module.task else ""
     ported = "".join(f" Ported from {port.origin.name} by {port.method}." for port in module.ports)
-    said = ", ".join(module.task.labels if module.task else ()) or "a number"
-    readout = f"`{HEAD_FILE}` has the module's linear readout for {said}, which transformers does not read."
+    readout = f"`{HEAD_FILE}` has the module's {merged.readout}, which transformers does not read from there."
     return card(
         of_host,
         {"base_model": hub_name(ref), "tags": ["merged", "peftport"]},
@@ -207,7 +219,7 @@ def _card(merged: MergedModel, folder: Path, host: Host, ref: str) -> str:
         (
             f"These are the weights of {host.name} with a module of {module.parameters:,} parameters folded in by "
             f"peftport: {merged.changed} of {merged.tensors} tensors differ.{trained}{ported}",
-            readout if merged.has_readout else "",
+            readout if merged.readout else "",
             f"License of the base model: {of_host.license}. License of the module: {of_module.license}.",
         ),
     )

@@ -12,8 +12,9 @@ from peftport.core.errors import ModuleRefused
 from peftport.core.hashing import digest
 from peftport.core.request import Place
 from peftport.modules.folders import Format, check_holds, format_of, read_module
-from peftport.modules.module import Module
+from peftport.modules.module import Module, check_all_read
 from peftport.modules.origin import check_origin
+from peftport.modules.sources import module_folder
 from peftport.workflows.checking import MethodChoice
 from peftport.workflows.job_inputs import check_same_labels, own_readout
 from peftport.workflows.upgrading.pair import HostPair
@@ -47,6 +48,7 @@ def read_candidate(pair: HostPair, name: str, folder: Path) -> UpgradeCandidate:
     check_origin(module, pair.old, str(folder))
     if pair.task is not None:
         check_same_labels(module, pair.task)
+        check_all_read(module, "--task")
     check_holds(file_format, module.spec, pair.new, module.head or ())
     return UpgradeCandidate(
         name, folder, module, file_format, pair.choice(module), own_readout(module, pair.request.readout)
@@ -60,7 +62,7 @@ def output_names(folders: Sequence[Place]) -> dict[str, Path]:
         ModuleRefused: one folder is named twice.
 
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [module_folder(folder) for folder in folders]
     twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if twice:
         raise ModuleRefused(f"{twice[0]}: expected each module once, got it twice; drop one")
