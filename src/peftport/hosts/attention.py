@@ -6,6 +6,9 @@ One function serves every family through transformers' attention interface. To m
 visible columns and a relative position bias gets zeros, since a prefix has no position. Where attention is causal
 without a mask, the causal mask is made explicit so that the prefix stays visible. Where scores are capped (Gemma 2), as
 c tanh(s / c), SDPA cannot be used, and attention is computed step by step.
+
+Where gradients are wanted on the processor, attention is computed in float32: in bfloat16, the backward pass of SDPA
+takes many times as long there.
 """
 
 from __future__ import annotations
@@ -32,6 +35,21 @@ def attend(
 
     The query is (B, H, T, d); key and value are (B, H_kv, T, d).
     """
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not torch.is_grad_enabled():
+        return _attend(module, query, key, value, attention_mask, **options)
+    options["position_bias"] = _wide(options.get("position_bias"))
+    out, _ = _attend(module, query.float(), key.float(), value.float(), _wide(attention_mask), **options)
+    return out.to(query.dtype), None
+
+
+def _wide(added: Tensor | None) -> Tensor | None:
+    """What is added to scores, in float32; a mask of truth values stays one."""
+    return added if added is None or not added.is_floating_point() else added.float()
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
     if module in watchers:
         scaling = options.get("scaling")
         watchers[module](Watched(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling))

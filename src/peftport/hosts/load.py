@@ -21,6 +21,7 @@ from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import Layout, layout_for
 from peftport.hosts.loading import Loading, checkpoint_layers, placement
+from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import find_slots, layer_lists
 from peftport.hosts.sources import Source, find_host, read_config
 from peftport.hosts.tokens import TOKENIZER_FILES
@@ -50,6 +51,8 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     multiply_by_blocks(model)
+    if loading.dtype == "mixed":
+        multiply_in_bfloat16(model.base_model)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(source)
     prefix = config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)

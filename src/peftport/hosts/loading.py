@@ -25,13 +25,15 @@ from peftport.core.errors import BadRequest, HostRefused
 from peftport.hosts.layouts import Layout
 from peftport.hosts.slots import layer_paths
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Mixed hosts are loaded in float32, and their frozen matrices then packed (hosts.mixed).
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.float32}
 BITSANDBYTES = (0, 50)  # with older versions, transformers 5 cannot load 4-bit hosts on the processor
 
 
 class Loading(BaseModel):
     """How to load a host.
 
+    ``dtype`` mixed keeps frozen matrices in bfloat16 and computes all but their products in float32 (hosts.mixed).
     ``device`` auto means the accelerator if there is one. ``spread`` distributes the layers over all devices and then
     memory, by accelerate's device_map. ``bits`` quantises the frozen weights by bitsandbytes. ``checkpointing`` needs
     less memory and a second forward pass.
@@ -39,7 +41,7 @@ class Loading(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
     spread: bool = False
     bits: Literal[8, 4] | None = None
     checkpointing: bool = False
@@ -47,12 +49,18 @@ class Loading(BaseModel):
     @property
     def numbers(self) -> str:
         """The number format in words, such as ``bfloat16`` or ``float32, their matrices packed in 8 bits``."""
+        if self.dtype == "mixed":
+            return "float32, the products of their matrices in bfloat16"
         return self.dtype + (f", their matrices packed in {self.bits} bits" if self.bits else "")
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if self.spread and self.device == "cpu":
             raise ValueError("spread: expected device auto or cuda, got cpu; a host on the processor is in one place")
+        if self.dtype == "mixed" and self.bits is not None:
+            raise ValueError(
+                f"dtype: expected float32 or bfloat16 with bits={self.bits}, got mixed; leave one of them out"
+            )
         return self
 
 

@@ -1,6 +1,7 @@
 """Read the frozen matrices of a host one at a time, from its memory-mapped files or from memory.
 
-They are read from the files if the host is only opened, is in 8 or 4 bits, or is on an accelerator or several devices.
+They are read from the files if the host is only opened, computes in fewer bits than 32, or is on an accelerator or
+several devices.
 Nothing is kept, so a method that reads weights needs memory for the largest matrix only.
 """
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from transformers.core_model_loading import WeightConverter
 
 
+WIDE = 4  # bytes of a number that was not rounded as it was loaded
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where a tensor of a model lies: the file, and its name there (or the names of those that it is made of)."""
@@ -42,8 +46,9 @@ class HostWeights:
 
         """
         self.host = host
-        whole = all(p.is_floating_point() and p.device.type == "cpu" for p in host.base.parameters())
-        if not whole and host.folder is None:
+        here = all(p.is_floating_point() and p.device.type == "cpu" for p in host.base.parameters())
+        whole = here and (host.folder is None or all(p.itemsize >= WIDE for p in host.base.parameters()))
+        if not here and host.folder is None:
             raise HostRefused(
                 f"{host.name}: expected weights as numbers on the processor or a folder to read them from, this model "
                 "has neither; load it without bits, on the processor"

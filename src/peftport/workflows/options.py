@@ -82,7 +82,7 @@ GENERATE = option(
 )
 METRIC = metric_option()
 LOAD = option(
-    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16, spread=true (over all devices), "
+    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16|mixed, spread=true (over all devices), "
     "bits=8|4, checkpointing=true (less memory, more time).",
     metavar="KEY=VALUE", repeated=True, read=loading_settings,
 )  # fmt: skip
