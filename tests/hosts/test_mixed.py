@@ -21,8 +21,9 @@ from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import linear_paths
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import stack
+from peftport.techniques import make_spec
 from peftport.techniques.attach import attached
-from pico import CONFIGS, SPECS, inputs_of, pico_model, random_matrices, word_tokenizer
+from pico import CONFIGS, inputs_of, pico_model, random_matrices, word_tokenizer
 
 ROWS = ((9, 5, 20, 7, 11, 6, 8, 21, 10, 13, 1), (6, 14, 10, 1))
 
@@ -46,7 +47,8 @@ def both(home: Path, model_type: str, view: View = "language_model") -> tuple[Ho
 
 @torch.no_grad()
 def logits(host: Host) -> Tensor:
-    spec = SPECS["lora"]
+    sites = sorted({slot.site for slot in host.slots.values() if slot.kind == "linear"})
+    spec = make_spec("lora", {"rank": 2, "sites": sites})
     with attached(host, spec, stack([random_matrices(host, spec, std=0.1)])):
         out: Tensor = host.model(**inputs_of(host, ROWS)).logits
     return out

@@ -26,6 +26,12 @@ def multiply_in_bfloat16(base: nn.Module) -> None:
         if layer.weight.dtype == torch.float32:  # a layer that others share is met once
             layer.weight = nn.Parameter(layer.weight.detach().to(torch.bfloat16), requires_grad=False)
             layer.forward = partial(_forward, layer, isinstance(layer, nn.Linear))
+            layer.register_forward_pre_hook(_widened)
+
+
+def _widened(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Give a layer its input in float32 where the model has cast it to the weights' dtype, as T5 does before one map."""
+    return None if inputs[0].dtype == torch.float32 else (inputs[0].to(torch.float32), *inputs[1:])
 
 
 class _Product(Function):

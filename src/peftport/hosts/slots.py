@@ -168,11 +168,8 @@ def linear_classes() -> tuple[type[nn.Module], ...]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Return whether a module is a linear map and no more: routers of some models are Linear, and return a choice."""
-    if not isinstance(module, linear_classes()):
-        return False
-    own = type(module).__module__.startswith("transformers.models.")
-    return not own or type(module).forward is nn.Linear.forward
+    """Return whether a module is a linear map and no more: a router is Linear in some models, and returns a choice."""
+    return isinstance(module, linear_classes()) and not type(module).__name__.endswith(("Router", "GroupedLinear"))
 
 
 def linear_paths(base: nn.Module) -> Iterator[str]:
