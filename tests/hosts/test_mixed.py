@@ -14,9 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from hosts.test_loading import KINDS, by_kind, by_technique, trained
 from peftport.core.errors import BadRequest
+from peftport.hosts import calibration
 from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host
-from peftport.hosts.loading import Loading, loading_of
+from peftport.hosts.loading import Loading, loading_of, loading_remarks
 from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import linear_paths
 from peftport.hosts.weights import HostWeights
@@ -123,3 +124,23 @@ def test_methods_read_the_numbers_of_the_files(home: Path, model_type: str, dtyp
 def test_packed_matrices_are_no_matter_for_it() -> None:
     with pytest.raises(BadRequest, match="expected float32 or bfloat16 with bits=4, got mixed; leave one of them out"):
         loading_of({"dtype": "mixed", "bits": 4})
+
+
+def test_auto_is_what_the_timing_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And packed matrices stay in float32, of which nothing is timed."""
+    for ratio, dtype in ((3.0, "mixed"), (0.2, "float32")):
+        monkeypatch.setattr(calibration, "_seconds", lambda device, *, mixed, ratio=ratio: 1 / ratio if mixed else 1.0)
+        calibration.chosen_format.cache_clear()
+        assert loading_of({"dtype": "auto"}) == Loading(dtype=dtype)  # type: ignore[arg-type]
+        [said] = loading_remarks({"dtype": "auto"})
+        assert said == f"dtype auto: {dtype}, as a mixed product is {ratio:.1f} times as fast as one in float32 here"
+    calibration.chosen_format.cache_clear()
+    monkeypatch.setattr(calibration, "_seconds", None)
+    assert loading_of({"dtype": "auto", "bits": 4}) == Loading(bits=4)
+    assert loading_remarks({"dtype": "auto", "bits": 4}) == loading_remarks({"dtype": "mixed"}) == ()
+    calibration.chosen_format.cache_clear()
+
+
+def test_a_real_timing_names_one_of_the_two() -> None:
+    chosen = calibration.chosen_format("cpu")
+    assert chosen.dtype == ("mixed" if chosen.ratio >= calibration.WORTH else "float32") and chosen.ratio > 0

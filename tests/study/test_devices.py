@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from peftport.hosts import calibration
 from peftport.hosts.loading import Loading
 from peftport.porting import PORTERS
+from peftport.study.commands import StudyRequest
 from peftport.study.devices import VISIBLE, devices_of_task, devices_of_workers
 from peftport.study.executors import Processes, make_executor
 from peftport.study.jobs import DistanceJob
+from peftport.study.opened import open_study
 from peftport.study.plan import Plan
+from peftport.study.run import Limits
 from peftport.techniques import TECHNIQUES
 from pico_folders import Run
 from pico_study import contents, plan_of, run_in
@@ -81,6 +85,7 @@ def test_numbers_name_a_job_and_places_do_not(tiny: Path) -> None:
         )
     others = [
         plan_of(tiny, loading__dtype="bfloat16"),
+        plan_of(tiny, loading__dtype="mixed"),
         plan_of(tiny, loading__bits="8"),
         plan_of(tiny, loading__bits="4"),
     ]
@@ -90,13 +95,32 @@ def test_numbers_name_a_job_and_places_do_not(tiny: Path) -> None:
     assert len(set.union(*named)) == sum(map(len, named))
 
 
+@pytest.mark.parametrize("begun", ["float32", "mixed"])
+def test_a_study_in_auto_goes_on_in_the_numbers_that_it_was_begun_in(
+    begun: str, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is faster on the machine that goes on."""
+
+    def opened(faster: str) -> Plan:
+        monkeypatch.setattr(calibration, "chosen_format", lambda device: calibration.ChosenFormat(faster, 2.0))  # type: ignore[arg-type]
+        return open_study(StudyRequest(tiny, set={"loading.dtype": "auto"}, dir=tmp_path / "runs")).plan
+
+    other = {"float32": "mixed", "mixed": "float32"}[begun]
+    assert [opened(faster).study.loading.dtype for faster in (begun, other)] == [begun, other]
+    run_in(tmp_path / "runs", opened(begun), limits=Limits(max_jobs=3))
+    assert opened(other).study.loading.dtype == begun
+    assert opened(other).jobs.keys() == plan_of(tiny, loading__dtype=begun).jobs.keys()
+
+
 def losses(folder: Path) -> list[float]:
     rows: list[dict[str, Any]] = [row[3] for row in contents(folder).values()]
     found = [test["loss"] for metrics in rows for test in metrics.get("tests", {}).values() if "loss" in test]
     return sorted(loss for loss in found if loss is not None)
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"bits": "8"}, {"bits": "4"}, {"checkpointing": "true"}])
+@pytest.mark.parametrize(
+    "change", [{"dtype": "mixed"}, {"dtype": "bfloat16"}, {"bits": "8"}, {"bits": "4"}, {"checkpointing": "true"}]
+)
 def test_a_study_of_hosts_in_other_numbers(
     tmp_path: Path, tiny: Path, undisturbed: Path, change: dict[str, str]
 ) -> None:
@@ -108,7 +132,7 @@ def test_a_study_of_hosts_in_other_numbers(
     assert near < 0.1 or losses(tmp_path) != losses(undisturbed)
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"bits": "8"}, {"bits": "4"}])
+@pytest.mark.parametrize("change", [{"dtype": "mixed"}, {"dtype": "bfloat16"}, {"bits": "8"}, {"bits": "4"}])
 def test_every_porter_carries_to_hosts_in_other_numbers(tmp_path: Path, tiny: Path, change: dict[str, str]) -> None:
     """Those that read weights, texts and labels; all four techniques, on both kinds of host."""
     asked = {

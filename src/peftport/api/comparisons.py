@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from peftport.api.result import Result, chosen, noted, write_page, written_to
+from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
 from peftport.report.tables import comparison_sentence, comparison_table, few_shot_sentence
 from peftport.workflows.compare_tables import ComparisonAnalysis
@@ -72,8 +73,9 @@ class Compared(Result):
         return [self.summary, *([beside] if beside else []), *verdict, *written_to(path_of(self.request.out))]
 
     def remarks(self) -> list[str]:
-        """How the task was read, how ``auto`` chose, and why accuracy does not judge the arms, where it does not."""
-        return [*self.comparison.remarks, *chosen(self.comparison.choice), *noted(self.comparison.judged)]
+        """How the task was read, what ``auto`` became, and why accuracy does not judge the arms, where it does not."""
+        told = (*self.comparison.remarks, *loading_remarks(self.request.load))
+        return [*told, *chosen(self.comparison.choice), *noted(self.comparison.judged)]
 
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""

@@ -23,6 +23,7 @@ from peftport.api.result import (
     value_of,
     written_to,
 )
+from peftport.hosts.loading import loading_remarks
 from peftport.metrics.choice import MetricChoice, choose_metric
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord
@@ -74,8 +75,8 @@ class Tested(Result):
         return choose_metric(self.scores, self.request.metric)
 
     def remarks(self) -> list[str]:
-        """How the task was read, where that was guessed, and why the test is not judged by accuracy, if it is not."""
-        return [*self.outcome.remarks, *noted(self.judged)]
+        """How the task was read, what ``dtype=auto`` became, and why accuracy does not judge it, where it does not."""
+        return [*self.outcome.remarks, *loading_remarks(self.request.load), *noted(self.judged)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

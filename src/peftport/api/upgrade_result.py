@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from peftport.api.result import Result, write_page
+from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
 from peftport.report.upgraded import upgrade_markdown, upgrade_page, upgrade_sentence, upgrade_table
 from peftport.store.artifacts import write_text
@@ -65,9 +66,9 @@ class Upgraded(Result):
         return [*wrong, *pushed, str(self), *files]
 
     def remarks(self) -> list[str]:
-        """How the task was read, where that was guessed, and what was done before."""
-        before = self.found.done_before
-        return [*self.found.remarks, *([f"{before} modules were done before and are kept"] if before else [])]
+        """How the task was read, where that was guessed, what ``dtype=auto`` became, and what was done before."""
+        before, loaded = self.found.done_before, loading_remarks(self.request.load) if self.found.task else ()
+        return [*self.found.remarks, *loaded, *([f"{before} modules were done before and are kept"] if before else [])]
 
     def write(self, out: Path) -> None:
         """Write report.html, table.md and upgrade.json; files of these names are replaced."""

@@ -20,7 +20,7 @@ from peftport.hosts.fingerprint import Fingerprint, fingerprint, unlike_transfor
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import Layout, layout_for
-from peftport.hosts.loading import Loading, checkpoint_layers, placement
+from peftport.hosts.loading import Loading, checkpoint_layers, placement, settled
 from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import find_slots, layer_lists
 from peftport.hosts.sources import Source, find_host, read_config
@@ -47,7 +47,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     config = read_config(source.folder)
     layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
-    loading = loading or Loading()
+    loading = settled(loading or Loading())
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     multiply_by_blocks(model)

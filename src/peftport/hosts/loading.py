@@ -33,15 +33,15 @@ BITSANDBYTES = (0, 50)  # with older versions, transformers 5 cannot load 4-bit 
 class Loading(BaseModel):
     """How to load a host.
 
-    ``dtype`` mixed keeps frozen matrices in bfloat16 and computes all but their products in float32 (hosts.mixed).
-    ``device`` auto means the accelerator if there is one. ``spread`` distributes the layers over all devices and then
-    memory, by accelerate's device_map. ``bits`` quantises the frozen weights by bitsandbytes. ``checkpointing`` needs
-    less memory and a second forward pass.
+    ``dtype`` auto is settled before a host is loaded (`settled`); mixed keeps frozen matrices in bfloat16 and computes
+    all but their products in float32 (hosts.mixed). ``device`` auto means the accelerator if there is one. ``spread``
+    distributes the layers over all devices and then memory, by accelerate's device_map. ``bits`` quantises the frozen
+    weights by bitsandbytes. ``checkpointing`` needs less memory and a second forward pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: Literal["auto", "cpu", "cuda"] = "cpu"
-    dtype: Literal["float32", "bfloat16", "mixed"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "mixed"] = "float32"
     spread: bool = False
     bits: Literal[8, 4] | None = None
     checkpointing: bool = False
@@ -65,20 +65,39 @@ class Loading(BaseModel):
 
 
 def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
-    """Make a `Loading` of settings by name; without settings, return None.
+    """Make a `Loading` of settings by name, its number format settled; without settings, return None.
 
     Raises:
         BadRequest: a key is unknown, a value is invalid, or two settings contradict each other.
 
     """
     try:
-        return Loading(**values) if values else None
+        return settled(Loading(**values)) if values else None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "together"
         known = ", ".join(Loading.model_fields)
         told = " ".join(f"{key}={value}" for key, value in (values or {}).items())
         raise BadRequest(f"--load {told}: {where}: {first['msg']}; the keys are {known}") from error
+
+
+def settled(loading: Loading) -> Loading:
+    """Return the loading with ``dtype`` auto replaced by what is fastest here; packed matrices stay in float32."""
+    if loading.dtype != "auto":
+        return loading
+    from peftport.hosts.calibration import chosen_format  # imported here: a plan is read without timing anything
+
+    dtype = chosen_format(chosen_device(loading)).dtype if loading.bits is None else "float32"
+    return loading.model_copy(update={"dtype": dtype})
+
+
+def loading_remarks(values: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return what ``dtype=auto`` became, in a line, where it was asked for."""
+    if (values or {}).get("dtype") != "auto" or (values or {}).get("bits") is not None:
+        return ()
+    from peftport.hosts.calibration import chosen_format
+
+    return (str(chosen_format(chosen_device(Loading(**(values or {}))))),)
 
 
 def placement(loading: Loading) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def multiply_in_bfloat16(base: nn.Module) -> None:
 
 
 def _widened(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """Give a layer its input in float32 where the model has cast it to the weights' dtype, as T5 does before one map."""
+    """Give a layer its input in float32 where the model casts it to the weights' dtype, as T5 does before one map."""
     return None if inputs[0].dtype == torch.float32 else (inputs[0].to(torch.float32), *inputs[1:])
 
 

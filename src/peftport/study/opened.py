@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from peftport.hosts.loading import settled
 from peftport.store.artifacts import Artifacts
-from peftport.store.ledger import ARTIFACTS, Ledger, open_ledger
+from peftport.store.ledger import ARTIFACTS, FILE, Ledger, open_ledger
 from peftport.study.commands import StudyRequest
-from peftport.study.grid import read_study
+from peftport.study.grid import StudySpec, read_study
 from peftport.study.plan import Plan, chosen_factors
 
 
@@ -60,12 +62,33 @@ def open_study(request: StudyRequest) -> OpenedStudy:
 
     """
     changes = {key: _toml(value) for key, value in (request.set or {}).items()}
-    plan = Plan(read_study(Path(request.file), changes), chosen_factors(request.only))
+    study, factors = read_study(Path(request.file), changes), chosen_factors(request.only)
+    folder = Path(request.dir) if request.dir is not None else Path("runs") / study.name
+    plan = Plan(study, factors) if study.loading.dtype != "auto" else _settled(study, factors, folder)
     if not plan.jobs:
         problem = "expected values that the study has, no run is left; check them"
         request.refuse("only", problem, " ".join(request.only))
-    folder = Path(request.dir) if request.dir is not None else Path("runs") / plan.study.name
     return OpenedStudy(Path(request.file), folder, plan)
+
+
+def _settled(study: StudySpec, factors: dict[str, frozenset[str]], folder: Path) -> Plan:
+    """Plan a study in the number format that it was begun in or, where nothing is on record, that is fastest here."""
+    formats: tuple[Literal["float32", "mixed"], ...] = ("float32", "mixed")
+    plans = [Plan(_loaded_in(study, dtype), factors) for dtype in formats]
+    if (folder / FILE).is_file():
+        ledger = open_ledger(folder)
+        try:
+            recorded = ledger.states().keys()
+        finally:
+            ledger.close()
+        known = [len(recorded & plan.jobs.keys()) for plan in plans]  # some jobs are the same in both
+        if known[0] != known[1]:
+            return plans[known.index(max(known))]
+    return plans[formats.index("mixed" if settled(study.loading).dtype == "mixed" else "float32")]
+
+
+def _loaded_in(study: StudySpec, dtype: Literal["float32", "mixed"]) -> StudySpec:
+    return study.model_copy(update={"loading": study.loading.model_copy(update={"dtype": dtype})})
 
 
 def _toml(value: object) -> str:

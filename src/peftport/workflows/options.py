@@ -82,7 +82,8 @@ GENERATE = option(
 )
 METRIC = metric_option()
 LOAD = option(
-    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|bfloat16|mixed, spread=true (over all devices), "
-    "bits=8|4, checkpointing=true (less memory, more time).",
+    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|mixed|bfloat16|auto (mixed: products of frozen "
+    "matrices in bfloat16; auto: mixed where that is faster here), spread=true (over all devices), bits=8|4, "
+    "checkpointing=true (less memory, more time).",
     metavar="KEY=VALUE", repeated=True, read=loading_settings,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from peftport.core.environment import version_of
 from peftport.core.errors import BadRequest, OutputRefused
 from peftport.core.hashing import digest
+from peftport.hosts.loading import loading_of
 from peftport.modules.record import Closed
 from peftport.store.artifacts import check_free, write_text
 from peftport.store.held import sweep_beside
@@ -126,11 +127,11 @@ class UpgradeFolder:
 
 def plan_of(pair: HostPair) -> UpgradePlan:
     """Return which upgrade a request asks for."""
-    r, texts = pair.request, pair.request.texts
+    r, texts, loading = pair.request, pair.request.texts, loading_of(pair.request.load)
     options = {
         "budgets": sorted(r.budgets), "seeds": r.seeds, "batch_size": r.batch_size, "max_tokens": r.max_tokens,
-        "load": dict(r.load or {}), "readout": r.readout, "test_items": r.test_items, "generate": r.generate,
-        "metric": r.metric, "peftport": version_of("peftport"),
+        "load": None if loading is None else loading.model_dump(), "readout": r.readout, "test_items": r.test_items,
+        "generate": r.generate, "metric": r.metric, "peftport": version_of("peftport"),
     }  # fmt: skip
     read = None if texts is None else digest(list(read_texts(str(texts))))
     task = None if pair.task is None else pair.task.digest
