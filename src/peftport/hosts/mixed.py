@@ -34,7 +34,7 @@ def _widened(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     return None if inputs[0].dtype == torch.float32 else (inputs[0].to(torch.float32), *inputs[1:])
 
 
-class _Product(Function):
+class _NarrowProduct(Function):
     """x @ W for W (D_in, D_out) in bfloat16, with inputs, outputs and gradients in float32."""
 
     @staticmethod
@@ -49,6 +49,6 @@ class _Product(Function):
 
 
 def _forward(layer: Any, lies_out_in: bool, x: Tensor) -> Tensor:
-    product: Tensor = _Product.apply(x, layer.weight.mT if lies_out_in else layer.weight)  # type: ignore[no-untyped-call]
+    product: Tensor = _NarrowProduct.apply(x, layer.weight.mT if lies_out_in else layer.weight)  # type: ignore[no-untyped-call]
     wide = product.to(torch.float32)
     return wide if layer.bias is None else wide.add_(layer.bias)
