@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pico_folders import Run
+
 Refused = Callable[..., str]
 Function = Callable[..., Any]
 Folders = dict[str, Path]
@@ -115,10 +117,17 @@ def test_remote_tokenizer_code_is_never_run(refused_host: Refused, host: Path, m
 
 
 @pytest.mark.parametrize("left", [("tokenizer_config.json",), ()])
-def test_no_tokenizer(left: tuple[str, ...], refused_host: Refused, host: Path) -> None:
+def test_no_tokenizer(
+    left: tuple[str, ...], refused: Refused, host: Path, reviews: Path, modules: Folders, tmp_path: Path,
+    training: Function, peftport: Run,
+) -> None:  # fmt: skip
+    """What reads texts is refused; `copy` does without."""
     for name in {"tokenizer.json", "tokenizer_config.json"} - set(left):
         (host / name).unlink()
-    refused_host("host: expected a tokenizer in its folder", "add tokenizer.json")
+    says = ("host: expected a tokenizer in its folder", "add tokenizer.json")
+    refused("hosts", "show", host, says=says)
+    refused(*training(host, reviews, tmp_path / "out"), says=says)
+    assert peftport("port", modules["lora"], "--to", host, "--out", tmp_path / "out").code == 0
 
 
 @pytest.mark.parametrize(

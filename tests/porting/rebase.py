@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from peftport.hosts.host import Host
 from peftport.hosts.load import wrap_host
-from peftport.hosts.slots import Slot
+from peftport.hosts.slots import OUTSIDE, Slot
 from peftport.hosts.weights import HostWeights
 from pico import WORDS
 
@@ -48,7 +48,7 @@ def rebase(
         fold_gains(other)
     _change_outside_slots(other, basis)
     heads = _head_order(other, g)
-    for layer in dict.fromkeys(name.rpartition(".")[0] for name in other.slots):
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in other.slots if not name.startswith(OUTSIDE)):
         _change_layer(other, layer, basis, heads, g, permutation if units_only else orthogonal)
     return Rebased(as_dtype(other, host.dtype), basis)
 

@@ -76,8 +76,9 @@ def wrap_host(
         model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
     _fuse_activations(model)
     slots = find_slots(model.base_model, layout, name)  # type: ignore[arg-type]
-    if not slots:
-        raise HostRefused(f"{name}: expected linear maps, config.json says there are none; fetch the host again")
+    named = {site for stack in layout.stacks for site in stack.sites}
+    if not slots or (named and named.isdisjoint(slot.site for slot in slots.values())):
+        raise HostRefused(f"{name}: expected layers, config.json says there are none; fetch the host again")
     return Host(name, folder, layout.kind, layout, model, tokenizer, mark, slots, text_prefix)
 
 
