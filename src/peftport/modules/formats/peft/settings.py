@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.head import ARCHITECTURE
 from peftport.hosts.host import Host
-from peftport.hosts.layouts import layouts
+from peftport.hosts.layouts import HostKind, layouts
 from peftport.hosts.slots import Slot
 from peftport.modules.formats.peft.config import parse_peft_config
 from peftport.modules.formats.peft.names import head_prefix, whole_slots
@@ -33,6 +33,8 @@ from peftport.modules.record import PeftRecord
 
 # On a host with its trained head there is none: of SEQ_CLS, PEFT expects the head's own weights in the file.
 TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
+# Whether the names begin at a model with a head in the class for this task type; None: as in the host.
+HEADED: dict[HostKind, bool | None] = {"encoder": None, "encoder_decoder": None, "decoder": True}
 LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 LANGUAGE_MODEL_CLASSES = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 
@@ -80,11 +82,13 @@ def written_settings(loras: Mapping[str, Written], record: PeftRecord, host: Hos
 def written_prefix(record: PeftRecord, host: Host) -> str:
     """Return the prefix of the names of the host's matrices in the file.
 
-    For the model type of the file it is unchanged; for another type it is that of the corresponding class.
+    For the model type of the file it is unchanged. For another type, or where there was no file, it is that of the
+    class for which the task type is: PEFT ignores tensors of other names, with a warning at most.
     """
     headed = record.headed
-    if record.host is not None and record.host.model_type != host.fingerprint.model_type and _of_language_model(record):
-        headed = None
+    other_type = record.host is not None and record.host.model_type != host.fingerprint.model_type
+    if not record.config or (other_type and _of_language_model(record)):
+        headed = None if type(host.model).__name__.endswith(ARCHITECTURE) else HEADED[host.kind]
     return head_prefix(host, headed)
 
 
