@@ -19,7 +19,7 @@ from peftport.core.errors import HostRefused
 from peftport.hosts.four_bits import multiply_by_blocks, unpacked
 from peftport.hosts.host import Host, View
 from peftport.hosts.load import load_host
-from peftport.hosts.loading import DTYPES, Loading
+from peftport.hosts.loading import Loading
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module
 from peftport.objectives import bind_objective
@@ -42,7 +42,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "gpt2": dict(n_embd=64),
 }
 by_model = pytest.mark.parametrize("model_type", KINDS)
-by_dtype = pytest.mark.parametrize("dtype", DTYPES)
+by_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 by_width = pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
 
 
@@ -72,7 +72,7 @@ def by_definition(weight: Any) -> Tensor:
     rows=st.integers(1, 100),
     width=st.integers(1, 24) | st.integers(1, 12).map(lambda n: 16 * n) | st.integers(25, 200),
     inputs=st.integers(1, 5),
-    dtype=st.sampled_from(list(DTYPES.values())),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     blocksize=st.sampled_from([64, 64, 128]),
     nested=st.booleans(),
     seed=st.integers(0, 2**31),
