@@ -103,7 +103,9 @@ def test_a_study_in_auto_goes_on_in_the_numbers_that_it_was_begun_in(
 
     def opened(faster: str) -> Plan:
         monkeypatch.setattr(calibration, "chosen_format", lambda device: calibration.ChosenFormat(faster, 2.0))  # type: ignore[arg-type]
-        return open_study(StudyRequest(tiny, set={"loading.dtype": "auto"}, dir=tmp_path / "runs")).plan
+        study = open_study(StudyRequest(tiny, set={"loading.dtype": "auto"}, dir=tmp_path / "runs"))
+        assert study.remarks == (f"loading.dtype auto: {study.plan.study.loading.dtype}",)
+        return study.plan
 
     other = {"float32": "mixed", "mixed": "float32"}[begun]
     assert [opened(faster).study.loading.dtype for faster in (begun, other)] == [begun, other]

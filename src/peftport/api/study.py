@@ -82,7 +82,10 @@ class Study:
         """
         done = execute(self.opened, request)
         tracked = done.tracked
-        return Ran(self.name, self.file, self.dir, done.summary, tracked.counts, tracked.troubles, done.cuts)
+        return Ran(
+            self.name, self.file, self.dir, done.summary, tracked.counts, tracked.troubles, done.cuts,
+            self.opened.remarks,
+        )  # fmt: skip
 
     @method_takes(StatusRequest)
     def status(self, request: StatusRequest) -> Status:

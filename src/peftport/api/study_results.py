@@ -72,7 +72,8 @@ class Ran(Result):
     """What one call of ``run`` did; ``summary.left`` jobs are not on record yet.
 
     ``tracked`` has, for each tracker, the number of runs that were sent and of runs that it had already; ``troubles``
-    says which trackers failed and how; ``cuts`` what was cut off the texts of which task on which host.
+    says which trackers failed and how; ``cuts`` what was cut off the texts of which task on which host; ``told`` how
+    the study file was read, where it left something open.
     """
 
     study: str
@@ -82,6 +83,7 @@ class Ran(Result):
     tracked: dict[str, dict[str, int]]
     troubles: tuple[str, ...]
     cuts: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         s = self.summary
@@ -98,8 +100,8 @@ class Ran(Result):
         return [str(self), *lost, *sent]
 
     def remarks(self) -> list[str]:
-        """Return what was cut off texts, a line for each host and task."""
-        return list(self.cuts)
+        """Return how the study was read, and what was cut off texts, a line for each host and task."""
+        return [*self.told, *self.cuts]
 
     def failure(self) -> str | None:
         """Return how many jobs failed, now or before, and what to do."""

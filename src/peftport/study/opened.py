@@ -18,11 +18,15 @@ from peftport.study.plan import Plan, chosen_factors
 
 @dataclass(frozen=True, eq=False)
 class OpenedStudy:
-    """A study file that was read, and where its results are. Nothing is run or opened yet."""
+    """A study file that was read, and where its results are. Nothing is run or opened yet.
+
+    ``remarks`` say what was left open in the file and how it was settled.
+    """
 
     file: Path
     dir: Path
     plan: Plan
+    remarks: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,11 +68,13 @@ def open_study(request: StudyRequest) -> OpenedStudy:
     changes = {key: _toml(value) for key, value in (request.set or {}).items()}
     study, factors = read_study(Path(request.file), changes), chosen_factors(request.only)
     folder = Path(request.dir) if request.dir is not None else Path("runs") / study.name
-    plan = Plan(study, factors) if study.loading.dtype != "auto" else _settled(study, factors, folder)
+    auto = study.loading.dtype == "auto"
+    plan = _settled(study, factors, folder) if auto else Plan(study, factors)
     if not plan.jobs:
         problem = "expected values that the study has, no run is left; check them"
         request.refuse("only", problem, " ".join(request.only))
-    return OpenedStudy(Path(request.file), folder, plan)
+    told = (f"loading.dtype auto: {plan.study.loading.dtype}",) if auto else ()
+    return OpenedStudy(Path(request.file), folder, plan, told)
 
 
 def _settled(study: StudySpec, factors: dict[str, frozenset[str]], folder: Path) -> Plan:
