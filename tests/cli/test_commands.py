@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import transformers
 from safetensors.torch import load_file
 
 from peftport.analysis.verdict.choice import WORDS
+from peftport.cli import console
 from peftport.hosts.load import load_host
 from peftport.modules.folders import read_module
 from peftport.modules.module import stack
@@ -365,3 +367,14 @@ def test_progress_is_drawn_on_a_terminal(environment: dict[str, str], hosts: Fol
     os.close(master)
     assert running.returncode == 0
     assert b"testing the bare host" in drawn
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(
+    peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody draws bars, work of more than a minute says how far it is; shorter work says nothing."""
+    short = ("train", hosts["bert"], reviews, "--technique", "lora", "--steps", "3")
+    assert peftport(*short, "--out", tmp_path / "quiet").err == ""
+    monkeypatch.setattr(console, "SECONDS_A_LINE", 0.0)
+    said = peftport(*short, "--out", tmp_path / "told").err
+    assert re.search(r"^training .*: 2 of 3, \d+ s left$", said, re.MULTILINE), said

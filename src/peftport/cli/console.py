@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import Parameter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from peftport.core.progress import duration
 
 if TYPE_CHECKING:
     from peftport.api.result import Result
     from peftport.core.progress import Progress
     from peftport.report.table import Table
 
+SECONDS_A_LINE = 60.0
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
 AsJson = Annotated[bool, JSON_OPTION]
 AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
@@ -74,16 +78,14 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def plain_bars() -> Iterator[Progress]:
-    """Show progress bars with the remaining time on stderr, but nothing where stderr is not a terminal."""
+    """Show progress bars with the remaining time on stderr; where that is no terminal, a line a minute."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    from peftport.core.progress import Silent
-
     console = Console(stderr=True)
-    if not console.is_terminal:  # some versions of rich print an empty line even for disabled bars
-        yield Silent()
+    if not console.is_terminal:
+        yield _Lines()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -94,6 +96,25 @@ def plain_bars() -> Iterator[Progress]:
     )
     with RichProgress(*columns, console=console) as progress:
         yield _Bars(progress)
+
+
+class _Lines:
+    """Progress for logs: of work that takes longer than a minute, a line now and then."""
+
+    def stage(self, title: str, total: int) -> Callable[[int], None]:
+        done, begun = 0, time.monotonic()
+        told = begun
+
+        def advance(units: int) -> None:
+            nonlocal done, told
+            done, now = done + units, time.monotonic()
+            if units and now - told >= SECONDS_A_LINE:
+                told = now
+                left = duration((now - begun) / done * (total - done))
+                with suppress(OSError):  # nobody reads it, which is no reason to stop
+                    remark(f"{title}: {done} of {total}, {left} left")
+
+        return advance
 
 
 class _Bars:
