@@ -168,8 +168,10 @@ def test_nobody_reads(close: str, environment: dict[str, str], tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_standard_output_on_a_full_disk(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "peftport", "techniques"]
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_standard_output_on_a_full_disk(options: tuple[str, ...], environment: dict[str, str], tmp_path: Path) -> None:
+    """Whether the buffer is written at once or at the end."""
+    command = [sys.executable, "-m", "peftport", "techniques", *options]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, env=unmeasured(environment), check=False

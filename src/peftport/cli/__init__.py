@@ -93,8 +93,11 @@ def layouts_first(words: Sequence[str]) -> list[str]:
 
 def _fail_by_the_system(error: OSError) -> NoReturn:
     """Exit after a system error: full or broken disk, missing permissions, invalid path, or closed stdout."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left in the buffer is discarded, or Python would try again as it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if error.errno == errno.EPIPE:  # exit silently, with the code that typer uses for this
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discard what is left in the buffer
         sys.exit(1)
     code = 2 if error.errno == errno.ENAMETOOLONG else 1
     where = error.filename or "the system"
