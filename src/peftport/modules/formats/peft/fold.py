@@ -15,6 +15,7 @@ errors are put on record. Changes of anything but linear maps of the layers are 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
 import warnings
@@ -162,6 +163,7 @@ def _class_in(kept: Kept, host: Host) -> str:
 
 
 def _merged(folder: Path, kept: Kept, model: Any) -> nn.Module:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which peft imports, and which misses a kernel
     try:
         import peft
     except ImportError as error:
