@@ -18,6 +18,7 @@ from peftport.core.errors import ModuleRefused, SlotMismatch
 from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
+from peftport.hosts.loading import loading_of
 from peftport.hosts.task_head import CLASSES, HeadKind
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import HEAD, in_host_dtype, stack
@@ -191,3 +192,22 @@ def test_a_layer_that_peft_did_not_save_is_lost(home: Path, tmp_path: Path) -> N
     host = load_host(str(home / "bare"))
     module = read_module(tmp_path / "whole", host)
     torch.testing.assert_close(ours(host, [module.matrices])[0].flatten(), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("load", [{"dtype": "mixed"}, {"dtype": "bfloat16"}, {"bits": 4}], ids=str)
+def test_a_head_on_a_host_in_fewer_bits_is_exact_and_leaves_the_host_as_it_was(
+    load: dict[str, Any], home: Path, tmp_path: Path
+) -> None:
+    """Its pooler comes from the host's files, and the host's own pooler multiplies afterwards as before."""
+    folder = a_host(home, "bert")
+    trained(folder, "SEQ_CLS", tmp_path / "peft")
+    wide, narrow = load_host(str(folder)), load_host(str(folder), "body", loading_of(load))
+    exact, module = (read_module(tmp_path / "peft", host) for host in (wide, narrow))
+    assert exact.head is not None and module.head is not None
+    assert all(torch.equal(module.head[name], own) for name, own in exact.head.items())
+    inputs = word_tokenizer()(TEXTS, padding=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        before = narrow.base(input_ids=inputs).pooler_output
+        near, apart = ours(narrow, [module.matrices]), ours(wide, [exact.matrices])
+        assert torch.equal(narrow.base(input_ids=inputs).pooler_output, before)
+    torch.testing.assert_close(near, apart, rtol=0, atol=0.1 * float(apart.abs().max()))

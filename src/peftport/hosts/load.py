@@ -94,7 +94,7 @@ def _load_model(source: Source, layout: Layout, view: View, options: dict[str, A
     auto = auto_class(layout, view)
     _check_view(source, layout, view)
     try:
-        with _quiet():
+        with quiet_transformers():
             model, info = auto.from_pretrained(
                 source.folder,
                 **options,
@@ -187,7 +187,7 @@ def _layers(base: Any, layout: Layout) -> re.Pattern[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence what transformers prints while loading: what matters is checked here and refused with a reason."""
     log = transformers.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from peftport.core.errors import HostRefused, first_line
 from peftport.hosts.host import Host
-from peftport.hosts.weights import stored_tensors
+from peftport.hosts.weights import WIDE, stored_tensors
 
 HeadKind = Literal["sequence", "token", "question"]
 CLASSES: dict[HeadKind, str] = {
@@ -110,7 +110,8 @@ def host_tensor(host: Host, name: str, prefix: str) -> Tensor | None:
             own = model.get_parameter(path).detach()
         except AttributeError:
             continue
-        if own.device.type != "meta" and own.is_floating_point():
+        exact = own.is_floating_point() and (own.itemsize >= WIDE or host.folder is None)
+        if own.device.type != "meta" and exact:
             return own.to("cpu", torch.float32)
     stored = stored_tensors(host.folder, host.model) if host.folder is not None else {}
     for known, place in stored.items():

@@ -125,8 +125,9 @@ def _with_weights(model: nn.Module, head: Mapping[str, Tensor]) -> Iterator[None
         for name in dict.fromkeys(key.rpartition(".")[0] for key in head):
             layer: Any = model.get_submodule(name)
             own = {key.rpartition(".")[2]: tensor for key, tensor in head.items() if key.rpartition(".")[0] == name}
+            before = vars(layer).get("forward")  # a pooler of a host in fewer bits multiplies in its own way
             layer.forward = partial(_by_entry, layer, own["weight"], own.get("bias"))
-            stack.callback(delattr, layer, "forward")
+            stack.callback(delattr if before is None else setattr, layer, "forward", *([before] if before else []))
         yield
 
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from peftport.core.errors import ModuleRefused, first_line
 from peftport.hosts.changes import part_vocabularies
 from peftport.hosts.host import Host
+from peftport.hosts.load import quiet_transformers
 from peftport.hosts.slots import Slot
 from peftport.hosts.task_head import CLASSES, rows_of
 from peftport.modules.formats.peft.config import PeftConfig
@@ -298,19 +299,10 @@ def _check_patterns(said: Mapping[str, Any], folder: Path, host: Host) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what transformers and PEFT say while a model is loaded and a file is put on it."""
-    log = transformers.utils.logging
-    before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            torch.manual_seed(0)
-            yield
-    finally:
-        log.set_verbosity(before)
-        if bars:
-            log.enable_progress_bar()
+    with quiet_transformers(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        yield
 
 
 def names_in_model(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:

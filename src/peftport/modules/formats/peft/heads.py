@@ -98,16 +98,17 @@ def whole_weights(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def written_head(module: Module, host: Host) -> dict[str, Tensor]:
     """Return the tensors of a module's head that its file needs: those that the host itself has are left out."""
-    if module.head is None or is_linear(module.head):
+    head = module.head
+    if head is None or is_linear(head):
         return {}
     kind = kind_of_head(module.file)
-    layers = task_head(host, kind, rows_of(module.head, host, kind) or 2)
+    layers = task_head(host, kind, rows_of(head, host, kind) or 2)
 
-    def is_own(name: str) -> bool:
+    def is_own(name: str, tensor: Tensor) -> bool:
         own = host_tensor(host, name, layers.prefix) if layers.in_body(name) else None
-        return own is not None and torch.equal(own, module.head[name].float())  # type: ignore[index]
+        return own is not None and torch.equal(own, tensor.float())
 
-    return {name: tensor for name, tensor in module.head.items() if not is_own(name)}
+    return {name: tensor for name, tensor in head.items() if not is_own(name, tensor)}
 
 
 def settings_with_head(config: dict[str, Any], names: list[str], file: FileRecord | None) -> dict[str, Any]:
