@@ -51,11 +51,11 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     multiply_by_blocks(model)
-    if loading.dtype == "mixed":
-        multiply_in_bfloat16(model.base_model)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(source)
     prefix = config.get("peftport_text_prefix", "")
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
+    if loading.dtype == "mixed":
+        multiply_in_bfloat16(host.base, host.slots.values())
     if loading.checkpointing:
         checkpoint_layers(host.base, layout)
     return host

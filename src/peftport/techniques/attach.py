@@ -108,8 +108,9 @@ def _by_entry(
 ) -> Tensor:
     entries = next(iter(own.values())).shape[0]
     x, own, shared = x.to(y.device), _moved(own, y.device), _moved(shared, y.device)  # hosts on several devices
-    x_rows = x.reshape(entries, -1, x.shape[-1])  # (K, N, D_in)
-    y_rows = y.reshape(entries, -1, y.shape[-1])  # (K, N, D_out)
+    dtype = next(iter(own.values())).dtype  # that of a host's wide numbers, where some outputs are narrow (hosts.mixed)
+    x_rows = x.to(dtype).reshape(entries, -1, x.shape[-1])  # (K, N, D_in)
+    y_rows = y.to(dtype).reshape(entries, -1, y.shape[-1])  # (K, N, D_out)
     return technique.apply(spec, slot, x_rows, y_rows, own, shared).reshape(y.shape)
 
 
