@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,19 @@ TECHNIQUES = ("lora", "adapter", "compacter", "prefix")
 
 @dataclass(frozen=True)
 class Contestant:
-    """A script and the Python that runs it."""
+    """A script, the Python that runs it, and the number format of its products."""
 
     name: str
     title: str
     script: str
     python: Path
+    numbers: str = "float32"
 
     def can(self, technique: str, kind: str) -> str | None:
         """None where it has the same technique on such hosts, else why not."""
         if not self.python.exists():
             return "no environment of the adapters library here (make oracle)"
-        if self.name in ("ours", "adapters_trainer") or technique == "lora":
+        if self.script in ("ours.py", "adapters_trainer.py") or technique == "lora":
             return None
         if technique == "prefix":
             return None if kind == "encoder" else "peft's prefix reaches only the decoder of an encoder-decoder"
@@ -42,7 +43,7 @@ class Contestant:
         """Run the script on the work, in a process of its own."""
         with tempfile.TemporaryDirectory() as home:
             given, found = Path(home) / "work.json", Path(home) / "done.json"
-            given.write_text(json.dumps(asdict(work)), encoding="utf-8")
+            given.write_text(json.dumps(asdict(replace(work, numbers=self.numbers))), encoding="utf-8")
             command = [str(self.python), str(HERE / self.script), str(given), str(found)]
             done = subprocess.run(command, env=_environment(threads), capture_output=True, text=True, check=False)
             if done.returncode:
@@ -53,11 +54,16 @@ class Contestant:
         return [Done(**row) for row in rows]
 
 
-CONTESTANTS = (
+SIDES = (
     Contestant("ours", "peftport, one entry", "ours.py", Path(sys.executable)),
     Contestant("trainer", "peft + transformers.Trainer", "trainer.py", Path(sys.executable)),
     Contestant("lean", "peft + a lean loop", "lean.py", Path(sys.executable)),
     Contestant("adapters_trainer", "adapters + AdapterTrainer", "adapters_trainer.py", ORACLE),
+)
+CONTESTANTS = tuple(
+    replace(side, name=f"{side.name}{mark}", title=f"{side.title}{said}", numbers=numbers)
+    for side in SIDES
+    for numbers, mark, said in (("float32", "", ""), ("bfloat16", "_bfloat16", ", bfloat16"))
 )
 
 

@@ -59,6 +59,7 @@ def arguments(work: Work, run: Run, folder: str) -> TrainingArguments:
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         use_cpu=True,
+        bf16=work.numbers == "bfloat16",
         **GROUPED,
     )
 

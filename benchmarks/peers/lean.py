@@ -31,6 +31,11 @@ def batches(work: Work, seed: int) -> Iterator[dict[str, torch.Tensor]]:
                 yield collate([rows[i] for i in pick], [work.train.labels[i] for i in pick], work.pad_id)
 
 
+def narrow(work: Work) -> torch.autocast:
+    """Products in bfloat16 where the work asks for them."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=work.numbers == "bfloat16")
+
+
 @torch.inference_mode()
 def accuracy(model: Classifier, test: Texts, pad_id: int) -> float:
     """Share of test items that are right."""
@@ -57,10 +62,13 @@ def run(work: Work, one: Run, test: Texts) -> Done:
     for step in range(max(one.points) + 1):
         if step in one.points:
             before = time.perf_counter()
-            found[step] = accuracy(model, test, work.pad_id)
+            with narrow(work):
+                found[step] = accuracy(model, test, work.pad_id)
             tested += time.perf_counter() - before
         if step < max(one.points):
-            model(**next(feed))["loss"].backward()
+            with narrow(work):
+                loss = model(**next(feed))["loss"]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, work.max_grad_norm)
             optimiser.step()
             optimiser.zero_grad()

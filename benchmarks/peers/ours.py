@@ -9,6 +9,7 @@ import time
 
 from work import Done, Run, Texts, Work, read_work, warm_and_timed, write_done
 
+from peftport.hosts.loading import Loading
 from peftport.tasks import load_task
 from peftport.techniques import make_spec
 from peftport.training.bound_task import BoundTask, Start, bind_task
@@ -20,7 +21,8 @@ def open_bound_task(work: Work) -> BoundTask:
     settings = TrainSettings(
         batch_size=work.batch_size, max_tokens=work.max_tokens, max_grad_norm=work.max_grad_norm, weight_decay=0.0
     )
-    bound_task = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items)
+    loading = Loading(dtype="mixed" if work.numbers == "bfloat16" else "float32")
+    bound_task = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items, loading=loading)
     assert [list(row) for row in bound_task.test_split.rows] == work.test.rows, "the peers were given other texts"
     assert [list(row) for row in bound_task.train_split.rows] == work.train.rows, "the peers were given other texts"
     return bound_task

@@ -56,13 +56,13 @@ def study_file(techniques: list[str], budgets: list[int], seeds: int, origin_ste
     return "\n".join([*lines, "[testing]", f"items = {items}"]) + "\n"
 
 
-def ours(study: str, workers: int) -> dict[str, Any]:
+def ours(study: str, workers: int, load: str) -> dict[str, Any]:
     """Run the study afresh, by the clock."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "slice.toml"
         file.write_text(study, encoding="utf-8")
-        options = ["--dir", f"{home}/runs", "--workers", str(workers), "--threads", "1", "--json"]
+        options = ["--dir", f"{home}/runs", "--workers", str(workers), "--threads", "1", "--load", load, "--json"]
         command = [sys.executable, "-m", "peftport", "study", "run", str(file), *options]
         begun = time.perf_counter()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -91,7 +91,7 @@ def measure(contestant: Contestant, asked: argparse.Namespace) -> dict[str, Any]
     if not able:
         return {"title": contestant.title, "not_run": contestant.can(asked.techniques[0], "encoder")}
     study = study_file(able, asked.budgets, 1, asked.origin_steps, asked.items)
-    both = [(ours(study, 1), run_by_run(contestant, able, asked)) for _ in range(asked.pairs)]
+    both = [(ours(study, 1, asked.load), run_by_run(contestant, able, asked)) for _ in range(asked.pairs)]
     return {
         "title": contestant.title,
         "techniques": able,
@@ -138,7 +138,7 @@ def say_least(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure and write, peer after peer."""
-    peers = {contestant.name: contestant for contestant in CONTESTANTS[1:]}
+    peers = {contestant.name: contestant for contestant in CONTESTANTS if contestant.script != "ours.py"}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", default=list(peers), choices=peers)
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
@@ -146,13 +146,14 @@ def main() -> None:
     parser.add_argument("--origin-steps", type=int, default=40)
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--load", default="dtype=auto", help="how our side loads hosts")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--least", action="store_true", help="of what is there; measure nothing")
     asked = parser.parse_args()
     if asked.least:
         say_least(json.loads(asked.out.read_text(encoding="utf-8")))
         return
-    settings = {key: getattr(asked, key) for key in ("budgets", "origin_steps", "items", "pairs")}
+    settings = {key: getattr(asked, key) for key in ("budgets", "origin_steps", "items", "pairs", "load")}
     for name in asked.peers:
         row = {**measure(peers[name], asked), "machine": machine_facts()}
         print({key: value for key, value in row.items() if key not in ("pairs", "machine")}, flush=True)

@@ -39,6 +39,7 @@ class Work:
     Attributes:
         label_rows: token rows of the label words (encoder-decoders) or of the label descriptions (encoders).
         task, items, max_tokens: how our side names the same texts.
+        numbers: float32, or bfloat16: products in bfloat16 and what is trained in float32, as each side has it.
 
     """
 
@@ -59,6 +60,7 @@ class Work:
     items: int
     max_tokens: int
     runs: list[Run]
+    numbers: str = "float32"
 
 
 @dataclass(frozen=True)
