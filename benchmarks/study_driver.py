@@ -25,6 +25,7 @@ from machine import machine_facts
 from study_plan import study_of
 
 from peftport.core.environment import installed_versions
+from peftport.core.progress import Silent
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
@@ -97,7 +98,7 @@ def answer(stack: int, request: Request) -> JobResult:
     return JobResult(tuple(Answer(entry.job, dict(metrics), None, 1.0, inputs) for entry in request.entries), data)
 
 
-class Memory:
+class Memory(Silent):
     """Watches progress: resident memory at every tenth of the training steps."""
 
     def __init__(self) -> None:

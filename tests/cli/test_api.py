@@ -15,7 +15,9 @@ import typer.main
 import peftport as pp
 from peftport.cli import app
 from peftport.core.errors import BadRequest
+from peftport.core.progress import Silent
 from peftport.metrics import METRICS
+from peftport.techniques import TECHNIQUES
 from peftport.workflows.demo import DemoSettings
 
 Run = Callable[..., Any]
@@ -93,7 +95,16 @@ def test_a_demonstration_goes_by_the_metric_that_is_named(hosts: Folders, review
         origin=str(hosts["bert"]), receiver=str(hosts["bert-updated"]), task=str(reviews), origin_steps=1, budgets=(0,),
         seeds=(0,), test_items=12, max_tokens=32,
     )  # fmt: skip
-    found = pp.demo(settings, metric="macro_f1", out=tmp_path)
+    told: list[str] = []
+
+    class Told(Silent):
+        def tell(self, line: str) -> None:
+            told.append(line)
+
+    found = pp.demo(settings, metric="macro_f1", out=tmp_path, progress=Told())
+    assert [line.partition(": accuracy ")[0] for line in told] == list(TECHNIQUES)  # each as soon as it is found
+    assert all("after 0 steps: ported " in line for line in told)
+    assert found.remarks()[0].startswith("dtype auto: ")
     assert "difference in macro F1" in str(found)
     assert found.tables()[0].title.startswith("Macro F1 on ")
     scores = found.demo.comparisons[0].scores["ported", 0, 0]

@@ -46,7 +46,7 @@ def test_speed_up_is_the_median_of_pairs_not_of_sides() -> None:
 def test_nobody_is_asked_for_what_he_lacks() -> None:
     from contestants import CONTESTANTS
 
-    ours, trainer, lean, adapters = CONTESTANTS
+    ours, trainer, lean, adapters = (side for side in CONTESTANTS if side.numbers == "float32")
     for kind in ("encoder", "encoder_decoder"):
         assert all(ours.can(technique, kind) is None for technique in ("lora", "adapter", "compacter", "prefix"))
         for peft in (trainer, lean):
@@ -55,6 +55,15 @@ def test_nobody_is_asked_for_what_he_lacks() -> None:
     assert trainer.can("prefix", "encoder") is None
     assert "decoder" in (trainer.can("prefix", "encoder_decoder") or "")
     assert (adapters.can("adapter", "encoder") is None) == adapters.python.exists()
+    assert len(CONTESTANTS) == len({side.name for side in CONTESTANTS}) == 8  # each in float32 and in bfloat16
+
+
+def test_peers_are_held_against_the_faster_of_our_formats() -> None:
+    from run import our_best
+    from work import Done
+
+    one, other, third = ([Done(0, 9.0, seconds, 1.0, 1, {0: 0.5})] for seconds in (3.0, 2.0, 1.0))
+    assert our_best({"ours": one, "trainer": third, "ours_bfloat16": other}) is other
 
 
 def test_operations_fall_into_the_groups_of_the_profile() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from peftport.core.errors import BadRequest, HostRefused, OutputRefused, TaskRefused, TrainingFailed
 from peftport.core.hashing import rng_for
+from peftport.core.progress import Silent
 from peftport.hosts.load import load_host
 from peftport.hosts.offline.catalogue import offline_host_folder
 from peftport.workflows.continued_pretraining import HostUpdate, UpdateRecord, corrupt_spans, mask_tokens, update_host
@@ -240,7 +241,7 @@ def test_a_crash_leaves_nothing(tmp_path: Path, text: Path) -> None:
     folder = saved("gpt2", tmp_path / "host")
     done: list[int] = []
 
-    class Impatient:
+    class Impatient(Silent):
         def stage(self, title: str, total: int) -> Callable[[int], None]:
             return self.advance
 

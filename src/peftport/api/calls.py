@@ -15,6 +15,7 @@ from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHos
 from peftport.api.serving_results import Merged, WrittenGguf
 from peftport.api.upgrade_result import Upgraded
 from peftport.core.request import takes
+from peftport.hosts.loading import loading_of
 from peftport.report.tables import demo_page
 from peftport.store.artifacts import write_text
 from peftport.workflows.check import check_module
@@ -111,7 +112,7 @@ def demo(request: DemoRequest) -> Demonstrated:
         BadRequest: a host or the task is not installed, ``out`` is a file, or the metric is unknown.
 
     """
-    outcome = run_demo(request.settings, request.progress, request.metric)
+    outcome = run_demo(request.settings, request.progress, request.metric, loading_of(request.loaded_by))
     shown = Demonstrated(request, outcome)
     if request.out is not None:
         out = Path(request.out)

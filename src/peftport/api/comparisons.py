@@ -106,7 +106,7 @@ class Demonstrated(Result):
 
     def remarks(self) -> list[str]:
         """What was cut off texts, and why the arms are not judged by accuracy, where they are not."""
-        return [*self.demo.remarks, *noted(self.demo.analysis.judged)]
+        return [*loading_remarks(self.request.loaded_by), *self.demo.remarks, *noted(self.demo.analysis.judged)]
 
     def tables(self) -> list[Table]:
         """Mean of the judged metric by technique, arm and budget."""

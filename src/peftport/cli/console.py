@@ -111,10 +111,13 @@ class _Lines:
             if units and now - told >= SECONDS_A_LINE:
                 told = now
                 left = duration((now - begun) / done * (total - done))
-                with suppress(OSError):  # nobody reads it, which is no reason to stop
-                    remark(f"{title}: {done} of {total}, {left} left")
+                self.tell(f"{title}: {done} of {total}, {left} left")
 
         return advance
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # nobody reads it, which is no reason to stop
+            remark(line)
 
 
 class _Bars:
@@ -124,6 +127,9 @@ class _Bars:
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         task = self._progress.add_task(title, total=total)
         return lambda units: self._progress.advance(task, units)
+
+    def tell(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False)
 
 
 def quiet_libraries() -> None:

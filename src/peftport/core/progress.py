@@ -12,6 +12,9 @@ class Progress(Protocol):
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         """Begin a stage of ``total`` units. Call the returned function with the number of units just done."""
 
+    def tell(self, line: str) -> None:
+        """Report what has been found so far, where the work goes on for a while."""
+
 
 class Silent:
     """A progress object that ignores all reports."""
@@ -19,6 +22,9 @@ class Silent:
     def stage(self, title: str, total: int) -> Callable[[int], None]:
         """Return a function that ignores its argument."""
         return lambda units: None
+
+    def tell(self, line: str) -> None:
+        """Ignore the line."""
 
 
 def duration(seconds: float) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from peftport.core.progress import Progress, Silent
+from peftport.hosts.loading import Loading
 from peftport.metrics.choice import check_defined
 from peftport.tasks import load_task
 from peftport.tasks.kinds.classification import as_scores
@@ -26,7 +28,7 @@ ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """The size of the demonstration; with the defaults it takes about four minutes on two cores."""
+    """The size of the demonstration."""
 
     origin: str = ORIGIN
     receiver: str = RECEIVER
@@ -67,8 +69,15 @@ class Demo:
         }
 
 
-def run_demo(settings: DemoSettings | None = None, progress: Progress | None = None, metric: str | None = None) -> Demo:
+def run_demo(
+    settings: DemoSettings | None = None,
+    progress: Progress | None = None,
+    metric: str | None = None,
+    loading: Loading | None = None,
+) -> Demo:
     """Train a module of each technique on the origin, then compare each on the receiver, judged by ``metric``.
+
+    What comes of a technique is told as soon as it is found.
 
     Raises:
         BadRequest: a host or the task is not installed, or the metric is unknown or not defined for the test items.
@@ -79,8 +88,8 @@ def run_demo(settings: DemoSettings | None = None, progress: Progress | None = N
     begun = time.perf_counter()
     task = load_task(settings.task)
     training = TrainSettings(max_tokens=settings.max_tokens)
-    home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items)
-    away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items)
+    home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items, loading=loading)
+    away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items, loading=loading)
     [home_bare] = home.test(None, [], progress, f"testing {settings.origin} alone")
     if metric is not None:
         check_defined(metric, home_bare)
@@ -94,5 +103,20 @@ def run_demo(settings: DemoSettings | None = None, progress: Progress | None = N
         module = home.module(spec, kept[settings.origin_steps], 0, rate)
         accuracy[technique.name] = as_scores(home.test(spec, [module.matrices])[0]).accuracy
         comparisons.append(run_comparison(module, away, plan, progress))
+        progress.tell(_told(comparisons[-1], accuracy[technique.name]))
     remarks = tuple(dict.fromkeys((*home.remarks, *away.remarks)))
     return Demo(settings, comparisons, accuracy, as_scores(home_bare).accuracy, time.perf_counter() - begun, remarks)
+
+
+def _told(comparison: Comparison, at_home: float) -> str:
+    """What was found for one technique, before any training on the receiver."""
+    least = min(comparison.plan.budgets)
+    rows = [row for row in comparison.rows if row.budget == least]
+    means = {
+        arm: fmean(float(row.measures["accuracy"] or 0.0) for row in rows if row.arm == arm)
+        for arm in comparison.plan.arms
+    }
+    arms = ", ".join(f"{arm} {mean:.3f}" for arm, mean in means.items())
+    bare = as_scores(comparison.bare).accuracy
+    where = f"on {comparison.receiver} after {least} steps"
+    return f"{comparison.technique}: accuracy {at_home:.3f} at home; {where}: {arms}, bare {bare:.3f}"

@@ -25,6 +25,16 @@ def loading_settings(texts: Sequence[str]) -> dict[str, Any]:
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
 
 
+def load_option(default: str = "") -> dict[str, Option]:
+    """How hosts are loaded."""
+    return option(
+        "How the host is loaded: device=auto|cpu|cuda, dtype=float32|mixed|bfloat16|auto (mixed: products of frozen "
+        "matrices in bfloat16; auto: mixed where that is faster here), spread=true (over all devices), bits=8|4, "
+        f"checkpointing=true (less memory, more time).{default}",
+        metavar="KEY=VALUE", repeated=True, read=loading_settings,
+    )  # fmt: skip
+
+
 def metric_option(default: str = "") -> dict[str, Option]:
     """Return the option ``--metric``; ``default`` is what comes before accuracy where none is given."""
     return option(
@@ -81,9 +91,5 @@ GENERATE = option(
     at_least=0,
 )
 METRIC = metric_option()
-LOAD = option(
-    "How the host is loaded: device=auto|cpu|cuda, dtype=float32|mixed|bfloat16|auto (mixed: products of frozen "
-    "matrices in bfloat16; auto: mixed where that is faster here), spread=true (over all devices), bits=8|4, "
-    "checkpointing=true (less memory, more time).",
-    metavar="KEY=VALUE", repeated=True, read=loading_settings,
-)  # fmt: skip
+LOAD = load_option()
+LOAD_AUTO = load_option(" By default dtype=auto.")

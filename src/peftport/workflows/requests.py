@@ -23,6 +23,7 @@ from peftport.workflows.options import (
     LEARNING_RATE,
     LEAVE_OUT,
     LOAD,
+    LOAD_AUTO,
     MAX_TOKENS,
     METRIC,
     MODULE_ARGUMENT,
@@ -56,7 +57,7 @@ class DemoRequest(Request):
 
     settings: DemoSettings | None = field(
         default=None,
-        metadata=option("The size of the demonstration; the default takes about four minutes.", only_python=True),
+        metadata=option("The size of the demonstration; the default takes one to four minutes.", only_python=True),
     )
     _: KW_ONLY
     out: Place | None = field(
@@ -67,6 +68,12 @@ class DemoRequest(Request):
         ),
     )  # fmt: skip
     metric: str | None = field(default=None, metadata=METRIC)
+    load: Mapping[str, Any] | None = field(default=None, metadata=LOAD_AUTO)
+
+    @property
+    def loaded_by(self) -> Mapping[str, Any]:
+        """How the hosts are loaded: as the user says, or in what is fastest on this machine."""
+        return self.load or {"dtype": "auto"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
