@@ -244,7 +244,9 @@ def _matrix(lists: pl.Series) -> npt.NDArray[np.float32]:
 
 
 def _lists(values: npt.NDArray[Any]) -> pl.Series:
-    """Scores (N, C) as a list for each item."""
+    """Scores (N, C) as a list for each item; null where there are none."""
+    if not values.shape[1]:
+        return pl.Series([None] * len(values), dtype=pl.List(pl.Float32))
     return pl.Series(values.astype(np.float32)).arr.to_list()
 
 

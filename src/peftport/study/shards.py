@@ -10,15 +10,13 @@ so that the costliest, with all that it needs, costs as little as it can in this
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from dataclasses import dataclass
 
 from peftport.study.estimate import passes
 from peftport.study.grid import Run
 from peftport.study.plan import Plan
 
-WRITTEN = re.compile(r"^([1-9]\d{0,6})/([1-9]\d{0,6})$")
+FACT = "shards"  # the fact of a ledger that lists the shards of the whole study that were run in its folder
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,12 @@ class Shard:
 
     number: int
     count: int
+
+    @classmethod
+    def read(cls, text: str) -> Shard:
+        """Return the shard that ``3/16`` names."""
+        number, _, count = text.partition("/")
+        return cls(int(number), int(count))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -58,45 +62,33 @@ class Division:
         return max(self.costs) / self.undivided if self.undivided else 0.0
 
 
-def shard_of(text: str) -> Shard:
-    """Parse ``3/16``.
-
-    Raises:
-        ValueError: it is no such text, or there is no such shard.
-
-    """
-    written = WRITTEN.match(text)
-    if not written or int(written[1]) > int(written[2]):
-        raise ValueError(f"expected a number, a slash and a count that is not smaller, such as 3/16, got {text!r}")
-    return Shard(int(written[1]), int(written[2]))
-
-
 def divide(plan: Plan, count: int) -> Division:
     """Divide a plan into ``count`` shards. Some are empty where there are fewer stacks with results."""
-    answered: dict[int, list[tuple[int, Run]]] = defaultdict(list)
-    wanted: dict[int, set[str]] = defaultdict(set)
+    wanted: dict[int, set[str]] = {}  # the distances that the runs of a stack need, by stack
     stack_of = {job.id: stack.index for stack in plan.stacks for job in stack.jobs}
-    for place, run in enumerate(plan.runs()):
-        stack, distance = stack_of[plan.job_of(run)], plan.distance_of(run)
-        answered[stack].append((place, run))
-        wanted[stack] |= {distance} if distance else set()
+    for run in plan.runs():
+        distance = plan.distance_of(run)
+        wanted.setdefault(stack_of[plan.job_of(run)], set()).update([distance] if distance else [])
     costs = [sum(passes(job, plan.study) for job in stack.jobs) for stack in plan.stacks]
-    with_needs = {stack: _with_needs(plan, stack, wanted[stack], stack_of) for stack in answered}
-    order = sorted(answered, key=lambda stack: sorted(with_needs[stack]))
+    with_needs = {stack: _with_needs(plan, stack, distances, stack_of) for stack, distances in wanted.items()}
+    order = sorted(wanted, key=lambda stack: sorted(with_needs[stack]))
     stretches = _cut(order, with_needs, costs, count)
     stretches += [[] for _ in range(count - len(stretches))]
-    runs = [sorted((each for stack in stacks for each in answered[stack]), key=lambda each: each[0]) for stacks in stretches]
+    shard_of = {stack: number for number, stacks in enumerate(stretches) for stack in stacks}
+    runs: list[list[Run]] = [[] for _ in range(count)]
+    for run in plan.runs():
+        runs[shard_of[stack_of[plan.job_of(run)]]].append(run)
     done = [set[int]().union(*(with_needs[stack] for stack in stacks)) for stacks in stretches]
     return Division(
-        tuple(tuple(run for _, run in each) for each in runs),
+        tuple(map(tuple, runs)),
         tuple(sum(costs[stack] for stack in stacks) for stacks in done),
         sum(costs),
     )
 
 
-def _with_needs(plan: Plan, stack: int, wanted: set[str], stack_of: dict[str, int]) -> frozenset[int]:
+def _with_needs(plan: Plan, stack: int, distances: set[str], stack_of: dict[str, int]) -> frozenset[int]:
     """Return a stack and all stacks that it and its runs' distances need."""
-    found, todo = {stack}, [*plan.stacks[stack].needs, *wanted]
+    found, todo = {stack}, [*plan.stacks[stack].needs, *distances]
     while todo:
         need = stack_of[todo.pop()]
         if need not in found:
