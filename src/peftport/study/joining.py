@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,7 @@ def _check_inputs(plan: Plan, parts: Sequence[_Part], accept_versions: bool) -> 
                 )
         own = versions_on_record(plan, part.ledger)
         differ = [each for used in own if versions for each in version_differences(versions, used)]
+        differ += [each for used in versions if own for each in version_differences(own, used)] if not differ else []
         if differ and not accept_versions:
             raise BadRequest(
                 f"{part.folder}: expected the libraries of {parts[0].folder}: {', '.join(differ)}; run one of them "
@@ -215,7 +216,7 @@ class _Join:
         counted, wrong, chosen = Counter[Any](), list[str](), list[tuple[int, JobRow]]()
         total = sum(len(part.ledger.states()) for part in self.parts)
         advance = request.progress.stage("jobs", total) if request.progress else lambda units: None
-        numbered = [((number, row) for row in part.ledger.rows()) for number, part in enumerate(self.parts)]
+        numbered = [zip(repeat(number), part.ledger.rows(), strict=False) for number, part in enumerate(self.parts)]
         for _, group in groupby(merge(*numbered, key=_id), key=_id):
             rows = list(group)
             advance(len(rows))
