@@ -96,6 +96,7 @@ def tables(study: Study, whole: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("items", [True, False])
 def test_all_that_is_exported_is_done(items: bool, study: Study, tables: Path, worked: Worked, tmp_path: Path) -> None:
     """Nothing is trained or tested; what is exported again is what was given, to the byte."""
+    runs = len(list(plan_of(Path("small.toml")).runs()))
     if not items:
         (tables / "items.parquet").unlink()
     at = ("--dir", tmp_path / "runs")
@@ -116,6 +117,9 @@ def test_all_that_is_exported_is_done(items: bool, study: Study, tables: Path, w
     for command in ("status", "report"):
         assert study(command, *at).code == 0
     assert "nothing was changed" in study("repair", *at).out
+    assert study("export", *at, "--out", tmp_path / "again", "--items").code == 0
+    assert pl.read_parquet(tmp_path / "again" / "items.parquet")["scores"].null_count() == (0 if items else 8 * runs)
+    assert study("verify", "--results", tmp_path / "again", "--sample", 2).code == 0
     before = records(tmp_path / "runs")
     assert study("run", *at, "--results", tables, "--json").json["done"] == 0
     assert records(tmp_path / "runs") == before

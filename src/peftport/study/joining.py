@@ -242,7 +242,9 @@ class _Join:
         inputs = {key: content for part in self.parts for key, content in part.ledger.inputs().items()}
         for number, sha256 in dict.fromkeys((number, row.artifact) for number, row in chosen):
             if sha256 and not self.artifacts.path(sha256).is_file():
-                self.artifacts.put(self.parts[number].artifacts.path(sha256).read_bytes())
+                path = self.parts[number].artifacts.path(sha256)
+                if self.artifacts.put(path.read_bytes()) != sha256:
+                    raise BadRequest(f"{path}: expected an artifact that does not change, it was altered just now")
         rows = [row for _, row in chosen]
         self.ledger.record(rows, (), {row.inputs: inputs[row.inputs] for row in rows if row.inputs})
 
