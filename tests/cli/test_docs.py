@@ -32,6 +32,7 @@ from peftport.metrics.resampling import resampled
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import stack
 from peftport.objectives import OBJECTIVES
+from peftport.study import executors
 from peftport.tasks import load_task
 from peftport.tasks.kinds import KINDS
 from peftport.tasks.kinds.classification import as_scores
@@ -40,6 +41,7 @@ from peftport.training.bound_task import Start, bind_task
 from peftport.training.loop import TrainSettings
 from peftport.workflows import compare_tables
 from pico import SPECS, WORDS, inputs_of, pico_host, random_matrices
+from pico_study import Here
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -51,7 +53,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")
 # Options of programs other than ours that the pages show.
-FOREIGN = {"--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--time", "--overlap", "--exclude"}
+FOREIGN = {"--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task", "--time", "--overlap", "--exclude", "--array"}
 FOREIGN |= {"--model", "--tasks", "--batch", "--device"}  # of lm-evaluation-harness
 FOREIGN |= {"--src", "--head", "--port", "--num-cpus", "--block", "--address"}
 STUDY = """
@@ -186,7 +188,7 @@ def smaller(words: list[str]) -> list[str]:
     return words
 
 
-# Needs the package index, real hosts, or Ray; each has its own test.
+# Needs the package index, real hosts, or Ray; each has its own test, and so has what a scheduler sets variables for.
 ELSEWHERE = {"hosts install", "demo"}
 
 
@@ -201,7 +203,7 @@ ELSEWHERE = {"hosts install", "demo"}
 def test_commands_of_a_page_run_in_their_order(name: str, place: Path, peftport: Run) -> None:
     ran = 0
     for words in lines_of(ROOT / name):
-        if named(words) in ELSEWHERE or "ray" in words or "--calibrate" in words:
+        if named(words) in ELSEWHERE or "ray" in words or "--calibrate" in words or any("$" in word for word in words):
             continue
         result = peftport(*smaller(words))
         assert result.code == 0, (words, result.err)
@@ -228,6 +230,34 @@ def test_python_of_a_page_runs(name: str, place: Path, peftport: Run) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+
+
+def expanded(script: str, **variables: str) -> list[list[str]]:
+    """The words of every peftport command that a shell runs for a script."""
+    command = 'peftport() { printf "%s\\0" "$@" ""; }\n' + script  # a zero ends each word, another one each command
+    done = subprocess.run(
+        ["bash", "-euc", command], capture_output=True, text=True, check=True, env=os.environ | variables
+    )
+    return [words.split("\0") for words in done.stdout.split("\0\0")[:-1]]
+
+
+def test_the_job_array_of_the_page_about_clusters_runs(
+    place: Path, peftport: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script for every number of the array, by a shell, and what is said to follow: the whole study, by shards."""
+    monkeypatch.setattr(executors, "make_executor", lambda *_: Here())
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Job arrays")[2]
+    plan, script, join = [text for _, text in BLOCK.findall(page.partition("\n## ")[0])]
+    [(first, last)] = re.findall(r"--array=(\d+)-(\d+)", script)
+    numbers = range(int(first), int(last) + 1)
+    places = {"SCRATCH": str(place / "scratch")}
+    ran = [expanded(script, SLURM_ARRAY_TASK_ID=str(number), **places) for number in numbers]
+    assert [words[words.index("--shard") + 1] for [words] in ran] == [f"{number}/{last}" for number in numbers]
+    assert [peftport(*words).code for [words] in (expanded(plan), *ran)] == [0] * (len(ran) + 1)
+    joined = [peftport(*words, "--json") for words in expanded(join, **places)]
+    assert [each.code for each in joined] == [0, 0]
+    assert (joined[0].json["left"], joined[0].json["missing"], len(joined[0].json["folders"])) == (0, [], len(ran))
+    assert joined[1].json["states"] == {"done": joined[1].json["runs"]}
 
 
 def test_the_commands_about_many_modules_run(place: Path, peftport: Run) -> None:

@@ -38,6 +38,7 @@ from peftport.tasks import load_task
 from pico import WORDS
 from pico_folders import Result, Run, save_hosts
 from pico_study import Here, contents, plan_of, run_in
+from study.exported import tables_of
 
 STUDY = """
 name = "KIND"
@@ -411,3 +412,19 @@ def test_the_study_in_the_documentation(
     assert ran.code == 0, ran
     found = command("report", "answers", *changes, "--dir", "study", "--json")
     assert found.code == 0 and found.json["metric"]["name"] == "rouge_l", found
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_exported_tables_of_each_kind_are_taken_as_done(
+    kind: str, command: Command, done: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """With their items, from which every metric is computed again; without these there is nothing to hold them to."""
+    assert command("export", kind, "--dir", done(kind), "--out", tmp_path / "tables", "--items").code == 0
+    at = ("--dir", tmp_path / "runs")
+    ran = command("run", kind, *at, "--results", tmp_path / "tables", "--json")
+    assert (ran.code, ran.json["done"], ran.json["left"]) == (0, 0, 0), ran
+    assert command("export", kind, *at, "--out", tmp_path / "again", "--items").code == 0
+    assert tables_of(tmp_path / "again") == tables_of(tmp_path / "tables")
+    (tmp_path / "tables" / "items.parquet").unlink()
+    told = command("run", kind, "--dir", tmp_path / "other", "--results", tmp_path / "tables")
+    assert (told.code, told.err.count("\n"), "--items" in told.err) == (2, 1, True)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftport.api.joined_result import Joined
 from peftport.api.study_results import Exports, Planned, Ran, Repaired, Reported, Status, Verification
 from peftport.core.request import method_takes, takes
 from peftport.study.commands import (
     ExportRequest,
+    JoinRequest,
     PlanRequest,
     RepairRequest,
     ReportRequest,
@@ -25,6 +27,7 @@ from peftport.study.commands import (
 )
 from peftport.study.execute import execute
 from peftport.study.export import export_study
+from peftport.study.joining import join_studies
 from peftport.study.opened import OpenedStudy, open_study
 from peftport.study.repair import repair
 from peftport.study.status import plan_study, study_status
@@ -84,7 +87,7 @@ class Study:
         tracked = done.tracked
         return Ran(
             self.name, self.file, self.dir, done.summary, tracked.counts, tracked.troubles, done.cuts,
-            self.opened.remarks,
+            (*self.opened.remarks, *done.taken),
         )  # fmt: skip
 
     @method_takes(StatusRequest)
@@ -153,6 +156,18 @@ class Study:
 
         """
         return Repaired(self.name, repair(self.opened.plan, self.dir))
+
+    @staticmethod
+    @takes(JoinRequest)
+    def merge(request: JoinRequest) -> Joined:
+        """Return what was joined, and what is missing.
+
+        Raises:
+            BadRequest: a folder is no part of a study, or was altered; parts are of different studies, ran on different
+                inputs, or have different results of the same job; or ``out`` is in use.
+
+        """
+        return Joined(join_studies(request))
 
     def findings(self) -> Findings:
         """Return the measures, verdicts and headlines that the report shows; each table is a polars frame."""

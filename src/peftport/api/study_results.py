@@ -17,6 +17,7 @@ from peftport.study.export import Exported
 from peftport.study.kinds import kinds_text
 from peftport.study.repair import Repairs
 from peftport.study.run import Summary
+from peftport.study.shards import Division
 from peftport.study.status import FailedJob, PlannedWork, StudyStatus
 from peftport.study.verify import Verified
 
@@ -49,6 +50,8 @@ class Planned(Result):
             f"tasks: {kinds_text(self.outcome.kinds)}",
             f"{s.steps_asked:,} training steps asked, {s.steps_needed:,} needed: sharing saves {saved:.0%}",
         ]
+        if self.outcome.division is not None:
+            lines.append(_divided(self.outcome.division))
         if cost is not None:
             lines.append(f"about {duration(cost.seconds)} here, {cost.disk_bytes / 1e6:,.0f} MB on disk")
             if cost.unknown:
@@ -64,7 +67,22 @@ class Planned(Result):
         counts = {"study": self.outcome.study, **asdict(self.outcome.sharing)}
         counts["jobs_by_kind"] = dict(self.outcome.jobs_by_kind)
         counts["kinds"] = dict(self.outcome.kinds)
+        division = self.outcome.division
+        if division is not None:
+            counts["shards"] = {
+                "count": len(division.costs), "with_runs": sum(map(bool, division.runs)),
+                "longest": division.longest, "repeated": division.repeated,
+            }  # fmt: skip
         return counts if self.outcome.estimate is None else counts | {"estimate": asdict(self.outcome.estimate)}
+
+
+def _divided(division: Division) -> str:
+    """Say how evenly a study divides, and what that costs."""
+    count, used = len(division.costs), sum(map(bool, division.runs))
+    few = f" (only {used} of them have runs)" if used < count else ""
+    again = f"what several need is done in each, {division.repeated:.0%} more work in all"
+    even = f"the longest has {division.longest:.0%} of the study's work (1/{count}: {1 / count:.0%})"
+    return f"{count} shards{few}: {even}; {again if division.repeated else 'nothing is done twice'}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +113,7 @@ class Ran(Result):
     def lines(self) -> list[str]:
         """Return the counts, what had to be done again, and what was sent to trackers."""
         again = len(self.summary.recomputed)
-        lost = [f"{again} jobs were done again: their artifacts were missing or corrupt"] if again else []
+        lost = [f"{again} jobs were done again: their artifacts were missing, corrupt or only tables"] if again else []
         sent = [f"{t}: {n['sent']} runs sent, {n['already_there']} were there already" for t, n in self.tracked.items()]
         return [str(self), *lost, *sent]
 

@@ -15,6 +15,7 @@ from peftport.core.errors import PeftportError
 from peftport.core.request import Request
 from peftport.study.commands import (
     ExportRequest,
+    JoinRequest,
     PlanRequest,
     RepairRequest,
     ReportRequest,
@@ -35,16 +36,17 @@ app = typer.Typer(
 )
 # The options of each command in the order of its help page: of the study, where they stand, and of its own request.
 COMMANDS: dict[str, tuple[type[Request], tuple[str, ...]]] = {
-    "plan": (PlanRequest, ("file", "set", "only", "calibrate", "workers")),
+    "plan": (PlanRequest, ("file", "set", "only", "shard", "calibrate", "workers")),
     "run": (
         RunRequest,
         (
-            "file", "dir", "set", "only", "executor", "workers", "threads", "max_jobs", "stop_after_seconds",
-            "retry_failed", "accept_versions", "track",
+            "file", "dir", "set", "only", "shard", "executor", "workers", "threads", "max_jobs", "stop_after_seconds",
+            "retry_failed", "accept_versions", "results", "track",
         ),
     ),
-    "status": (StatusRequest, ("file", "dir", "set", "only")),
-    "export": (ExportRequest, ("file", "out", "dir", "set", "only", "format", "items")),
+    "status": (StatusRequest, ("file", "dir", "set", "only", "shard")),
+    "merge": (JoinRequest, ("out", "folders", "accept_versions")),
+    "export": (ExportRequest, ("file", "out", "dir", "set", "only", "shard", "format", "items")),
     "verify": (
         VerifyRequest,
         ("file", "results", "sample", "seed", "tolerance", "set", "executor", "workers", "threads"),
@@ -54,7 +56,7 @@ COMMANDS: dict[str, tuple[type[Request], tuple[str, ...]]] = {
         ReportRequest,
         ("file", "dir", "results", "out", "figures", "format", "latex", "metric", "set", "only"),
     ),
-    "watch": (WatchRequest, ("file", "dir", "set", "only", "every")),
+    "watch": (WatchRequest, ("file", "dir", "set", "only", "shard", "every")),
 }  # fmt: skip
 WITHOUT_JSON = "watch"
 
@@ -67,7 +69,7 @@ def _command(name: str) -> Any:
 
         as_json = texts.pop("json_", False)
         values = o.values_of(request, texts)
-        study = o.naming_options(Study.from_file, **o.values_of(StudyRequest, texts))
+        study = o.naming_options(Study.from_file, **o.values_of(StudyRequest, texts)) if "file" in shown else Study
         with _telling(name) as told:
             result: Result = o.naming_options(getattr(study, name), **values, **told)
         show(result, as_json)

@@ -209,6 +209,12 @@ class Ledger:
                 jobs.setdefault(sha, []).append(job)
         return jobs
 
+    def jobs_with(self, metric: str) -> list[str]:
+        """Return the jobs whose metrics have this key."""
+        with self._reading():
+            query = "SELECT id FROM jobs WHERE json_extract(metrics, ?) IS NOT NULL ORDER BY id"
+            return [job for (job,) in self._base.execute(query, (f"$.{metric}",))]
+
     def row(self, job: str) -> JobRow | None:
         """Return the row of a job, or None if it is not on record."""
         with self._reading():

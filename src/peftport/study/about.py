@@ -38,6 +38,8 @@ class About(Closed):
         made_by: which jobs were done with which versions.
         machine: the machine of the last call.
         hosts: the sha256 of the weights of each host.
+        inputs: what the jobs ran on, by name: the fingerprint of each host, the digest of each task; empty in files of
+            early versions.
         updates: how far each host that the study made is from its base.
         worker_seconds: the seconds of all jobs, summed over workers.
         cuts: by host and task, what was cut off texts, a sentence each.
@@ -55,6 +57,7 @@ class About(Closed):
     made_by: tuple[MadeBy, ...] = ()
     machine: dict[str, str]
     hosts: dict[str, str]
+    inputs: dict[str, Any] = {}
     updates: dict[str, dict[str, Any]] = {}
     failures: int
     worker_seconds: float
@@ -75,10 +78,9 @@ def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None =
     tested = tested or TestedTasks()
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
     made = made_by(plan, ledger)
+    inputs = inputs_on_record(plan, ledger)
     hosts = {
-        key.removeprefix("host "): value["weights"][:16]
-        for key, value in inputs_on_record(plan, ledger).items()
-        if key.startswith("host ")
+        key.removeprefix("host "): value["weights"][:16] for key, value in inputs.items() if key.startswith("host ")
     }
     updates: dict[str, dict[str, Any]] = {}
     seconds = 0.0
@@ -95,6 +97,7 @@ def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None =
         made_by=made,
         machine=ran.get("machine", {}),
         hosts=dict(sorted(hosts.items())),
+        inputs=dict(sorted(inputs.items())),
         updates=updates,
         failures=len(ledger.failures()),
         worker_seconds=round(seconds, 1),

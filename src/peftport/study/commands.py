@@ -16,6 +16,7 @@ ImageFormat = Literal["svg", "png", "pdf"]
 TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
+SHARD = re.compile(r"^([1-9]\d{0,6})/([1-9]\d{0,6})$")
 EXECUTOR = option("Where jobs run: processes (on this machine) or ray (on a cluster, or on this machine).")
 WORKERS = option(
     "Worker processes. The default is one per GPU, or without GPUs the number of cores divided by --threads.",
@@ -60,11 +61,27 @@ class StudyRequest(Request):
             read=tuple,
         ),
     )  # fmt: skip
+    shard: str | None = field(
+        default=None,
+        metadata=option(
+            "Only one of several parts, such as 3/16, which study merge joins again. The default of --dir is then "
+            "runs/NAME-3-of-16.",
+            metavar="NUMBER/COUNT",
+        ),
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        written = None if self.shard is None else SHARD.match(self.shard)
+        if self.shard is not None and (not written or int(written[1]) > int(written[2])):
+            self.refuse("shard", "expected a number and a count that is not smaller, such as 3/16", self.shard)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlanRequest(Request):
     """Count the runs, jobs and training steps of a study; with --calibrate, estimate how long it takes here.
+
+    With --shard 3/16 it is those of one shard, and how evenly the study divides.
 
     Example: peftport study plan studies/paper.toml
     """
@@ -101,6 +118,14 @@ class RunRequest(Request):
         default=False,
         metadata=option("Continue although the versions of libraries differ from those that finished jobs ran with."),
     )
+    results: Sequence[Place] = field(
+        default=(),
+        metadata=option(
+            "Take the runs in this folder, which study export wrote as Parquet, as done. May be repeated.",
+            metavar="DIR", repeated=True, path=True,
+            read=tuple,
+        ),
+    )  # fmt: skip
     track: Sequence[str] = field(
         default=(),
         metadata=option(
@@ -227,6 +252,28 @@ class WatchRequest(Request):
     tell: Callable[[str], None] | None = field(
         default=None,
         metadata=option("Called at each update with a line that says how far the study is.", only_python=True),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class JoinRequest(Request):
+    """Join parts of one study that were run in several folders, such as the shards of study run --shard.
+
+    A part is a folder that study run wrote or, as Parquet, study export. The new folder OUT has all
+    results once, and every other command takes it as --dir. Nothing is written if parts are of
+    different studies, ran on different inputs, contradict each other or were altered. What is
+    missing is named, and the exit code is then 1; study run does it.
+
+    Example: peftport study merge runs/quick runs/quick-1-of-2 runs/quick-2-of-2
+    """
+
+    out: Place = field(metadata=option("The new folder.", argument=True, metavar="OUT", path=True))
+    folders: Sequence[Place] = field(
+        metadata=option("The folders of the parts.", argument=True, metavar="DIR", path=True, repeated=True, read=tuple)
+    )
+    _: KW_ONLY
+    accept_versions: bool = field(
+        default=False, metadata=option("Join parts that were run with different versions of libraries.")
     )
 
 

@@ -1,4 +1,4 @@
-"""Estimate how long a study takes, by timing a few steps of every technique on every host that is installed."""
+"""Estimate what a study costs: in passes, from the plan alone; or in seconds, by timing a few steps on every host."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from peftport.core.errors import HostRefused, UnknownName
 from peftport.study.grid import StudySpec, StudyTechnique
 from peftport.study.inputs import open_task
-from peftport.study.jobs import TrainJob, UpdateJob
+from peftport.study.jobs import BareJob, Job, TrainJob, UpdateJob
 from peftport.study.plan import Plan
 
 if TYPE_CHECKING:
     from peftport.training.bound_task import BoundTask
 
 STEPS, ENTRIES, ITEMS = 3, 4, 32
+PASSES_A_STEP = 3  # forward, and backward, which costs about twice as much
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class Estimate:
     seconds: float
     disk_bytes: int
     unknown: tuple[str, ...]
+
+
+def passes(job: Job, study: StudySpec) -> int:
+    """Return the cost of a job in forward passes of one text: the same on every machine, blind to the size of hosts."""
+    step = PASSES_A_STEP * study.training.batch_size
+    if isinstance(job, TrainJob):
+        return step * max(job.budgets) + len(job.budgets) * study.testing.items
+    if isinstance(job, UpdateJob):
+        update = job.update
+        return PASSES_A_STEP * update.batch_size * (update.steps + update.head_warm_up_steps)
+    return study.testing.items if isinstance(job, BareJob) else 1
 
 
 def estimate(plan: Plan, workers: int) -> Estimate:

@@ -14,16 +14,22 @@ from peftport.study.kinds import check_kinds, kinds_of
 from peftport.study.opened import OpenedStudy
 from peftport.study.resuming import check_inputs
 from peftport.study.run import Limits, Summary, run_study
+from peftport.study.shards import FACT as SHARDS
+from peftport.study.taking import take_results
 from peftport.study.tracked import Tracked, tracking
 from peftport.tracking import make_trackers
 
 
 class Executed(NamedTuple):
-    """What one call did, what it sent to trackers, and what was cut off texts, a sentence for each host and task."""
+    """What one call did, what it sent to trackers, and what was cut off texts, a sentence for each host and task.
+
+    ``taken`` says what was taken from the tables of ``--results``, a line a folder.
+    """
 
     summary: Summary
     tracked: Tracked
     cuts: tuple[str, ...]
+    taken: tuple[str, ...] = ()
 
 
 def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
@@ -32,7 +38,7 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
     Raises:
         BadRequest: the study's folder is a file, a host cannot be had, another process runs this study, or Ray or a
             tracker is not installed; no one metric judges the study's tasks; or a host, a task or a library is not what
-            the jobs on record ran on.
+            the jobs on record, or those of ``results``, ran on.
 
     """
     plan, place = opened.plan, opened.dir
@@ -49,7 +55,10 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
         try:
             ledger.check()
             check_inputs(plan, ledger, accept_versions=request.accept_versions, here=request.executor == "processes")
+            taken = take_results(plan, ledger, opened.artifacts, request)
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
+            if opened.shard and not plan.only:
+                ledger.set_fact(SHARDS, sorted({*(ledger.fact(SHARDS) or []), str(opened.shard)}))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, request.warn or _nobody) as tracked:
                 summary = run_study(
@@ -59,7 +68,7 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
             cuts = cut_texts(plan, ledger)
         finally:
             ledger.close()
-    return Executed(summary, tracked, cuts)
+    return Executed(summary, tracked, cuts, taken)
 
 
 def _nobody(text: str) -> None:

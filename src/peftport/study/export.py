@@ -159,10 +159,11 @@ def run_record(plan: Plan, run: Run, rows: Mapping[str, JobRow]) -> dict[str, An
     per_step = metrics.get("train_seconds_per_step")  # unknown where the row was restored from its artifact
     distance_job = plan.distance_of(run)
     distance = rows.get(distance_job) if distance_job else None
+    untested = row is None or (row.state == "done" and not test)  # taken as done from tables that lack this run
     return {
         "run": run.name,
         **{name: getattr(run, name) for name in FACTORS},
-        "state": row.state if row else "pending",
+        "state": "pending" if row is None or untested else row.state,
         **{name: test.get(name) for name in (*METRICS, "n_items", "loss")},
         "steps": run.budget,
         "train_seconds": None if per_step is None else run.budget * per_step,

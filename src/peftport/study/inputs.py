@@ -60,11 +60,14 @@ def open_task(name: str, data: Data | None) -> Task:
 
 def difference(key: str, was: Any, now: Any) -> str | None:
     """Say in one phrase how an input differs from what it was; None if it is the same."""
-    parts = _parts(was, now)
-    if not parts:
-        return None
-    told = ", ".join(f"{part} was {_short(a)}, is {_short(b)}".strip() for part, a, b in parts)
-    return f"{key} has changed since this study was begun: {told}"
+    told = ", ".join(f"{part} was {_short(a)}, is {_short(b)}".strip() for part, a, b in _parts(was, now))
+    return f"{key} has changed since this study was begun: {told}" if told else None
+
+
+def other_input(key: str, one: Any, other: Any) -> str | None:
+    """Say in one phrase how an input of one folder differs from that of another; None if it is the same."""
+    told = ", ".join(f"{part} {_short(a)} and {_short(b)}" for part, a, b in _parts(one, other))
+    return f"{key}: {told}" if told else None
 
 
 def version_differences(known: Iterable[Mapping[str, str]], now: Mapping[str, str]) -> list[str]:

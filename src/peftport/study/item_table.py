@@ -163,7 +163,8 @@ def items_that_differ(ours: pl.DataFrame, theirs: pl.DataFrame, tolerance: int) 
             return True
     if any(int(ours[name].ne_missing(theirs[name]).sum()) > tolerance for name in known if name in WHOLE):
         return True
-    return tolerance == 0 and not all(_close(ours[name], theirs[name]) for name in known if name in ROUNDED)
+    stored = [name for name in known if name in ROUNDED and theirs[name].null_count() < theirs.height]
+    return tolerance == 0 and not all(_close(ours[name], theirs[name]) for name in stored)
 
 
 def _close(ours: pl.Series, theirs: pl.Series) -> bool:
@@ -244,7 +245,9 @@ def _matrix(lists: pl.Series) -> npt.NDArray[np.float32]:
 
 
 def _lists(values: npt.NDArray[Any]) -> pl.Series:
-    """Scores (N, C) as a list for each item."""
+    """Scores (N, C) as a list for each item; null where there are none."""
+    if not values.shape[1]:
+        return pl.Series([None] * len(values), dtype=pl.List(pl.Float32))
     return pl.Series(values.astype(np.float32)).arr.to_list()
 
 

@@ -7,19 +7,22 @@ the row of such a job says its kind.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from peftport.core.errors import PeftportError
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
-from peftport.study.predicted import TARGETS, from_tensors, is_of_predictions, predicted_name
+from peftport.study.predicted import TARGETS, as_tensors, from_tensors, is_of_predictions, predicted_name
 from peftport.tasks.kinds import KINDS
 from peftport.tasks.kinds.classification import Scores
 from peftport.tasks.spec import Predictions
@@ -37,6 +40,34 @@ def measured(test: Predictions) -> dict[str, Any]:
     return {**values, "n_items": len(test)}
 
 
+def targets_of(test: Predictions) -> dict[str, Tensor]:
+    """What is right, which all tests of a stack share: with the predictions it gives every metric."""
+    if isinstance(test, Scores):
+        return {LABELS: torch.from_numpy(test.labels.copy())}
+    return _tensors(TARGETS, test.targets)
+
+
+def arrays_of(job: str, tests: Mapping[int, Predictions]) -> dict[str, Tensor]:
+    """What was predicted for each item, a test a budget: of classes the scores, (N, C), and what was right, (N,)."""
+    tensors: dict[str, Tensor] = {}
+    for budget, test in tests.items():
+        if isinstance(test, Scores):
+            tensors[f"{job}/scores/{budget}"] = torch.from_numpy(np.ascontiguousarray(test.scores))
+            tensors[correct_name(job, budget)] = torch.from_numpy(test.correct)
+        else:
+            tensors |= _tensors(predicted_name(job, budget), test.values)
+    return tensors
+
+
+def correct_name(job: str, budget: int | str) -> str:
+    """The name under which it is stored what a test of classes got right, (N,)."""
+    return f"{job}/correct/{budget}"
+
+
+def _tensors(name: str, array: npt.NDArray[Any]) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value.copy()) for key, value in as_tensors(name, array).items()}
+
+
 def kind_of_row(row: JobRow) -> str:
     """The kind of task that a job's row is of; rows of classes do not say it, as those of early versions."""
     return str((row.metrics or {}).get("kind", CLASSES))
@@ -49,7 +80,8 @@ class StoredTest:
     Attributes:
         kind: the kind of task.
         values: what was predicted for each item, (N, ...): of classes the scores, (N, C).
-        predictions: the same with what is right; None where that is not known (of several classes, in old artifacts).
+        predictions: the same with what is right; None where that is not known (of several classes, in old artifacts,
+            and of results that were taken from tables without scores: there ``values`` has no columns).
         correct: which items were right, (N,); None where the targets are no classes.
 
     """
@@ -161,9 +193,11 @@ def _test_of(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | Non
 
 def _classified(arrays: Arrays, row: JobRow, budget: int | str) -> StoredTest | None:
     """A test of classes. Artifacts of early versions hold no labels: of two, those that give ``correct``."""
-    scores, correct = (arrays.get(f"{row.id}/{name}/{budget}") for name in ("scores", "correct"))
-    if scores is None or correct is None:
+    scores, correct = arrays.get(f"{row.id}/scores/{budget}"), arrays.get(correct_name(row.id, budget))
+    if correct is None:
         return None
+    if scores is None:
+        return StoredTest(CLASSES, np.empty((len(correct), 0), np.float32), None, correct.astype(bool))
     picks, labels = scores.argmax(1), arrays.get(LABELS)
     if labels is None and scores.shape[1] == 2:
         labels = np.where(correct, picks, 1 - picks).astype(np.int64)

@@ -14,19 +14,23 @@ from peftport.store.ledger import ARTIFACTS, FILE, Ledger, open_ledger
 from peftport.study.commands import StudyRequest
 from peftport.study.grid import StudySpec, read_study
 from peftport.study.plan import Plan, chosen_factors
+from peftport.study.shards import Division, Shard, divide
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedStudy:
     """A study file that was read, and where its results are. Nothing is run or opened yet.
 
-    ``remarks`` say what was left open in the file and how it was settled.
+    ``remarks`` say what was left open in the file and how it was settled. Of one shard, ``plan`` is its part of the
+    study, and ``division`` has all shards.
     """
 
     file: Path
     dir: Path
     plan: Plan
     remarks: tuple[str, ...] = ()
+    shard: Shard | None = None
+    division: Division | None = None
 
     @property
     def name(self) -> str:
@@ -36,7 +40,7 @@ class OpenedStudy:
     @property
     def command(self) -> str:
         """The command line that runs the study; pages and tables show it."""
-        return f"peftport study run {self.file}"
+        return f"peftport study run {self.file}" + (f" --shard {self.shard}" if self.shard else "")
 
     @property
     def artifacts(self) -> Artifacts:
@@ -67,14 +71,23 @@ def open_study(request: StudyRequest) -> OpenedStudy:
     """
     changes = {key: _toml(value) for key, value in (request.set or {}).items()}
     study, factors = read_study(Path(request.file), changes), chosen_factors(request.only)
-    folder = Path(request.dir) if request.dir is not None else Path("runs") / study.name
+    shard = None if request.shard is None else Shard.read(request.shard)
+    name = study.name if shard is None else f"{study.name}-{shard.number}-of-{shard.count}"
+    folder = Path(request.dir) if request.dir is not None else Path("runs") / name
     auto = study.loading.dtype == "auto"
+    if auto and shard is not None:
+        problem = "expected a number format, since auto may choose another on another machine"
+        request.refuse("shard", f"{problem}; add --set loading.dtype=float32 or mixed", str(shard))
     plan = _settled(study, factors, folder) if auto else Plan(study, factors)
     if not plan.jobs:
         problem = "expected values that the study has, no run is left; check them"
         request.refuse("only", problem, " ".join(request.only))
     told = (f"loading.dtype auto: {plan.study.loading.dtype}",) if auto else ()
-    return OpenedStudy(Path(request.file), folder, plan, told)
+    if shard is None:
+        return OpenedStudy(Path(request.file), folder, plan, told)
+    division = divide(plan, shard.count)
+    part = plan.part(list(division.runs[shard.number - 1]))
+    return OpenedStudy(Path(request.file), folder, part, told, shard, division)
 
 
 def _settled(study: StudySpec, factors: dict[str, frozenset[str]], folder: Path) -> Plan:

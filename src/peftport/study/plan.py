@@ -61,7 +61,6 @@ class Plan:
         self._techniques = {t.name: t for t in study.techniques}
         self._chosen: list[Run] | None = None
         self.jobs: dict[str, Job] = {}
-        self._asked = dict.fromkeys(("runs", "baseline_runs", "steps_asked", "tests_asked"), 0)
         for run in self.runs():
             self._add(run)
 
@@ -76,7 +75,8 @@ class Plan:
                 chosen.add((run.receiver, run.receiver_task))
                 yield run
         for run in baseline(self.study):
-            if (run.receiver, run.receiver_task) in chosen or (not self.study_has_runs and self._wanted(run)):
+            place = (run.receiver, run.receiver_task)
+            if (place in chosen and self._compared(run)) or (not self.study_has_runs and self._wanted(run)):
                 yield run
 
     def part(self, chosen: list[Run]) -> Plan:
@@ -90,6 +90,7 @@ class Plan:
                 wanted[stack.index] = stack
                 todo += stack.needs
         part = copy(self)
+        part.__dict__.pop("sharing", None)  # of the whole, if that was counted before
         part._chosen = chosen
         part.stacks = [JobBatch(i, wanted[index].jobs) for i, index in enumerate(sorted(wanted))]
         part.jobs = {job.id: job for stack in part.stacks for job in stack.jobs}
@@ -128,21 +129,30 @@ class Plan:
     @cached_property
     def sharing(self) -> Sharing:
         """Count the training steps with and without sharing."""
+        carried = asked = steps = 0
+        for run in self.runs():
+            carried, asked, steps = carried + (run.origin is not None), asked + 1, steps + run.budget
         chains = [job for job in self.jobs.values() if isinstance(job, TrainJob)]
         needed = sum(max(job.budgets) for job in chains)
         tests = sum(len(job.budgets) for job in chains) + sum(isinstance(job, BareJob) for job in self.jobs.values())
         return Sharing(
-            **self._asked, jobs=len(self.jobs), stacks=len(self.stacks), steps_needed=needed, tests_needed=tests
-        )
+            runs=carried, baseline_runs=asked - carried, jobs=len(self.jobs), stacks=len(self.stacks),
+            steps_asked=carried * self.study.training.origin_steps + steps, steps_needed=needed,
+            tests_asked=asked, tests_needed=tests,
+        )  # fmt: skip
 
     def _wanted(self, run: Run) -> bool:
         return all(str(getattr(run, factor)) in values for factor, values in self.only.items())
 
+    def _compared(self, run: Run) -> bool:
+        """Return whether a baseline run is of a technique and seed that were chosen: bare hosts have neither."""
+        own = ((self.only[factor], getattr(run, factor)) for factor in ("technique", "seed") if factor in self.only)
+        return all(value is None or str(value) in values for values, value in own)
+
     def _add(self, run: Run) -> None:
-        """Add the jobs of one run, and the steps that it would cost without sharing."""
+        """Add the jobs of one run."""
         place = (run.receiver, run.receiver_task)
         self._host(run.receiver)
-        shared = self._asked
         if run.arm == "bare":
             job = BareJob(self.job_of(run), *place, self._naming.host_needs(run.receiver))
             self.jobs[job.id] = job
@@ -156,10 +166,6 @@ class Plan:
                 self._keep(self._fresh(technique, home, run.seed))
                 self._keep(self._carried(technique, home, place, run))
                 self._distance(run.origin, run.receiver)
-                shared["steps_asked"] += self.study.training.origin_steps
-            shared["steps_asked"] += run.budget
-        shared["runs" if run.origin else "baseline_runs"] += 1
-        shared["tests_asked"] += 1
 
     def _keep(self, job: TrainJob) -> None:
         self.jobs.setdefault(job.id, job)

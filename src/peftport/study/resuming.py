@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from peftport.core.errors import BadRequest
@@ -32,26 +33,27 @@ def versions_on_record(plan: Plan, ledger: Ledger) -> list[dict[str, str]]:
     return recorded
 
 
-def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: bool) -> None:
+def check_inputs(plan: Plan, ledger: Ledger, *, accept_versions: bool, here: bool, where: Path | None = None) -> None:
     """Compare hosts, tasks and libraries with those of the jobs on record.
 
-    ``here`` says whether this machine has the hosts and tasks; on a cluster only the workers have them.
+    ``here`` says whether this machine has the hosts and tasks; on a cluster only the workers have them. ``where`` is
+    the folder that messages name, if it is not the ledger's.
 
     Raises:
         BadRequest: an input has changed; the message says which, what it was and is, and what to do.
 
     """
-    now = versions_for(plan.study.loading)
+    now, where = versions_for(plan.study.loading), where or ledger.folder
     other = [] if accept_versions else version_differences(versions_on_record(plan, ledger), now)
     if other:
         raise BadRequest(
-            f"{ledger.folder}: expected the libraries that this study was begun with: {', '.join(other)}; install "
+            f"{where}: expected the libraries that this study was begun with: {', '.join(other)}; install "
             "what they were, give a new --dir, or go on with both on record: --accept-versions"
         )
     for key, was in inputs_on_record(plan, ledger).items() if here else ():
         changed = difference(key, was, _now(plan, key, was))
         if changed:
-            raise BadRequest(f"{ledger.folder}: {changed}; {REMEDY}")
+            raise BadRequest(f"{where}: {changed}; {REMEDY}")
 
 
 def _now(plan: Plan, key: str, was: Any) -> Any:

@@ -26,6 +26,8 @@ from peftport.study.messages import Answer, failed
 from peftport.study.plan import Plan
 from peftport.study.requests import Requests
 from peftport.study.resuming import inputs_on_record
+from peftport.study.table_rows import TABLE
+from peftport.study.taking import to_do_again
 
 WAIT_SECONDS = 0.5
 WRITERS = 16  # number of artifacts that are flushed to disk at the same time
@@ -51,7 +53,8 @@ class Summary:
     left: int = 0
     seconds: float = 0.0
     steps: int = 0
-    recomputed: list[str] = field(default_factory=list)  # jobs done again because their artifact was missing or corrupt
+    # jobs done again because their artifact was missing or corrupt, or because tables do not hold their matrices
+    recomputed: list[str] = field(default_factory=list)
 
 
 def run_study(
@@ -98,6 +101,7 @@ class _Driver:
         self.attempts: dict[int, int] = {}  # number of failed attempts, by stack that is not resolved
         self.again: list[tuple[int, bool]] = []  # stacks to try again, and whether their jobs run one by one
         self.flying: dict[int, tuple[Job, ...]] = {}
+        self.taken: frozenset[str] = frozenset()
         self.inputs: dict[str, Any] = {}  # the inputs of the jobs on record and of this call
         self.versions = versions_for(self.plan.study.loading)
 
@@ -128,7 +132,10 @@ class _Driver:
             self.ledger.forget([job for job, state in self.ledger.states().items() if state != "done"])
         broken = [job for sha, jobs in self.ledger.artifacts().items() if not self.artifacts.holds(sha) for job in jobs]
         self.ledger.forget(broken)
-        self.summary.recomputed = sorted(set(broken) & self.plan.jobs.keys())
+        without = to_do_again(self.plan, self.ledger)
+        self.ledger.forget(without)
+        self.taken = frozenset(self.ledger.jobs_with(TABLE))
+        self.summary.recomputed = sorted((set(broken) | set(without)) & self.plan.jobs.keys())
 
     def _stopping(self, begun: float) -> bool:
         limit, seconds = self.limits.max_jobs, self.limits.stop_after_seconds
@@ -158,13 +165,18 @@ class _Driver:
                 self.graph.resolve([], [job.id for job, _ in ready.blocked])
 
     def _begin(self, index: int, alone: bool) -> None:
-        """Submit all jobs of a stack whose needs are done, including recorded ones: results depend on the stack."""
+        """Submit all jobs of a stack whose needs are done, including recorded ones: results depend on the stack.
+
+        Only those that were taken from tables are left out, since what they need may have no matrices.
+        """
         stack = self.plan.stacks[index]
         states = self.ledger.states_of([*stack.needs, *(job.id for job in stack.jobs)])
         jobs = tuple(
             job
             for job in stack.jobs
-            if all(states.get(need) == "done" for need in job.needs) and not (alone and job.id in states)
+            if all(states.get(need) == "done" for need in job.needs)
+            and job.id not in self.taken
+            and not (alone and job.id in states)
         )
         order = self.requests.order(jobs, alone=alone)
         self.executor.submit(index, order.request, {sha: self.artifacts.path(sha) for sha in order.artifacts})

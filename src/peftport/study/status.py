@@ -14,6 +14,7 @@ from peftport.study.executors import workers_here
 from peftport.study.kinds import check_kinds, kinds_of
 from peftport.study.opened import OpenedStudy
 from peftport.study.plan import Plan, Sharing
+from peftport.study.shards import Division
 
 STATES = ("done", "failed", "blocked", "left")
 
@@ -22,7 +23,7 @@ STATES = ("done", "failed", "blocked", "left")
 class PlannedWork:
     """The size of a study, its jobs by kind, the kinds of its tasks, and what it costs here if that was asked for.
 
-    ``kinds``: by task, None where it is known once a worker has read the task.
+    ``kinds``: by task, None where it is known once a worker has read the task. ``division``: of a shard, all of them.
     """
 
     study: str
@@ -30,6 +31,7 @@ class PlannedWork:
     jobs_by_kind: Mapping[str, int]
     estimate: Estimate | None
     kinds: Mapping[str, str | None] = field(default_factory=dict)
+    division: Division | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def plan_study(opened: OpenedStudy, request: PlanRequest) -> PlannedWork:
     if request.calibrate:
         cost = estimate(plan, request.workers or workers_here(1, plan.study.loading))
     kinds: Counter[str] = Counter(job.kind for job in plan.jobs.values())
-    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost, tasks)
+    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost, tasks, opened.division)
 
 
 def study_status(opened: OpenedStudy, request: StatusRequest) -> StudyStatus:

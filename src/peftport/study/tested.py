@@ -12,6 +12,8 @@ from peftport.store.ledger import JobRow
 from peftport.study.items import StoredItems
 from peftport.tasks.kinds.classification import Scores
 
+MAJORITY = "majority"  # in the metrics of a row whose artifact does not hold the right classes
+
 
 @dataclass(frozen=True)
 class TestedTasks:
@@ -40,6 +42,8 @@ def tested_tasks(runs: pl.DataFrame, rows: Mapping[str, JobRow], stored: StoredI
             majorities[task] = majority_share(test.predictions.labels)
         elif test.predictions is not None:
             usual[task] = test.predictions.usual_metric().name
+        elif MAJORITY in (metrics := rows[job].metrics or {}):
+            majorities[task] = metrics[MAJORITY]
     return TestedTasks(kinds, usual, majorities)
 
 

@@ -14,9 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
@@ -32,7 +29,7 @@ from peftport.porting.alignment.words import ROW_TOKENS
 from peftport.porting.base import PortCache
 from peftport.store.held import HeldFolder
 from peftport.study.inputs import REMEDY, VERSIONS, Inputs, difference, host_in, marked, open_task, versions_for
-from peftport.study.items import CLASSES, LABELS, measured
+from peftport.study.items import CLASSES, arrays_of, measured, targets_of
 from peftport.study.messages import (
     Answer,
     BareRequest,
@@ -48,9 +45,6 @@ from peftport.study.messages import (
     told,
 )
 from peftport.study.packing import pack
-from peftport.study.predicted import TARGETS, as_tensors, predicted_name
-from peftport.tasks.kinds.classification import Scores
-from peftport.tasks.spec import Predictions
 from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
@@ -88,7 +82,7 @@ def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     bound_task = _bound_task(request.place, blobs)
     test = bound_task.test(None, [])[0]
     metrics = {**_facts(bound_task), "tests": {"0": measured(test)}, **_cut(request.place, bound_task)}
-    tensors = _arrays(request.job, {0: test}) | _targets(test)
+    tensors = arrays_of(request.job, {0: test}) | targets_of(test)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bound_task))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
@@ -172,7 +166,7 @@ def _train_and_test(
             "test_seconds": (ended - trained) / (len(jobs) * len(request.budgets)),
         }
         tested.answers.append(Answer(job, metrics, None, (ended - begun) / len(jobs)))
-        tested.tensors.update(_arrays(job, tests_of_job) | _targets(tests_of_job[request.budgets[0]]))
+        tested.tensors.update(arrays_of(job, tests_of_job) | targets_of(tests_of_job[request.budgets[0]]))
         tested.tensors.update(_matrices(job, {step: checkpoints[step] for step in request.keep}))
     return tested
 
@@ -246,29 +240,6 @@ def _facts(bound_task: BoundTask) -> dict[str, Any]:
     """What a job stood on: later jobs of the study must stand on the same."""
     facts = {"host": marked(bound_task.host.fingerprint), "task": bound_task.task.digest}
     return facts if bound_task.task.spec.kind == CLASSES else {**facts, "kind": bound_task.task.spec.kind}
-
-
-def _targets(test: Predictions) -> dict[str, Tensor]:
-    """What is right, which all tests of a stack share: with the predictions it gives every metric."""
-    if isinstance(test, Scores):
-        return {LABELS: torch.from_numpy(test.labels.copy())}
-    return _tensors(TARGETS, test.targets)
-
-
-def _arrays(job: str, tests: Mapping[int, Predictions]) -> dict[str, Tensor]:
-    """What was predicted for each item, a test a budget: of classes the scores, (N, C), and what was right, (N,)."""
-    tensors: dict[str, Tensor] = {}
-    for budget, test in tests.items():
-        if isinstance(test, Scores):
-            tensors[f"{job}/scores/{budget}"] = torch.from_numpy(np.ascontiguousarray(test.scores))
-            tensors[f"{job}/correct/{budget}"] = torch.from_numpy(test.correct)
-        else:
-            tensors |= _tensors(predicted_name(job, budget), test.values)
-    return tensors
-
-
-def _tensors(name: str, array: npt.NDArray[Any]) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(value.copy()) for key, value in as_tensors(name, array).items()}
 
 
 def _matrices(job: str, checkpoints: Mapping[int, Checkpoint]) -> dict[str, Tensor]:
