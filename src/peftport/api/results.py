@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from peftport.api.result import (
     Result,
@@ -23,6 +21,7 @@ from peftport.api.result import (
     value_of,
     written_to,
 )
+from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
 from peftport.metrics.choice import MetricChoice, choose_metric
 from peftport.modules.folders import Format
@@ -32,7 +31,6 @@ from peftport.report.table import Table
 from peftport.report.tables import items_text
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
-from peftport.workflows.continued_pretraining import HostUpdate
 from peftport.workflows.evaluate import EvaluatedHost
 from peftport.workflows.job_inputs import path_of
 from peftport.workflows.method_selection import MethodSelection
@@ -45,6 +43,9 @@ from peftport.workflows.requests import (
     TrainRequest,
 )
 from peftport.workflows.train import TrainedModule
+
+if TYPE_CHECKING:
+    from peftport.workflows.continued_pretraining import HostUpdate
 
 
 @dataclass(frozen=True, eq=False, repr=False)

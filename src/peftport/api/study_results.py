@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from peftport.api.result import Result
+from peftport.core.libraries import pl
 from peftport.core.progress import duration
 from peftport.report.table import Table
 from peftport.study.commands import ExportRequest, VerifyRequest

@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import transformers
-from torch import nn
-from transformers.activations import NewGELUActivation
-
 from peftport.core.errors import HostRefused, first_line
-from peftport.hosts import attention
+from peftport.core.libraries import nn, transformers
 from peftport.hosts.allocation import keep_freed_memory
 from peftport.hosts.fingerprint import Fingerprint, fingerprint, unlike_transformers
-from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import Layout, layout_for
 from peftport.hosts.loading import Loading, checkpoint_layers, placement, settled
-from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import find_slots, layer_lists
 from peftport.hosts.sources import Source, find_host, read_config
 from peftport.hosts.tokens import TOKENIZER_FILES
@@ -43,6 +37,9 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
             ``loading`` asks for something that this machine does not have.
 
     """
+    from peftport.hosts.four_bits import multiply_by_blocks  # this and the next define functions of torch's autograd
+    from peftport.hosts.mixed import multiply_in_bfloat16
+
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config, source.name)
@@ -71,6 +68,8 @@ def wrap_host(
     text_prefix: str,
 ) -> Host:
     """Freeze a transformers model that is already in memory, and find its slots."""
+    from peftport.hosts import attention  # it registers itself with transformers
+
     model.requires_grad_(False).eval()
     if layout.takes_prefixes:
         model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
@@ -86,7 +85,7 @@ def _fuse_activations(model: nn.Module) -> None:
     """Use torch's kernel for the tanh form of GELU, which transformers computes step by step: it needs one pass."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
+            if isinstance(child, transformers.activations.NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 

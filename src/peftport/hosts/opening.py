@@ -9,12 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import HostRefused
+from peftport.core.libraries import torch
 from peftport.hosts.fingerprint import fingerprint, unlike_transformers
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import layout_for
@@ -29,6 +27,9 @@ from peftport.hosts.load import (
 from peftport.hosts.sources import find_host, read_config
 from peftport.hosts.views import auto_class, has_class
 from peftport.hosts.weights import HostWeights, endings, stored_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def open_host(ref: str) -> Host:

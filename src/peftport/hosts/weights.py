@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from peftport.core.errors import HostRefused
+from peftport.core.libraries import nn, torch
 from peftport.hosts.fingerprint import weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers.core_model_loading import WeightConverter
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import SerializerFunctionWrapHandler, model_serializer
-from torch import Tensor
 
 from peftport.core.errors import ModuleRefused, SlotMismatch, TrainingFailed
+from peftport.core.libraries import torch
 from peftport.core.scale import Scale
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
@@ -20,6 +19,9 @@ from peftport.modules.record import Closed as Closed
 from peftport.modules.record import FileRecord
 from peftport.techniques import AnySpec, technique_named
 from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD = "readout"  # the pseudo-slot of a head (modules.head)
 

@@ -11,13 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
+from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
@@ -25,6 +24,9 @@ from peftport.modules.module import Module, PortRecord, check_all_read, check_fi
 from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.techniques import TECHNIQUES, technique_named
 from peftport.techniques.base import Parameters, Technique, TechniqueSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 Need = Literal["nothing", "weights", "texts", "labels", "training"]

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from polars.exceptions import PolarsError
 
 from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS, metrics_of
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from polars.exceptions import PolarsError
 
 from peftport.analysis.columns import FORMULA
 from peftport.core.errors import PeftportError
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS, metrics_of
 from peftport.metrics.base import ANSWER, Metric
 from peftport.metrics.texts import TextMetric

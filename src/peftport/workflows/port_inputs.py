@@ -9,13 +9,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, UnknownName
+from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
@@ -27,6 +26,9 @@ from peftport.porting.base import PortCache, Porter, PortInputs
 from peftport.tasks.load import load_task
 from peftport.techniques.attach import prefix_length
 from peftport.training.bound_task import BoundTask, check_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_TEXTS, MOST_LABELLED = 500, 32
 

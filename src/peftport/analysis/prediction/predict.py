@@ -28,10 +28,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from peftport.analysis.prediction.recorded import RecordedPort
 from peftport.analysis.stats import Interval
+from peftport.core.libraries import stats
 
 NEAREST, FEWEST = 4, 3
 LEVEL = 0.8

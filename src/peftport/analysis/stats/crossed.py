@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from peftport.core.libraries import stats
 
 Floats = npt.NDArray[np.float64]
 SMALLEST = 1e-12  # a variance below this is rounding error and counts as zero

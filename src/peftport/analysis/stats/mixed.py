@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from peftport.analysis.stats.intervals import Interval
+from peftport.core.libraries import stats
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from peftport.analysis.stats.intervals import Interval
+from peftport.core.libraries import stats
 
 Floats = npt.NDArray[np.float64]
 NUMBERS_AT_ONCE = 4_000_000

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from peftport.analysis.measures.evidence import Evidence
 from peftport.analysis.verdict.verdicts import SCRATCH, Setting, settings_of
+from peftport.core.libraries import pl
 
 SCHEMA = {
     "policy": pl.String, "technique": pl.String, "regret": pl.Float64, "low": pl.Float64, "high": pl.Float64,

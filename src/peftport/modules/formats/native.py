@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 from pydantic import ValidationError
-from safetensors.torch import save as safetensors_save
 
 from peftport.core.errors import ModuleRefused
+from peftport.core.libraries import safetensors_torch
 from peftport.modules.formats.tensors import one_line, parse_tensors, printable, read_bytes, read_text
 from peftport.modules.module import Module, ModuleCard
 from peftport.techniques.base import Parameters
@@ -20,7 +20,7 @@ def write_native(module: Module, folder: Path) -> None:
     """Write the two files into an existing folder. Equal modules give equal bytes."""
     flat = {f"{slot}/{name}": t.contiguous() for slot, named in module.matrices.items() for name, t in named.items()}
     flat = dict(sorted(flat.items()))
-    raw = safetensors_save(flat)
+    raw = safetensors_torch.save(flat)
     card = ModuleCard(
         technique=module.spec,
         host=module.host,

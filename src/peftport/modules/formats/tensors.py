@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_load
-from torch import Tensor, isfinite
 
 from peftport.core.errors import ModuleRefused, first_line
+from peftport.core.libraries import safetensors_torch
 
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUMBERS = ("float16", "bfloat16", "float32", "float64")
 MOST_BYTES = 8 * 2**30  # far larger than any module, and small enough for today's machines
 MOST_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MOST_TEXT_BYTES = 64 * 2**20
@@ -70,20 +72,20 @@ def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
 
     """
     try:
-        flat = safetensors_load(raw)
+        flat = safetensors_torch.load(raw)
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         raise ModuleRefused(
             f"{path}: expected a whole safetensors file, got one truncated or corrupt "
             f"({one_line(error)}); save it again"
         ) from error
     for name, tensor in flat.items():
-        if tensor.dtype not in NUMBERS:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in NUMBERS:
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {dtype}; "
                 "save it in one of them"
             )
-        if not bool(isfinite(tensor).all()):
+        if not bool(tensor.isfinite().all()):
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
             )

@@ -8,18 +8,20 @@ with more units gets units of zeros, one with fewer keeps those with the largest
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.head import is_linear, layers_on
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.maps import Map
 from peftport.techniques.base import Shapes
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors: TypeAlias = "dict[str, Tensor]"
 
 
 def head_shapes(module: Module, head: Mapping[str, Tensor], receiver: Host) -> Shapes:

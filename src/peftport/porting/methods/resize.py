@@ -9,13 +9,13 @@ bit.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.carried_heads import head_shapes
@@ -24,6 +24,9 @@ from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.porting.pairs import Pair, depths, pair_slots, same_shapes, unused
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Resize(Porter):
