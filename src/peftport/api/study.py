@@ -23,12 +23,9 @@ from peftport.study.commands import (
     VerifyRequest,
     WatchRequest,
 )
-from peftport.study.execute import execute
-from peftport.study.export import export_study
 from peftport.study.opened import OpenedStudy, open_study
 from peftport.study.repair import repair
 from peftport.study.status import plan_study, study_status
-from peftport.study.verify import verify_study
 
 if TYPE_CHECKING:
     from peftport.report.findings import Findings
@@ -80,6 +77,8 @@ class Study:
                 host, a task or a library is not what the jobs on record ran on.
 
         """
+        from peftport.study.execute import execute  # this and the like are slow to import: each is, where it is used
+
         done = execute(self.opened, request)
         tracked = done.tracked
         return Ran(
@@ -105,7 +104,7 @@ class Study:
             BadRequest: nothing was run yet.
 
         """
-        from peftport.report.study_report import watch_study  # imported here because figures are slow to import
+        from peftport.report.study_report import watch_study
 
         return Reported(watch_study(self.opened, request))
 
@@ -118,6 +117,8 @@ class Study:
             PeftportError: an artifact is missing or corrupt.
 
         """
+        from peftport.study.export import export_study
+
         return Exports(request, *export_study(self.opened, request))
 
     @method_takes(VerifyRequest)
@@ -129,6 +130,8 @@ class Study:
             PeftportError: the tables were altered after the export.
 
         """
+        from peftport.study.verify import verify_study
+
         return Verification(request, tuple(verify_study(self.opened, request)))
 
     @method_takes(ReportRequest)
@@ -140,7 +143,7 @@ class Study:
             PeftportError: an artifact is missing or corrupt, or tables were altered.
 
         """
-        from peftport.report.study_report import report_study  # imported here because figures are slow to import
+        from peftport.report.study_report import report_study
 
         return Reported(report_study(self.opened, request))
 

@@ -12,17 +12,17 @@ from peftport.core.libraries import pl
 from peftport.core.progress import duration
 from peftport.report.table import Table
 from peftport.study.commands import ExportRequest, VerifyRequest
-from peftport.study.export import Exported
 from peftport.study.kinds import kinds_text
 from peftport.study.repair import Repairs
 from peftport.study.run import Summary
 from peftport.study.status import FailedJob, PlannedWork, StudyStatus
-from peftport.study.verify import Verified
 
 if TYPE_CHECKING:
     from peftport.metrics.choice import StudyMetric
     from peftport.report.findings import Findings
     from peftport.report.study_report import StudyReport
+    from peftport.study.export import Exported
+    from peftport.study.verify import Verified
 
 
 @dataclass(frozen=True, eq=False, repr=False)

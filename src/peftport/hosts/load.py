@@ -37,14 +37,14 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
             ``loading`` asks for something that this machine does not have.
 
     """
-    from peftport.hosts.four_bits import multiply_by_blocks  # this and the next define functions of torch's autograd
-    from peftport.hosts.mixed import multiply_in_bfloat16
-
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
     loading = settled(loading or Loading())
+    from peftport.hosts.four_bits import multiply_by_blocks  # this and the next define functions of torch's autograd
+    from peftport.hosts.mixed import multiply_in_bfloat16
+
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     multiply_by_blocks(model)

@@ -72,13 +72,23 @@ def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
         BadRequest: a key is unknown, a value is invalid, or two settings contradict each other.
 
     """
+    return settled(check_loading(values)) if values else None
+
+
+def check_loading(values: Mapping[str, Any]) -> Loading:
+    """Make a `Loading` of settings by name, whose number format is as asked for.
+
+    Raises:
+        BadRequest: as `loading_of`.
+
+    """
     try:
-        return settled(Loading(**values)) if values else None
+        return Loading(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "together"
         known = ", ".join(Loading.model_fields)
-        told = " ".join(f"{key}={value}" for key, value in (values or {}).items())
+        told = " ".join(f"{key}={value}" for key, value in values.items())
         raise BadRequest(f"--load {told}: {where}: {first['msg']}; the keys are {known}") from error
 
 

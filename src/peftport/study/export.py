@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polars.exceptions import PolarsError
-
 from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
 from peftport.core.libraries import pl
@@ -207,7 +205,7 @@ def read_export(folder: Path) -> Exported:
         _check_sums(paths, told.tables)
     try:
         read = Exported(pl.read_parquet(paths[0]), pl.read_parquet(paths[1]))
-    except (PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise BadRequest(
             f"{folder}: expected tables that study export wrote, got: {first_line(error)}; {ANEW}"
         ) from error

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from polars.exceptions import PolarsError
 
 from peftport.analysis.columns import FORMULA
 from peftport.core.errors import PeftportError
@@ -126,7 +125,7 @@ def read_items(path: Path) -> pl.LazyFrame:
     try:
         table = pl.scan_parquet(path)
         schema = table.collect_schema()
-    except (PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         raise PeftportError(f"{path}: expected the items that study export wrote, got: {first}; {ANEW}") from error
     known = item_columns(*COLUMNS)

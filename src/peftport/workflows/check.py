@@ -14,6 +14,7 @@ from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import compare_hosts
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.job_inputs import name_of, open_module
+from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import read_texts
 from peftport.workflows.requests import CheckRequest
 
@@ -28,6 +29,7 @@ def check_module(request: CheckRequest) -> PortCheck:
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
+    check_names(request)
     origin = name_of(request.from_)
     module = open_module(module_folder(request.module), origin, leave_out=tuple(request.leave_out))
     texts = read_texts(str(request.texts)) if request.texts is not None else ()

@@ -27,8 +27,8 @@ from peftport.modules.sources import module_folder
 from peftport.store.artifacts import check_free, new_folder
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Technique, TechniqueSpec
-from peftport.workflows.job_inputs import path_of
 from peftport.workflows.merge_requests import MergeRequest
+from peftport.workflows.named import check_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,8 +68,8 @@ def merge_module(request: MergeRequest) -> MergedModel:
         NotFinite: the new weights are beyond what the number format holds.
 
     """
-    out, folder = path_of(request.out), module_folder(request.module)
-    assert out is not None
+    check_names(request)
+    out, folder = Path(request.out), module_folder(request.module)
     check_free(out)
     host = open_host(str(request.host))
     module = read_module(folder, host)

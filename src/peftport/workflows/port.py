@@ -14,7 +14,6 @@ from peftport.modules.folders import Format, format_of, write_module
 from peftport.modules.module import Module, fold_remarks
 from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
-from peftport.store.artifacts import check_free
 from peftport.tasks import Task
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
@@ -26,11 +25,11 @@ from peftport.workflows.job_inputs import (
     name_of,
     open_module,
     own_readout,
-    path_of,
     resolve_task,
     train_settings,
 )
 from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
+from peftport.workflows.named import check_names, check_new_folder
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
@@ -72,14 +71,15 @@ def port_module(request: PortRequest) -> PortedModule:
             them can carry the module.
 
     """
-    task = resolve_task(request.task) if request.task is not None else None
-    out, methods, folder = path_of(request.out), request.methods, module_folder(request.module)
-    if out is not None:
-        check_free(out)
+    methods = request.methods
     if len(methods) > 1:
         check_methods(methods)
     elif methods[0] not in (AUTO, DISTILL):
         porter_named(methods[0])
+    check_names(request)
+    out = check_new_folder(request.out)
+    task = resolve_task(request.task) if request.task is not None else None
+    folder = module_folder(request.module)
     file_format = request.format or format_of(folder)
     module = open_module(folder, name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out))
     if len(methods) > 1:

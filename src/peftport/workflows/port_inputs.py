@@ -23,7 +23,7 @@ from peftport.modules.module import Module
 from peftport.objectives.cuts import CutTexts
 from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import PortCache, Porter, PortInputs
-from peftport.tasks.load import load_task
+from peftport.tasks.load import check_task_name, load_task
 from peftport.techniques.attach import prefix_length
 from peftport.training.bound_task import BoundTask, check_task
 
@@ -112,13 +112,33 @@ def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
         BadRequest: the file is missing or not UTF-8, or there is no such task.
 
     """
-    if not ref.lower().endswith(".txt"):
+    if not _is_file(ref):
         return tuple(load_task(ref).train.texts[:most])
+    return tuple(line for line in _lines(ref) if line.strip())[:most]
+
+
+def check_texts(ref: str) -> None:
+    """Refuse what names neither a file of texts nor a task, without reading a task.
+
+    Raises:
+        BadRequest: the file is missing or not UTF-8, or there is no such task.
+
+    """
+    if _is_file(ref):
+        _lines(ref)
+    else:
+        check_task_name(ref)
+
+
+def _is_file(ref: str) -> bool:
+    return ref.lower().endswith(".txt")
+
+
+def _lines(ref: str) -> list[str]:
     try:
-        lines = Path(os.path.expanduser(ref)).read_text(encoding="utf-8").splitlines()
+        return Path(os.path.expanduser(ref)).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise BadRequest(f"--texts {ref}: expected a UTF-8 file with a text a line, got: {error}") from error
-    return tuple(line for line in lines if line.strip())[:most]
 
 
 def _origin(porter: Porter, module: Module, ref: str | Host | None, shared: PortCache) -> Host:

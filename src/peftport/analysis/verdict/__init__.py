@@ -6,7 +6,15 @@ judges rules for choosing.
 
 from __future__ import annotations
 
-from peftport.analysis.verdict.regret import regret_report
-from peftport.analysis.verdict.verdicts import verdicts
+from typing import TYPE_CHECKING
 
-__all__ = ["regret_report", "verdicts"]
+from peftport.core.libraries import when_used
+
+if TYPE_CHECKING:
+    from peftport.analysis.verdict.regret import regret_report as regret_report
+    from peftport.analysis.verdict.verdicts import verdicts as verdicts
+
+__getattr__ = when_used(
+    __name__,
+    {"peftport.analysis.verdict.regret": ("regret_report",), "peftport.analysis.verdict.verdicts": ("verdicts",)},
+)
