@@ -223,7 +223,7 @@ def tokenizer_if_any(source: Source) -> Any:
         HostRefused: it is broken, or needs its own code to be run.
 
     """
-    return load_tokenizer(source) if _has_tokenizer(source) else NoTokenizer(source.name)
+    return load_tokenizer(source) if has_tokenizer(source) else NoTokenizer(source.name)
 
 
 def load_tokenizer(source: Source) -> Any:
@@ -253,9 +253,10 @@ def _check_tokenizer_files(source: Source) -> None:
             f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
             "use a host whose tokenizer transformers has"
         )
-    if not _has_tokenizer(source):
+    if not has_tokenizer(source):
         raise HostRefused(f"{source.name}: expected a tokenizer in its folder, found none; add tokenizer.json")
 
 
-def _has_tokenizer(source: Source) -> bool:
+def has_tokenizer(source: Source) -> bool:
+    """Return whether the host's folder has files of a tokenizer."""
     return any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir())

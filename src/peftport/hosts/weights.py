@@ -148,9 +148,14 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     """Return the file of every tensor of a host, by the tensor's name there."""
     index: dict[str, Path] = {}
     for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(file, framework="np") as tensors:
             index |= dict.fromkeys(tensors.keys(), file)
     return index
+
+
+def tensor_names(folder: Path) -> list[list[str]]:
+    """The tensors of each file of a host, by the names of both."""
+    return sorted([file.name, name] for name, file in tensor_files(folder).items())
 
 
 def _targets(name: str, merged: str | None, converters: list[WeightConverter]) -> list[str]:

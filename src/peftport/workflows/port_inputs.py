@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class TaskLosses:
 
 def open_port_inputs(
     porter: Porter,
-    module: Module,
+    module: Module[Any],
     receiver: Host,
     *,
     origin: str | Host | None = None,
@@ -141,7 +141,7 @@ def _lines(ref: str) -> list[str]:
         raise BadRequest(f"--texts {ref}: expected a UTF-8 file with a text a line, got: {error}") from error
 
 
-def _origin(porter: Porter, module: Module, ref: str | Host | None, shared: PortCache) -> Host:
+def _origin(porter: Porter, module: Module[Any], ref: str | Host | None, shared: PortCache) -> Host:
     """Return the origin: the given host, or else the host of the given name, or of the name that the module records."""
     if isinstance(ref, Host):
         return ref

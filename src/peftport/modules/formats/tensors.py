@@ -12,15 +12,20 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, deserialize
 
 from peftport.core.errors import ModuleRefused, first_line
-from peftport.core.libraries import safetensors_torch
+from peftport.core.numbers import FORMATS, Numbers, is_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUMBERS = ("float16", "bfloat16", "float32", "float64")
+# What torch calls other formats that a file may have.
+OTHERS = {
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 MOST_BYTES = 8 * 2**30  # far larger than any module, and small enough for today's machines
 MOST_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MOST_TEXT_BYTES = 64 * 2**20
@@ -33,7 +38,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ModuleRefused: the file is missing, too large, truncated or corrupt, or contains NaN or infinity.
 
     """
-    return parse_tensors(read_bytes(path), path)
+    return {name: numbers.tensor() for name, numbers in parse_numbers(read_bytes(path), path).items()}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -64,32 +69,34 @@ def read_bytes(path: Path) -> bytes:
         raise ModuleRefused(f"{path}: expected a readable file, got: {error}; save the module again") from error
 
 
-def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
-    """Parse the bytes of a safetensors file into tensors, by name in alphabetical order.
+def parse_numbers(raw: bytes, path: Path) -> dict[str, Numbers]:
+    """Parse the bytes of a safetensors file into arrays, by name in alphabetical order.
 
     Raises:
         ModuleRefused: the file is truncated or corrupt, or contains NaN or infinity.
 
     """
     try:
-        flat = safetensors_torch.load(raw)
+        flat = dict(deserialize(raw))  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         raise ModuleRefused(
             f"{path}: expected a whole safetensors file, got one truncated or corrupt "
             f"({one_line(error)}); save it again"
         ) from error
-    for name, tensor in flat.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if dtype not in NUMBERS:
+    found = {}
+    for name, told in sorted(flat.items()):  # safetensors returns them in a different order every time
+        code = told["dtype"]
+        if code not in FORMATS:
             raise ModuleRefused(
-                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {dtype}; "
-                "save it in one of them"
+                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got "
+                f"{OTHERS.get(code, code)}; save it in one of them"
             )
-        if not bool(tensor.isfinite().all()):
+        found[name] = Numbers(code, np.frombuffer(told["data"], dtype=FORMATS[code][0]).reshape(told["shape"]))
+        if not is_finite(found[name]):
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
             )
-    return dict(sorted(flat.items()))  # safetensors returns them in a different order every time
+    return found
 
 
 def read_text(path: Path) -> str:

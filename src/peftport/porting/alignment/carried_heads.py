@@ -8,7 +8,7 @@ with more units gets units of zeros, one with fewer keeps those with the largest
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from peftport.core.errors import SlotMismatch
 from peftport.core.libraries import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Tensors: TypeAlias = "dict[str, Tensor]"
 
 
-def head_shapes(module: Module, head: Mapping[str, Tensor], receiver: Host) -> Shapes:
+def head_shapes(module: Module[Any], head: Mapping[str, Any], receiver: Host) -> Shapes:
     """Return the shapes of a head's tensors on the receiver.
 
     Raises:
@@ -32,7 +32,7 @@ def head_shapes(module: Module, head: Mapping[str, Tensor], receiver: Host) -> S
 
     """
     if is_linear(head):
-        return {"weight": (len(head["weight"]), receiver.width), "bias": tuple(head["bias"].shape)}
+        return {"weight": (head["weight"].shape[0], receiver.width), "bias": tuple(head["bias"].shape)}
     return layers_on(receiver, head, module.file, HEAD).shapes
 
 

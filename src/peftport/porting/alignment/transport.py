@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class AligningPorter(Porter):
         return carry_through(module, receiver, pairs, aligner, rng, inputs)
 
 
-def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
+def check_pairs(module: Module[Any], receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
     """Refuse a port if no slot has a counterpart, or if some have none and the technique cannot be left out there.
 
     Raises:

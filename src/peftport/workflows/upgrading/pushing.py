@@ -50,11 +50,12 @@ def _push(repository: str, folder: UpgradeFolder, record: UpgradeRecord) -> str:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Silence the library's own progress bars: ours count modules."""
-    bars = huggingface_hub.utils
-    before = bars.are_progress_bars_disabled()
-    bars.disable_progress_bars()
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if not before:
-            bars.enable_progress_bars()
+            enable_progress_bars()

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
-from peftport.core.libraries import safetensors_torch, torch
+from peftport.core.libraries import torch
+from peftport.core.numbers import serialized
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, stack_paths
 from peftport.modules.formats.adapters.config import CONFIG, AdaptersConfig, parse_adapters_config, written_config
@@ -129,7 +130,7 @@ def write_adapters(module: Module, host: Host, folder: Path) -> None:
         keys = _keys(module.spec, host, record.name)
         flat = {prefix + keys[slot, name]: t for slot, named in module.matrices.items() for name, t in named.items()}
     config = written_config(module.spec, host, record)
-    raw = safetensors_torch.save(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
+    raw = serialized(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
     (folder / TENSORS).write_bytes(raw)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -43,7 +43,7 @@ def check_vocabulary(tensors: Mapping[str, Tensor], host: Host, where: object) -
             )
 
 
-def other_ids(module: Module, receiver: Host) -> bool:
+def other_ids(module: Module[Any], receiver: Host) -> bool:
     """Return whether a module has trained tokens whose ids are other ones on the receiver, as far as is known."""
     before, now = module.host, receiver.fingerprint
     return bool(module.kept and module.kept.config.get(TRAINED)) and "tokenizer" in before.differences(now)
