@@ -25,7 +25,7 @@ from machine import machine_facts
 ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "results" / "commands.json"
 ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
-QUICK = str(ROOT / "studies" / "quick.toml")
+QUICK, DRIFT = (str(ROOT / "studies" / f"{name}.toml") for name in ("quick", "drift"))
 SMALL = ("--set", "training.origin_steps=1", "--set", "testing.items=8")
 TO = ("--to", RECEIVER)
 # What the interpreter and the two libraries take themselves, which no command can do without that uses them.
@@ -59,7 +59,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
     "study plan": ("study", "plan", QUICK),
     "study status": ("study", "status", QUICK, "--dir", "begun", *SMALL),
     "study run, 1 job": ("study", "run", QUICK, "--dir", "NEW", "--max-jobs", "1", "--workers", "1", *SMALL),
-    "study report": ("study", "report", "--results", str(ROOT / "results" / "drift"), "--out", "NEW.html"),
+    "study report": ("study", "report", DRIFT, "--results", str(ROOT / "results" / "drift"), "--out", "NEW.html"),
 }
 _TRAIN = ("train", ORIGIN, TASK, "--out", "NEW", "-t", "lora")
 REFUSED: dict[str, tuple[str, ...]] = {

@@ -60,14 +60,15 @@ class Numbers:
         """The numbers in a format that numpy has, which holds them exactly."""
         if self.code != "BF16":
             return self.bits
-        return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(self.bits.astype(np.uint32) << 16).view(np.float32)
 
     def like(self, numbers: npt.NDArray[Any]) -> Numbers:
-        """Other numbers in this format, rounded to the nearest, ties to even."""
-        if self.code != "BF16":
-            return Numbers(self.code, numbers.astype(self.bits.dtype))
-        raw = numbers.astype(np.float32).view(np.uint32)
-        return Numbers(self.code, ((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16).astype(np.uint16))
+        """Other numbers in this format, rounded to the nearest, ties to even; too large ones become infinite."""
+        with np.errstate(over="ignore"):
+            if self.code != "BF16":
+                return Numbers(self.code, numbers.astype(self.bits.dtype))
+            raw = numbers.astype(np.float32).view(np.uint32)
+        return Numbers(self.code, np.asarray((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16, dtype=np.uint16))
 
     def tensor(self) -> Tensor:
         """The same numbers as a tensor of torch's."""
