@@ -51,6 +51,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     Example: peftport hosts show sre
     """
     from peftport.hosts.head import TrainedHead
+    from peftport.hosts.load import check_tokenizer_files
     from peftport.hosts.opening import open_host
     from peftport.hosts.sources import read_config
     from peftport.objectives import OBJECTIVES
@@ -58,6 +59,7 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
 
     quiet_libraries()
     opened = open_host(host)
+    check_tokenizer_files(opened.source)
     slots = [
         {"name": s.name, "kind": s.kind, "path": s.full_path, "in_width": s.in_width, "out_width": s.out_width}
         for s in opened.slots.values()

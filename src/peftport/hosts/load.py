@@ -234,7 +234,7 @@ def load_tokenizer(source: Source) -> Any:
 
     """
     try:
-        _check_tokenizer_files(source)
+        check_tokenizer_files(source)
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except HostRefused:
         raise
@@ -244,8 +244,13 @@ def load_tokenizer(source: Source) -> Any:
         ) from error
 
 
-def _check_tokenizer_files(source: Source) -> None:
-    """Refuse what transformers ignores: own code, and a missing tokenizer, which it replaces by an empty one."""
+def check_tokenizer_files(source: Source) -> None:
+    """Refuse what transformers ignores: own code, and a missing tokenizer, which it replaces by an empty one.
+
+    Raises:
+        HostRefused: the folder has one or the other.
+
+    """
     settings = source.folder / "tokenizer_config.json"
     config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     if "AutoTokenizer" in config.get("auto_map", {}):

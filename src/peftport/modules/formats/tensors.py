@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -78,25 +79,32 @@ def parse_numbers(raw: bytes, path: Path) -> dict[str, Numbers]:
     """
     try:
         flat = dict(deserialize(raw))  # type: ignore[no-untyped-call]
+        held = {name: _numbers(told) for name, told in sorted(flat.items())}  # safetensors has no order of its own
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         raise ModuleRefused(
             f"{path}: expected a whole safetensors file, got one truncated or corrupt "
             f"({one_line(error)}); save it again"
         ) from error
-    found = {}
-    for name, told in sorted(flat.items()):  # safetensors returns them in a different order every time
-        code = told["dtype"]
-        if code not in FORMATS:
+    for name, numbers in held.items():
+        if numbers is None:
+            code = flat[name]["dtype"]
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got "
                 f"{OTHERS.get(code, code)}; save it in one of them"
             )
-        found[name] = Numbers(code, np.frombuffer(told["data"], dtype=FORMATS[code][0]).reshape(told["shape"]))
-        if not is_finite(found[name]):
+        if not is_finite(numbers):
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
             )
-    return found
+    return {name: numbers for name, numbers in held.items() if numbers is not None}
+
+
+def _numbers(told: Mapping[str, Any]) -> Numbers | None:
+    """The array that a file holds; None where its format is none of numbers."""
+    if told["dtype"] not in FORMATS:
+        return None
+    bits = np.frombuffer(told["data"], dtype=FORMATS[told["dtype"]][0])
+    return Numbers(told["dtype"], bits.reshape(told["shape"]))
 
 
 def read_text(path: Path) -> str:
