@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     import safetensors.torch as safetensors_torch
     import torch as torch
     import transformers as transformers
+    from scipy import special as special
     from scipy import stats as stats
     from torch import nn as nn
     from torch.nn import functional as F
 else:
     torch, nn, F = Late("torch"), Late("torch.nn"), Late("torch.nn.functional")
     transformers, huggingface_hub = Late("transformers"), Late("huggingface_hub")
-    safetensors_torch, stats, pl = Late("safetensors.torch"), Late("scipy.stats"), Late("polars")
+    safetensors_torch, pl = Late("safetensors.torch"), Late("polars")
+    stats, special = Late("scipy.stats"), Late("scipy.special")
 
 __all__ = ["F", "pl", "safetensors_torch"]  # the others are exported by their own names
 
@@ -46,7 +48,8 @@ __all__ = ["F", "pl", "safetensors_torch"]  # the others are exported by their o
 def when_used(package: str, places: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a package that fetches its names from their modules when they are first used.
 
-    ``places`` has the names by module. A package with such a table (PEP 562) starts with what is asked of it.
+    ``places`` has the names by module. A package with such a table (PEP 562) starts with what is asked of it. No name
+    may be that of a module of the package, which takes its place as soon as it is imported.
     """
     place_of = {name: place for place, names in places.items() for name in names}
 

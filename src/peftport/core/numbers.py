@@ -1,7 +1,7 @@
 """Arrays as safetensors files hold them: the code of a number format, a shape and the bits, without torch.
 
-numpy has no bfloat16 and no floats of eight bits, so their bits are kept as whole numbers. `Numbers` are never changed
-in place, so several may share their bits.
+numpy has no bfloat16 and no floats of eight bits, so their bits are kept as whole numbers. `RawNumbers` are never
+changed in place, so several may share their bits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AT_ONCE = 1 << 22  # numbers that are looked at at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Numbers:
+class RawNumbers:
     """An array: ``bits`` are its numbers, or, for a format that numpy lacks, their bits as whole numbers."""
 
     code: str
@@ -62,13 +62,13 @@ class Numbers:
             return self.bits
         return np.asarray(self.bits.astype(np.uint32) << 16).view(np.float32)
 
-    def like(self, numbers: npt.NDArray[Any]) -> Numbers:
+    def like(self, numbers: npt.NDArray[Any]) -> RawNumbers:
         """Other numbers in this format, rounded to the nearest, ties to even; too large ones become infinite."""
         with np.errstate(over="ignore"):
             if self.code != "BF16":
-                return Numbers(self.code, numbers.astype(self.bits.dtype))
+                return RawNumbers(self.code, numbers.astype(self.bits.dtype))
             raw = numbers.astype(np.float32).view(np.uint32)
-        return Numbers(self.code, np.asarray((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16, dtype=np.uint16))
+        return RawNumbers(self.code, np.asarray((raw + 0x7FFF + ((raw >> 16) & 1)) >> 16, dtype=np.uint16))
 
     def tensor(self) -> Tensor:
         """The same numbers as a tensor of torch's."""
@@ -77,25 +77,25 @@ class Numbers:
         return torch.from_numpy(self.bits.view(np.int16).copy()).view(torch.bfloat16)
 
 
-def numbers_of(tensor: Tensor | Numbers) -> Numbers:
+def numbers_of(tensor: Tensor | RawNumbers) -> RawNumbers:
     """The numbers of a tensor, whose memory they share where they can."""
-    if isinstance(tensor, Numbers):
+    if isinstance(tensor, RawNumbers):
         return tensor
     code, own = CODES[str(tensor.dtype).removeprefix("torch.")], tensor.detach().cpu().contiguous()
-    return Numbers(code, own.view(torch.int16).numpy().view(np.uint16) if code == "BF16" else own.numpy())
+    return RawNumbers(code, own.view(torch.int16).numpy().view(np.uint16) if code == "BF16" else own.numpy())
 
 
-def tensor_of(array: Tensor | Numbers) -> Tensor:
+def tensor_of(array: Tensor | RawNumbers) -> Tensor:
     """The tensor of an array that may be one already."""
-    return array.tensor() if isinstance(array, Numbers) else array
+    return array.tensor() if isinstance(array, RawNumbers) else array
 
 
-def is_finite(array: Tensor | Numbers) -> bool:
+def is_finite(array: Tensor | RawNumbers) -> bool:
     """Whether all numbers of an array are finite."""
-    return not array.not_finite() if isinstance(array, Numbers) else bool(array.isfinite().all())
+    return not array.not_finite() if isinstance(array, RawNumbers) else bool(array.isfinite().all())
 
 
-def size_of(array: Tensor | Numbers) -> int:
+def size_of(array: Tensor | RawNumbers) -> int:
     """How many numbers an array has."""
     return prod(array.shape)
 
@@ -121,7 +121,7 @@ def _fault(code: str, bits: npt.NDArray[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorInFile:
     """A tensor in a safetensors file: its name, the code of its format, its shape, and its bytes there."""
 
     name: str
@@ -135,7 +135,7 @@ class Stored:
         return not_finite(self.code, np.frombuffer(self.raw, dtype=kind))
 
 
-def stored_in(file: Path) -> Iterator[Stored]:
+def stored_in(file: Path) -> Iterator[TensorInFile]:
     """Yield every tensor of a safetensors file, which stays on the disk: its pages are read as they are used.
 
     Raises:
@@ -152,10 +152,10 @@ def stored_in(file: Path) -> Iterator[Stored]:
                 if name != "__metadata__":
                     begin, end = (8 + size + offset for offset in told["data_offsets"])
                     with whole[begin:end] as raw:
-                        yield Stored(name, told["dtype"], tuple(told["shape"]), raw)
+                        yield TensorInFile(name, told["dtype"], tuple(told["shape"]), raw)
 
 
-def serialized(arrays: Mapping[str, Tensor | Numbers], metadata: dict[str, str] | None = None) -> bytes:
+def serialized(arrays: Mapping[str, Tensor | RawNumbers], metadata: dict[str, str] | None = None) -> bytes:
     """Return the bytes of a safetensors file of these arrays."""
     held = {name: numbers_of(array) for name, array in arrays.items()}
     kept = {name: np.ascontiguousarray(numbers.bits) for name, numbers in held.items()}

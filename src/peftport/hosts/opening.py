@@ -94,6 +94,11 @@ class OpenedHost(Host):
         there = lambda: tuple(view for view in HEADS if not lacks_head(self._made, view))  # noqa: E731
         return remembered("heads", self._key, VIEWS, there)
 
+    @property
+    def identity(self) -> list[Any]:
+        """All that anything said of the host's files follows from, the bytes of its weights among it."""
+        return [*self._key, self.fingerprint.weights]
+
     @cached_property
     def _key(self) -> list[Any]:
         """All that an outline follows from."""

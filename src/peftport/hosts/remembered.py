@@ -1,8 +1,8 @@
-"""Remember what follows from a host's small files alone, so that it is worked out once on a machine.
+"""Remember what was found out about hosts, so that it is worked out once on a machine.
 
-How transformers reads a configuration, and where the layers of a model lie, takes seconds to find out and follows from
-the configuration, the names and shapes of tensors, the layout, and the versions of the code. All of these are the key,
-so nothing is remembered of a file that changed. The bytes of weights are never trusted to be as they were.
+How transformers reads a configuration, where the layers of a model lie, and how far apart two hosts are takes seconds
+to find out. It follows from the files, or from hashes of their bytes that are computed anew each time, and from the
+code and its libraries. All of these are the key, so nothing is remembered of a file that changed.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ def _make_room(folder: Path) -> None:
 
 @cache
 def _code() -> str:
-    """A hash of the code and the layouts that all this is made by."""
-    files = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in CODE)
+    """A hash of the code of this package and of its layouts, by which all this is made."""
+    files = sorted(path for path in Path(__file__).parents[1].rglob("*") if path.suffix in CODE)
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

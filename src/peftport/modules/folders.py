@@ -105,7 +105,7 @@ def read_module(folder: Path, origin: Host | None = None, leave_out: tuple[str, 
 
 
 def read_to_carry(folder: Path, origin: Host | None = None, leave_out: tuple[str, ...] = ()) -> Module[Any]:
-    """Read a module as `read_module` does; its matrices are `Numbers` where the format gives them without torch.
+    """Read a module as `read_module` does; its matrices are `RawNumbers` where the format gives them without torch.
 
     Raises:
         ModuleRefused: as `read_module`.

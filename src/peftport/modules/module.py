@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from peftport.core.errors import ModuleRefused, SlotMismatch, TrainingFailed
 from peftport.core.libraries import torch
-from peftport.core.numbers import Numbers, size_of, tensor_of
+from peftport.core.numbers import RawNumbers, size_of, tensor_of
 from peftport.core.scale import Scale
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
@@ -25,8 +25,8 @@ from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-A = TypeVar("A", bound="Tensor | Numbers", default="Tensor")
-B = TypeVar("B", bound="Tensor | Numbers", default="Tensor")
+A = TypeVar("A", bound="Tensor | RawNumbers", default="Tensor")
+B = TypeVar("B", bound="Tensor | RawNumbers", default="Tensor")
 HEAD = "readout"  # the pseudo-slot of a head (modules.head)
 
 
@@ -80,7 +80,7 @@ class PortRecord(Closed):
 class Module(Generic[A]):
     """The matrices of one technique on one host, ``matrices[slot][name]``, without the stacking dimension K.
 
-    They are tensors of torch's or, where torch is not needed, `Numbers` as they lie in a file.
+    They are tensors of torch's or, where torch is not needed, `RawNumbers` as they lie in a file.
 
     Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a head). ``file`` records
     what another library's file contained that the matrices do not show, so that it can be written back. ``unscaled``
@@ -114,8 +114,8 @@ class Module(Generic[A]):
 
 
 def holds_numbers(module: Module[Any]) -> bool:
-    """Return whether the matrices of a module are `Numbers`."""
-    return any(isinstance(array, Numbers) for named in module.matrices.values() for array in named.values())
+    """Return whether the matrices of a module are `RawNumbers`."""
+    return any(isinstance(array, RawNumbers) for named in module.matrices.values() for array in named.values())
 
 
 def as_tensors(module: Module[Any]) -> Module:

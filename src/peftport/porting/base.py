@@ -17,7 +17,7 @@ import numpy as np
 
 from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
 from peftport.core.libraries import torch
-from peftport.core.numbers import Numbers, is_finite
+from peftport.core.numbers import RawNumbers, is_finite
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
@@ -124,7 +124,7 @@ class Porter(ABC):
     needs: ClassVar[Need] = "nothing"
     fits: ClassVar[Fits] = Fits()
     keeps_files: ClassVar[bool] = False
-    # Whether it carries matrices that are `Numbers` as well as tensors, so that a port needs no torch.
+    # Whether it carries matrices that are `RawNumbers` as well as tensors, so that a port needs no torch.
     carries_numbers: ClassVar[bool] = False
 
     def cannot_carry(self, technique: Technique[Any]) -> str:
@@ -277,7 +277,7 @@ class Porter(ABC):
 
 def _apart(matrices: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Copy tensors that share memory, since several layers may have taken the same matrix of the origin."""
-    if any(isinstance(array, Numbers) for named in matrices.values() for array in named.values()):
+    if any(isinstance(array, RawNumbers) for named in matrices.values() for array in named.values()):
         return matrices  # which nobody changes in place
     seen: set[int] = set()
     made: dict[str, dict[str, Any]] = {}

@@ -19,7 +19,7 @@ from peftport.analysis.measures import (
 from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict.regret import regret_report
-from peftport.analysis.verdict.verdicts import verdicts
+from peftport.analysis.verdict.table import verdicts
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import pl
 from peftport.metrics import metric_named

@@ -18,7 +18,7 @@ from peftport.analysis.measures import Declared, Evidence, curves, gains
 from peftport.analysis.measures.differences import differences
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict.choice import Contrast
-from peftport.analysis.verdict.verdicts import settings_of, verdicts
+from peftport.analysis.verdict.table import settings_of, verdicts
 from peftport.core.arms import BARE
 from peftport.core.errors import UnknownName
 from peftport.core.hashing import rng_for

@@ -59,7 +59,7 @@ def open_module(
 def open_module_to_carry(
     folder: Path, origin: str | None, trusted_origin: str | None = None, leave_out: tuple[str, ...] = ()
 ) -> Module[Any]:
-    """Read a module folder as `open_module` does; its matrices are `Numbers` where they can be read without torch.
+    """Read a module folder as `open_module` does; its matrices are `RawNumbers` where they can be read without torch.
 
     Raises:
         BadRequest, ModuleRefused, SlotMismatch: as `open_module`.

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from peftport.core.errors import ModuleRefused
-from peftport.core.numbers import Numbers, serialized
+from peftport.core.numbers import RawNumbers, serialized
 from peftport.modules.formats.tensors import one_line, parse_numbers, printable, read_bytes, read_text
 from peftport.modules.module import Module, ModuleCard, as_tensors
 
@@ -46,7 +46,7 @@ def read_native(folder: Path) -> Module:
     return as_tensors(read_numbers(folder))
 
 
-def read_numbers(folder: Path) -> Module[Numbers]:
+def read_numbers(folder: Path) -> Module[RawNumbers]:
     """Read a module from a folder in the native format, its matrices as they lie in the file; torch is not needed.
 
     Raises:
@@ -76,7 +76,7 @@ def read_numbers(folder: Path) -> Module[Numbers]:
         raise ModuleRefused(
             f"{folder / TENSORS}: expected the bytes whose sha256 {CARD} records, got others; save it again"
         )
-    matrices: dict[str, dict[str, Numbers]] = {}
+    matrices: dict[str, dict[str, RawNumbers]] = {}
     for name, tensor in flat.items():
         slot, slash, matrix = name.rpartition("/")
         if not slash:

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from peftport.core.errors import ModuleRefused, first_line
-from peftport.core.numbers import FORMATS, Numbers, is_finite
+from peftport.core.numbers import FORMATS, RawNumbers, is_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def read_bytes(path: Path) -> bytes:
         raise ModuleRefused(f"{path}: expected a readable file, got: {error}; save the module again") from error
 
 
-def parse_numbers(raw: bytes, path: Path) -> dict[str, Numbers]:
+def parse_numbers(raw: bytes, path: Path) -> dict[str, RawNumbers]:
     """Parse the bytes of a safetensors file into arrays, by name in alphabetical order.
 
     Raises:
@@ -99,12 +99,12 @@ def parse_numbers(raw: bytes, path: Path) -> dict[str, Numbers]:
     return {name: numbers for name, numbers in held.items() if numbers is not None}
 
 
-def _numbers(told: Mapping[str, Any]) -> Numbers | None:
+def _numbers(told: Mapping[str, Any]) -> RawNumbers | None:
     """The array that a file holds; None where its format is none of numbers."""
     if told["dtype"] not in FORMATS:
         return None
     bits = np.frombuffer(told["data"], dtype=FORMATS[told["dtype"]][0])
-    return Numbers(told["dtype"], bits.reshape(told["shape"]))
+    return RawNumbers(told["dtype"], bits.reshape(told["shape"]))
 
 
 def read_text(path: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from peftport.core.errors import SlotMismatch
-from peftport.core.numbers import Numbers, numbers_of, tensor_of
+from peftport.core.numbers import RawNumbers, numbers_of, tensor_of
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, holds_numbers
 from peftport.porting.alignment.carried_heads import head_shapes
@@ -85,7 +85,7 @@ def _interpolated(module: Module[Any], pair: Pair, receiver_layers: int) -> tupl
     return mixed, f" from layers {low} and {low + 1}, {share:.2f} between"
 
 
-def _mixed(below: Numbers, above: Numbers, share: float) -> Numbers:
+def _mixed(below: RawNumbers, above: RawNumbers, share: float) -> RawNumbers:
     """(1 - w) M_i + w M_{i+1}, from the nearer of both, so that it is exact where they are equal."""
     low, high = (each.wide() if each.code == "F64" else each.wide().astype(np.float32) for each in (below, above))
     apart = high - low
@@ -100,4 +100,4 @@ def _cut(array: Any, shape: tuple[int, ...]) -> Any:
     room = np.zeros(shape, numbers.bits.dtype)
     kept = tuple(slice(0, min(have, want)) for have, want in zip(numbers.shape, shape, strict=True))
     room[kept] = numbers.bits[kept]
-    return Numbers(numbers.code, room)
+    return RawNumbers(numbers.code, room)
