@@ -66,7 +66,7 @@ class OpenedHost(Host):
             HostRefused: the host is broken.
 
         """
-        self.__dict__.update(
+        self.__dict__.update(  # a frozen dataclass, whose other fields are made when they are used
             name=source.name, folder=source.folder, kind=layout.kind, layout=layout, fingerprint=mark,
             text_prefix=text_prefix, source=source,
         )  # fmt: skip

@@ -11,12 +11,12 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from peftport.core.environment import installed_versions
 from peftport.core.hashing import digest
 from peftport.hosts.offline.catalogue import cache_dir
 from peftport.store.artifacts import write_bytes
@@ -31,7 +31,7 @@ def remembered(kind: str, key: Any, adapter: TypeAdapter[T], make: Callable[[], 
 
     What ``make`` raises is not kept. A cache that cannot be read or written costs time, nothing else.
     """
-    name = digest([kind, key, version("transformers"), version("torch"), _code()])
+    name = digest([kind, key, installed_versions(), _code()])
     file = cache_dir() / FOLDER / f"{kind}-{name}.json"
     with suppress(OSError, ValidationError):
         return adapter.validate_json(file.read_bytes())
