@@ -124,8 +124,8 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     """
     settings, steps, save_at = _settings(request), request.steps, request.save_at
     ref, text, out = str(request.host), Path(request.text), Path(request.out)
-    check_names(request)
     check_free(out)
+    check_names(request)
     lines, sha256 = _read_lines(text)
     host, head = _load(ref, settings.seed)
     names = _tensor_names(host)
