@@ -15,7 +15,7 @@ from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence, gains
 from peftport.analysis.stats.crossed import crossed_from_items
 from peftport.analysis.stats.swaps import swapped_items, swaps_of
-from peftport.analysis.verdict import verdicts
+from peftport.analysis.verdict.table import verdicts
 from peftport.metrics import metric_named, metrics_of
 from peftport.metrics.resampling import resampled, swapped
 from peftport.tasks.kinds.classification import Scores

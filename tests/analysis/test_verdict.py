@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from peftport.analysis.columns import run_columns
 from peftport.analysis.measures import Declared, Evidence
-from peftport.analysis.verdict import regret_report, verdicts
 from peftport.analysis.verdict.choice import Contrast, decide, decided, word_of
-from peftport.analysis.verdict.verdicts import SCHEMA, settings_of
+from peftport.analysis.verdict.regret import regret_report
+from peftport.analysis.verdict.table import SCHEMA, settings_of, verdicts
 from peftport.training.evaluation import Scores
 from peftport.workflows.compare_tables import ComparisonAnalysis, compare_frames
 from peftport.workflows.comparison import Comparison, ComparisonPlan

@@ -196,7 +196,7 @@ def test_a_host_in_fewer_bits_trains_nearly_the_same(
     left = {path for path in wanted if path.endswith(".wo")}  # transformers leaves T5's in float32
     assert packed_modules(narrow) >= wanted - left > set()
     assert not packed_modules(wide)
-    assert (narrow.dtype, narrow.wide_dtype) == (loading.DTYPES[dtype], torch.float32)
+    assert (narrow.dtype, narrow.wide_dtype) == (getattr(torch, loading.DTYPES[dtype]), torch.float32)
     for technique in TECHNIQUES:
         one, other = trained(wide, readout, technique), trained(narrow, readout, technique)
         assert one.loss == pytest.approx(other.loss, rel=0.1)

@@ -173,6 +173,23 @@ def test_help_starts_without_torch() -> None:
     assert done.stderr.splitlines()[-1] == "heavy: []"
 
 
+# What takes long to import, and the files that define a class of its or speak to it as they are imported.
+LATE = ("torch", "transformers", "polars", "scipy", "sklearn", "statsmodels", "datasets", "huggingface_hub")
+EAGER = {
+    "hosts/attention.py", "hosts/four_bits.py", "hosts/mixed.py", "objectives/token_likelihood.py",
+    "workflows/masked_head.py",
+}  # fmt: skip
+
+
+def test_large_libraries_are_imported_when_they_are_used() -> None:
+    """A command imports what it needs (core/libraries.py), so that a wrong name is told at once."""
+    for file, tree in trees():
+        own = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        named = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in own]
+        found = [name for name in named if name.split(".")[0] in LATE or name == "safetensors.torch"]
+        assert not found or file.as_posix() in EAGER, f"{file}: take {found[0]} from core/libraries.py"
+
+
 def test_a_study_s_driver_starts_without_what_only_workers_need() -> None:
     """Those libraries take most of a start's time, and a driver neither loads a host nor computes a measure."""
     script = (

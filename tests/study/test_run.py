@@ -83,7 +83,7 @@ def test_sharing_changes_no_number(tiny: Path, tmp_path: Path, monkeypatch: pyte
 
     Hosts in float64; scores are kept in float32, so equal means equal to its last digits.
     """
-    monkeypatch.setitem(loading.DTYPES, "float32", torch.float64)
+    monkeypatch.setitem(loading.DTYPES, "float32", "float64")
     plan = plan_of(tiny)
     run_in(tmp_path, plan)
     ledger, artifacts = Ledger(tmp_path), Artifacts(tmp_path / "artifacts")

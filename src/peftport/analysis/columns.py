@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import polars as pl
-
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS, metrics_of
 
 FACTORS: dict[str, Any] = {

@@ -6,8 +6,9 @@ puts a module on a transformers model. Each name is fetched when it is first use
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from peftport.core.libraries import when_used
 
 if TYPE_CHECKING:
     from peftport.api.attached import Attached as Attached
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from peftport.api.results import Evaluated as Evaluated
     from peftport.api.results import Ported as Ported
     from peftport.api.results import Trained as Trained
+    from peftport.api.results import UpdatedHost as UpdatedHost
     from peftport.api.serving_results import Merged as Merged
     from peftport.api.serving_results import WrittenGguf as WrittenGguf
     from peftport.api.study import Study as Study
@@ -37,20 +39,14 @@ PLACES = {
     "peftport.api.attached": ("Attached", "attach"),
     "peftport.api.calls": ("check", "compare", "demo", "evaluate", "gguf", "merge", "port", "train", "upgrade"),
     "peftport.api.comparisons": ("Compared", "Demonstrated"),
-    "peftport.api.results": ("Checked", "Evaluated", "Ported", "Trained"),
+    "peftport.api.results": ("Checked", "Evaluated", "Ported", "Trained", "UpdatedHost"),
     "peftport.api.serving_results": ("Merged", "WrittenGguf"),
     "peftport.api.study": ("Study",),
     "peftport.api.upgrade_result": ("Upgraded",),
     "peftport.tasks": ("load_task",),
 }
-PLACE_OF = {name: place for place, names in PLACES.items() for name in names}
-__all__ = sorted(PLACE_OF)  # noqa: PLE0605 (made by __getattr__)
-
-
-def __getattr__(name: str) -> Any:
-    if name in PLACE_OF:
-        return getattr(import_module(PLACE_OF[name]), name)
-    raise AttributeError(f"module 'peftport.api' has no attribute {name!r}")
+__all__ = sorted(name for names in PLACES.values() for name in names)  # noqa: PLE0605 (made by __getattr__)
+__getattr__ = when_used(__name__, PLACES)
 
 
 def __dir__() -> list[str]:

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 from weakref import WeakSet
 
-import torch
-from torch import nn
-
 from peftport.core.errors import BadRequest, HostRefused, SlotMismatch
+from peftport.core.libraries import nn, torch
 from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.head import TrainedHead

@@ -9,24 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peftport.api.comparisons import Compared, Demonstrated
-from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHost
-from peftport.api.serving_results import Merged, WrittenGguf
-from peftport.api.upgrade_result import Upgraded
+from peftport import api, workflows
 from peftport.core.request import takes
-from peftport.hosts.loading import loading_of
-from peftport.report.tables import demo_page
 from peftport.store.artifacts import write_text
-from peftport.workflows.check import check_module
-from peftport.workflows.compare import compare_module
-from peftport.workflows.continued_pretraining import update_host as continue_pretraining
-from peftport.workflows.demo import run_demo
-from peftport.workflows.evaluate import evaluate_host
-from peftport.workflows.gguf import write_gguf
-from peftport.workflows.merge import merge_module
 from peftport.workflows.merge_requests import GgufRequest, MergeRequest
-from peftport.workflows.port import port_module
 from peftport.workflows.requests import (
     CheckRequest,
     CompareRequest,
@@ -36,9 +24,13 @@ from peftport.workflows.requests import (
     PortRequest,
     TrainRequest,
 )
-from peftport.workflows.train import train_module
-from peftport.workflows.upgrade import push_upgrade, upgrade_modules
 from peftport.workflows.upgrade_requests import UpgradeRequest
+
+if TYPE_CHECKING:
+    from peftport.api.comparisons import Compared, Demonstrated
+    from peftport.api.results import Checked, Evaluated, Ported, Trained, UpdatedHost
+    from peftport.api.serving_results import Merged, WrittenGguf
+    from peftport.api.upgrade_result import Upgraded
 
 
 @takes(TrainRequest)
@@ -50,7 +42,8 @@ def train(request: TrainRequest) -> Trained:
         TrainingFailed: the loss diverged.
 
     """
-    return Trained(request, train_module(request))
+    found = workflows.train_module(request)
+    return api.Trained(request, found)
 
 
 @takes(EvaluateRequest)
@@ -62,7 +55,8 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
         SlotMismatch: the module belongs to another host.
 
     """
-    return Evaluated(request, evaluate_host(request))
+    found = workflows.evaluate_host(request)
+    return api.Evaluated(request, found)
 
 
 @takes(PortRequest)
@@ -74,7 +68,8 @@ def port(request: PortRequest) -> Ported:
         SlotMismatch: the module does not fit the receiver by this method.
 
     """
-    return Ported(request, port_module(request))
+    found = workflows.port_module(request)
+    return api.Ported(request, found)
 
 
 @takes(CheckRequest)
@@ -86,7 +81,8 @@ def check(request: CheckRequest) -> Checked:
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
-    return Checked(request, check_module(request))
+    found = workflows.check_module(request)
+    return api.Checked(request, found)
 
 
 @takes(CompareRequest)
@@ -98,7 +94,8 @@ def compare(request: CompareRequest) -> Compared:
         TrainingFailed: a training diverged.
 
     """
-    compared = Compared(request, compare_module(request))
+    found = workflows.compare_module(request)
+    compared = api.Compared(request, found)
     if request.out is not None:
         compared.report(request.out)
     return compared
@@ -109,15 +106,15 @@ def demo(request: DemoRequest) -> Demonstrated:
     """Return a comparison for each technique.
 
     Raises:
-        BadRequest: a host or the task is not installed, ``out`` is a file, or the metric is unknown.
+        BadRequest: a host or the task is not installed, ``out`` is a file, or the metric or a setting is unknown.
 
     """
-    outcome = run_demo(request.settings, request.progress, request.metric, loading_of(request.loaded_by))
-    shown = Demonstrated(request, outcome)
+    outcome = workflows.run_demo(request.settings, request.progress, request.metric, request.loaded_by)
+    shown = api.Demonstrated(request, outcome)
     if request.out is not None:
         out = Path(request.out)
         write_text(out / "results.json", json.dumps(shown.as_json(), indent=2) + "\n")
-        write_text(out / "table.md", demo_page(outcome))
+        write_text(out / "table.md", shown.markdown())
         shown.report(out / "report.html")
     return shown
 
@@ -133,7 +130,8 @@ def update_host(request: HostUpdateRequest) -> UpdatedHost:
         TrainingFailed: a loss or a weight is no longer finite.
 
     """
-    return UpdatedHost(request, continue_pretraining(request))
+    found = workflows.update_host(request)
+    return api.UpdatedHost(request, found)
 
 
 @takes(UpgradeRequest)
@@ -146,11 +144,12 @@ def upgrade(request: UpgradeRequest) -> Upgraded:
         PushFailed: the hub cannot be reached, or refuses a folder.
 
     """
-    done = Upgraded(request, upgrade_modules(request))
+    found = workflows.upgrade_modules(request)
+    done = api.Upgraded(request, found)
     if request.out is not None:
         done.write(Path(request.out))
     if request.push is not None and request.out is not None:
-        done = Upgraded(request, push_upgrade(request, done.found))
+        done = api.Upgraded(request, workflows.push_upgrade(request, done.found))
         done.write(Path(request.out))
     return done
 
@@ -165,7 +164,8 @@ def merge(request: MergeRequest) -> Merged:
         NotFinite: the new weights are beyond what the number format holds.
 
     """
-    return Merged(request, merge_module(request))
+    found = workflows.merge_module(request)
+    return api.Merged(request, found)
 
 
 @takes(GgufRequest)
@@ -178,4 +178,5 @@ def gguf(request: GgufRequest) -> WrittenGguf:
         SlotMismatch: the module is of another host.
 
     """
-    return WrittenGguf(request, write_gguf(request))
+    found = workflows.write_gguf(request)
+    return api.WrittenGguf(request, found)

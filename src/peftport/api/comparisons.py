@@ -7,12 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from peftport.api.result import Result, chosen, noted, write_page, written_to
+from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
-from peftport.report.tables import comparison_sentence, comparison_table, few_shot_sentence
+from peftport.report.tables import comparison_sentence, comparison_table, demo_page, few_shot_sentence
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
@@ -119,6 +118,10 @@ class Demonstrated(Result):
         out = Path(self.request.out)
         files = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
         return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
+
+    def markdown(self) -> str:
+        """The tables as a page in Markdown."""
+        return demo_page(self.demo)
 
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""

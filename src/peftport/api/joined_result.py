@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import polars as pl
-
 from peftport.api.result import Result
+from peftport.core.libraries import pl
 from peftport.study.joining import JoinedStudy
 
 

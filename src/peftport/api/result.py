@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.metrics.choice import MetricChoice, measures_with
 from peftport.report.table import Table

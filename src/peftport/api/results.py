@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from peftport.api.result import (
     Result,
@@ -23,16 +21,15 @@ from peftport.api.result import (
     value_of,
     written_to,
 )
+from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
-from peftport.metrics.choice import MetricChoice, choose_metric
+from peftport.metrics.choice import MetricChoice, choose_metric, items_text
 from peftport.modules.folders import Format
-from peftport.modules.module import Module, PortRecord
+from peftport.modules.module import Module, PortRecord, as_tensors
 from peftport.report.checked import check_sentences, check_tables, selection_table
 from peftport.report.table import Table
-from peftport.report.tables import items_text
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
-from peftport.workflows.continued_pretraining import HostUpdate
 from peftport.workflows.evaluate import EvaluatedHost
 from peftport.workflows.job_inputs import path_of
 from peftport.workflows.method_selection import MethodSelection
@@ -45,6 +42,9 @@ from peftport.workflows.requests import (
     TrainRequest,
 )
 from peftport.workflows.train import TrainedModule
+
+if TYPE_CHECKING:
+    from peftport.workflows.continued_pretraining import HostUpdate
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -170,7 +170,7 @@ class Ported(Result):
     @property
     def module(self) -> Module:
         """The module on its new host."""
-        return self.outcome.module
+        return as_tensors(self.outcome.module)
 
     @property
     def format(self) -> Format:
@@ -190,13 +190,13 @@ class Ported(Result):
     @property
     def record(self) -> PortRecord:
         """The port as the module remembers it."""
-        return self.module.ports[-1]
+        return self.outcome.module.ports[-1]
 
     def __str__(self) -> str:
         done, notes = self.record, list(self.record.slots.values())
         did = ", ".join(f"{notes.count(note)} slots {note}" for note in dict.fromkeys(notes))
         return (
-            f"{addressed(self.out)}{self.module.spec.kind} from {done.origin.name} on {done.receiver.name} "
+            f"{addressed(self.out)}{self.outcome.module.spec.kind} from {done.origin.name} on {done.receiver.name} "
             f"by {done.method} ({self.format}): {did}"
         )
 
@@ -207,7 +207,7 @@ class Ported(Result):
 
     def document(self) -> dict[str, Any]:
         """The record of the port, and how its method was chosen."""
-        document = {"out": text_of(self.out), "format": self.format, "technique": self.module.spec.kind}
+        document = {"out": text_of(self.out), "format": self.format, "technique": self.outcome.module.spec.kind}
         document |= self.record.model_dump()
         if self.selection is not None:
             return document | {"trial": self.selection.as_json()}

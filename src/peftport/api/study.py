@@ -25,13 +25,9 @@ from peftport.study.commands import (
     VerifyRequest,
     WatchRequest,
 )
-from peftport.study.execute import execute
-from peftport.study.export import export_study
-from peftport.study.joining import join_studies
 from peftport.study.opened import OpenedStudy, open_study
 from peftport.study.repair import repair
 from peftport.study.status import plan_study, study_status
-from peftport.study.verify import verify_study
 
 if TYPE_CHECKING:
     from peftport.report.findings import Findings
@@ -83,6 +79,8 @@ class Study:
                 host, a task or a library is not what the jobs on record ran on.
 
         """
+        from peftport.study.execute import execute  # this and the like are slow to import: each is, where it is used
+
         done = execute(self.opened, request)
         tracked = done.tracked
         return Ran(
@@ -108,7 +106,7 @@ class Study:
             BadRequest: nothing was run yet.
 
         """
-        from peftport.report.study_report import watch_study  # imported here because figures are slow to import
+        from peftport.report.study_report import watch_study
 
         return Reported(watch_study(self.opened, request))
 
@@ -121,6 +119,8 @@ class Study:
             PeftportError: an artifact is missing or corrupt.
 
         """
+        from peftport.study.export import export_study
+
         return Exports(request, *export_study(self.opened, request))
 
     @method_takes(VerifyRequest)
@@ -132,6 +132,8 @@ class Study:
             PeftportError: the tables were altered after the export.
 
         """
+        from peftport.study.verify import verify_study
+
         return Verification(request, tuple(verify_study(self.opened, request)))
 
     @method_takes(ReportRequest)
@@ -143,7 +145,7 @@ class Study:
             PeftportError: an artifact is missing or corrupt, or tables were altered.
 
         """
-        from peftport.report.study_report import report_study  # imported here because figures are slow to import
+        from peftport.report.study_report import report_study
 
         return Reported(report_study(self.opened, request))
 
@@ -167,6 +169,8 @@ class Study:
                 inputs, or have different results of the same job; or ``out`` is in use.
 
         """
+        from peftport.study.joining import join_studies
+
         return Joined(join_studies(request))
 
     def findings(self) -> Findings:

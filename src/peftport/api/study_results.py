@@ -7,24 +7,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from peftport.api.result import Result
+from peftport.core.libraries import pl
 from peftport.core.progress import duration
 from peftport.report.table import Table
 from peftport.study.commands import ExportRequest, VerifyRequest
-from peftport.study.export import Exported
 from peftport.study.kinds import kinds_text
 from peftport.study.repair import Repairs
 from peftport.study.run import Summary
 from peftport.study.shards import Division
 from peftport.study.status import FailedJob, PlannedWork, StudyStatus
-from peftport.study.verify import Verified
 
 if TYPE_CHECKING:
     from peftport.metrics.choice import StudyMetric
     from peftport.report.findings import Findings
     from peftport.report.study_report import StudyReport
+    from peftport.study.export import Exported
+    from peftport.study.verify import Verified
 
 
 @dataclass(frozen=True, eq=False, repr=False)

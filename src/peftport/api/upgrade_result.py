@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from peftport.api.result import Result, write_page
+from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
 from peftport.report.upgraded import upgrade_markdown, upgrade_page, upgrade_sentence, upgrade_table

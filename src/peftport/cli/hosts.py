@@ -51,37 +51,39 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     Example: peftport hosts show sre
     """
     from peftport.hosts.head import TrainedHead
-    from peftport.hosts.load import load_host
-    from peftport.hosts.opening import lacks_head
+    from peftport.hosts.load import check_tokenizer_files
+    from peftport.hosts.opening import open_host
+    from peftport.hosts.sources import read_config
     from peftport.objectives import OBJECTIVES
     from peftport.report.table import Table
 
     quiet_libraries()
-    loaded = load_host(host)
+    opened = open_host(host)
+    check_tokenizer_files(opened.source)
     slots = [
         {"name": s.name, "kind": s.kind, "path": s.full_path, "in_width": s.in_width, "out_width": s.out_width}
-        for s in loaded.slots.values()
+        for s in opened.slots.values()
     ]
-    headless = lacks_head(loaded)
-    fitting = [objective for each in OBJECTIVES.values() for objective in each[:1] if loaded.kind in objective.kinds]
-    head = TrainedHead.of(loaded.config.to_dict(), loaded.name)
-    headed = head is not None and not lacks_head(loaded, "sequence_classification")
+    headless = "language_model" not in opened.heads
+    fitting = [objective for each in OBJECTIVES.values() for objective in each[:1] if opened.kind in objective.kinds]
+    head = TrainedHead.of(read_config(opened.source.folder), opened.name)
+    headed = head is not None and "sequence_classification" in opened.heads
     there = {"body": True, "language_model": not headless, "sequence_classification": headed}
-    readouts = [one.name for one in fitting if there[one.view] and loaded.layout.reads_texts]
-    mark = loaded.fingerprint
+    readouts = [one.name for one in fitting if there[one.view] and opened.layout.reads_texts]
+    mark = opened.fingerprint
     if json_:
-        known = {"kind": loaded.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
+        known = {"kind": opened.kind, "fingerprint": mark.model_dump(), "readouts": readouts}
         print_json({**known, "slots": slots})
         return
     say(
-        f"{mark.name}: {loaded.kind} of family {mark.family} ({mark.model_type}), "
+        f"{mark.name}: {opened.kind} of family {mark.family} ({mark.model_type}), "
         f"{mark.layers} layers, width {mark.width}"
     )
     say(f"  weights {mark.weights[:16]}  architecture {mark.architecture[:16]}  tokenizer {mark.ids[:16]}")
     shaping = ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(mark.settings.items()))
     say(f"  settings that are not the family's defaults: {shaping or 'none'}")
     without = "; its files have no language-model head" if headless else ""
-    without = without if loaded.layout.reads_texts else "; it does not read texts alone"
+    without = without if opened.layout.reads_texts else "; it does not read texts alone"
     say(f"  readouts: {', '.join(readouts) or 'none'}{without}")
     if head is not None and headed:
         say(f"  its own trained head: {', '.join(head.labels)}")

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-
+from peftport.core.libraries import F, nn, torch, without_gradients
 from peftport.hosts.allocation import keep_freed_memory
-from peftport.hosts.mixed import multiply_in_bfloat16
 
 ROWS, WIDTH, ROUNDS = 1024, 512, 9
 WORTH = 1.3  # times as fast: less would be lost in the casts of smaller products
@@ -42,9 +38,11 @@ def chosen_format(device: str) -> ChosenFormat:
     return ChosenFormat("mixed" if ratio >= WORTH else "float32", ratio)
 
 
-@torch.no_grad()
+@without_gradients
 def _seconds(device: str, *, mixed: bool) -> float:
     layer = nn.Sequential(nn.Linear(WIDTH, WIDTH)).to(device)
+    from peftport.hosts.mixed import multiply_in_bfloat16  # it defines a function of torch's autograd
+
     if mixed:
         multiply_in_bfloat16(layer)
     x = torch.randn(ROWS, WIDTH, device=device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import HostRefused
+from peftport.core.libraries import nn, torch
 from peftport.hosts.host import Host
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def part_vocabularies(model: nn.Module) -> None:

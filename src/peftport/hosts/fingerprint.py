@@ -14,15 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from math import isfinite, isinf, isnan
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from peftport.core.errors import HostRefused, first_line
 from peftport.core.hashing import digest
+from peftport.core.numbers import stored_in
 from peftport.hosts.settings import raw_settings, settings_in, unlike
 from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
 
@@ -175,26 +175,10 @@ def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
 
 
 def _hashed(file: Path) -> Iterator[tuple[str, list[int], str]]:
-    import torch
-
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-            tensor = tensors.get_tensor(name)
-            raw = tensor.contiguous().flatten().view(dtype=torch.uint8).numpy()
-            if not name.endswith(BUFFERS) and (fault := _not_finite(tensor)):
-                raise HostRefused(f"{file}: {name}: expected finite numbers, got {fault}; fetch the host again")
-            yield name, list(tensor.shape), hashlib.sha256(raw).hexdigest()
-
-
-def _not_finite(tensor: Any) -> str:
-    """Say which non-finite numbers a tensor of floats contains. The sum, which is cheap, reveals NaN and infinity."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return ""
-    numbers = tensor if tensor.element_size() > 1 else tensor.float()  # torch does not sum floats of eight bits
-    if isfinite(float(numbers.sum())):
-        return ""
-    low, high = (float(extreme) for extreme in numbers.aminmax())  # may all be finite: the sum can overflow
-    return "NaN" if isnan(low) else "infinity" if isinf(low) or isinf(high) else ""
+    for tensor in stored_in(file):
+        if not tensor.name.endswith(BUFFERS) and (fault := tensor.not_finite()):
+            raise HostRefused(f"{file}: {tensor.name}: expected finite numbers, got {fault}; fetch the host again")
+        yield tensor.name, list(tensor.shape), hashlib.sha256(tensor.raw).hexdigest()
 
 
 def _ids(folder: Path, name: str) -> str:

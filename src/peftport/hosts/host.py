@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
+from peftport.core.libraries import torch
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.layouts import HostKind, Layout
 from peftport.hosts.slots import Slot, text_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # A "body" returns hidden states, a "language_model" scores tokens, a "sequence_classification" its own labels.
 View = Literal["body", "language_model", "sequence_classification"]

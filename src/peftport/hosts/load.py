@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import transformers
-from torch import nn
-from transformers.activations import NewGELUActivation
-
 from peftport.core.errors import HostRefused, first_line
-from peftport.hosts import attention
+from peftport.core.libraries import nn, transformers
 from peftport.hosts.allocation import keep_freed_memory
 from peftport.hosts.fingerprint import Fingerprint, fingerprint, unlike_transformers
-from peftport.hosts.four_bits import multiply_by_blocks
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import Layout, layout_for
 from peftport.hosts.loading import Loading, checkpoint_layers, placement, settled
-from peftport.hosts.mixed import multiply_in_bfloat16
 from peftport.hosts.slots import find_slots, layer_lists
 from peftport.hosts.sources import Source, find_host, read_config
 from peftport.hosts.tokens import TOKENIZER_FILES
@@ -48,6 +42,9 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
     loading = settled(loading or Loading())
+    from peftport.hosts.four_bits import multiply_by_blocks  # this and the next define functions of torch's autograd
+    from peftport.hosts.mixed import multiply_in_bfloat16
+
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
     multiply_by_blocks(model)
@@ -71,6 +68,8 @@ def wrap_host(
     text_prefix: str,
 ) -> Host:
     """Freeze a transformers model that is already in memory, and find its slots."""
+    from peftport.hosts import attention  # it registers itself with transformers
+
     model.requires_grad_(False).eval()
     if layout.takes_prefixes:
         model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
@@ -86,7 +85,7 @@ def _fuse_activations(model: nn.Module) -> None:
     """Use torch's kernel for the tanh form of GELU, which transformers computes step by step: it needs one pass."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
+            if isinstance(child, transformers.activations.NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
@@ -224,7 +223,7 @@ def tokenizer_if_any(source: Source) -> Any:
         HostRefused: it is broken, or needs its own code to be run.
 
     """
-    return load_tokenizer(source) if _has_tokenizer(source) else NoTokenizer(source.name)
+    return load_tokenizer(source) if has_tokenizer(source) else NoTokenizer(source.name)
 
 
 def load_tokenizer(source: Source) -> Any:
@@ -235,7 +234,7 @@ def load_tokenizer(source: Source) -> Any:
 
     """
     try:
-        _check_tokenizer_files(source)
+        check_tokenizer_files(source)
         return transformers.AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     except HostRefused:
         raise
@@ -245,8 +244,13 @@ def load_tokenizer(source: Source) -> Any:
         ) from error
 
 
-def _check_tokenizer_files(source: Source) -> None:
-    """Refuse what transformers ignores: own code, and a missing tokenizer, which it replaces by an empty one."""
+def check_tokenizer_files(source: Source) -> None:
+    """Refuse what transformers ignores: own code, and a missing tokenizer, which it replaces by an empty one.
+
+    Raises:
+        HostRefused: the folder has one or the other.
+
+    """
     settings = source.folder / "tokenizer_config.json"
     config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     if "AutoTokenizer" in config.get("auto_map", {}):
@@ -254,9 +258,10 @@ def _check_tokenizer_files(source: Source) -> None:
             f"{settings}: this host asks for its own code to be run (auto_map), which peftport never does; "
             "use a host whose tokenizer transformers has"
         )
-    if not _has_tokenizer(source):
+    if not has_tokenizer(source):
         raise HostRefused(f"{source.name}: expected a tokenizer in its folder, found none; add tokenizer.json")
 
 
-def _has_tokenizer(source: Source) -> bool:
+def has_tokenizer(source: Source) -> bool:
+    """Return whether the host's folder has files of a tokenizer."""
     return any(file.name in TOKENIZER_FILES or file.suffix == ".model" for file in source.folder.iterdir())

@@ -14,19 +14,20 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from peftport.core.errors import BadRequest, HostRefused
+from peftport.core.libraries import torch
 from peftport.hosts.layouts import Layout
 from peftport.hosts.slots import layer_paths
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # Mixed hosts are loaded in float32, and their frozen matrices then packed (hosts.mixed).
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "mixed": torch.float32}
+DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "mixed": "float32"}
 BITSANDBYTES = (0, 50)  # with older versions, transformers 5 cannot load 4-bit hosts on the processor
 
 
@@ -71,13 +72,23 @@ def loading_of(values: Mapping[str, Any] | None) -> Loading | None:
         BadRequest: a key is unknown, a value is invalid, or two settings contradict each other.
 
     """
+    return settled(check_loading(values)) if values else None
+
+
+def check_loading(values: Mapping[str, Any]) -> Loading:
+    """Make a `Loading` of settings by name, whose number format is as asked for.
+
+    Raises:
+        BadRequest: as `loading_of`.
+
+    """
     try:
-        return settled(Loading(**values)) if values else None
+        return Loading(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "together"
         known = ", ".join(Loading.model_fields)
-        told = " ".join(f"{key}={value}" for key, value in (values or {}).items())
+        told = " ".join(f"{key}={value}" for key, value in values.items())
         raise BadRequest(f"--load {told}: {where}: {first['msg']}; the keys are {known}") from error
 
 
@@ -107,7 +118,7 @@ def placement(loading: Loading) -> dict[str, Any]:
         HostRefused: there is no such device, or a library that is needed is not installed.
 
     """
-    options: dict[str, Any] = {"dtype": DTYPES[loading.dtype]}
+    options: dict[str, Any] = {"dtype": getattr(torch, DTYPES[loading.dtype])}
     device = chosen_device(loading)
     if loading.bits is not None:
         _check_installed("bitsandbytes", f"hosts in {loading.bits} bits", BITSANDBYTES)
@@ -148,7 +159,9 @@ def checkpoint_layers(base: nn.Module, layout: Layout) -> None:
         )
     for stack in layout.stacks:
         for layer in map(base.get_submodule, layer_paths(base, stack)):
-            again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # no dropout
+            again = partial(
+                torch.utils.checkpoint.checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+            )  # no dropout
             layer.forward = again
 
 

@@ -13,18 +13,19 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from peftport.core.errors import NotFinite
+from peftport.core.libraries import torch
 from peftport.hosts.fingerprint import INDEX, weight_files
 
-Change = Callable[[Tensor], Tensor]
-NUMBERS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-CODES = {dtype: code for code, dtype in NUMBERS.items()}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Change: TypeAlias = "Callable[[Tensor], Tensor]"
+NUMBERS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # torch's names
 # Weights in other formats, which would still be those of the old host, and what describes the old host alone.
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".npz")
 LEFT_OUT = ("README.md", "SOURCE.json", INDEX, "config.json")
@@ -109,7 +110,7 @@ def _rewrite(
                 tensor: Tensor = tensors.get_tensor(name)
                 made = changes[name](tensor) if name in changes else tensor
                 assert made.shape == tensor.shape, name
-                target.write(_bytes_of(_rounded(name, tensor, made, NUMBERS[new[name]["dtype"]])))
+                target.write(_bytes_of(_rounded(name, tensor, made, _dtype(new[name]["dtype"]))))
             advance(1)
     return end
 
@@ -120,7 +121,13 @@ def _stored(old: dict[str, Any], dtype: torch.dtype | None) -> tuple[str, int]:
     code = old["dtype"]
     if dtype is None or code not in NUMBERS:
         return code, last - first
-    return CODES[dtype], (last - first) // NUMBERS[code].itemsize * dtype.itemsize
+    new = next(each for each in NUMBERS if _dtype(each) == dtype)
+    return new, (last - first) // _dtype(code).itemsize * dtype.itemsize
+
+
+def _dtype(code: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, NUMBERS[code])
+    return found
 
 
 def _rounded(name: str, old: Tensor, made: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,14 +7,19 @@ or whether a newer version of transformers knows another setting.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from peftport.core.errors import HostRefused, first_line
 from peftport.core.hashing import digest
+from peftport.core.libraries import transformers
+from peftport.hosts.remembered import remembered
 
 # Settings that do not affect a forward pass without dropout. Keys that start with "_" are notes of transformers.
 NO_NUMBERS = re.compile(
@@ -34,6 +39,7 @@ FORMER_DEFAULTS: dict[str, Any] = {"position_embedding_type": "absolute"}
 OWN = ("peftport_text_prefix",)
 
 Settings = dict[str, Any]
+SETTINGS = TypeAdapter(Settings)
 
 
 def settings_in(folder: Path) -> Settings:
@@ -43,8 +49,11 @@ def settings_in(folder: Path) -> Settings:
         HostRefused: transformers cannot parse them.
 
     """
-    import transformers
+    raw = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    return remembered("settings", raw, SETTINGS, lambda: _settings_in(folder))
 
+
+def _settings_in(folder: Path) -> Settings:
     try:
         return settings_of(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # a broken file can make transformers raise any exception

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import HostRefused
+from peftport.core.libraries import nn, torch, transformers
 from peftport.hosts.layouts import LayerStack, Layout, Site, SlotKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LINEAR = "linear:"  # begins the site of a linear map that no layout names; its path follows, with slashes
 PARAMETER = "parameter:"  # begins the site of a parameter
@@ -162,9 +163,7 @@ def _inner(base: nn.Module, path: str, part: str) -> Iterator[str]:
 
 def linear_classes() -> tuple[type[nn.Module], ...]:
     """Return the classes of linear maps: torch's, and GPT-2's, whose weight is transposed."""
-    from transformers.pytorch_utils import Conv1D  # imported here: a study's driver does without
-
-    return nn.Linear, Conv1D
+    return nn.Linear, transformers.pytorch_utils.Conv1D
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -246,7 +245,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, nn.Linear):  # from its attributes, because the weights of 4-bit layers have a packed shape
         return module.out_features, module.in_features
     weight = module.weight
-    assert isinstance(weight, Tensor)
+    assert isinstance(weight, torch.Tensor)
     rows, columns = (int(size) for size in weight.shape)
     return columns, rows
 

@@ -34,20 +34,36 @@ def find_host(ref: str) -> Source:
         HostRefused: the folder is not a transformers folder, or needs its own code to be run.
 
     """
+    here = _host_here(ref)
+    source = here or Source(ref, _download(ref))
+    read_config(source.folder)
+    return source
+
+
+def check_host_name(ref: str) -> None:
+    """Refuse what names no host, as `find_host` does, without downloading one.
+
+    Raises:
+        UnknownName: ``ref`` is neither a folder, nor an offline host, nor a hub id.
+        HostRefused: the folder is not a transformers folder, or needs its own code to be run.
+
+    """
+    here = _host_here(ref)
+    if here is not None:
+        read_config(here.folder)
+
+
+def _host_here(ref: str) -> Source | None:
+    """The host of a folder or an offline host; None for a hub id."""
     if ref and os.path.isdir(ref):  # os.path returns False where pathlib raises, for a name that is too long
-        folder = Path(ref)
-        read_config(folder)
-        return Source(folder.resolve().name, folder)
+        return Source(Path(ref).resolve().name, Path(ref))
     if ref.lower().endswith(GGUF) and os.path.isfile(ref):
         raise _packed(ref)
     offline = offline_host_folder(ref)
     if offline is not None:
-        read_config(offline)
         return Source(ref, offline)
     if HUB_ID.match(ref) and not ref.startswith(("./", "../")):
-        folder = _download(ref)
-        read_config(folder)
-        return Source(ref, folder)
+        return None
     raise UnknownName.of("host", ref, offline_catalogue().hosts, "or a local folder, or a hub id org/name[@revision]")
 
 

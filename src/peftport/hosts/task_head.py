@@ -15,16 +15,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from peftport.core.errors import HostRefused, first_line
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.weights import WIDE, stored_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 HeadKind = Literal["sequence", "token", "question"]
 CLASSES: dict[HeadKind, str] = {

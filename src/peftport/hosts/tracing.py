@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import NotFinite
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def where_not_finite(host: Host, run: Callable[[], object]) -> str:
@@ -62,4 +63,4 @@ def _look_behind(places: list[str], place: str, module: nn.Module, args: tuple[A
 
 
 def _bad(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
-
+from peftport.core.libraries import transformers
 from peftport.hosts.host import View
 from peftport.hosts.layouts import HostKind, Layout
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from torch import Tensor, nn
 
 from peftport.core.errors import HostRefused
+from peftport.core.libraries import nn, torch
 from peftport.hosts.fingerprint import weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers.core_model_loading import WeightConverter
 
 
@@ -148,9 +148,14 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     """Return the file of every tensor of a host, by the tensor's name there."""
     index: dict[str, Path] = {}
     for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(file, framework="np") as tensors:
             index |= dict.fromkeys(tensors.keys(), file)
     return index
+
+
+def tensor_names(folder: Path) -> list[list[str]]:
+    """The tensors of each file of a host, by the names of both."""
+    return sorted([file.name, name] for name, file in tensor_files(folder).items())
 
 
 def _targets(name: str, merged: str | None, converters: list[WeightConverter]) -> list[str]:

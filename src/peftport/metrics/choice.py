@@ -16,6 +16,7 @@ from peftport.core.errors import BadRequest
 from peftport.metrics import items_measured, measured_by_all, metric_named, metrics_of
 from peftport.metrics.base import Predicted
 from peftport.metrics.scorer import Scorer
+from peftport.metrics.texts import answered
 
 LOPSIDED = 0.8
 USUAL, OF_LOPSIDED = "accuracy", "balanced_accuracy"
@@ -200,3 +201,16 @@ def check_defined(metric: str, test: Predicted) -> None:
     raise BadRequest(
         f"--metric {metric}: expected one that is defined for {present}, got one that is not; name another"
     )
+
+
+def items_text(judged: MetricChoice, test: Predicted) -> str:
+    """How many items were tested.
+
+    Of classes also the share of the most frequent, which a constant answer scores; of completions how many of the items
+    have a generated answer, where only some have one.
+    """
+    text = f"{len(test.targets)} test items"
+    if judged.majority is not None:
+        return f"{text}, {judged.majority:.3f} of them of the most frequent class"
+    answers = len(answered(test)) if test.kind == "completion" else 0
+    return f"{text}, {answers} of them with a generated answer" if 0 < answers < len(test.targets) else text

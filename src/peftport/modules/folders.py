@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.host import Host
@@ -20,7 +20,7 @@ from peftport.modules.formats.peft import heads, read, shards, write
 from peftport.modules.formats.sidecar import with_history, write_sidecar
 from peftport.modules.formats.tensors import read_text
 from peftport.modules.head import is_linear
-from peftport.modules.module import Module, check_all_read, unfolded, without_parts
+from peftport.modules.module import Module, as_tensors, check_all_read, unfolded, without_parts
 from peftport.store.artifacts import new_folder
 from peftport.techniques.base import TechniqueSpec
 from peftport.techniques.lora import LoraSpec
@@ -104,6 +104,18 @@ def read_module(folder: Path, origin: Host | None = None, leave_out: tuple[str, 
     return with_history(foreign.read(folder, origin, leave_out), folder / foreign.tensors)
 
 
+def read_to_carry(folder: Path, origin: Host | None = None, leave_out: tuple[str, ...] = ()) -> Module[Any]:
+    """Read a module as `read_module` does; its matrices are `RawNumbers` where the format gives them without torch.
+
+    Raises:
+        ModuleRefused: as `read_module`.
+
+    """
+    if format_of(folder) == "native":
+        return without_parts(native.read_numbers(folder), leave_out, folder)
+    return read_module(folder, origin, leave_out)
+
+
 def kind_of_saved_head(folder: Path) -> HeadKind | None:
     """Return what the head in a PEFT folder gives outputs for; None for a folder without one, or of another format."""
     return heads.saved_kind(folder / shards.CONFIG) if format_of(folder) == "peft" else None
@@ -127,7 +139,7 @@ def check_holds(file_format: Format, spec: TechniqueSpec, host: Host, head: Coll
         )
 
 
-def write_module(module: Module, host: Host, out: Path, file_format: Format = "native") -> None:
+def write_module(module: Module[Any], host: Host, out: Path, file_format: Format = "native") -> None:
     """Write a module of ``host`` into a new folder, completely or not at all.
 
     Raises:
@@ -142,9 +154,10 @@ def write_module(module: Module, host: Host, out: Path, file_format: Format = "n
         else:
             check_holds(file_format, module.spec, host, module.head or ())
             foreign = FOREIGN[file_format]
-            foreign.write(module, host, folder)
+            own = as_tensors(module)
+            foreign.write(own, host, folder)
             kept = file_format == "peft" and module.kept is not None
-            write_sidecar(unfolded(module) if kept else module, folder / foreign.tensors)
+            write_sidecar(unfolded(own) if kept else own, folder / foreign.tensors)
 
 
 def _is_of_adapters(path: Path) -> bool:

@@ -8,14 +8,15 @@ modules_to_save; hosts.task_head)
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.host import Host
 from peftport.hosts.task_head import HeadKind, TaskHead, rows_of, task_head
 from peftport.modules.record import FileRecord, PeftRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD_PART = "head"  # by which users leave a head out
 LINEAR = frozenset({"weight", "bias"})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
-import torch
 from pydantic import SerializerFunctionWrapHandler, model_serializer
-from torch import Tensor
+from typing_extensions import TypeVar
 
 from peftport.core.errors import ModuleRefused, SlotMismatch, TrainingFailed
+from peftport.core.libraries import torch
+from peftport.core.numbers import RawNumbers, size_of, tensor_of
 from peftport.core.scale import Scale
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
@@ -21,6 +22,11 @@ from peftport.modules.record import FileRecord
 from peftport.techniques import AnySpec, technique_named
 from peftport.techniques.base import SHARED, Parameters, Shapes, TechniqueSpec
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+A = TypeVar("A", bound="Tensor | RawNumbers", default="Tensor")
+B = TypeVar("B", bound="Tensor | RawNumbers", default="Tensor")
 HEAD = "readout"  # the pseudo-slot of a head (modules.head)
 
 
@@ -71,8 +77,10 @@ class PortRecord(Closed):
 
 
 @dataclass(frozen=True, eq=False)
-class Module:
+class Module(Generic[A]):
     """The matrices of one technique on one host, ``matrices[slot][name]``, without the stacking dimension K.
+
+    They are tensors of torch's or, where torch is not needed, `RawNumbers` as they lie in a file.
 
     Besides slots there are the pseudo-slots ``shared`` (Compacter's rule) and ``readout`` (a head). ``file`` records
     what another library's file contained that the matrices do not show, so that it can be written back. ``unscaled``
@@ -82,7 +90,7 @@ class Module:
 
     spec: TechniqueSpec
     host: Fingerprint
-    matrices: Parameters
+    matrices: dict[str, dict[str, A]]
     task: TaskRecord | None = None
     training: TrainingRecord | None = None
     ports: tuple[PortRecord, ...] = ()
@@ -93,16 +101,30 @@ class Module:
     @property
     def parameters(self) -> int:
         """The total number of parameters in the module."""
-        return sum(tensor.numel() for matrices in self.matrices.values() for tensor in matrices.values())
+        return sum(size_of(array) for matrices in self.matrices.values() for array in matrices.values())
 
     @property
-    def head(self) -> dict[str, Tensor] | None:
+    def head(self) -> dict[str, A] | None:
         """The tensors of the module's head by name (modules.head), or None if it has none."""
         return self.matrices.get(HEAD)
 
-    def with_matrices(self, matrices: Parameters, **changes: Any) -> Module:
+    def with_matrices(self, matrices: dict[str, dict[str, B]], **changes: Any) -> Module[B]:
         """Return a copy of the module with other matrices, and with ``changes`` to its other fields."""
-        return replace(self, matrices=matrices, **changes)
+        return replace(self, matrices=matrices, **changes)  # type: ignore[arg-type, return-value]
+
+
+def holds_numbers(module: Module[Any]) -> bool:
+    """Return whether the matrices of a module are `RawNumbers`."""
+    return any(isinstance(array, RawNumbers) for named in module.matrices.values() for array in named.values())
+
+
+def as_tensors(module: Module[Any]) -> Module:
+    """Return a module whose matrices are tensors, the module itself where they are."""
+    if not holds_numbers(module):
+        return module
+    return module.with_matrices(
+        {slot: {name: tensor_of(array) for name, array in named.items()} for slot, named in module.matrices.items()}
+    )
 
 
 def fresh_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
@@ -130,7 +152,7 @@ def in_host_dtype(host: Host, matrices: Mapping[str, Mapping[str, Tensor]]) -> d
     }
 
 
-def without_parts(module: Module, names: tuple[str, ...], where: object) -> Module:
+def without_parts(module: Module[A], names: tuple[str, ...], where: object) -> Module[A]:
     """Return a module without the parts of these names, of which ``head`` is the only one that there may be.
 
     Raises:
@@ -146,12 +168,12 @@ def without_parts(module: Module, names: tuple[str, ...], where: object) -> Modu
     return module.with_matrices({slot: own for slot, own in module.matrices.items() if slot != HEAD}, task=None)
 
 
-def unfolded(module: Module) -> Module:
+def unfolded(module: Module[A]) -> Module[A]:
     """Return a module whose history does not say that its file was folded, as that file is written as it was."""
     return replace(module, ports=tuple(port for port in module.ports if not port.method.startswith(FOLDED)))
 
 
-def fold_remarks(module: Module) -> tuple[str, ...]:
+def fold_remarks(module: Module[Any]) -> tuple[str, ...]:
     """Return what to tell users of the folding of a file, in a line."""
     return tuple(
         f"{module.host.name}: {port.method} into a LoRA of rank {port.settings['rank']}; the largest error at a linear "
@@ -161,7 +183,7 @@ def fold_remarks(module: Module) -> tuple[str, ...]:
     )
 
 
-def check_all_read(module: Module, what: str) -> None:
+def check_all_read(module: Module[Any], what: str) -> None:
     """Refuse a module that changes weights which its matrices do not have.
 
     Raises:
@@ -198,7 +220,7 @@ def check_finite(matrices: Parameters, where: str) -> None:
                 raise TrainingFailed(f"{where}: {slot}.{name} is no longer finite; lower the learning rate")
 
 
-def check_fits(module: Module, host: Host, method: str = "copy") -> None:
+def check_fits(module: Module[Any], host: Host, method: str = "copy") -> None:
     """Refuse a module whose slots or shapes differ from those of the host.
 
     Raises:
@@ -228,15 +250,15 @@ def check_fits(module: Module, host: Host, method: str = "copy") -> None:
         )
 
 
-def _head_shapes(module: Module, head: Mapping[str, Tensor], host: Host, method: str) -> Shapes:
+def _head_shapes(module: Module[Any], head: Mapping[str, Any], host: Host, method: str) -> Shapes:
     if not is_linear(head):
         return layers_on(host, head, module.file, method).shapes
     labels = module.task.labels if module.task else ()
-    outputs = len(labels or head.get("bias", torch.zeros(1)).reshape(-1))
+    outputs = len(labels) or (size_of(head["bias"]) if "bias" in head else 1)
     return {"weight": (outputs, host.width), "bias": (outputs,)}
 
 
-def _check_shapes(module: Module, host: Host, slot: str, shapes: Shapes, method: str) -> None:
+def _check_shapes(module: Module[Any], host: Host, slot: str, shapes: Shapes, method: str) -> None:
     matrices, kind = module.matrices.get(slot, {}), module.spec.kind
     if matrices.keys() != shapes.keys():
         raise SlotMismatch(

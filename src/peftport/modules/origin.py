@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.host import Host
-from peftport.modules.module import Module, PortRecord, check_fits
+from peftport.modules.module import A, Module, PortRecord, check_fits
 
 TRUSTED = "trusted origin"
 
 
-def check_origin(module: Module, host: Host, where: str) -> None:
+def check_origin(module: Module[Any], host: Host, where: str) -> None:
     """Refuse a module that records a different host from this one.
 
     Raises:
@@ -27,7 +28,7 @@ def check_origin(module: Module, host: Host, where: str) -> None:
         )
 
 
-def trust_origin(module: Module, host: Host) -> Module:
+def trust_origin(module: Module[A], host: Host) -> Module[A]:
     """Treat a module as one of ``host`` whatever it records, and record that this was done.
 
     Raises:

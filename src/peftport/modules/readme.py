@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
-from huggingface_hub.repocard import metadata_load
+from peftport.core.libraries import huggingface_hub
 
 README = "README.md"
 # What a card says of rights; all of it goes over.
@@ -38,7 +37,7 @@ def card_facts(folder: Path | None) -> CardFacts:
     """Read the card of a folder. A card that is missing or that nobody can read says nothing."""
     path = None if folder is None else folder / README
     try:
-        read = metadata_load(path) if path is not None and path.is_file() else None
+        read = huggingface_hub.metadata_load(path) if path is not None and path.is_file() else None
     except Exception:  # the file is anybody's: YAML raises many kinds of errors, and a card is no condition of the work
         read = None
     said = read if isinstance(read, dict) else {}
@@ -54,7 +53,7 @@ def card(facts: CardFacts, front: Mapping[str, Any], title: str, paragraphs: Seq
     """Return the text of a card; ``front`` is what machines read of it beside what ``facts`` keeps of the origin's."""
     kept = {key: value for key, value in {**facts.rights, **(facts.about or {}), **front}.items() if value}
     body = "\n\n".join((f"# {title}", *(text for text in paragraphs if text)))
-    return f"---\n{ModelCardData(**kept).to_yaml()}\n---\n\n{body}\n"
+    return f"---\n{huggingface_hub.ModelCardData(**kept).to_yaml()}\n---\n\n{body}\n"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -35,11 +35,17 @@ def module_folder(place: Place) -> Path:
     if os.path.isdir(folder):  # os.path returns False where pathlib raises, for a name that is too long
         return _inside(folder)
     named = HUB_MODULE.fullmatch(str(place))
-    local = os.path.exists(folder) or os.path.isdir(folder.parent) or not {".", ".."}.isdisjoint(folder.parts)
-    if named is None or local:
+    if named is None or not may_be_on_the_hub(place):
         return folder
     found = _download(str(place), named["id"], named["revision"], named["inside"].strip("/"))
     return _inside(found)
+
+
+def may_be_on_the_hub(place: Place) -> bool:
+    """Return whether this is the name of a module on the hub, and not of a place on this machine."""
+    folder = Path(place)
+    local = os.path.exists(folder) or os.path.isdir(folder.parent) or not {".", ".."}.isdisjoint(folder.parts)
+    return HUB_MODULE.fullmatch(str(place)) is not None and not local
 
 
 def _inside(folder: Path) -> Path:

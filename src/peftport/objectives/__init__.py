@@ -37,6 +37,17 @@ OBJECTIVES: dict[str, tuple[type[Objective], ...]] = {
 }
 
 
+def check_readout(name: str) -> None:
+    """Refuse a name that no objective has.
+
+    Raises:
+        UnknownName: there is none.
+
+    """
+    if name not in OBJECTIVES:
+        raise UnknownName.of("readout", name, OBJECTIVES)
+
+
 def objective_named(name: str, kind: HostKind, task_kind: str = "classification") -> type[Objective]:
     """The objective of that name for a kind of task, or where there is none for it, the first of that name.
 
@@ -45,8 +56,7 @@ def objective_named(name: str, kind: HostKind, task_kind: str = "classification"
         BadRequest: it cannot read hosts of this kind.
 
     """
-    if name not in OBJECTIVES:
-        raise UnknownName.of("readout", name, OBJECTIVES)
+    check_readout(name)
     known = OBJECTIVES[name]
     objective = next((each for each in known if task_kind in each.serves), known[0])
     if kind not in objective.kinds:

@@ -11,24 +11,25 @@ Letters: as in `peftport.objectives.base`; S tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from peftport.core.errors import TaskRefused
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.metrics.base import ANSWER
 from peftport.objectives.base import Encoded, Head, Objective, Row, check_tokens, decoder_inputs, pad
 from peftport.objectives.generation import generated
 from peftport.objectives.templates import Shots, Template
-from peftport.objectives.token_likelihood import token_log_likelihood
 from peftport.tasks.chats import Chat, prompt_of, turns_of
 from peftport.tasks.kinds.completion import Completion, check_lengths
 from peftport.tasks.spec import Example, TaskSpec
 from peftport.tasks.task import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BEYOND = 8  # tokens that a generated answer may have more than the longest reference of its split
 
@@ -172,6 +173,8 @@ class AnswerTokens(Objective):
     def _log_likelihood(self, rows: Sequence[Row], shift: int) -> Tensor:
         """Log-probability of the tokens of each answer, (N,)."""
         targets = [_target(row) for row in rows]
+        from peftport.objectives.token_likelihood import token_log_likelihood  # it defines one of torch's functions
+
         padded = pad(targets, 0, self.host.device, left=self.host.kind == "decoder")
         tokens, counted = padded["input_ids"], padded["attention_mask"]  # (N, S)
         return token_log_likelihood(self.host, self._inputs(rows, targets, tokens, shift), tokens, counted)

@@ -12,14 +12,13 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.libraries import torch
 from peftport.core.scale import Scale
 from peftport.hosts.host import Host, View
 from peftport.hosts.layouts import HostKind
@@ -28,9 +27,12 @@ from peftport.tasks.kinds.classification import Classification
 from peftport.tasks.spec import Example, Targets, TaskSpec, texts_of
 from peftport.tasks.task import Split
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Row: TypeAlias = tuple[int, ...]  # token ids of one example, special tokens included
-HeadMatrices: TypeAlias = dict[str, Tensor]  # an objective's own matrices in one module
-Head: TypeAlias = Mapping[str, Tensor] | None  # those of K modules, stacked
+HeadMatrices: TypeAlias = "dict[str, Tensor]"  # an objective's own matrices in one module
+Head: TypeAlias = "Mapping[str, Tensor] | None"  # those of K modules, stacked
 
 
 class PairRow(tuple[int, ...]):

@@ -15,13 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from peftport.core.errors import BadRequest
+from peftport.core.libraries import nn, torch
 from peftport.hosts.host import Host
 from peftport.hosts.task_head import TaskHead, host_tensor, task_head
 from peftport.objectives.base import Head, HeadMatrices, Row
@@ -29,6 +28,9 @@ from peftport.objectives.head import head_logits
 from peftport.objectives.linear import worded_alone
 from peftport.objectives.outputs import ClassOutputs, LabelOutputs, NumberOutput, Outputs
 from peftport.tasks.spec import Example, TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "classifier"
 STD = 0.02  # of fresh layers but the last, as transformers draws them

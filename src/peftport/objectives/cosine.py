@@ -10,16 +10,18 @@ for; a correlation does not depend on them. Nothing of its own is trained.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
-from torch import Tensor
-from torch.nn import functional as F
 
+from peftport.core.libraries import F
 from peftport.core.scale import Scale
 from peftport.objectives.base import Head, Objective, Row, mean_pooled
 from peftport.tasks.kinds.regression import RegressionTask
 from peftport.tasks.spec import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TwoTexts(tuple[int, ...]):

@@ -10,18 +10,20 @@ Shapes: N rows of all entries, T tokens of a prompt, V vocabulary, S generated t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch, without_gradients
 from peftport.hosts.host import Host
 from peftport.objectives.base import Row, decoder_inputs, pad
 
-NextLogits = Callable[[Tensor], Tensor]  # the token of each row that was chosen last, (N, 1) -> logits (N, V)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The token of each row that was chosen last, (N, 1) -> logits (N, V)
+NextLogits: TypeAlias = "Callable[[Tensor], Tensor]"
 
 
-@torch.no_grad()
+@without_gradients
 def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: int, shift: int) -> list[Row]:
     """The tokens that each prompt is continued with, without the one that ends them.
 

@@ -14,17 +14,18 @@ Letters: as in `peftport.objectives.base`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peftport.core.errors import BadRequest, TaskRefused
+from peftport.core.libraries import torch
 from peftport.hosts.head import UNNAMED, TrainedHead
 from peftport.hosts.host import Host
 from peftport.objectives.base import Head, Row, decoder_inputs, pad
 from peftport.objectives.outputs import ClassOutputs, LabelOutputs, NumberOutput, Outputs
 from peftport.tasks.spec import Example, TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "head"
 PROBLEMS = {

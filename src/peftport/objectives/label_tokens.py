@@ -13,15 +13,17 @@ are scored in one pass; nothing is generated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from peftport.core.errors import TaskRefused
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.objectives.base import Head, LabelScorer, Row, decoder_inputs, pad
 from peftport.tasks.kinds.classification import Classification
 from peftport.tasks.spec import Example, TaskSpec, texts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LabelTokens(LabelScorer):

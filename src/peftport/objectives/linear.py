@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.objectives.base import Head, LabelScorer, Objective, Row, mean_pooled
 from peftport.tasks.spec import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LinearHead(Objective):

@@ -9,15 +9,17 @@ for every text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-from torch import Tensor
 
 from peftport.core.scale import Scale
 from peftport.objectives.base import Head, HeadMatrices, Row
 from peftport.objectives.linear import LinearHead
 from peftport.tasks.kinds.regression import RegressionTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LinearRegression(LinearHead):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from peftport.core.libraries import torch
 from peftport.objectives.base import Head, LabelScorer, Objective, Row
 from peftport.tasks.kinds.multi_label import MultiLabel
 from peftport.tasks.kinds.regression import RegressionTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Outputs(Objective):

@@ -8,15 +8,16 @@ h is the mean of the last hidden states with the module attached, h_0 that of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
+from peftport.core.libraries import F, torch
 from peftport.hosts.host import Host
 from peftport.objectives.base import Head, LabelScorer, Row, mean_pooled
 from peftport.objectives.cuts import Cuts
 from peftport.tasks.spec import Example, TaskSpec, plain_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMPERATURE = 0.05
 

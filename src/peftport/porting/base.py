@@ -11,20 +11,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, NotFinite, SlotMismatch
+from peftport.core.libraries import torch
+from peftport.core.numbers import RawNumbers, is_finite
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
-from peftport.modules.module import Module, PortRecord, check_all_read, check_fits, unfolded
+from peftport.modules.module import A, Module, PortRecord, check_all_read, check_fits, unfolded
 from peftport.porting.pairs import pair_slots, same_shapes
 from peftport.techniques import TECHNIQUES, technique_named
-from peftport.techniques.base import Parameters, Technique, TechniqueSpec
+from peftport.techniques.base import Technique, TechniqueSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 Need = Literal["nothing", "weights", "texts", "labels", "training"]
@@ -106,7 +109,7 @@ class PortedMatrices:
     ``kept``: the module of a method that keeps a file which is more than a plain LoRA (`Module.kept`).
     """
 
-    matrices: Parameters
+    matrices: dict[str, dict[str, Any]]
     slots: dict[str, str]
     spec: TechniqueSpec | None = None
     kept: Module | None = None
@@ -121,6 +124,8 @@ class Porter(ABC):
     needs: ClassVar[Need] = "nothing"
     fits: ClassVar[Fits] = Fits()
     keeps_files: ClassVar[bool] = False
+    # Whether it carries matrices that are `RawNumbers` as well as tensors, so that a port needs no torch.
+    carries_numbers: ClassVar[bool] = False
 
     def cannot_carry(self, technique: Technique[Any]) -> str:
         """The reason why the method cannot carry a technique, in a few words; empty if it can."""
@@ -140,8 +145,8 @@ class Porter(ABC):
         """Make the receiver's matrices. That the hosts fit and that the needed inputs are there is checked before."""
 
     def port(
-        self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs | None = None
-    ) -> Module:
+        self, module: Module[A], receiver: Host, rng: np.random.Generator, inputs: PortInputs | None = None
+    ) -> Module[A]:
         """Port a module to a receiver. The result has a record of this port.
 
         Raises:
@@ -168,10 +173,12 @@ class Porter(ABC):
         check_fits(made, receiver, self.name)
         return made
 
-    def _carried(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+    def _carried(
+        self, module: Module[Any], receiver: Host, rng: np.random.Generator, inputs: PortInputs
+    ) -> PortedMatrices:
         try:
             ported = self.carry(module, receiver, rng, inputs)
-            bad = [f"{s}.{n}" for s, of_s in ported.matrices.items() for n, t in of_s.items() if not t.isfinite().all()]
+            bad = [f"{s}.{n}" for s, of_s in ported.matrices.items() for n, a in of_s.items() if not is_finite(a)]
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise NotFinite(
                 f"{self.name}: {receiver.name}: expected matrices that can be decomposed, got: "
@@ -184,7 +191,7 @@ class Porter(ABC):
             )
         return ported
 
-    def refusal(self, module: Module, receiver: Host) -> str | None:
+    def refusal(self, module: Module[Any], receiver: Host) -> str | None:
         """The reason why this method cannot port the module to this receiver, by its declarations; None if it can."""
         try:
             self._check_fits(module, receiver)
@@ -192,7 +199,7 @@ class Porter(ABC):
             return str(error)
         return None
 
-    def _check_fits(self, module: Module, receiver: Host) -> None:
+    def _check_fits(self, module: Module[Any], receiver: Host) -> None:
         reason = self.cannot_carry(technique_named(module.spec.kind))
         if reason:
             raise BadRequest(
@@ -207,7 +214,7 @@ class Porter(ABC):
         elif self.fits.width == "same":
             self._check_widths(module, receiver)
 
-    def check_slots(self, module: Module, names: Iterable[str], host: Host) -> None:
+    def check_slots(self, module: Module[Any], names: Iterable[str], host: Host) -> None:
         """Refuse slots of a host at which the method cannot carry the module.
 
         Raises:
@@ -223,7 +230,7 @@ class Porter(ABC):
                     "use a method that can (peftport check lists them)"
                 )
 
-    def _check_widths(self, module: Module, receiver: Host) -> None:
+    def _check_widths(self, module: Module[Any], receiver: Host) -> None:
         """Refuse hosts whose residual streams, or whose slots that take from one another, differ in width."""
         others = f"`{self.name}` needs equal widths; methods that do not: "
         others += ", ".join(methods_for(module.spec.kind, width="any"))
@@ -241,11 +248,11 @@ class Porter(ABC):
                     f"{receiver.name} is {pair.receiver.in_width} -> {pair.receiver.out_width} wide there; {others}"
                 )
 
-    def needs_for(self, module: Module, receiver: Host) -> Need:
+    def needs_for(self, module: Module[Any], receiver: Host) -> Need:
         """The input that this port needs; some methods need less if the hosts are alike."""
         return self.needs
 
-    def _check_inputs(self, module: Module, receiver: Host, inputs: PortInputs) -> None:
+    def _check_inputs(self, module: Module[Any], receiver: Host, inputs: PortInputs) -> None:
         needs = self.needs_for(module, receiver)
         wanted = inputs.as_technique
         if wanted and technique_named(module.spec.kind).expands_to != wanted:
@@ -268,10 +275,12 @@ class Porter(ABC):
             )
 
 
-def _apart(matrices: Parameters) -> Parameters:
-    """Copy matrices that share memory, since several layers may have taken the same matrix of the origin."""
+def _apart(matrices: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Copy tensors that share memory, since several layers may have taken the same matrix of the origin."""
+    if any(isinstance(array, RawNumbers) for named in matrices.values() for array in named.values()):
+        return matrices  # which nobody changes in place
     seen: set[int] = set()
-    made: Parameters = {}
+    made: dict[str, dict[str, Any]] = {}
     for slot, named in matrices.items():
         made[slot] = {name: t.clone() if t.data_ptr() in seen else t for name, t in named.items()}
         seen |= {t.data_ptr() for t in named.values()}

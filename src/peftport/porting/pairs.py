@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peftport.hosts.layouts import HostKind, layouts
 from peftport.hosts.slots import Slot
@@ -49,7 +50,7 @@ def by_end(stack: str, j: int, origin_layers: int, receiver_layers: int) -> int:
 
 
 def pair_slots(
-    module: Module, slots: Mapping[str, Slot], kind: HostKind, rule: LayerRule = by_end
+    module: Module[Any], slots: Mapping[str, Slot], kind: HostKind, rule: LayerRule = by_end
 ) -> dict[str, Pair | None]:
     """The pair of every slot of the receiver to which the module's spec attaches; None if it has no counterpart.
 
@@ -69,7 +70,7 @@ def pair_slots(
     return pairs
 
 
-def same_shapes(module: Module, pair: Pair) -> bool:
+def same_shapes(module: Module[Any], pair: Pair) -> bool:
     """Whether the origin slot's matrices have the shapes that the receiver's slot takes."""
     wanted = technique_named(module.spec.kind).shapes(module.spec, pair.receiver)
     ours = module.matrices[pair.origin]
@@ -92,7 +93,7 @@ def _counterpart(stack: str, kind: HostKind, origin_kind: HostKind) -> str:
     return "layers" if full == ONLY_STACK.get(origin_kind) else full
 
 
-def unused(module: Module, pairs: Mapping[str, Pair | None]) -> dict[str, str]:
+def unused(module: Module[Any], pairs: Mapping[str, Pair | None]) -> dict[str, str]:
     """Notes on the module's slots from which no slot of the receiver takes matrices."""
     taken = {pair.origin for pair in pairs.values() if pair}
     layers = depths(module.matrices)

@@ -15,17 +15,20 @@ For a vector (a bias), `spectrum` keeps its norm and draws a random direction.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, stack
 from peftport.porting.base import PortedMatrices, Porter, PortInputs
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 

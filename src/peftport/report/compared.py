@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import polars as pl
-
 from peftport.core.environment import installed_versions, this_machine
+from peftport.core.libraries import pl
+from peftport.metrics.choice import items_text
 from peftport.report.findings import Findings, frame
 from peftport.report.html import render
-from peftport.report.tables import comparison_sentence, few_shot_sentence, items_text
+from peftport.report.tables import comparison_sentence, few_shot_sentence
 from peftport.workflows.compare_tables import BARE_ARM, CEILING, ComparisonAnalysis
 from peftport.workflows.demo import Demo
 

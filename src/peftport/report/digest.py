@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import polars as pl
-
 from peftport.analysis.measures.gains import VERSUS
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS
 from peftport.report.findings import PLACE, SCHEMAS, Findings
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from peftport.core.errors import BadRequest, OutputRefused
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing

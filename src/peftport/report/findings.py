@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import polars as pl
-
 from peftport.analysis.columns import completed, run_columns
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS
 
 TEXT, WHOLE, REAL, FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()

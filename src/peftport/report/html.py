@@ -16,10 +16,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.report.digest import Count, counts, derived
 from peftport.report.figures import BANDS, CHARTS, PARAMS, drawing

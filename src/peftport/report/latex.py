@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from peftport.core.errors import OutputRefused
+from peftport.core.libraries import pl
 from peftport.report.digest import derived
 from peftport.report.findings import Findings
 from peftport.report.shown import TABLES, Shown

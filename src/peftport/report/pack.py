@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
+from peftport.core.libraries import pl
 
 DIGITS = 4
 LEVEL = 6  # zlib: the next levels double the time for a hundredth of the size

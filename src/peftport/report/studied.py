@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import polars as pl
-
 from peftport.analysis.columns import completed
 from peftport.analysis.measures import (
     Declared,
@@ -20,8 +18,10 @@ from peftport.analysis.measures import (
 )
 from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
-from peftport.analysis.verdict import regret_report, verdicts
+from peftport.analysis.verdict.regret import regret_report
+from peftport.analysis.verdict.table import verdicts
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.metrics.choice import StudyMetric
 from peftport.metrics.texts import TextMetric

@@ -10,9 +10,7 @@ from peftport.analysis.verdict.choice import Contrast
 from peftport.analysis.verdict.sentence import difference_in
 from peftport.core.arms import BARE
 from peftport.metrics import metric_named
-from peftport.metrics.base import Predicted
-from peftport.metrics.choice import MetricChoice
-from peftport.metrics.texts import answered
+from peftport.metrics.choice import items_text
 from peftport.report.table import Table
 from peftport.workflows.compare_tables import FEW_SHOT, ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
@@ -36,19 +34,6 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
     title = f"{judged.title[0].upper()}{judged.title[1:]} on {first.task}, {first.origin} -> {first.receiver}"
     title = f"{title}; {items_text(judged, first.bare)}, {len(first.plan.seeds)} seeds (lowest-highest)"
     return Table(title, ("technique", "arm", *(f"{budget} steps" for budget in budgets)), tuple(rows))
-
-
-def items_text(judged: MetricChoice, test: Predicted) -> str:
-    """How many items were tested.
-
-    Of classes also the share of the most frequent, which a constant answer scores; of completions how many of the items
-    have a generated answer, where only some have one.
-    """
-    text = f"{len(test.targets)} test items"
-    if judged.majority is not None:
-        return f"{text}, {judged.majority:.3f} of them of the most frequent class"
-    answers = len(answered(test)) if test.kind == "completion" else 0
-    return f"{text}, {answers} of them with a generated answer" if 0 < answers < len(test.targets) else text
 
 
 def _cell(comparison: Comparison, arm: str, budget: int) -> str:

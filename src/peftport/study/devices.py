@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import torch
-
+from peftport.core.libraries import torch
 from peftport.hosts.loading import Loading, chosen_device
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # the variable that limits the devices that a process can use

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
+from peftport.core.libraries import torch
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow
 from peftport.study.packing import timeless

@@ -26,11 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from polars.exceptions import PolarsError
-
 from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS, metrics_of
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
@@ -208,7 +206,7 @@ def read_export(folder: Path) -> Exported:
         _check_sums(paths, told.tables)
     try:
         read = Exported(pl.read_parquet(paths[0]), pl.read_parquet(paths[1]))
-    except (PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise BadRequest(
             f"{folder}: expected tables that study export wrote, got: {first_line(error)}; {ANEW}"
         ) from error

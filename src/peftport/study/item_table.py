@@ -22,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-from polars.exceptions import PolarsError
 
 from peftport.analysis.columns import FORMULA
 from peftport.core.errors import PeftportError
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS, metrics_of
 from peftport.metrics.base import ANSWER, Metric
 from peftport.metrics.texts import TextMetric
@@ -126,7 +125,7 @@ def read_items(path: Path) -> pl.LazyFrame:
     try:
         table = pl.scan_parquet(path)
         schema = table.collect_schema()
-    except (PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         first = str(error).splitlines()[0]
         raise PeftportError(f"{path}: expected the items that study export wrote, got: {first}; {ANEW}") from error
     known = item_columns(*COLUMNS)

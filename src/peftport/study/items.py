@@ -10,15 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from peftport.core.errors import PeftportError
+from peftport.core.libraries import torch
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import JobRow
 from peftport.study.packing import Described, described, timeless
@@ -26,6 +25,9 @@ from peftport.study.predicted import TARGETS, as_tensors, from_tensors, is_of_pr
 from peftport.tasks.kinds import KINDS
 from peftport.tasks.kinds.classification import Scores
 from peftport.tasks.spec import Predictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Arrays = dict[str, npt.NDArray[Any]]
 CLOSE = 1e-9

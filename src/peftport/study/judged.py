@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.columns import ITEMS
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.metrics.choice import check_measures
 from peftport.metrics.resampling import resampled

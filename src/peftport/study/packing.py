@@ -11,14 +11,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from peftport.core.hashing import canonical_json, digest
+from peftport.core.libraries import safetensors_torch
 from peftport.study.messages import Answer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEY, VERSION = "peftport", 1
 TIMES = ("train_seconds_per_step", "test_seconds")
@@ -47,7 +49,7 @@ def pack(
         "inputs_of": {job: digest(answer.inputs) for job, answer in done.items() if answer.inputs},
         "inputs": sets,
     }
-    return _in_order(save_tensors(dict(tensors), {**(more or {}), KEY: canonical_json(told)}))
+    return _in_order(safetensors_torch.save(dict(tensors), {**(more or {}), KEY: canonical_json(told)}))
 
 
 def described(path: Path) -> Described | None:

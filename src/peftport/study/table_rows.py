@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, PeftportError
 from peftport.core.hashing import digest
+from peftport.core.libraries import pl, torch
 from peftport.metrics import metrics_of
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import ARTIFACTS, JobRow, Ledger
@@ -39,6 +37,9 @@ from peftport.study.packing import pack
 from peftport.study.plan import Plan
 from peftport.study.shards import FACT as SHARDS
 from peftport.study.tested import MAJORITY
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TABLE = "table"  # in the metrics of a row that was taken: the sha256 of the table of runs
 Records = Mapping[tuple[str, int], dict[str, Any]]  # the rows of exported runs that are done, by job and budget

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import polars as pl
-
+from peftport.core.libraries import pl
 from peftport.metrics.choice import StudyMetric, choose_for_study, majority_share
 from peftport.store.ledger import JobRow
 from peftport.study.items import StoredItems

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from peftport.analysis.columns import FACTORS, OLD_METRICS
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import pl
 from peftport.metrics import METRICS
 from peftport.metrics.texts import TextMetric
 from peftport.store.artifacts import Artifacts

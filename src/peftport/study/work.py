@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load as load_tensors
-from torch import Tensor
-
+from peftport import workflows
 from peftport.core.errors import NotFinite, PeftportError
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import safetensors_torch
 from peftport.hosts.distance import weight_distance
 from peftport.hosts.host import Host
 from peftport.hosts.loading import Loading
@@ -49,9 +48,11 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
 from peftport.training.loop import Checkpoint
-from peftport.workflows.continued_pretraining import update_host
 from peftport.workflows.port_inputs import cut_in_ports, open_port_inputs
 from peftport.workflows.requests import HostUpdateRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HOSTS_IN_MEMORY = 3
 
@@ -224,10 +225,10 @@ def _update(request: UpdateRequest) -> JobResult:
             batch_size=update.batch_size, max_tokens=update.max_tokens, head_warm_up_steps=update.head_warm_up_steps,
             seed=update.seed,
         )  # fmt: skip
-        [made] = update_host(asked)
+        [made] = workflows.update_host(asked)
         tensors: dict[str, Tensor] = {}
         for file in sorted(made.folder.glob("*.safetensors")):
-            tensors.update(load_tensors(file.read_bytes()))
+            tensors.update(safetensors_torch.load(file.read_bytes()))
     record = made.record.model_dump(mode="json")
     metrics = {"host": request.host, "update": record}
     inputs = {f"host {update.base}": record["origin"], f"task {update.text}": task.digest}
@@ -261,7 +262,7 @@ def _kept(tensors: Mapping[str, Tensor], job: str, step: int) -> Parameters:
 
 
 def _read(blob: bytes | Path) -> dict[str, Tensor]:
-    return load_tensors(blob if isinstance(blob, bytes) else blob.read_bytes())
+    return safetensors_torch.load(blob if isinstance(blob, bytes) else blob.read_bytes())
 
 
 def _bound_task(place: Place, blobs: Blobs) -> BoundTask:

@@ -147,6 +147,25 @@ def _built_in(ref: str, names: Names, wording: Wording, kind: str | None) -> Tas
     return task if wording == Wording() else replace(task, spec=task.spec.reworded(wording))
 
 
+def check_task_name(ref: str) -> None:
+    """Refuse what names no task, as `load_task` does, without reading or downloading one.
+
+    Raises UnknownName if ``ref`` names nothing, TaskRefused if it names a file that is not there.
+    """
+    path = Path(os.path.expanduser(ref))
+    if ref in TASKS or (ref and os.path.exists(path)):
+        return
+    if _looks_like_a_file(ref):
+        read_file(path, Names())
+    elif not hub.HUB_REFERENCE.fullmatch(ref):
+        raise _unknown(ref)
+
+
+def _unknown(ref: str) -> UnknownName:
+    remedy = f"or give a {', '.join(SUFFIXES)} file, a data set folder, or a hub id org/name"
+    return UnknownName.of("task", ref, TASKS, remedy)
+
+
 def _columns(ref: str, names: Names) -> tuple[str, Columns]:
     """The name and the columns of a user's data set: a folder, a file or one of the hub."""
     path = Path(os.path.expanduser(ref))
@@ -159,8 +178,7 @@ def _columns(ref: str, names: Names) -> tuple[str, Columns]:
         return stem_of(path), read_file(path, names)
     if hub.HUB_REFERENCE.fullmatch(ref):
         return ref, hub.read_hub(ref, names)
-    remedy = f"or give a {', '.join(SUFFIXES)} file, a data set folder, or a hub id org/name"
-    raise UnknownName.of("task", ref, TASKS, remedy)
+    raise _unknown(ref)
 
 
 def _looks_like_a_file(ref: str) -> bool:

@@ -14,21 +14,22 @@ Weights start from N(0, 0.02^2) and biases at zero, so a fresh adapter changes i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
-from torch import Tensor
-from torch.nn import functional as F
 
+from peftport.core.libraries import F, torch
 from peftport.hosts.layouts import HostKind, SiteName
 from peftport.hosts.slots import Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
 from peftport.techniques.roles import BOTTLENECK
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Activation = Literal["relu", "swish", "gelu"]
-ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"relu": F.relu, "swish": F.silu, "gelu": F.gelu}
+ACTIVATIONS: dict[Activation, str] = {"relu": "relu", "swish": "silu", "gelu": "gelu"}  # as torch calls them
 PLACEMENTS: dict[str, tuple[SiteName, ...]] = {"houlsby": ("attn_o", "ffn_out"), "pfeiffer": ("ffn_sum",)}
 INITIAL_STD = 0.02
 
@@ -80,14 +81,20 @@ class Adapter(MatrixTechnique[AdapterSpec]):
 
     def nonlinearity(self, spec: AdapterSpec) -> Callable[[Tensor], Tensor]:
         """The activation of the bottleneck's units."""
-        return ACTIVATIONS[spec.activation]
+        return activation_of(spec.activation)
 
     def effective(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """W_up W_down, (K, D, D): the update without its nonlinearity."""
         return torch.bmm(own["up"], own["down"])
 
 
+def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of that name."""
+    function: Callable[[Tensor], Tensor] = getattr(F, ACTIVATIONS[name])
+    return function
+
+
 def bottleneck(h: Tensor, m: Matrices, activation: Activation) -> Tensor:
     """W_up f(W_down h + b_down) + b_up, each entry with its own matrices. h (K, N, D)."""
     low = torch.baddbmm(m["down_bias"].unsqueeze(1), h, m["down"].mT)  # (K, N, R)
-    return torch.baddbmm(m["up_bias"].unsqueeze(1), ACTIVATIONS[activation](low), m["up"].mT)  # (K, N, D)
+    return torch.baddbmm(m["up_bias"].unsqueeze(1), activation_of(activation)(low), m["up"].mT)  # (K, N, D)

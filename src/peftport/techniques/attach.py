@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
-
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.prefixes import Prefix, prefixes
 from peftport.hosts.slots import Slot
@@ -27,7 +25,10 @@ from peftport.techniques.base import (
     TechniqueSpec,
 )
 
-Change = Callable[[Tensor, Tensor], Tensor]  # (x, y) -> changed y, rows of all entries together
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Change: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"  # (x, y) -> changed y, rows of all entries together
 
 
 @contextmanager

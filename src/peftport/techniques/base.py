@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from peftport.core.errors import SlotMismatch
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind, SlotKind
 from peftport.hosts.slots import Slot
 from peftport.techniques.roles import Roles
 
-Matrices = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Matrices: TypeAlias = "Mapping[str, Tensor]"
 Shapes = Mapping[str, tuple[int, ...]]
-Parameters = dict[str, dict[str, Tensor]]  # {slot: {matrix name: tensor}}, without K
-StackedMatrices = Mapping[str, Matrices]  # the same, every tensor stacked over K entries
+Parameters: TypeAlias = "dict[str, dict[str, Tensor]]"  # {slot: {matrix name: tensor}}, without K
+StackedMatrices: TypeAlias = "Mapping[str, Matrices]"  # the same, every tensor stacked over K entries
 MOST_SITES = 8  # of a host, in one line
 SHARED = "shared"  # the pseudo-slot of matrices that all slots use (Compacter's rule)
 

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
-from torch import Tensor
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.slots import Slot
-from peftport.techniques.adapter import ACTIVATIONS, Activation, AdapterSpec, bottleneck
+from peftport.techniques.adapter import Activation, AdapterSpec, activation_of, bottleneck
 from peftport.techniques.base import Matrices, MatrixTechnique, Parameters, Shapes, TechniqueSpec, normal, uniform
 from peftport.techniques.kronecker import nearest_compacter
 from peftport.techniques.roles import BOTTLENECK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RULE_STD = 1e-4
 
@@ -95,7 +97,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
 
     def nonlinearity(self, spec: CompacterSpec) -> Callable[[Tensor], Tensor]:
         """The activation of the bottleneck's units."""
-        return ACTIVATIONS[spec.activation]
+        return activation_of(spec.activation)
 
     def expanded(self, spec: CompacterSpec, own: Matrices, shared: Matrices) -> dict[str, Tensor]:
         """The matrices of the adapter that the factors stand for."""

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.techniques.base import SHARED, Parameters, Shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SWEEPS = 40
 GOOD_ENOUGH = 1e-9  # relative error at which no further sweep is made

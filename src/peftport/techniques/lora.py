@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import PositiveFloat, PositiveInt, StringConstraints
-from torch import Tensor
 
+from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.slots import LINEAR, PARAMETER, Slot
 from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
 from peftport.techniques.roles import PRODUCT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LinearSite = Literal[
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_o", "cross_q", "cross_k", "cross_v", "cross_o",

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor
 
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.slots import Slot
 from peftport.techniques.base import (
@@ -41,6 +40,9 @@ from peftport.techniques.base import (
     uniform,
 )
 from peftport.techniques.roles import ATTENTION
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MLP = "mlp:"  # begins the names of an MLP's parameters, which lie beside those of the slots
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from peftport.core.errors import SlotMismatch, TaskRefused
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from peftport.core import stopping
 from peftport.core.errors import NotFinite
+from peftport.core.libraries import without_gradients
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, in_host_dtype, stack
@@ -86,7 +86,7 @@ def batches_of_tokens(rows: Sequence[Row], entries: int, tokens: int) -> Iterato
             begin = end
 
 
-@torch.no_grad()
+@without_gradients
 def _predict_group(
     host: Host,
     objective: Objective,

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from peftport.core import stopping
 from peftport.core.errors import BadRequest, TrainingFailed
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.tracing import where_not_finite
 from peftport.modules.module import HEAD, check_finite, in_host_dtype, unstack
@@ -32,6 +32,9 @@ from peftport.tasks.spec import Targets
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
 from peftport.techniques.base import Parameters, StackedMatrices, TechniqueSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GENERATED = 100  # test items for which texts are generated, unless a user says otherwise
 POOL = 16  # number of batches whose rows are sorted by length together

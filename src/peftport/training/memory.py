@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.objectives.base import Objective, row_length
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.loop import Entry, TrainSettings, entry_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARE = 0.5  # share of the free memory; the rest is for tensors that live for less than a step
 UNKNOWN_FREE_BYTES = 4 * 2**30  # assumed where the system does not report its free memory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peftport.analysis.prediction import recorded
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
@@ -13,7 +15,8 @@ from peftport.workflows.checking import AvailableInputs, MethodChoice, PortCheck
 from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import compare_hosts
 from peftport.workflows.distill import NAME as DISTILL
-from peftport.workflows.job_inputs import name_of, open_module
+from peftport.workflows.job_inputs import name_of, open_module, open_module_to_carry
+from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import read_texts
 from peftport.workflows.requests import CheckRequest
 
@@ -28,8 +31,10 @@ def check_module(request: CheckRequest) -> PortCheck:
         SlotMismatch: the receiver has no slot of the module's kind.
 
     """
+    check_names(request)
     origin = name_of(request.from_)
-    module = open_module(module_folder(request.module), origin, leave_out=tuple(request.leave_out))
+    opened = open_module_to_carry if request.texts is None else open_module
+    module = opened(module_folder(request.module), origin, leave_out=tuple(request.leave_out))
     texts = read_texts(str(request.texts)) if request.texts is not None else ()
     receiver = load_host(str(request.to)) if texts else open_host(str(request.to))
     found_origin = find_origin(module, origin, loaded=bool(texts))
@@ -40,7 +45,7 @@ def check_module(request: CheckRequest) -> PortCheck:
 
 
 def choose_for(
-    module: Module, origin: str | None, to: str, available: AvailableInputs, *, porters_only: bool = False
+    module: Module[Any], origin: str | None, to: str, available: AvailableInputs, *, porters_only: bool = False
 ) -> MethodChoice:
     """Choose the method that `check_module` would choose, without comparing the weights slot by slot.
 

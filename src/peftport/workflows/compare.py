@@ -25,6 +25,7 @@ from peftport.workflows.job_inputs import (
     resolve_task,
     train_settings,
 )
+from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import CompareRequest, PortRequest
 
@@ -40,7 +41,9 @@ def compare_module(request: CompareRequest) -> Comparison:
         TrainingFailed: a training diverged.
 
     """
-    plan, loading = _plan(request), loading_of(request.load)
+    plan = _plan(request)
+    check_names(request)
+    loading = loading_of(request.load)
     task, to = resolve_task(request.task), str(request.to)
     module = open_module(
         module_folder(request.module), name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out)

@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.columns import CORRECT, ITEMS, run_columns
 from peftport.analysis.measures import Declared, Evidence, curves, gains
 from peftport.analysis.measures.differences import differences
 from peftport.analysis.stats import Interval
-from peftport.analysis.verdict import verdicts
 from peftport.analysis.verdict.choice import Contrast
-from peftport.analysis.verdict.verdicts import settings_of
+from peftport.analysis.verdict.table import settings_of, verdicts
 from peftport.core.arms import BARE
 from peftport.core.errors import UnknownName
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.metrics.choice import MetricChoice, measures_with
 from peftport.metrics.resampling import resampled

@@ -22,18 +22,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peftport.core.errors import BadRequest, HostRefused, TaskRefused, TrainingFailed
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import F, nn, safetensors_torch, torch, without_gradients
 from peftport.core.progress import Silent
 from peftport.hosts.fingerprint import Fingerprint, weight_files
 from peftport.hosts.host import Host
@@ -43,10 +40,16 @@ from peftport.modules.module import Closed
 from peftport.objectives.base import Row, mean_pooled, pad
 from peftport.store.artifacts import check_free, new_folder
 from peftport.training.loop import Advance, batches
+from peftport.workflows.named import check_names
 from peftport.workflows.requests import HostUpdateRequest
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from peftport.workflows.masked_head import MaskedTokenHead
+
 Objective = Literal["masked_lm", "span_corruption", "next_token"]
-Inputs = dict[str, Tensor]  # what a model reads: input_ids, attention_mask, labels
+Inputs: TypeAlias = "dict[str, Tensor]"  # what a model reads: input_ids, attention_mask, labels
 Rng = np.random.Generator
 Hide = Callable[[Sequence[Row], Rng], Inputs]
 OBJECTIVES: dict[HostKind, Objective] = {
@@ -122,6 +125,7 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     settings, steps, save_at = _settings(request), request.steps, request.save_at
     ref, text, out = str(request.host), Path(request.text), Path(request.out)
     check_free(out)
+    check_names(request)
     lines, sha256 = _read_lines(text)
     host, head = _load(ref, settings.seed)
     names = _tensor_names(host)
@@ -168,24 +172,6 @@ def _read_lines(path: Path) -> tuple[list[str], str]:
     return lines, hashlib.sha256(raw).hexdigest()
 
 
-class MaskedTokenHead(nn.Module):
-    """A fresh masked-LM head as BERT's: logits = LN(gelu(h W^T + c)) E^T + b, where E are the word embeddings."""
-
-    def __init__(self, width: int, embeddings: Tensor, rng: Rng) -> None:
-        """Draw W (D_E, D) from normal(0, 0.02), LN the identity, biases zero; embeddings (V, D_E) are the host's."""
-        super().__init__()
-        tokens, narrow = embeddings.shape
-        start = torch.from_numpy(rng.normal(0.0, 0.02, size=(narrow, width)))
-        self.weight, self.bias = nn.Parameter(start.to(embeddings)), nn.Parameter(embeddings.new_zeros(narrow))
-        self.scale, self.shift = nn.Parameter(embeddings.new_ones(narrow)), nn.Parameter(embeddings.new_zeros(narrow))
-        self.token_bias = nn.Parameter(embeddings.new_zeros(tokens))
-
-    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the logits (N, V) of the hidden states (N, D)."""
-        narrow = F.gelu(F.linear(hidden, self.weight, self.bias))  # (N, D_E)
-        return F.linear(F.layer_norm(narrow, self.bias.shape, self.scale, self.shift), embeddings, self.token_bias)
-
-
 def _load(ref: str, seed: int) -> tuple[Host, MaskedTokenHead | None]:
     """Load the host with its own language-model head, or else its body with a fresh head."""
     try:
@@ -194,6 +180,8 @@ def _load(ref: str, seed: int) -> tuple[Host, MaskedTokenHead | None]:
         host = load_host(ref, "body")  # any fault other than the missing head is raised again here
         if host.kind != "encoder":
             raise
+        from peftport.workflows.masked_head import MaskedTokenHead  # a class of torch's
+
         return host, MaskedTokenHead(host.width, _embeddings(host), rng_for(seed, "masked-LM head"))
 
 
@@ -266,7 +254,7 @@ class _Run:
         logits = self.head(body.last_hidden_state[asked], _embeddings(self.host))  # (B, T, D) -> (N, D) -> (N, V)
         return F.cross_entropy(logits, inputs["labels"][asked])
 
-    @torch.no_grad()
+    @without_gradients
     def pooled(self) -> Tensor:
         """Return the mean-pooled hidden states of the held-out lines, (N, D)."""
         return torch.cat([mean_pooled(self.host, [row], 0) for row in self.held_out]).double()
@@ -384,7 +372,7 @@ def _save(host: Host, names: dict[str, str], home: Path, function: float) -> Dis
         for name, old in [(name, old) for name, old in written.items() if name in names]:
             new = written[name] = state[names[name]].to("cpu", old.dtype).contiguous().clone()  # also unties
             moves[name] = float((new.double() - old.double()).norm()), float(old.double().norm())
-        save_file(written, home / file.name, metadata={"format": "pt"})
+        safetensors_torch.save_file(written, home / file.name, metadata={"format": "pt"})
     change, norm = (math.hypot(*column) for column in zip(*moves.values(), strict=True))
     if not math.isfinite(change + function):
         raise TrainingFailed(f"{host.name}: a weight is no longer finite; lower the learning rate")

@@ -7,13 +7,14 @@ is Rotten Tomatoes.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from peftport.core.progress import Progress, Silent
-from peftport.hosts.loading import Loading
+from peftport.hosts.loading import loading_of
 from peftport.metrics.choice import check_defined
 from peftport.tasks import load_task
 from peftport.tasks.kinds.classification import as_scores
@@ -73,7 +74,7 @@ def run_demo(
     settings: DemoSettings | None = None,
     progress: Progress | None = None,
     metric: str | None = None,
-    loading: Loading | None = None,
+    load: Mapping[str, Any] | None = None,
 ) -> Demo:
     """Train a module of each technique on the origin, then compare each on the receiver, judged by ``metric``.
 
@@ -85,7 +86,7 @@ def run_demo(
     """
     settings, progress = settings or DemoSettings(), progress or Silent()
     plan = ComparisonPlan(settings.budgets, settings.seeds, metric=metric)
-    begun = time.perf_counter()
+    begun, loading = time.perf_counter(), loading_of(load)
     task = load_task(settings.task)
     training = TrainSettings(max_tokens=settings.max_tokens)
     home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items, loading=loading)

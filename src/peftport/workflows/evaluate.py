@@ -8,7 +8,6 @@ from pathlib import Path
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.changes import add_to_weights
 from peftport.hosts.loading import loading_of
-from peftport.metrics import asked_metric
 from peftport.metrics.choice import MetricChoice, check_defined, check_measures, choose_metric
 from peftport.modules.folders import format_of, read_module
 from peftport.modules.module import Module, check_fits, fold_remarks
@@ -22,6 +21,7 @@ from peftport.workflows.job_inputs import (
     resolve_task,
     train_settings,
 )
+from peftport.workflows.named import check_names
 from peftport.workflows.requests import EvaluateRequest
 
 
@@ -46,8 +46,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
         SlotMismatch: the module's host is another one.
 
     """
-    if request.metric is not None:
-        asked_metric(request.metric)
+    check_names(request)
     folder = None if request.module is None else module_folder(request.module)
     progress = request.progress
     loading, task = loading_of(request.load), resolve_task(request.task)

@@ -14,6 +14,7 @@ from peftport.modules.sources import module_folder
 from peftport.store.artifacts import write_bytes
 from peftport.store.held import HeldFolder
 from peftport.workflows.merge_requests import GgufRequest
+from peftport.workflows.named import check_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ def write_gguf(request: GgufRequest) -> GgufFile:
         SlotMismatch: the module is of another host.
 
     """
+    check_names(request)
     out, folder = Path(request.out), module_folder(request.module)
     if out.exists():
         raise OutputRefused(f"{out}: expected a new file, got one that exists; choose another --out")

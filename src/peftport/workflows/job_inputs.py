@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peftport.core.errors import BadRequest, ModuleRefused, TaskRefused
 from peftport.core.request import Place
 from peftport.hosts.opening import open_host
 from peftport.hosts.task_head import HeadKind
-from peftport.modules.folders import kind_of_saved_head, read_module
+from peftport.modules.folders import kind_of_saved_head, read_to_carry
 from peftport.modules.head import HEAD_PART, kind_of_head
-from peftport.modules.module import Module
+from peftport.modules.module import Module, as_tensors
 from peftport.modules.origin import check_origin, trust_origin
 from peftport.objectives import OBJECTIVES
 from peftport.objectives.classifier import NAME as CLASSIFIER
@@ -52,6 +53,18 @@ def open_module(
         SlotMismatch: the module does not fit ``trusted_origin``.
 
     """
+    return as_tensors(open_module_to_carry(folder, origin, trusted_origin, leave_out))
+
+
+def open_module_to_carry(
+    folder: Path, origin: str | None, trusted_origin: str | None = None, leave_out: tuple[str, ...] = ()
+) -> Module[Any]:
+    """Read a module folder as `open_module` does; its matrices are `RawNumbers` where they can be read without torch.
+
+    Raises:
+        BadRequest, ModuleRefused, SlotMismatch: as `open_module`.
+
+    """
     if origin is not None and trusted_origin is not None:
         raise BadRequest(
             f"--from {origin} --trust-origin {trusted_origin}: expected one origin, got two; --from checks the "
@@ -59,9 +72,9 @@ def open_module(
         )
     named = trusted_origin or origin
     if named is None:
-        return read_module(folder, leave_out=leave_out)
+        return read_to_carry(folder, leave_out=leave_out)
     host = open_host(named)
-    module = read_module(folder, host, leave_out)
+    module = read_to_carry(folder, host, leave_out)
     if trusted_origin is not None:
         return trust_origin(module, host)
     check_origin(module, host, str(folder))

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from peftport.core.errors import BadRequest, HostRefused, SlotMismatch
+from peftport.core.libraries import nn, safetensors_torch, torch
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.hosts.opening import open_host
@@ -29,8 +27,11 @@ from peftport.modules.sources import module_folder
 from peftport.store.artifacts import check_free, new_folder
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Technique, TechniqueSpec
-from peftport.workflows.job_inputs import path_of
 from peftport.workflows.merge_requests import MergeRequest
+from peftport.workflows.named import check_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD_FILE = "readout.safetensors"
 
@@ -67,8 +68,8 @@ def merge_module(request: MergeRequest) -> MergedModel:
         NotFinite: the new weights are beyond what the number format holds.
 
     """
-    out, folder = path_of(request.out), module_folder(request.module)
-    assert out is not None
+    check_names(request)
+    out, folder = Path(request.out), module_folder(request.module)
     check_free(out)
     host = open_host(str(request.host))
     module = read_module(folder, host)
@@ -104,7 +105,9 @@ def _merged(module: Module, host: Host, folder: Path, out: Path, request: MergeR
     with new_folder(out) as new:
         copy_host(host.folder, new, dict[str, Change](changes), dtype, advance)
         if module.head is not None:
-            save_file({name: tensor.contiguous() for name, tensor in module.head.items()}, new / HEAD_FILE)
+            safetensors_torch.save_file(
+                {name: tensor.contiguous() for name, tensor in module.head.items()}, new / HEAD_FILE
+            )
         merged = MergedModel(
             host.name, module, tuple(dict.fromkeys(file.name for file in files.values())), len(changes), len(files),
             lost.share, _readout(module),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peftport.core.errors import BadRequest
 from peftport.core.hashing import rng_for
@@ -13,8 +13,7 @@ from peftport.hosts.opening import open_host
 from peftport.modules.folders import Format, format_of, write_module
 from peftport.modules.module import Module, fold_remarks
 from peftport.modules.sources import module_folder
-from peftport.porting import AUTO, porter_named
-from peftport.store.artifacts import check_free
+from peftport.porting import AUTO, PORTERS, porter_named
 from peftport.tasks import Task
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
@@ -25,12 +24,13 @@ from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
     open_module,
+    open_module_to_carry,
     own_readout,
-    path_of,
     resolve_task,
     train_settings,
 )
 from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
+from peftport.workflows.named import check_names, check_new_folder
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
@@ -46,7 +46,7 @@ class PortedModule:
 
     """
 
-    module: Module
+    module: Module[Any]
     file_format: Format
     choice: MethodChoice | None = None
     selection: MethodSelection | None = None
@@ -54,7 +54,7 @@ class PortedModule:
 
 
 class _Landed(NamedTuple):
-    module: Module
+    module: Module[Any]
     receiver: Host
     remarks: tuple[str, ...] = ()
 
@@ -72,16 +72,19 @@ def port_module(request: PortRequest) -> PortedModule:
             them can carry the module.
 
     """
-    task = resolve_task(request.task) if request.task is not None else None
-    out, methods, folder = path_of(request.out), request.methods, module_folder(request.module)
-    if out is not None:
-        check_free(out)
+    methods = request.methods
     if len(methods) > 1:
         check_methods(methods)
     elif methods[0] not in (AUTO, DISTILL):
         porter_named(methods[0])
+    check_names(request)
+    out = check_new_folder(request.out)
+    task = resolve_task(request.task) if request.task is not None else None
+    folder = module_folder(request.module)
     file_format = request.format or format_of(folder)
-    module = open_module(folder, name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out))
+    carries = len(methods) == 1 and methods[0] in PORTERS and porter_named(methods[0]).carries_numbers
+    opened = open_module_to_carry if carries else open_module
+    module = opened(folder, name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out))
     if len(methods) > 1:
         selection, receiver = select_method(request, module, task, file_format)
         ported = PortedModule(selection.module, file_format, selection=selection, remarks=selection.remarks)
@@ -95,7 +98,7 @@ def port_module(request: PortRequest) -> PortedModule:
 
 
 def _port_by_one(
-    request: PortRequest, module: Module, task: Task | None, file_format: Format
+    request: PortRequest, module: Module[Any], task: Task | None, file_format: Format
 ) -> tuple[PortedModule, Host]:
     [method], choice = request.methods, None
     if method == AUTO:
@@ -106,7 +109,7 @@ def _port_by_one(
     return PortedModule(landed.module, file_format, choice, remarks=landed.remarks), landed.receiver
 
 
-def _carried(method: str, request: PortRequest, module: Module, task: Task | None) -> _Landed:
+def _carried(method: str, request: PortRequest, module: Module[Any], task: Task | None) -> _Landed:
     """Port by a porter. Where it needs texts and none are named, it reads those of the task."""
     porter = porter_named(method)
     with_task = porter.needs == "labels" or (porter.needs == "texts" and request.texts is None)

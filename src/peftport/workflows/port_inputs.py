@@ -9,13 +9,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, UnknownName
+from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
@@ -24,9 +23,12 @@ from peftport.modules.module import Module
 from peftport.objectives.cuts import CutTexts
 from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import PortCache, Porter, PortInputs
-from peftport.tasks.load import load_task
+from peftport.tasks.load import check_task_name, load_task
 from peftport.techniques.attach import prefix_length
 from peftport.training.bound_task import BoundTask, check_task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_TEXTS, MOST_LABELLED = 500, 32
 
@@ -53,7 +55,7 @@ class TaskLosses:
 
 def open_port_inputs(
     porter: Porter,
-    module: Module,
+    module: Module[Any],
     receiver: Host,
     *,
     origin: str | Host | None = None,
@@ -110,16 +112,36 @@ def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
         BadRequest: the file is missing or not UTF-8, or there is no such task.
 
     """
-    if not ref.lower().endswith(".txt"):
+    if not _is_file(ref):
         return tuple(load_task(ref).train.texts[:most])
+    return tuple(line for line in _lines(ref) if line.strip())[:most]
+
+
+def check_texts(ref: str) -> None:
+    """Refuse what names neither a file of texts nor a task, without reading a task.
+
+    Raises:
+        BadRequest: the file is missing or not UTF-8, or there is no such task.
+
+    """
+    if _is_file(ref):
+        _lines(ref)
+    else:
+        check_task_name(ref)
+
+
+def _is_file(ref: str) -> bool:
+    return ref.lower().endswith(".txt")
+
+
+def _lines(ref: str) -> list[str]:
     try:
-        lines = Path(os.path.expanduser(ref)).read_text(encoding="utf-8").splitlines()
+        return Path(os.path.expanduser(ref)).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise BadRequest(f"--texts {ref}: expected a UTF-8 file with a text a line, got: {error}") from error
-    return tuple(line for line in lines if line.strip())[:most]
 
 
-def _origin(porter: Porter, module: Module, ref: str | Host | None, shared: PortCache) -> Host:
+def _origin(porter: Porter, module: Module[Any], ref: str | Host | None, shared: PortCache) -> Host:
     """Return the origin: the given host, or else the host of the given name, or of the name that the module records."""
     if isinstance(ref, Host):
         return ref

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.loading import loading_of
-from peftport.metrics import metric_named
 from peftport.metrics.choice import check_defined
 from peftport.modules.folders import check_holds, write_module
 from peftport.modules.module import Module
-from peftport.store.artifacts import check_free
 from peftport.tasks.spec import Predictions
 from peftport.techniques import make_spec, technique_named
 from peftport.training.bound_task import Start, bind_task
-from peftport.workflows.job_inputs import path_of, resolve_task, train_settings
+from peftport.workflows.job_inputs import resolve_task, train_settings
+from peftport.workflows.named import check_names, check_new_folder
 from peftport.workflows.requests import TrainRequest
 
 
@@ -41,15 +40,13 @@ def train_module(request: TrainRequest) -> TrainedModule:
         TrainingFailed: the loss diverged.
 
     """
-    if request.metric is not None:
-        metric_named(request.metric)
-    out, spec = path_of(request.out), make_spec(request.technique, dict(request.set or {}))
-    loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
-    task = resolve_task(request.task)
-    if out is not None:
-        check_free(out)
+    spec = make_spec(request.technique, dict(request.set or {}))
+    check_names(request)
+    out = check_new_folder(request.out)
     if request.format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
+    loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
+    task = resolve_task(request.task)
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
     check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound.host.kind]

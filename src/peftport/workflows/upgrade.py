@@ -10,7 +10,6 @@ from pathlib import Path
 from peftport.core.errors import PeftportError
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Silent
-from peftport.metrics import asked_metric
 from peftport.modules.folders import write_module
 from peftport.modules.module import Module
 from peftport.modules.readme import README
@@ -20,6 +19,7 @@ from peftport.training.evaluation import MODULES_AT_ONCE
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.distill import distill
 from peftport.workflows.job_inputs import name_of, path_of, resolve_task
+from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import MOST_TEXTS, open_port_inputs, read_texts
 from peftport.workflows.upgrade_requests import UpgradeRequest
 from peftport.workflows.upgrading.candidates import UpgradeCandidate, content_of, output_names, read_candidate
@@ -63,8 +63,7 @@ def upgrade_modules(request: UpgradeRequest) -> Upgrade:
         BadRequest: a name is unknown, or another process works in ``out``.
 
     """
-    if request.metric is not None:
-        asked_metric(request.metric)
+    check_names(request)
     task = resolve_task(request.task) if request.task is not None else None
     pair, names = HostPair(request, task), output_names(request.modules)
     out = path_of(request.out)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
 from peftport.analysis.measures.gains import VERSUS, gained
@@ -26,6 +25,7 @@ from peftport.analysis.stats.resampling import (
     probability_of_improvement,
     stratified_bootstrap,
 )
+from peftport.core.libraries import pl
 
 SCHEMA = {
     "technique": pl.String, "quantity": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import polars as pl
-
 from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, plain
+from peftport.core.libraries import pl
 
 COLUMNS = (*SETTING, "arm", "method", "budget", "mean", "low", "high", "seeds", "items")
 

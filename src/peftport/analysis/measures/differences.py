@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.measures.evidence import Evidence, Floats, Ints, Pairs
 from peftport.analysis.stats.crossed import Estimates
 from peftport.analysis.stats.swaps import OF_DRAWN, SWAPS, swapped_items, swapped_values, swaps_of
 from peftport.core.hashing import rng_for
+from peftport.core.libraries import pl
 from peftport.metrics.resampling import swapped
 
 LARGE, OF_LARGE = 2000, 499  # runs of a table; swaps there

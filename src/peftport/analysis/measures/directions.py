@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import polars as pl
+from peftport.core.libraries import pl
 
 TASKS = ("origin_task", "receiver_task")
 COLUMNS = (

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.measures.declared import Declared
 from peftport.analysis.stats.crossed import Crossed, crossed_from_draws, crossed_from_items, crossed_from_means
 from peftport.core.errors import BadRequest
+from peftport.core.libraries import pl
 from peftport.metrics import metric_named
 from peftport.metrics.base import Metric, Predicted
 

@@ -6,11 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.measures.differences import Differences, differences
 from peftport.analysis.measures.evidence import CELL, Evidence, join, plain
 from peftport.analysis.stats.permutation import holm, sign_flip, sign_flip_floor
+from peftport.core.libraries import pl
 
 VERSUS = ("sampled", "scratch", "bare")
 COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "permuted", "seeds", "note")

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from peftport.analysis.measures.evidence import Evidence, join, plain
 from peftport.analysis.measures.gains import VERSUS
 from peftport.analysis.stats.crossed import Estimates, crossed_from_items
 from peftport.analysis.stats.permutation import holm
+from peftport.core.libraries import pl
 
 SCHEMA = {
     "scope": pl.String, "technique": pl.String, "origin": pl.String, "receiver": pl.String, "method": pl.String,

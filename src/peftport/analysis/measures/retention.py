@@ -12,9 +12,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
 from peftport.analysis.measures.evidence import CELL, Evidence, Pairs, join, plain
+from peftport.core.libraries import pl
 
 COLUMNS = (
     *CELL, "base", "ceiling", "ported", "retention", "low", "high", "eligible", "reason", "host_distance",

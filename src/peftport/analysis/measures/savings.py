@@ -14,10 +14,10 @@ These are point estimates at the tested budgets, without intervals; gains, reten
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 
 from peftport.analysis.measures.evidence import CELL, ITEMS_AT_ONCE, KEYS, SETTING, Evidence, join, plain
 from peftport.analysis.measures.retention import retained
+from peftport.core.libraries import pl
 
 COLUMNS = (
     *CELL, "target", "steps_ported", "steps_scratch", "ported_censored", "scratch_censored", "training_saved",

@@ -28,10 +28,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from peftport.analysis.prediction.recorded import RecordedPort
 from peftport.analysis.stats import Interval
+from peftport.core.libraries import special
 
 NEAREST, FEWEST = 4, 3
 LEVEL = 0.8
@@ -124,7 +124,7 @@ def _outcome(records: Sequence[RecordedPort]) -> RecordedOutcome:
 
 def _spread(values: Sequence[float]) -> Interval:
     n, mean = len(values), float(np.mean(values))
-    margin = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
+    margin = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
     return Interval(mean, mean - margin, mean + margin, LEVEL)
 
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from peftport.core.libraries import special
 
 Floats = npt.NDArray[np.float64]
 SMALLEST = 1e-12  # a variance below this is rounding error and counts as zero
@@ -48,14 +49,14 @@ class Estimates:
 
     def margin(self, level: float | Floats) -> Floats:
         """Half the width of the interval, at one level for all or one level for each (G,)."""
-        half: Floats = stats.t.ppf((1 + np.asarray(level)) / 2, self.df) * np.sqrt(self.variance)
+        half: Floats = special.stdtrit(self.df, (1 + np.asarray(level)) / 2) * np.sqrt(self.variance)
         return np.where(self.swapped > 1 - np.asarray(level), np.maximum(half, np.abs(self.estimate)), half)
 
     @property
     def p(self) -> Floats:
         """Two-sided p for the hypothesis that the estimate is zero; 1 if nothing varies and nothing differs."""
         t = self._t
-        p: Floats = np.where(np.isinf(t), 0.0, 2 * stats.t.sf(np.where(np.isinf(t), 0.0, t), self.df))
+        p: Floats = np.where(np.isinf(t), 0.0, 2 * special.stdtr(self.df, -np.where(np.isinf(t), 0.0, t)))
         return np.fmax(p, self.swapped)
 
     @property
@@ -123,7 +124,7 @@ class Crossed:
         x, y = (up * self.mean).sum(1), (down * self.mean).sum(1)
         theta = np.divide(x, y, out=np.zeros_like(x), where=y != 0)
         at = self.contrast(up - theta[:, None] * down)
-        t2 = stats.t.ppf((1 + level) / 2, at.df) ** 2
+        t2 = special.stdtrit(at.df, (1 + level) / 2) ** 2
         both = self.by_seed + self.by_item
         parts = np.stack([both - self.rest, both / 2])  # (2, G, K, K), as in `contrast`
         w = up - theta[:, None] * down

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from peftport.core.libraries import stats
 
 
 @dataclass(frozen=True)

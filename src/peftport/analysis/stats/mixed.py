@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from peftport.analysis.stats.intervals import Interval
+from peftport.core.libraries import special
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def mixed_model(
         warnings.simplefilter("ignore")
         fit = MixedLM(y, exog, groups=np.zeros(len(y)), exog_vc=spec).fit(reml=True)
         errors = np.asarray(fit.bse_fe)
-    margin = float(stats.norm.ppf((1 + level) / 2)) * errors
+    margin = float(special.ndtri((1 + level) / 2)) * errors
     effects = {
         str(name): Interval(float(b), float(b - m), float(b + m), level)
         for name, b, m in zip(names, np.asarray(fit.fe_params), margin, strict=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from peftport.analysis.stats.intervals import Interval
+from peftport.core.libraries import special
 
 Floats = npt.NDArray[np.float64]
 NUMBERS_AT_ONCE = 4_000_000
@@ -90,5 +90,5 @@ def large_probability_of_improvement(one: Floats, other: Floats, *, level: float
 
 
 def _normal(estimate: float, variance: float, level: float) -> Interval:
-    margin = float(stats.norm.ppf((1 + level) / 2)) * variance**0.5
+    margin = float(special.ndtri((1 + level) / 2)) * variance**0.5
     return Interval(estimate, estimate - margin, estimate + margin, level)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
 from peftport.analysis.measures.evidence import Evidence
-from peftport.analysis.verdict.verdicts import SCRATCH, Setting, settings_of
+from peftport.analysis.verdict.table import SCRATCH, Setting, settings_of
+from peftport.core.libraries import pl, special
 
 SCHEMA = {
     "policy": pl.String, "technique": pl.String, "regret": pl.Float64, "low": pl.Float64, "high": pl.Float64,
@@ -105,9 +105,7 @@ def _summary(
     count = sum(len(of_pair) for of_pair in by_pair)
     if len(means) < 2:
         return (float(means[0]) if len(means) else None), None, None, len(means), count
-    from scipy import stats  # imported here: a study's driver does without
-
-    margin = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
+    margin = float(special.stdtrit(len(means) - 1, (1 + level) / 2) * means.std(ddof=1) / np.sqrt(len(means)))
     return float(means.mean()), max(0.0, float(means.mean()) - margin), float(means.mean()) + margin, len(means), count
 
 

@@ -16,16 +16,17 @@ from __future__ import annotations
 import struct
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import BadRequest, ModuleRefused
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.module import Module
 from peftport.techniques.lora import LoraSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # By model type of transformers, the architecture as llama.cpp calls it.
 ARCHITECTURES = {

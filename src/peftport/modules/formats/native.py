@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
-from safetensors.torch import save as safetensors_save
 
 from peftport.core.errors import ModuleRefused
-from peftport.modules.formats.tensors import one_line, parse_tensors, printable, read_bytes, read_text
-from peftport.modules.module import Module, ModuleCard
-from peftport.techniques.base import Parameters
+from peftport.core.numbers import RawNumbers, serialized
+from peftport.modules.formats.tensors import one_line, parse_numbers, printable, read_bytes, read_text
+from peftport.modules.module import Module, ModuleCard, as_tensors
 
 CARD, TENSORS = "module.json", "module.safetensors"
 
 
-def write_native(module: Module, folder: Path) -> None:
+def write_native(module: Module[Any], folder: Path) -> None:
     """Write the two files into an existing folder. Equal modules give equal bytes."""
-    flat = {f"{slot}/{name}": t.contiguous() for slot, named in module.matrices.items() for name, t in named.items()}
+    flat = {f"{slot}/{name}": t for slot, named in module.matrices.items() for name, t in named.items()}
     flat = dict(sorted(flat.items()))
-    raw = safetensors_save(flat)
+    raw = serialized(flat)
     card = ModuleCard(
         technique=module.spec,
         host=module.host,
@@ -37,7 +37,17 @@ def write_native(module: Module, folder: Path) -> None:
 
 
 def read_native(folder: Path) -> Module:
-    """Read a module from a folder in the native format.
+    """Read a module from a folder in the native format, its matrices as tensors.
+
+    Raises:
+        ModuleRefused: as `read_numbers`.
+
+    """
+    return as_tensors(read_numbers(folder))
+
+
+def read_numbers(folder: Path) -> Module[RawNumbers]:
+    """Read a module from a folder in the native format, its matrices as they lie in the file; torch is not needed.
 
     Raises:
         ModuleRefused: a file is missing, truncated or altered, or contains something that this version does not know.
@@ -45,7 +55,7 @@ def read_native(folder: Path) -> Module:
     """
     card = _read_card(folder / CARD)
     raw = read_bytes(folder / TENSORS)
-    flat = parse_tensors(raw, folder / TENSORS)
+    flat = parse_numbers(raw, folder / TENSORS)
     missing, extra = sorted(card.tensors.keys() - flat.keys()), sorted(flat.keys() - card.tensors.keys())
     if missing:
         raise ModuleRefused(
@@ -66,7 +76,7 @@ def read_native(folder: Path) -> Module:
         raise ModuleRefused(
             f"{folder / TENSORS}: expected the bytes whose sha256 {CARD} records, got others; save it again"
         )
-    matrices: Parameters = {}
+    matrices: dict[str, dict[str, RawNumbers]] = {}
     for name, tensor in flat.items():
         slot, slash, matrix = name.rpartition("/")
         if not slash:

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as safetensors_load
-from torch import Tensor, isfinite
+import numpy as np
+from safetensors import SafetensorError, deserialize
 
 from peftport.core.errors import ModuleRefused, first_line
+from peftport.core.numbers import FORMATS, RawNumbers, is_finite
 
-NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What torch calls other formats that a file may have.
+OTHERS = {
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 MOST_BYTES = 8 * 2**30  # far larger than any module, and small enough for today's machines
 MOST_HEADER_BYTES = 100_000_000  # the limit of the format itself
 MOST_TEXT_BYTES = 64 * 2**20
@@ -31,7 +39,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ModuleRefused: the file is missing, too large, truncated or corrupt, or contains NaN or infinity.
 
     """
-    return parse_tensors(read_bytes(path), path)
+    return {name: numbers.tensor() for name, numbers in parse_numbers(read_bytes(path), path).items()}
 
 
 def read_bytes(path: Path) -> bytes:
@@ -62,32 +70,41 @@ def read_bytes(path: Path) -> bytes:
         raise ModuleRefused(f"{path}: expected a readable file, got: {error}; save the module again") from error
 
 
-def parse_tensors(raw: bytes, path: Path) -> dict[str, Tensor]:
-    """Parse the bytes of a safetensors file into tensors, by name in alphabetical order.
+def parse_numbers(raw: bytes, path: Path) -> dict[str, RawNumbers]:
+    """Parse the bytes of a safetensors file into arrays, by name in alphabetical order.
 
     Raises:
         ModuleRefused: the file is truncated or corrupt, or contains NaN or infinity.
 
     """
     try:
-        flat = safetensors_load(raw)
+        flat = dict(deserialize(raw))  # type: ignore[no-untyped-call]
+        held = {name: _numbers(told) for name, told in sorted(flat.items())}  # safetensors has no order of its own
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         raise ModuleRefused(
             f"{path}: expected a whole safetensors file, got one truncated or corrupt "
             f"({one_line(error)}); save it again"
         ) from error
-    for name, tensor in flat.items():
-        if tensor.dtype not in NUMBERS:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+    for name, numbers in held.items():
+        if numbers is None:
+            code = flat[name]["dtype"]
             raise ModuleRefused(
-                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got {dtype}; "
-                "save it in one of them"
+                f"{path}: {printable(name)}: expected numbers in float16, bfloat16, float32 or float64, got "
+                f"{OTHERS.get(code, code)}; save it in one of them"
             )
-        if not bool(isfinite(tensor).all()):
+        if not is_finite(numbers):
             raise ModuleRefused(
                 f"{path}: {printable(name)}: expected finite numbers, got NaN or infinity; train it again"
             )
-    return dict(sorted(flat.items()))  # safetensors returns them in a different order every time
+    return {name: numbers for name, numbers in held.items() if numbers is not None}
+
+
+def _numbers(told: Mapping[str, Any]) -> RawNumbers | None:
+    """The array that a file holds; None where its format is none of numbers."""
+    if told["dtype"] not in FORMATS:
+        return None
+    bits = np.frombuffer(told["data"], dtype=FORMATS[told["dtype"]][0])
+    return RawNumbers(told["dtype"], bits.reshape(told["shape"]))
 
 
 def read_text(path: Path) -> str:

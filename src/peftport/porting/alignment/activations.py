@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import BadRequest, SlotMismatch
+from peftport.core.libraries import torch, without_gradients
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import check_reads_texts
 from peftport.hosts.prefixes import Watched, watchers
@@ -20,6 +18,9 @@ from peftport.hosts.tracing import check_states
 from peftport.modules.module import HEAD
 from peftport.porting.alignment.words import Reading, Word, read, shared_words
 from peftport.porting.base import PortInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BATCH = 16
 STATES = ("x", "y", "queries", "keys", "values")
@@ -85,7 +86,7 @@ def paired_rows(
         )
 
 
-@torch.no_grad()
+@without_gradients
 def observe(host: Host, slots: Sequence[str], reading: Reading, words: Sequence[Word]) -> dict[str, Rows]:
     """Run the host once; return the activations at its slots as one row per word."""
     rows = reading.pooling(words)

@@ -8,21 +8,23 @@ with more units gets units of zeros, one with fewer keeps those with the largest
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.head import is_linear, layers_on
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.maps import Map
 from peftport.techniques.base import Shapes
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors: TypeAlias = "dict[str, Tensor]"
 
 
-def head_shapes(module: Module, head: Mapping[str, Tensor], receiver: Host) -> Shapes:
+def head_shapes(module: Module[Any], head: Mapping[str, Any], receiver: Host) -> Shapes:
     """Return the shapes of a head's tensors on the receiver.
 
     Raises:
@@ -30,7 +32,7 @@ def head_shapes(module: Module, head: Mapping[str, Tensor], receiver: Host) -> S
 
     """
     if is_linear(head):
-        return {"weight": (len(head["weight"]), receiver.width), "bias": tuple(head["bias"].shape)}
+        return {"weight": (head["weight"].shape[0], receiver.width), "bias": tuple(head["bias"].shape)}
     return layers_on(receiver, head, module.file, HEAD).shapes
 
 

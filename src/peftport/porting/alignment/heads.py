@@ -10,13 +10,15 @@ published way to port a prefix.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.maps import Dense, Moments, SecondMoments, matched
 from peftport.porting.alignment.rotations import alignment, measured, polar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HeadMap = Callable[[SecondMoments, slice, slice], Dense]
 Heads = tuple[int, int]  # how many the origin and the receiver have

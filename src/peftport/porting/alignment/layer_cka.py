@@ -9,13 +9,15 @@ is 1 for streams that are rotations of one another. It is computed from n x n pr
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.porting.alignment.activations import paired_rows
 from peftport.porting.base import PortInputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_WORDS = 768
 

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from peftport.core.libraries import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXACT_WIDTH = 1024  # up to this width an exact decomposition takes a second or two at most
 OVERSAMPLING, POWER_ITERATIONS, PROBES = 16, 3, 6

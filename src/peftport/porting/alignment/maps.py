@@ -15,20 +15,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from peftport.core.errors import NotFinite
+from peftport.core.libraries import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PENALTIES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # times the mean of the Gram matrix's diagonal
 TIE = 1e-9  # times the largest score: units and heads whose scores differ by less keep their positions
 SLACK = 0.02  # a penalty counts as best if it leaves at most this share more unexplained than the best one
 ROUNDING = 1e-13  # the error of shares computed in float64
 
-Coordinates = slice | Tensor  # some coordinates of a space
-Prior = tuple[Tensor, Tensor]  # T_0 (P, Q), computed without the held-out rows and with all rows
+Coordinates: TypeAlias = "slice | Tensor"  # some coordinates of a space
+Prior: TypeAlias = "tuple[Tensor, Tensor]"  # T_0 (P, Q), computed without the held-out rows and with all rows
 
 
 class Map(ABC):

@@ -15,11 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.heads import Heads, rotated
@@ -27,6 +25,9 @@ from peftport.porting.alignment.maps import Coordinates, Dense, Moments, Prior, 
 from peftport.porting.alignment.rotations import Expect, Rotation, rotation, scaled, unmoved
 from peftport.porting.alignment.spaces import FUSED_UNITS, UNITS
 from peftport.porting.pairs import Pair
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Side = Literal["in", "out"]
 

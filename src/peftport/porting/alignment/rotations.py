@@ -20,18 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.porting.alignment.maps import Dense, Moments, SecondMoments
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SEEN = 1e-10  # times the largest singular value of X_s^T X_t: smaller ones are rounding errors
 PULLS = (0.0, 1e-4, 1.0)
 SLACK = 0.02  # a pull counts as free if it loses at most this share more alignment than the best pull does
 ROUNDING = 1e-13  # of alignments computed in float64
 
-Expect = Callable[[SecondMoments], Tensor | None]  # P (D_s, D_t) from some rows; None where nothing is expected
+# P (D_s, D_t) from some rows; None where nothing is expected
+Expect: TypeAlias = "Callable[[SecondMoments], Tensor | None]"
 
 
 def polar(cross: Tensor, expected: Tensor | None = None) -> Tensor:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD
@@ -23,6 +22,9 @@ from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Moments
 from peftport.porting.pairs import Pair
 from peftport.techniques.roles import reads_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESIDUAL = ("attn_o", "cross_o", "ffn_out", "ffn_sum")  # sites whose output goes to the residual stream
 UNITS = ("ffn_gate", "ffn_in")  # sites whose outputs are the FFN's units, the inputs of its last map

@@ -21,12 +21,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from peftport.core.errors import BadRequest, SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.carried_heads import head_note, mapped_head
@@ -39,8 +39,11 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Parameters, TechniqueSpec, normal
 from peftport.techniques.roles import BOTTLENECK, PRODUCT, Inner, Reads, Role, Roles, Scales, Space
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ALL_KEPT = 0.995  # shares of a scaling that are rounded to all of it are not put on record
-Own = dict[str, Tensor]  # one slot's matrices, float64, without K
+Own: TypeAlias = "dict[str, Tensor]"  # one slot's matrices, float64, without K
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ class AligningPorter(Porter):
         return carry_through(module, receiver, pairs, aligner, rng, inputs)
 
 
-def check_pairs(module: Module, receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
+def check_pairs(module: Module[Any], receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:
     """Refuse a port if no slot has a counterpart, or if some have none and the technique cannot be left out there.
 
     Raises:

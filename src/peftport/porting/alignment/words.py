@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.porting.base import TextLength
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROW_TOKENS = 96  # of a row, those around the text included, where no limit is named
 Word = tuple[int, int]  # the number of a text in the batch, and of a word in that text

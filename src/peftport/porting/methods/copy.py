@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from typing_extensions import override
 
@@ -19,14 +21,17 @@ class Copy(Porter):
     source = "Sabry & Belz 2024, arXiv 2401.14228; PortLLM, arXiv 2410.10870"
 
     keeps_files = True
+    carries_numbers = True
 
     @override
-    def needs_for(self, module: Module, receiver: Host) -> Need:
+    def needs_for(self, module: Module[Any], receiver: Host) -> Need:
         """Trained tokens are found on the receiver by their spelling, which the origin's tokenizer has."""
         return "weights" if other_ids(module, receiver) else "nothing"
 
     @override
-    def carry(self, module: Module, receiver: Host, rng: np.random.Generator, inputs: PortInputs) -> PortedMatrices:
+    def carry(
+        self, module: Module[Any], receiver: Host, rng: np.random.Generator, inputs: PortInputs
+    ) -> PortedMatrices:
         if module.kept is not None:
             from peftport.modules.formats.peft.read import copied  # imported here: a study's driver does without
 

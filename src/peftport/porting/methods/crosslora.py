@@ -17,13 +17,12 @@ k is at most 256. Wide matrices are decomposed by a randomised method; the note 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.bases import BasePair, Bases, key_and_value_sites
 from peftport.porting.alignment.inputs import AlignInputs
@@ -34,6 +33,9 @@ from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CrossLora(AligningPorter):

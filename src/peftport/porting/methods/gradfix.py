@@ -11,20 +11,22 @@ matrices, since even keys and values of zero change the host.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from peftport.core.errors import BadRequest
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, stack
 from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached
 from peftport.techniques.base import Parameters, Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GradFix(Porter):

@@ -22,14 +22,12 @@ A slot's record says how much of the embeddings of every second shared token a f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
 from peftport.core.errors import BadRequest
+from peftport.core.libraries import F, torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.hosts.weights import HostWeights
@@ -46,6 +44,9 @@ from peftport.porting.alignment.words import shared_tokens
 from peftport.porting.base import Fits, Need, PortInputs
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
 from peftport.techniques.base import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RANK = 1e-6  # times the largest singular value: smaller ones may be rounding errors and count as zero
 

@@ -28,13 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override
 
+from peftport.core.libraries import torch
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.activations import SlotRows
 from peftport.porting.alignment.heads import HeadMap, by_head, heads_of, match_heads
@@ -50,6 +49,9 @@ from peftport.porting.pairs import Pair
 from peftport.techniques import technique_named
 from peftport.techniques.base import Technique
 from peftport.techniques.roles import ATTENTION, BOTTLENECK, PRODUCT, Roles, only_scales
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = 1e-12  # times the largest sum of squares: a coordinate with less may be rounding error, and is left alone
 

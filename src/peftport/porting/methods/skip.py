@@ -11,9 +11,9 @@ shapes as the origin's, only the module is needed, and its matrices are copied.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from typing_extensions import override
 
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.heads import Heads, by_head, heads_of, match_heads

@@ -20,12 +20,11 @@ keys and values. A prefix cannot be left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.porting.alignment.bases import Bases, key_and_value_sites
@@ -38,6 +37,9 @@ from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
 from peftport.techniques.roles import PRODUCT, Roles, Scales, Writes, reads_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 THRESHOLD = 0.1  # the least overlap above chance; not tuned
 

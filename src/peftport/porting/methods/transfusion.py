@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.hosts.weights import HostWeights
@@ -33,6 +32,9 @@ from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.base import Fits
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TransFusion(AligningPorter):

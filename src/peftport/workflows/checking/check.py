@@ -62,7 +62,7 @@ class PortCheck:
 
 
 def check_port(
-    module: Module,
+    module: Module[Any],
     origin: FoundOrigin,
     receiver: Host,
     *,

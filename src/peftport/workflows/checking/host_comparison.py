@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from peftport.core.errors import HostRefused, UnknownName
 from peftport.hosts.distance import weight_distance
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
-from peftport.hosts.opening import open_host
+from peftport.hosts.opening import OpenedHost, open_host
+from peftport.hosts.remembered import remembered
 from peftport.modules.module import Module
 from peftport.modules.origin import check_origin
 from peftport.porting.alignment.words import shared_tokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,9 @@ class Tokens:
     def share(self) -> float:
         """The share of the receiver's tokens that the origin knows too."""
         return self.shared / max(1, self.receiver)
+
+
+APART: TypeAdapter[tuple[float | None, Tokens]] = TypeAdapter(tuple[float | None, Tokens])
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class HostComparison:
         }
 
 
-def find_origin(module: Module, ref: str | None, *, loaded: bool) -> FoundOrigin:
+def find_origin(module: Module[Any], ref: str | None, *, loaded: bool) -> FoundOrigin:
     """Open (or load) the origin that is named, or else the one that the module records if it is on this machine.
 
     Raises:
@@ -101,12 +111,29 @@ def find_origin(module: Module, ref: str | None, *, loaded: bool) -> FoundOrigin
     return FoundOrigin(host)
 
 
-def compare_hosts(module: Module, origin: FoundOrigin, receiver: Host) -> HostComparison:
-    """Compare the hosts; their weights are read from the two folders, tensor by tensor."""
+def compare_hosts(module: Module[Any], origin: FoundOrigin, receiver: Host) -> HostComparison:
+    """Compare the hosts; their weights are read from the two folders, tensor by tensor, unless that was done before."""
     distance, tokens = None, None
     if origin.host is not None:
-        if origin.host.folder is not None and receiver.folder is not None:
-            distance = weight_distance(origin.host.folder, receiver.folder)
-        ours, theirs = origin.host.tokenizer.get_vocab(), receiver.tokenizer.get_vocab()
-        tokens = Tokens(len(shared_tokens(origin.host, receiver)), len(ours), len(theirs), ours == theirs)
+        distance, tokens = between("apart", origin.host, receiver, (), APART, lambda: _apart(origin.host, receiver))
     return HostComparison(module.host, receiver.fingerprint, origin.host is not None, origin.note, distance, tokens)
+
+
+def between(
+    kind: str, origin: Host, receiver: Host, more: Sequence[Any], adapter: TypeAdapter[T], make: Callable[[], T]
+) -> T:
+    """What was found out about two hosts that are only opened, on this machine, or is found out now.
+
+    ``more`` is what it follows from besides the files of both.
+    """
+    if not (isinstance(origin, OpenedHost) and isinstance(receiver, OpenedHost)):
+        return make()
+    return remembered(kind, [origin.identity, receiver.identity, *more], adapter, make)
+
+
+def _apart(origin: Host | None, receiver: Host) -> tuple[float | None, Tokens]:
+    assert origin is not None, "there is something to compare with"
+    folders = origin.folder, receiver.folder
+    distance = None if folders[0] is None or folders[1] is None else weight_distance(folders[0], folders[1])
+    ours, theirs = origin.tokenizer.get_vocab(), receiver.tokenizer.get_vocab()
+    return distance, Tokens(len(shared_tokens(origin, receiver)), len(ours), len(theirs), ours == theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from peftport.analysis.prediction import Asked, Prediction, RecordedPort, predict
 from peftport.analysis.prediction.recorded import MARK
@@ -76,7 +77,11 @@ class MethodCheck:
 
 
 def method_checks(
-    module: Module, hosts: HostComparison, receiver: Host, available: AvailableInputs, ports: Sequence[RecordedPort]
+    module: Module[Any],
+    hosts: HostComparison,
+    receiver: Host,
+    available: AvailableInputs,
+    ports: Sequence[RecordedPort],
 ) -> tuple[MethodCheck, ...]:
     """Check all porters, in their order, and distilling."""
     checks = []
@@ -92,7 +97,7 @@ def _checked(
     name: str,
     needs: Need,
     refusal: str | None,
-    module: Module,
+    module: Module[Any],
     hosts: HostComparison,
     available: AvailableInputs,
     ports: Sequence[RecordedPort],
@@ -118,7 +123,7 @@ def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
     return tuple(OnRecord(p.study, p.task, p.gain_interval) for p in ordered)
 
 
-def _refusal(porter: Porter, module: Module, receiver: Host) -> str | None:
+def _refusal(porter: Porter, module: Module[Any], receiver: Host) -> str | None:
     """Return why a porter cannot carry a module: by what it declares, and by slots that it would leave out."""
     refusal = porter.refusal(module, receiver)
     if refusal is not None or (porter.fits.width, porter.fits.depth) == ("same", "same"):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from peftport.core.progress import Progress
 from peftport.hosts.host import Host
@@ -20,8 +21,10 @@ from peftport.porting.methods.subspace import above_chance, half
 from peftport.porting.pairs import Pair, pair_slots, same_shapes, unused
 from peftport.techniques import technique_named
 from peftport.techniques.roles import Roles, reads_inputs
+from peftport.workflows.checking.host_comparison import between
 
 State = Literal["fits", "resizes", "no counterpart"]
+OVERLAPS = TypeAdapter(dict[str, float | None])
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class SlotChecks:
 
 
 def slot_checks(
-    module: Module, origin: Host | None, receiver: Host, progress: Progress, rng: np.random.Generator
+    module: Module[Any], origin: Host | None, receiver: Host, progress: Progress, rng: np.random.Generator
 ) -> SlotChecks:
     """Pair the slots as the porters do; where the origin is at hand, measure overlaps, one matrix at a time.
 
@@ -59,27 +62,49 @@ def slot_checks(
 
     """
     pairs = pair_slots(module, receiver.slots, receiver.kind)
-    bases = Bases(origin, receiver, rng) if origin is not None else None
-    advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(pairs))
-    checks, roles = [], technique_named(module.spec.kind).roles
+    overlaps = _overlaps(module, pairs, origin, receiver, progress, rng)
+    checks = []
     for name, pair in pairs.items():
         if pair is None:
             checks.append(SlotCheck(name, None, "no counterpart"))
         else:
             state: State = "fits" if same_shapes(module, pair) else "resizes"
-            checks.append(SlotCheck(name, pair.origin, state, _overlap(roles, pair, bases)))
-        advance(1)
+            checks.append(SlotCheck(name, pair.origin, state, overlaps.get(name)))
     return SlotChecks(tuple(checks), _unused(module, pairs))
 
 
-def _unused(module: Module, pairs: Mapping[str, Pair | None]) -> tuple[str, ...]:
+def _overlaps(
+    module: Module[Any],
+    pairs: Mapping[str, Pair | None],
+    origin: Host | None,
+    receiver: Host,
+    progress: Progress,
+    rng: np.random.Generator,
+) -> dict[str, float | None]:
+    """The overlap at each slot that has a counterpart, where the origin is at hand."""
+    if origin is None:
+        return {}
+    paired = {name: pair for name, pair in pairs.items() if pair is not None}
+
+    def measured() -> dict[str, float | None]:
+        advance = progress.stage(f"comparing weights of {module.host.name} and {receiver.name}", len(paired))
+        bases, roles, found = Bases(origin, receiver, rng), technique_named(module.spec.kind).roles, {}
+        for name, pair in paired.items():
+            found[name] = _overlap(roles, pair, bases)
+            advance(1)
+        return found
+
+    places = [[name, pair.origin] for name, pair in paired.items()]
+    follows_from = (module.spec.kind, places, str(rng.bit_generator.state))
+    return between("overlaps", origin, receiver, follows_from, OVERLAPS, measured)
+
+
+def _unused(module: Module[Any], pairs: Mapping[str, Pair | None]) -> tuple[str, ...]:
     return tuple(name.removeprefix("origin ") for name in unused(module, pairs))
 
 
-def _overlap(roles: Roles, pair: Pair, bases: Bases | None) -> float | None:
+def _overlap(roles: Roles, pair: Pair, bases: Bases) -> float | None:
     """The smaller of both sides where inputs are read, of keys and values at attention; else the output side."""
-    if bases is None:
-        return None
     sites = key_and_value_sites(pair) if pair.receiver.kind == "attention" else ("",)
     values = []
     if without_matrix(bases.origin.host.slots[pair.origin], bases.origin.host.slots) or without_matrix(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from huggingface_hub import HfApi
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
 from peftport.core.errors import PushFailed, first_line
+from peftport.core.libraries import huggingface_hub
 from peftport.core.progress import Progress
 from peftport.workflows.upgrading.ledger import UpgradeFolder, UpgradeRecord
 
@@ -33,7 +31,7 @@ def push_modules(
 
 
 def _push(repository: str, folder: UpgradeFolder, record: UpgradeRecord) -> str:
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     try:
         with _without_bars():
             made = api.create_repo(repository, private=True, exist_ok=True)
@@ -52,6 +50,8 @@ def _push(repository: str, folder: UpgradeFolder, record: UpgradeRecord) -> str:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Silence the library's own progress bars: ours count modules."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
     before = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -15,12 +15,11 @@ import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
-
-import torch
-from safetensors.torch import save as safetensors_save
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.core.libraries import torch
+from peftport.core.numbers import serialized
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, stack_paths
 from peftport.modules.formats.adapters.config import CONFIG, AdaptersConfig, parse_adapters_config, written_config
@@ -37,6 +36,9 @@ from peftport.techniques.base import SHARED, Parameters, TechniqueSpec
 from peftport.techniques.compacter import CompacterSpec
 from peftport.techniques.lora import LoraSpec
 from peftport.techniques.prefix import MLP, PrefixSpec, by_place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TENSORS, PICKLED = "adapter.safetensors", "pytorch_adapter.bin"
 HEAD_CONFIG = "head_config.json"
@@ -118,7 +120,8 @@ def check_adapters_holds(spec: TechniqueSpec, host: Host) -> None:
 def write_adapters(module: Module, host: Host, folder: Path) -> None:
     """Write a module of this host as the library does into an existing folder; the caller has checked the module."""
     record = module.file if isinstance(module.file, AdaptersRecord) else AdaptersRecord(name=NEW_NAME)
-    prefix, flat = head_prefix(host), dict[str, Tensor]()
+    prefix = head_prefix(host)
+    flat: dict[str, Tensor] = {}
     if isinstance(module.spec, PrefixSpec):
         for place, group in _prefix_groups(module.spec, host).items():
             parts = [module.matrices[slot.name][name] for slot in group for name in ("keys", "values")]
@@ -127,7 +130,7 @@ def write_adapters(module: Module, host: Host, folder: Path) -> None:
         keys = _keys(module.spec, host, record.name)
         flat = {prefix + keys[slot, name]: t for slot, named in module.matrices.items() for name, t in named.items()}
     config = written_config(module.spec, host, record)
-    raw = safetensors_save(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
+    raw = serialized(as_numbers(dict(sorted(flat.items())), record.numbers), metadata={"format": "pt"})
     (folder / TENSORS).write_bytes(raw)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

@@ -10,12 +10,14 @@ matrices are named ``<path>.base_layer.lora_A`` where another parameter of the m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.slots import Slot
 from peftport.modules.formats.peft.names import INNER
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def wrapped_name(slot: Slot, others: Sequence[Slot]) -> str:

@@ -23,13 +23,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused, first_line
+from peftport.core.libraries import nn, torch, transformers
 from peftport.hosts.changes import part_vocabularies
 from peftport.hosts.host import Host
 from peftport.hosts.load import quiet_transformers
@@ -42,6 +39,9 @@ from peftport.modules.formats.peft.names import bare, full_name, module_of, whol
 from peftport.modules.formats.peft.targets import Targets
 from peftport.modules.head import kind_of_task_type
 from peftport.modules.kept import Kept
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TITLES = {"ADALORA": "AdaLoRA", "IA3": "(IA)3", "VERA": "VeRA", "LOHA": "LoHa", "LOKR": "LoKr"}
 ENOUGH, MOST_RANK = 1e-3, 128

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.task_head import HeadKind, host_tensor, rows_of, task_head
 from peftport.modules.formats.peft.config import read_object
@@ -22,6 +20,9 @@ from peftport.modules.formats.tensors import printable
 from peftport.modules.head import OF_TASK_TYPE, is_linear, kind_in, kind_of_head, kind_of_task_type
 from peftport.modules.module import Module
 from peftport.modules.record import FileRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAVE = "save it with PEFT's modules_to_save"
 

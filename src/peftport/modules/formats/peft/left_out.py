@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused
 from peftport.modules.formats.peft.names import HEADS, module_of, whole_weight
 from peftport.modules.formats.tensors import printable
 from peftport.modules.head import HEAD_PART, kind_of_task_type
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def without(flat: Mapping[str, Tensor], names: tuple[str, ...], where: Path) -> dict[str, Tensor]:

@@ -15,12 +15,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused, SlotMismatch
+from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import OUTSIDE, Slot, stack_paths
 from peftport.modules.formats.peft.config import PeftConfig, parse_peft_config
@@ -34,6 +32,9 @@ from peftport.modules.module import HEAD, Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

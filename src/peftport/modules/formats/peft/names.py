@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from torch import nn
-
 from peftport.core.errors import BadRequest, ModuleRefused, SlotMismatch
+from peftport.core.libraries import nn
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.formats.tensors import printable

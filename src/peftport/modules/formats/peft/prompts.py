@@ -12,18 +12,18 @@ them this is not so.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
-import transformers
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused, first_line
+from peftport.core.libraries import torch, transformers, without_gradients
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
 from peftport.modules.module import Module
 from peftport.techniques.base import Parameters
 from peftport.techniques.prefix import PrefixSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KEYS_VALUES = "PREFIX_TUNING"
 VECTORS = ("PROMPT_TUNING", "P_TUNING")
@@ -74,7 +74,7 @@ def _split(found: Tensor, slots: list[Slot]) -> Parameters:
     }
 
 
-@torch.no_grad()
+@without_gradients
 def _computed(folder: Path, vectors: Tensor, host: Host, slots: list[Slot]) -> Parameters:
     """Run the vectors through the host and keep the keys and values of every layer."""
     try:

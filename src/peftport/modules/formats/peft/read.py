@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.host import Host
 from peftport.modules.formats.peft.config import READ, check_starts, read_object
@@ -25,6 +23,9 @@ from peftport.modules.module import HEAD, Module, PortRecord
 from peftport.modules.record import PeftRecord, SlotInFile
 from peftport.techniques.base import Parameters
 from peftport.techniques.lora import LoraSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NOT_PLAIN: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "lora_bias": (False, None), "bias": ("none", None),

@@ -14,22 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused
+from peftport.core.libraries import torch
 from peftport.hosts.head import ARCHITECTURE
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import HostKind, layouts
-from peftport.hosts.slots import Slot
+from peftport.hosts.slots import Slot, linear_classes
 from peftport.modules.formats.peft.config import parse_peft_config
 from peftport.modules.formats.peft.names import head_prefix, whole_slots
 from peftport.modules.formats.peft.shards import CONFIG
 from peftport.modules.formats.peft.targets import ALL_LINEAR, Targets
 from peftport.modules.record import PeftRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # On a host with its trained head there is none: of SEQ_CLS, PEFT expects the head's own weights in the file.
 TASK_TYPES = {"encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
@@ -160,7 +160,7 @@ def _targeted(rules: Targets, prefix: str, record: PeftRecord, host: Host, loras
     return {path for path in parameters if rules.has_parameter(prefix + path)} | {
         path
         for path, module in host.base.named_modules()
-        if path and (not every or isinstance(module, nn.Linear | Conv1D)) and rules.has(prefix + path)
+        if path and (not every or isinstance(module, linear_classes())) and rules.has(prefix + path)
     }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from peftport.core.errors import ModuleRefused
 from peftport.modules.formats.peft.config import read_object
 from peftport.modules.formats.peft.names import empty_tensor
 from peftport.modules.formats.tensors import printable, read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 INDEX = f"{TENSORS}.index.json"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import ModuleRefused
 from peftport.hosts.host import Host
@@ -19,6 +17,9 @@ from peftport.modules.formats.peft.heads import whole_weights
 from peftport.modules.formats.tensors import printable
 from peftport.modules.kept import Kept
 from peftport.modules.module import Module
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VOCABULARIES = ("embed_tokens", "word_embeddings", "wte", "embed_in", "shared", "lm_head")
 TRAINED = "trainable_token_indices"
@@ -42,7 +43,7 @@ def check_vocabulary(tensors: Mapping[str, Tensor], host: Host, where: object) -
             )
 
 
-def other_ids(module: Module, receiver: Host) -> bool:
+def other_ids(module: Module[Any], receiver: Host) -> bool:
     """Return whether a module has trained tokens whose ids are other ones on the receiver, as far as is known."""
     before, now = module.host, receiver.fingerprint
     return bool(module.kept and module.kept.config.get(TRAINED)) and "tokenizer" in before.differences(now)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save as safetensors_save
-from torch import Tensor
-
+from peftport.core.libraries import torch
+from peftport.core.numbers import serialized
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot, linear_shape
 from peftport.modules.formats.peft.experts import cut, wrapped_name
@@ -21,6 +20,9 @@ from peftport.modules.kept import Kept
 from peftport.modules.module import HEAD, Module
 from peftport.modules.record import NumberType, PeftRecord, SlotInFile
 from peftport.techniques.lora import LoraSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUNDING = 2.0**-22  # largest relative error of multiplying float32 by a factor and dividing again
 
@@ -48,7 +50,7 @@ def write_peft(module: Module, host: Host, folder: Path) -> None:
     config = written_settings(kept, record, host)
     if head:
         config |= settings_with_head(config, list(head), module.file)
-    (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
+    (folder / TENSORS).write_bytes(serialized(flat, metadata={"format": "pt"}))
     as_read = bool(record.config)  # the first matching pattern counts, so their order is kept
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=not as_read) + "\n", encoding="utf-8")
 
@@ -62,7 +64,7 @@ def _write_kept(module: Module, kept: Kept, host: Host, folder: Path) -> None:
     if any(mark.model_type != host.fingerprint.model_type for mark in came_from) and "auto_mapping" in config:
         config["auto_mapping"] = None
     flat = {full_name(name): tensor.contiguous() for name, tensor in sorted(kept.tensors.items())}
-    (folder / TENSORS).write_bytes(safetensors_save(flat, metadata={"format": "pt"}))
+    (folder / TENSORS).write_bytes(serialized(flat, metadata={"format": "pt"}))
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

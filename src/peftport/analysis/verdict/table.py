@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-import polars as pl
-
 from peftport.analysis.measures.differences import Differences, differences
 from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
 from peftport.analysis.measures.retention import retained
@@ -15,6 +13,7 @@ from peftport.analysis.measures.savings import table_of_means
 from peftport.analysis.stats.crossed import Estimates
 from peftport.analysis.verdict.choice import Contrast, Decision, cost_rank, decide
 from peftport.analysis.verdict.sentence import Basis, Share, sentence
+from peftport.core.libraries import pl
 
 SCHEMA = {
     **dict.fromkeys(SETTING, pl.String), "method": pl.String, "verdict": pl.String, "sentence": pl.String,
