@@ -1,4 +1,4 @@
-"""Receivers learn from other items than origins, and the shuffled arm from other labels: what is drawn, and what is run."""
+"""Receivers learn from other items than origins, the shuffled arm from other labels: what is drawn and what is run."""
 
 from __future__ import annotations
 

@@ -209,6 +209,10 @@ class Gated(Result):
         columns = ("gate", "of", "metric", "score", "bare origin", "difference [95 %]", "needed", "holds")
         return [Table(f"{self.study}: gates, on validation items", columns, rows)] if rows else []
 
+    def lines(self) -> list[str]:
+        """Return how many conditions hold, and a line for each that does not."""
+        return [str(self), *(each.line for each in self.failing)]
+
     def to_polars(self) -> pl.DataFrame:
         """Return one row for each gate and metric."""
         return gate_table(self.outcome)

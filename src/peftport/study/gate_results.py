@@ -28,6 +28,7 @@ from peftport.study.tested import judged_by, tested_tasks
 
 BESIDE = ("accuracy", "auroc")  # of classes both are shown, and a receiver must be close in both
 HOME, BARE = "home", "bare"
+NOT_RUN = "not run yet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +120,12 @@ def _metrics(table: pl.DataFrame, done: Mapping[str, JobRow], judged: str) -> li
 
 
 def _missing(gate: Gate, found: Mapping[str, JobRow]) -> str:
-    states = [found[job].state if job in found else "not run yet" for job in gate.jobs]
+    states = [found[job].state if job in found else NOT_RUN for job in gate.jobs]
     others = [state for state in states if state != "done"]
-    return f"not known, as {len(others)} of its {len(states)} jobs are {others[0]}" if others else ""
+    if not others:
+        return ""
+    see = "" if others[0] == NOT_RUN else ", see peftport study status"
+    return f"not known, as {len(others)} of its {len(states)} jobs are {others[0]}{see}"
 
 
 def _named(gate: Gate) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import GatesFailed
 from peftport.core.progress import Progress
 from peftport.store.artifacts import Artifacts
 from peftport.store.ledger import Ledger
@@ -41,7 +41,7 @@ def run_gated(plan: Plan, driving: Driving, *, go_on: bool) -> tuple[Summary, tu
     If one does not, nothing else is run, unless the caller wants to ``go_on`` knowingly.
 
     Raises:
-        BadRequest: a gate does not hold, or it is not known whether it does; a line for each says what was found.
+        GatesFailed: a gate does not hold, or it is not known whether it does; a line for each says what was found.
 
     """
     if not len(plan.gates):
@@ -57,10 +57,11 @@ def run_gated(plan: Plan, driving: Driving, *, go_on: bool) -> tuple[Summary, tu
     results = gate_results(plan, driving.ledger, driving.artifacts)
     failing = tuple(each.line for each in results if each.stops)
     if failing and not go_on:
-        raise BadRequest(
+        raise GatesFailed(
             f"study {plan.study.name}: expected its gates to hold, {len(failing)} of "
             f"{sum(each.needed is not None for each in results)} conditions do not, so the rest was not run; change "
-            "the study, or go on knowingly with --gates report\n" + "\n".join(failing)
+            "the study, or go on knowingly with --gates report",
+            failing,
         )
     rest = driving.limits.after(first.done + first.failed, time.monotonic() - begun)
     return first.then(driving.run(plan, rest, retry_failed=False)), failing

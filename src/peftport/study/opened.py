@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from peftport.study.shards import Division, Shard, divide
 class OpenedStudy:
     """A study file that was read, and where its results are. Nothing is run or opened yet.
 
-    ``remarks`` say what was left open in the file and how it was settled. Of one shard, ``plan`` is its part of the
-    study, and ``division`` has all shards.
+    ``remarks`` say what was left open in the file and how it was settled; ``ways`` are all ways to settle it. Of one
+    shard, ``plan`` is its part of the study, and ``division`` has all shards.
     """
 
     file: Path
@@ -31,6 +31,7 @@ class OpenedStudy:
     remarks: tuple[str, ...] = ()
     shard: Shard | None = None
     division: Division | None = None
+    ways: tuple[StudySpec, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,6 +47,12 @@ class OpenedStudy:
     def artifacts(self) -> Artifacts:
         """The files with what the jobs computed."""
         return Artifacts(self.dir / ARTIFACTS)
+
+    def plan_of(self, jobs: Iterable[str]) -> Plan:
+        """Return the plan that has most of these jobs, where the file leaves open which of several it is."""
+        if len(self.ways) < 2:
+            return self.plan
+        return Plan(_with_most(self.ways, self.plan.only, set(jobs))[0], self.plan.only)
 
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
@@ -81,12 +88,16 @@ def open_study(request: StudyRequest) -> OpenedStudy:
     if not plan.jobs:
         problem = "expected values that the study has, no run is left; check them"
         request.refuse("only", problem, " ".join(request.only))
-    told = tuple(_told(study, plan.study))
+    told, ways = tuple(_told(study, plan.study)), _ways(study)
     if shard is None:
-        return OpenedStudy(Path(request.file), folder, plan, told)
+        return OpenedStudy(Path(request.file), folder, plan, told, ways=ways)
     division = divide(plan, shard.count)
     part = plan.part(list(division.runs[shard.number - 1]), gated=True)
-    return OpenedStudy(Path(request.file), folder, part, told, shard, division)
+    return OpenedStudy(Path(request.file), folder, part, told, shard, division, ways)
+
+
+def _ways(study: StudySpec) -> tuple[StudySpec, ...]:
+    return tuple(_with_items(each, items) for each in _in_formats(study) for items in _ways_of_items(study))
 
 
 def _settled(study: StudySpec, factors: dict[str, frozenset[str]], folder: Path) -> Plan:
@@ -95,23 +106,22 @@ def _settled(study: StudySpec, factors: dict[str, frozenset[str]], folder: Path)
     Open may be the number format, which is then the fastest here, and whether receivers learn from other items than
     origins, which they do unless the study was begun before there was a choice.
     """
-    ways = [_with_items(each, items) for each in _in_formats(study) for items in _ways_of_items(study)]
+    ways: Sequence[StudySpec] = _ways(study)
     if len(ways) > 1 and (folder / FILE).is_file():
-        ways = _as_begun(ways, factors, folder)
+        ledger = open_ledger(folder)
+        try:
+            ways = _with_most(ways, factors, ledger.states().keys())
+        finally:
+            ledger.close()
     if len({way.loading.dtype for way in ways}) > 1:
         fastest = "mixed" if settled(study.loading).dtype == "mixed" else "float32"
         ways = [way for way in ways if way.loading.dtype == fastest]
     return Plan(ways[0], factors)
 
 
-def _as_begun(ways: list[StudySpec], factors: dict[str, frozenset[str]], folder: Path) -> list[StudySpec]:
-    """Those of which most jobs are on record; some jobs are the same in several."""
-    ledger = open_ledger(folder)
-    try:
-        recorded = ledger.states().keys()
-    finally:
-        ledger.close()
-    known = [len(recorded & Plan(way, factors).jobs.keys()) for way in ways]
+def _with_most(ways: Sequence[StudySpec], factors: dict[str, frozenset[str]], jobs: Set[str]) -> list[StudySpec]:
+    """Those of which most of these jobs are; some jobs are of several."""
+    known = [len(jobs & Plan(way, factors).jobs.keys()) for way in ways]
     return [way for way, count in zip(ways, known, strict=True) if count == max(known)]
 
 
