@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/sweep.json, prints what each rate came to and the lines to paste into the study file. The
 study itself is run, with values replaced: techniques at every rate, from scratch only, on the tasks that its origins
-are trained for, for as many steps as these, with seeds of the sweep's own, tested on validation items. The rate with the
-highest mean over tasks and seeds at the last step is chosen, in the metric that the study declares; of equals the
+are trained for, for as many steps as these, with seeds of the sweep's own, tested on validation items. The rate with
+the highest mean over tasks and seeds at the last step is chosen, in the metric that the study declares; of equals the
 lower.
 """
 
