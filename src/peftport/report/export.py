@@ -191,10 +191,9 @@ def _distance(findings: Findings) -> list[Panel]:
 def _pooled(findings: Findings) -> list[Panel]:
     rows = summary(findings.pooled)
     ends = {"low": rows["low"].min() or 0.0, "high": rows["high"].max() or 0.0}
-    groups = rows.partition_by("method", "versus", "budget", maintain_order=True)
-    named = (
-        "{method}: over {versus}, {budget} steps" if rows["method"].n_unique() > 1 else "over {versus}, {budget} steps"
-    )
+    groups = rows.partition_by("method", "tasks", "versus", "budget", maintain_order=True)
+    several = [name for name in ("method", "tasks") if rows[name].n_unique() > 1]
+    named = "".join(f"{{{name}}}: " for name in several) + "over {versus}, {budget} steps"
     return [Panel(named.format(**group[0]), group, ends) for group in (frame.to_dicts() for frame in groups)]
 
 

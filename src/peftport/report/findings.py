@@ -34,9 +34,9 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     | {"settings": WHOLE, "note": TEXT},
     "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
     | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
-    "pooled": {"scope": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT, "budget": WHOLE}
-    | {"versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL, "p_holm": REAL}
-    | {"cells": WHOLE, "seeds": WHOLE},
+    "pooled": {"scope": TEXT, "tasks": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT}
+    | {"budget": WHOLE, "versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL}
+    | {"p_holm": REAL, "other_metric": TEXT, "other_gain": REAL, "cells": WHOLE, "seeds": WHOLE},
     "answers": {"item": WHOLE, "prompt": TEXT, "who": TEXT, "answer": TEXT},
     "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
 }

@@ -111,6 +111,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
     ),
     "pooled": (
         Shown("scope", "pooled by"),
+        Shown("tasks", "tasks"),
         TECHNIQUE,
         PAIR,
         METHOD,
@@ -118,6 +119,8 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("versus", "gain over"),
         Shown("beside", "compared with"),
         *GAIN,
+        Shown("other_gain", "gain in the other metric", "signed"),
+        Shown("other_metric", "other metric"),
         Shown("cells", "cells", "whole"),
         SEEDS,
     ),
