@@ -18,6 +18,7 @@ from peftport.analysis.measures import (
     curves,
     directions,
     gains,
+    lifts,
     pooled,
     retention,
     savings,
@@ -289,6 +290,37 @@ def test_the_sampler_is_declared_or_the_gaussian() -> None:
         np.testing.assert_allclose(copied["gain"].to_numpy(), ported.to_numpy() - 0.5, atol=1e-12)
     with pytest.raises(BadRequest, match="sampler: expected one of gaussian, permutation, got 'x'"):
         gains(Evidence.of(both, None, Declared(sampler="x")), rng=rng())
+
+
+def test_lifts_are_those_at_home_and_gains_those_without_training() -> None:
+    """By hand: of the origin's host and task, from runs at home where there are any, else from ceilings there."""
+    found = lifts(Evidence.of(RUNS, CORRECT))
+    at = {
+        "technique": "lora",
+        "origin": "b",
+        "receiver": "a",
+        "origin_task": "x",
+        "receiver_task": "x",
+        "method": "copy",
+    }
+    score = lambda **of: RUNS.filter(**of)["accuracy"].mean()  # noqa: E731
+    bare = {host: score(arm="bare", receiver=host, receiver_task="x") for host in ("a", "b")}
+    [own] = found.filter(**at).to_dicts()
+    assert own["lift"] == pytest.approx(
+        score(arm="ceiling", technique="lora", receiver="b", receiver_task="x") - bare["b"]
+    )
+    assert own["gain"] == pytest.approx(score(arm="ported", budget=0, **at) - bare["a"])
+    assert own["lift_low"] < own["lift"] < own["lift_high"] and own["low"] < own["gain"] < own["high"]
+    [across] = found.filter(**{**at, "receiver_task": "y"}).to_dicts()
+    assert across["lift"] == own["lift"]
+    homes = RUNS.filter(arm="ceiling", receiver="b").with_columns(
+        run=pl.format("{}-h", "run"), arm=pl.lit("home"), accuracy=pl.col("accuracy") + 0.05
+    )
+    [told] = lifts(Evidence.of(pl.concat([RUNS, homes]))).filter(**at).to_dicts()
+    assert told["lift"] == pytest.approx(own["lift"] + 0.05)
+    known = set(found["origin"]) | {"a"}
+    assert found.height == RUNS.filter(arm="ported", budget=0).select(COLUMNS["retention"].split()[:6]).unique().height
+    assert known == {"a", "b"}
 
 
 def test_both_directions_are_those_of_retention() -> None:

@@ -15,7 +15,7 @@ from peftport.metrics import metric_named
 from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
-from peftport.report.palette import PAPER, VERDICTS
+from peftport.report.palette import ARMS, PAPER, VERDICTS
 from peftport.store.artifacts import write_bytes
 from peftport.study.commands import IMAGE_FORMATS, ImageFormat
 
@@ -63,7 +63,8 @@ def export_figures(findings: Findings, folder: Path, image: ImageFormat) -> list
 def panels_of(name: str, findings: Findings) -> list[Panel]:
     """The panels of a figure, in the order of the page; none where there is no data."""
     made = {"curves": _curves, "retention": _retention, "savings": _savings, "aggregates": _aggregates}
-    made |= {"pooled": _pooled, "directions": _directions, "distance": _distance, "verdicts": _verdicts}
+    made |= {"pooled": _pooled, "lifts": _lifts, "directions": _directions, "distance": _distance}
+    made |= {"verdicts": _verdicts}
     return made[name](findings)
 
 
@@ -76,7 +77,7 @@ def _drawn(name: str, panels: list[Panel], findings: Findings, image: ImageForma
     import vl_convert
 
     techniques = findings.techniques
-    width = {"curves": 200, "directions": 340, "retention": 74 * max(1, len(techniques))}.get(name, 300)
+    width = {"curves": 200, "directions": 340, "lifts": 340, "retention": 74 * max(1, len(techniques))}.get(name, 300)
     empty = drawing(name, PAPER, techniques, width)
     columns = {"curves": max(1, len(techniques)), "pooled": 3}.get(name, 2)
     spec = {key: empty[key] for key in ("$schema", "config")} | {"background": PAPER.paper}
@@ -114,7 +115,7 @@ def _curves(findings: Findings) -> list[Panel]:
     ported = rows.filter(pl.col("arm") == "ported").select(*PLACE, "method").unique(maintain_order=True)
     if ported.is_empty():
         return []
-    trained = rows.filter(pl.col("arm").is_in(["ported", "sampled", "scratch"]))
+    trained = rows.filter(pl.col("arm").is_in(ARMS))
     low, high = (rows.select(pl.min_horizontal(pl.col("low", "mean").min())).item(), rows["high"].max())
     high = max(high if isinstance(high, float) else low, rows.select(pl.col("mean").max()).item())
     budgets = trained["budget"].unique().sort().to_list()
@@ -158,6 +159,11 @@ def _by_slice(frame: pl.DataFrame, *further: str) -> list[tuple[str, list[dict[s
 
 def _retention(findings: Findings) -> list[Panel]:
     return [Panel(title, rows, {}) for title, rows in _by_slice(findings.retention)]
+
+
+def _lifts(findings: Findings) -> list[Panel]:
+    groups = findings.lifts.partition_by("origin_task", "receiver_task", "method", maintain_order=True)
+    return [Panel(_where(rows[0]), rows, {}) for rows in (group.to_dicts() for group in groups)]
 
 
 def _savings(findings: Findings) -> list[Panel]:

@@ -32,6 +32,8 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     | {"high": REAL, "regret": REAL},
     "regret": {"policy": TEXT, "technique": TEXT, "regret": REAL, "low": REAL, "high": REAL, "pairs": WHOLE}
     | {"settings": WHOLE, "note": TEXT},
+    "lifts": {**CELL, "lift": REAL, "lift_low": REAL, "lift_high": REAL, "gain": REAL, "low": REAL, "high": REAL}
+    | {"seeds": WHOLE},
     "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
     | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
     "pooled": {"scope": TEXT, "tasks": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT}
@@ -98,6 +100,7 @@ class Findings:
     savings: pl.DataFrame = _empty("savings")
     verdicts: pl.DataFrame = _empty("verdicts")
     regret: pl.DataFrame = _empty("regret")
+    lifts: pl.DataFrame = _empty("lifts")
     directions: pl.DataFrame = _empty("directions")
     pooled: pl.DataFrame = _empty("pooled")
     aggregates: pl.DataFrame = _empty("aggregates")

@@ -80,6 +80,12 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("host_distance", "host distance", "share"),
         Shown("reason", "not eligible because", "long"),
     ),
+    "lifts": (
+        *CELL,
+        Shown("lift", "lift at home [95 %]", "signed", "lift_low", "lift_high"),
+        Shown("gain", "gain, 0 steps [95 %]", "signed", "low", "high"),
+        SEEDS,
+    ),
     "gains": (*CELL, BUDGET, Shown("versus", "against"), *GAIN, PERMUTED, SEEDS, NOTE),
     "savings": (
         *CELL,
