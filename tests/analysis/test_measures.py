@@ -202,10 +202,25 @@ def test_a_small_lift_gives_no_share() -> None:
     rate = curve(copy=(0.75, 0.8, 0.8), sampled=(0.65,) * 3, scratch=(0.65,) * 3, bare=(0.65,), ceiling=(0.65,))
     runs, correct = ledger(Grid(), rate, rng(2))
     [found] = retention(Evidence.of(runs, correct, Declared(floor=0.1))).to_dicts()
-    assert not found["eligible"] and found["retention"] is None and "under the floor of 0.1" in found["reason"]
+    assert not found["eligible"] and found["retention"] is None and "the floor of 0.1" in found["reason"]
     [unsettled] = retention(Evidence.of(runs, correct, Declared(floor=1e-9))).to_dicts()
     assert unsettled["retention"] is None
-    assert "floor" in unsettled["reason"] or "not settled" in unsettled["reason"]
+    assert "not settled to reach the floor" in unsettled["reason"]
+
+
+def test_a_share_is_told_only_where_the_lift_is_settled() -> None:
+    """By the lower bound: a lift above the floor whose interval is not gives no percentage, however large it is."""
+    rate = curve(copy=(0.7, 0.7, 0.7), sampled=(0.65,) * 3, scratch=(0.65,) * 3, bare=(0.65,), ceiling=(0.72,))
+    runs, correct = ledger(Grid(items=60), rate, rng(3))
+    few, many = (
+        retention(Evidence.of(*found)).to_dicts()[0]
+        for found in ((runs, correct), ledger(Grid(items=4000), rate, rng(3)))
+    )
+    assert few["ceiling"] - few["base"] > 0.1
+    assert (few["eligible"], few["retention"], few["low"]) == (False, None, None)
+    assert many["eligible"] and many["retention"] == pytest.approx(0.05 / 0.07, abs=0.3)
+    untold = savings(Evidence.of(runs, correct)).to_dicts()[0]
+    assert (untold["target"], untold["training_saved"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +350,7 @@ def test_both_directions_are_those_of_retention() -> None:
 
 def test_aggregates_speak_of_all_and_of_each_technique() -> None:
     found = WHOLE["aggregates"]
-    for tasks in ("same task", "cross-task"):
+    for tasks in ("same-task", "cross-task"):
         one = found.filter(quantity=f"copy, {tasks}: interquartile mean gain over sampled, 0 steps")
         assert one["technique"].to_list() == [None, "lora", "prefix"]
         assert one.select(((pl.col("low") < 0.1) & (pl.col("high") > 0.09)).all()).item()
@@ -352,7 +367,7 @@ def test_aggregates_speak_of_all_and_of_each_technique() -> None:
 def test_pooled_gains_are_means_of_the_cells_gains() -> None:
     """Where all cells have all seeds: over all, by technique, by pair, by both; at every budget, own task and other."""
     same = pl.col("origin_task") == pl.col("receiver_task")
-    cell = WHOLE["gains"].with_columns(tasks=pl.when(same).then(pl.lit("same task")).otherwise(pl.lit("cross-task")))
+    cell = WHOLE["gains"].with_columns(tasks=pl.when(same).then(pl.lit("same-task")).otherwise(pl.lit("cross-task")))
     found = WHOLE["pooled"].filter(pl.col("beside").is_null())
     for scope, keys in (("all", []), ("technique", ["technique"]), ("pair", ["origin", "receiver"])):
         on = ["method", "budget", "versus", "tasks", *keys]
@@ -367,7 +382,7 @@ def test_pooled_gains_are_means_of_the_cells_gains() -> None:
 
 
 def test_what_tells_techniques_and_directions_apart_is_a_difference_of_gains() -> None:
-    found = WHOLE["pooled"].filter(method="copy", budget=0, versus="sampled", tasks="same task")
+    found = WHOLE["pooled"].filter(method="copy", budget=0, versus="sampled", tasks="same-task")
     gains_ = found.filter(pl.col("beside").is_null())
     [lora], [prefix] = (gains_.filter(scope="technique", technique=t)["gain"] for t in ("lora", "prefix"))
     apart = dict(found.filter(beside="the other techniques").select("technique", "gain").rows())

@@ -266,7 +266,7 @@ def _pooled(retention: pl.DataFrame) -> pl.DataFrame:
         ):
             row = {"scope": "technique" if technique else "all", "technique": technique, "budget": budget}
             row |= {"origin": None, "receiver": None, "method": "copy", "versus": versus, "beside": beside}
-            row |= {"tasks": "same task", "other_metric": "auroc", "other_gain": 0.04}
+            row |= {"tasks": "same-task", "other_metric": "auroc", "other_gain": 0.04}
             rows.append(
                 row | {"gain": 0.05, "low": 0.01, "high": 0.09, "p": 0.01, "p_holm": 0.04, "cells": 12, "seeds": 5}
             )

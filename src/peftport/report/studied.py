@@ -149,6 +149,8 @@ def _claim_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) 
     for relation in relations(gained):
         kind, own = _of(relation, gained), gained.filter(RELATION.eq(relation))
         rows = together.filter(pl.col("beside").is_null(), tasks=relation)
+        if rows["method"].n_unique() > 1:  # the page has the budgets between
+            rows = rows.filter(pl.col("budget").is_in([gained["budget"].min(), gained["budget"].max()]))
         found = ", ".join(_at_budget(each, together, level) for each in rows.partition_by("method", "budget"))
         above, below = (own.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
         cells = f"of {own.height} {kind}cells and budgets {above} are settled above it, {below} below"
@@ -159,13 +161,13 @@ def _claim_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) 
 def _at_budget(rows: pl.DataFrame, together: pl.DataFrame, level: float) -> str:
     """One method at one budget: over all cells, and for which techniques it is settled."""
     [whole] = rows.filter(scope=ALL).rows(named=True)
-    for_whom = _sides(rows.filter(pl.col("scope") == TECHNIQUE, pl.col("p_holm") < 1 - level))
-    by = f"by {whole['method']} " if together["method"].n_unique() > 1 else ""
+    settled = "settled" if whole["p_holm"] < 1 - level else "not settled"
+    sides = _sides(rows.filter(pl.col("scope") == TECHNIQUE, pl.col("p_holm") < 1 - level))
+    by = f" by {whole['method']}" if together["method"].n_unique() > 1 else ""
     amount = interval_text(whole["gain"], whole["low"], whole["high"])
-    open_ = "" if whole["p_holm"] < 1 - level else " not settled,"
     other = whole["other_gain"]
-    beside = "" if other is None else f", {metric_named(whole['other_metric']).title} {other:+.3f}"
-    return f"{amount} {by}{_when(whole['budget'])} ({open_.lstrip()}{' ' if open_ else ''}{for_whom}{beside})"
+    beside = "" if other is None else f", {other:+.3f} in {metric_named(whole['other_metric']).title},"
+    return f"{amount}{beside}{by} {_when(whole['budget'])} ({settled}; {sides})"
 
 
 def _verdict_sentence(judged: pl.DataFrame, kind: str) -> str:
@@ -177,8 +179,8 @@ def _verdict_sentence(judged: pl.DataFrame, kind: str) -> str:
 def _sides(rows: pl.DataFrame) -> str:
     """For which techniques a gain is settled, and on which side."""
     above, below = (rows.filter(side)["technique"].to_list() for side in (pl.col("gain") > 0, pl.col("gain") < 0))
-    parts = [f"settled {side} for {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names]
-    return "; ".join(parts) or "settled for no technique"
+    parts = [f"{side} for {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names]
+    return f"by technique {' and '.join(parts)}" if parts else "for no technique by itself"
 
 
 def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:

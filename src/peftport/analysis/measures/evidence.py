@@ -280,7 +280,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "bare": ("receiver", "receiver_task"),
 }
 FURTHER = "sampled by "
-SAME, CROSS = "same task", "cross-task"
+SAME, CROSS = "same-task", "cross-task"
 # Whether a module is tested on the task that it was trained for; where its origin's task is not known, it is.
 RELATION = (
     pl.when(pl.col("origin_task").is_null() | (pl.col("origin_task") == pl.col("receiver_task")))
