@@ -29,6 +29,9 @@ arms = ["ported", "sampled", "scratch"]
 budgets = [0, 2]
 seeds = [0, 1]
 
+[data]
+receiver = "shared"
+
 [data.reviews]
 source = "reviews.csv"
 

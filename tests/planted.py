@@ -44,6 +44,7 @@ class Grid:
     ceiling_steps: int = 120
     item_sd: float = 0.15  # how far items differ in difficulty, on the scale of probabilities
     seed_sd: float = 0.01
+    shared_seed_sd: float = 0.0  # how far a seed moves an arm in all cells and tasks alike
 
     def keys(self) -> Iterator[Key]:
         """Every run of the grid once."""
@@ -64,12 +65,16 @@ class Grid:
 def ledger(grid: Grid, rate: Rate, rng: np.random.Generator) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Runs and per-item results; ``rate`` gives each run's expected accuracy, items share their difficulty."""
     difficulty: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
-    rows, correct = [], []
+    rows, correct, shared = [], [], dict[tuple[str, int], float]()
     for index, key in enumerate(grid.keys()):
         place = (key.receiver, key.receiver_task)
         if place not in difficulty:
             difficulty[place] = rng.uniform(-1, 1, grid.items) * grid.item_sd * np.sqrt(3)
         shift = grid.seed_sd * rng.standard_normal() if key.seed is not None else 0.0
+        if key.seed is not None and grid.shared_seed_sd:
+            if (key.arm, key.seed) not in shared:
+                shared[key.arm, key.seed] = grid.shared_seed_sd * rng.standard_normal()
+            shift += shared[key.arm, key.seed]
         right = rng.random(grid.items) < rate(key) + shift + difficulty[place]
         trained = key.budget if key.arm != "bare" else 0
         rows.append({

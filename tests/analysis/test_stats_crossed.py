@@ -12,7 +12,13 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from peftport.analysis.stats.crossed import Crossed, Estimates, crossed_from_items, crossed_from_means
+from peftport.analysis.stats.crossed import (
+    Crossed,
+    Estimates,
+    crossed_from_items,
+    crossed_from_means,
+    over_strata,
+)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -150,3 +156,39 @@ def test_shared_difficulty_narrows() -> None:
     one, other = (crossed_from_items(c).contrast([1.0, -1.0]).margin(0.95)[0] for c in (paired, apart))
     assert one < 0.8 * other
     assert isinstance(crossed_from_items(paired), Crossed)
+
+
+def strata_of(
+    tasks: tuple[int, ...], seeds: int, seed_sd: float, draws: np.random.Generator
+) -> list[npt.NDArray[np.float64]]:
+    """Differences of two arms (S, N) in each of several tasks whose items differ and whose seeds are the same."""
+    shift = seed_sd * draws.standard_normal((seeds, 1))
+    return [0.1 + shift + draws.normal(0, 0.3, (1, n)) + draws.normal(0, 0.5, (seeds, n)) for n in tasks]
+
+
+def combined(values: list[npt.NDArray[np.float64]]) -> Estimates:
+    weights = np.full(len(values), 1 / len(values))
+    parts = [crossed_from_items(each[None, None]) for each in values]
+    return over_strata(parts, weights, np.stack([each.mean(1) for each in values]))
+
+
+def test_one_stratum_is_the_crossed_design() -> None:
+    [values] = strata_of((40,), 5, 0.1, rng(4))
+    found, whole = combined([values]), crossed_from_items(values[None, None]).contrast([1.0])
+    for part in ("estimate", "variance", "df"):
+        assert getattr(found, part)[0] == pytest.approx(getattr(whole, part)[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.1])
+def test_seeds_that_tasks_share_count_once(seed_sd: float) -> None:
+    """The variance is that of the estimate over other seeds and items; without sharing it would be too small."""
+    draws, estimates, ours, apart = rng(5), [], [], []
+    for _ in range(1500):
+        values = strata_of((60, 90), 5, seed_sd, draws)
+        found = combined(values)
+        estimates.append(found.estimate[0])
+        ours.append(found.variance[0])
+        each = [crossed_from_items(v[None, None]).contrast([1.0]).variance[0] for v in values]
+        apart.append(sum(each) / 4)  # as if a seed were drawn anew for each task
+    assert np.mean(ours) == pytest.approx(np.var(estimates), rel=0.15)
+    assert np.mean(apart) < 0.8 * np.var(estimates) or seed_sd == 0

@@ -117,3 +117,21 @@ def test_the_mixed_model_finds_planted_effects() -> None:
         assert difference == pytest.approx(y[32:].mean() - y[:32].mean(), abs=1e-6)  # balanced: the plain difference
     assert held >= 0.8 * 60
     assert np.mean(spread) == pytest.approx(0.05, rel=0.25)
+
+
+def test_seeds_that_cells_share_are_drawn_together() -> None:
+    """Cells that move alike with the seed: their mean varies as one cell's does, by resampling and by formula."""
+    x = rng(12).normal(0.7, 0.05, (6, 1)) + np.zeros((6, 80))
+    y = rng(13).normal(0.7, 0.05, (6, 1)) + np.zeros((6, 80))
+    for statistic, quick, samples in (
+        (interquartile_mean, large_interquartile_mean, (x,)),
+        (probability_of_improvement, large_probability_of_improvement, (x, y)),
+    ):
+        one = stratified_bootstrap(statistic, tuple(s[:, :1] for s in samples), level=0.95, rng=rng(14))
+        alike = stratified_bootstrap(statistic, samples, level=0.95, rng=rng(14), shared=True)
+        apart = stratified_bootstrap(statistic, samples, level=0.95, rng=rng(14))
+        formula = quick(*samples, level=0.95, shared=True)
+        width = {found: found.high - found.low for found in (one, alike, apart, formula)}
+        assert width[alike] == pytest.approx(width[one], rel=0.1)
+        assert width[apart] < width[alike] / 3
+        assert width[formula] > width[alike] / 2

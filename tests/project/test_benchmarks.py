@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host", "faults"):
+    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host", "faults", "sweep"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -349,3 +349,32 @@ def test_faults_go_on_where_they_stopped(tmp_path: Path) -> None:
     assert said["faults"][0] == before and said["faults"][1]["kind"] in kinds
     assert faults._before(out, 0, kinds) == said["faults"]
     assert [path.name for path in tmp_path.iterdir()] == ["faults.json"]
+
+
+def test_a_sweep_tries_every_rate_on_validation_items_and_chooses_the_best() -> None:
+    """Trained from scratch, for as many steps as the study's origins; a rate that failed somewhere is not chosen."""
+    from sweep import changes, chosen, named
+
+    from peftport.study.grid import read_study
+    from peftport.study.jobs import TrainJob
+    from peftport.study.plan import Plan
+
+    file = BENCHMARKS.parent / "studies" / "paper-updated.toml"
+    study, rates, seeds = read_study(file), (1e-3, 1e-2), (100, 101)
+    plan = Plan(read_study(file, changes(study, "flan-t5-small", rates, seeds)))
+    trained = [job for job in plan.jobs.values() if isinstance(job, TrainJob)]
+    tried = {(job.technique.name, job.task, job.seed) for job in trained}
+    assert len(trained) == len(tried) == len(study.techniques) * len(rates) * 2 * len(seeds)
+    assert {(job.host, job.split, job.budgets, job.items.part) for job in trained} == {
+        ("flan-t5-small", "validation", (20, 120), "all")
+    }
+    assert all(
+        plan.study.learning_rate(named(t.name, rate), "flan-t5-small") == rate
+        for t in study.techniques
+        for rate in rates
+    )
+    rows = [
+        {"technique": "lora", "learning_rate": rate, "failed": failed, "auroc": {"20": 0.9, "120": value}}
+        for rate, failed, value in ((1e-2, 0, 0.8), (1e-3, 0, 0.8), (1e-4, 0, 0.7), (1e-1, 1, 0.95))
+    ]
+    assert chosen(rows, "auroc", 120) == {"lora": 1e-3}

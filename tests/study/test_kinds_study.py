@@ -48,6 +48,9 @@ tasks = ["own"]
 budgets = [0, 2]
 seeds = [0, 1]
 
+[data]
+receiver = "shared"
+
 [data.own]
 source = "KIND.jsonl"
 kind = "KIND"

@@ -15,16 +15,18 @@ from pico_study import plan_of
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
-@pytest.mark.parametrize("name", ["paper", "paper-offline"])
+@pytest.mark.parametrize("name", ["paper", "paper-offline", "paper-updated"])
 def test_the_papers_count(name: str, peftport: Run) -> None:
-    """1,440 ported and sampled runs; scratch, ceilings and bare hosts apart. Nothing is fetched or loaded."""
+    """1,440 ported and sampled runs; controls and the baseline apart. Nothing is fetched or loaded."""
     found = peftport("study", "plan", STUDIES / f"{name}.toml", "--json").json
     study = read_study(STUDIES / f"{name}.toml")
     places = {(receiver, task.receiver) for _, receiver in study.pairs for task in study.tasks}
-    per_place = len(study.techniques) * len(study.seeds) * (len(study.budgets) + 1)
+    homes = {(origin, task.origin) for origin, _ in study.pairs for task in study.tasks} if study.tells_homes else set()
+    each = len(study.techniques) * len(study.seeds)
     assert found["runs"] == 1440
-    assert found["baseline_runs"] == len(places) * (per_place + 1)
-    assert found["steps_needed"] < found["steps_asked"] / 4
+    assert found["control_runs"] == (720 + 180 if name == "paper-updated" else 0)  # shuffled; a sampler for LoRA
+    assert found["baseline_runs"] == each * (len(places) * (len(study.budgets) + 1) + len(homes)) + len(places | homes)
+    assert found["steps_needed"] < found["steps_asked"] / 3
 
 
 GOLDEN = "ada18fffd3a6c19cc136e5230dcaeb7b4468bf1affd9151c1b729b049b8beb60"

@@ -29,9 +29,12 @@ def test_the_terminal_gets_a_table_and_headlines(study: Run, undisturbed: Path) 
 def test_headlines_count_only_settled_cells(study: Run, undisturbed: Path) -> None:
     """Eight items and two seeds settle little: what is not settled is claimed for no arm."""
     found = study("report", "--dir", undisturbed, "--json").json
+    assert found["headlines"][0].startswith(
+        "2 claims were tried: that ported modules gain over sampled (2 tests), scratch"
+    )
     gains = [line for line in found["headlines"] if line.startswith("Ported over")]
     assert [line.split()[2].rstrip(",") for line in gains] == ["sampled", "scratch"]
-    assert all(line.count("(settled ") == 2 and "of 8 cells and budgets" in line for line in gains)
+    assert all(line.count("settled; ") == 2 and "of 8 cells and budgets" in line for line in gains)
     assert any(line.startswith("Gains settled to differ") for line in found["headlines"])
     assert {row["verdict"] for row in found["verdicts"]} <= {"copy", "retrain", "not enough evidence"}
 

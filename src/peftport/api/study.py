@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftport.api.joined_result import Joined
-from peftport.api.study_results import Exports, Planned, Ran, Repaired, Reported, Status, Verification
+from peftport.api.study_results import Exports, Gated, Planned, Ran, Repaired, Reported, Status, Verification
 from peftport.core.request import method_takes, takes
 from peftport.study.commands import (
     ExportRequest,
+    GatesRequest,
     JoinRequest,
     PlanRequest,
     RepairRequest,
@@ -75,8 +76,8 @@ class Study:
         """Return the counts. Jobs that fail are counted, not raised.
 
         Raises:
-            BadRequest: a host cannot be had, another process runs this study, Ray or a tracker is not installed, or a
-                host, a task or a library is not what the jobs on record ran on.
+            BadRequest: a host cannot be had, another process runs this study, Ray or a tracker is not installed, a
+                host, a task or a library is not what the jobs on record ran on, or a gate of the study does not hold.
 
         """
         from peftport.study.execute import execute  # this and the like are slow to import: each is, where it is used
@@ -85,7 +86,7 @@ class Study:
         tracked = done.tracked
         return Ran(
             self.name, self.file, self.dir, done.summary, tracked.counts, tracked.troubles, done.cuts,
-            (*self.opened.remarks, *done.taken),
+            (*self.opened.remarks, *done.taken, *done.failing),
         )  # fmt: skip
 
     @method_takes(StatusRequest)
@@ -97,6 +98,19 @@ class Study:
 
         """
         return Status(study_status(self.opened, request))
+
+    @method_takes(GatesRequest)
+    def gates(self, request: GatesRequest) -> Gated:
+        """Return what the gates came to; those whose jobs are not done say so.
+
+        Raises:
+            BadRequest: nothing was run yet.
+            PeftportError: an artifact is missing or corrupt.
+
+        """
+        from peftport.study.gate_results import study_gates  # imported here because statistics are slow to import
+
+        return Gated(self.name, study_gates(self.opened))
 
     @method_takes(WatchRequest)
     def watch(self, request: WatchRequest) -> Reported:

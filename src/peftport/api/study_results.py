@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from peftport.api.result import Result
 from peftport.core.libraries import pl
 from peftport.core.progress import duration
+from peftport.metrics import metric_named
 from peftport.report.table import Table
 from peftport.study.commands import ExportRequest, VerifyRequest
+from peftport.study.gates import GateResult, gate_table
 from peftport.study.kinds import kinds_text
 from peftport.study.repair import Repairs
 from peftport.study.run import Summary
@@ -43,8 +45,10 @@ class Planned(Result):
         """Return the counts, the tasks with their kinds, and the estimate if it was asked for."""
         s, cost = self.outcome.sharing, self.outcome.estimate
         saved = 1 - s.steps_needed / s.steps_asked if s.steps_asked else 0.0
+        controls = f"{s.control_runs} of controls (shuffled labels, further samplers), " if s.control_runs else ""
+        baseline = "scratch, ceiling, bare" + (", home" if self.outcome.tells_homes else "")
         lines = [
-            f"{self.outcome.study}: {s.runs} runs, and {s.baseline_runs} of the baseline (scratch, ceiling, bare)",
+            f"{self.outcome.study}: {s.runs} runs, {controls}and {s.baseline_runs} of the baseline ({baseline})",
             f"{s.jobs} jobs in {s.stacks} stacks",
             f"tasks: {kinds_text(self.outcome.kinds)}",
             f"{s.steps_asked:,} training steps asked, {s.steps_needed:,} needed: sharing saves {saved:.0%}",
@@ -178,6 +182,50 @@ class Status(Result):
         """Return the jobs by state, and those that failed."""
         failures = [asdict(each) for each in self.failures]
         return {"study": self.outcome.study, "jobs": self.outcome.jobs, **self.counts, "failures": failures}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gated(Result):
+    """What a study's gates came to, in a row for each gate and metric."""
+
+    study: str
+    outcome: tuple[GateResult, ...]
+
+    @property
+    def failing(self) -> tuple[GateResult, ...]:
+        """Those that do not hold, or of which it is not known."""
+        return tuple(each for each in self.outcome if each.stops)
+
+    def __str__(self) -> str:
+        held = sum(each.needed is not None for each in self.outcome)
+        if not held:
+            return f"{self.study}: the study file has no [gates]"
+        return f"{self.study}: {held - len(self.failing)} of {held} conditions hold"
+
+    def tables(self) -> list[Table]:
+        """Return the estimates with their intervals, and whether what is needed holds."""
+        rows = tuple(_gate_row(each) for each in self.outcome)
+        columns = ("gate", "of", "metric", "score", "bare origin", "difference [95 %]", "needed", "holds")
+        return [Table(f"{self.study}: gates, on validation items", columns, rows)] if rows else []
+
+    def lines(self) -> list[str]:
+        """Return how many conditions hold, and a line for each that does not."""
+        return [str(self), *(each.line for each in self.failing)]
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return one row for each gate and metric."""
+        return gate_table(self.outcome)
+
+    def document(self) -> dict[str, Any]:
+        """Return every gate in every metric."""
+        return {"study": self.study, "gates": [each.model_dump(mode="json") for each in self.outcome]}
+
+
+def _gate_row(gate: GateResult) -> tuple[str, ...]:
+    scores = ("" if value is None else f"{value:.3f}" for value in (gate.score, gate.beside))
+    holds = {True: "yes", False: "no", None: gate.note}[gate.passed]
+    needed = "" if gate.needed is None else f"{'>' if gate.gate == 'lift' else '<='} {gate.needed:g}"
+    return gate.gate, gate.who, metric_named(gate.metric).title, *scores, gate.figures, needed, holds
 
 
 @dataclass(frozen=True, eq=False, repr=False)

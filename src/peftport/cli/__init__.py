@@ -66,7 +66,7 @@ def main() -> None:
         code = command.main(layouts_first(sys.argv[1:]), prog_name="peftport", standalone_mode=False)
         sys.stdout.flush()  # flush now, while a failure can still be reported
     except PeftportError as error:
-        fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code, error.lines)
     except (KeyboardInterrupt, typer.Abort):
         fail(TOLD, INTERRUPTED)
     except USAGE_ERROR as error:
@@ -121,8 +121,9 @@ def _got(parameter: Any) -> str:
     return text
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Say in one line why it ends, and exit."""
+def fail(message: str, code: int, more: Sequence[str] = ()) -> NoReturn:
+    """Say in one line why it ends, and what each of several things is in a line of its own, and exit."""
     with suppress(OSError):  # the terminal is gone
-        print(f"peftport: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        lines = [f"peftport: {' '.join(message.split())}", *(f"  {' '.join(line.split())}" for line in more)]
+        print("\n".join(lines), file=sys.stderr, flush=True)
     sys.exit(code)

@@ -15,6 +15,7 @@ from peftport.core.errors import PeftportError
 from peftport.core.request import Request
 from peftport.study.commands import (
     ExportRequest,
+    GatesRequest,
     JoinRequest,
     PlanRequest,
     RepairRequest,
@@ -41,10 +42,11 @@ COMMANDS: dict[str, tuple[type[Request], tuple[str, ...]]] = {
         RunRequest,
         (
             "file", "dir", "set", "only", "shard", "executor", "workers", "threads", "max_jobs", "stop_after_seconds",
-            "retry_failed", "accept_versions", "results", "track",
+            "retry_failed", "accept_versions", "results", "gates", "track",
         ),
     ),
     "status": (StatusRequest, ("file", "dir", "set", "only", "shard")),
+    "gates": (GatesRequest, ("file", "dir", "set", "only", "shard")),
     "merge": (JoinRequest, ("out", "folders", "accept_versions")),
     "export": (ExportRequest, ("file", "out", "dir", "set", "only", "shard", "format", "items")),
     "verify": (

@@ -5,6 +5,7 @@
     ├── NotFinite                 a score, an activation or a matrix is NaN or infinite
     │   └── TrainingFailed        a loss or a matrix became NaN or infinite in training
     └── BadRequest                exit code 2: the request was wrong, nothing was written
+        ├── GatesFailed           a study was stopped by its gates, once what they go by was run
         ├── UnknownName           no host, task, technique, method, ... of that name
         ├── HostRefused           a host that is broken, unsafe or of no known family
         ├── TaskRefused           a data set that cannot be read as asked
@@ -27,9 +28,13 @@ def first_line(error: BaseException) -> str:
 
 
 class PeftportError(Exception):
-    """The work failed; the message says where and why."""
+    """The work failed; the message says where and why.
+
+    ``lines`` follow the message where several things are wrong in the same way, one each.
+    """
 
     exit_code = 1
+    lines: tuple[str, ...] = ()
 
 
 class NotFinite(PeftportError):
@@ -48,6 +53,15 @@ class BadRequest(PeftportError):
     """The request is wrong and has to be changed by the user."""
 
     exit_code = 2
+
+
+class GatesFailed(BadRequest):
+    """What a study declares to hold before its grid is run does not; ``lines`` has what was found."""
+
+    def __init__(self, message: str, lines: Iterable[str]) -> None:
+        """Make the error."""
+        super().__init__(message)
+        self.lines = tuple(lines)
 
 
 class UnknownName(BadRequest):

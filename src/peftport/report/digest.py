@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftport.analysis.measures.gains import VERSUS
 from peftport.core.libraries import pl
 from peftport.metrics import METRICS
 from peftport.report.findings import PLACE, SCHEMAS, Findings
@@ -46,10 +45,11 @@ def metrics(findings: Findings) -> pl.DataFrame:
 
 
 def summary(pooled: pl.DataFrame) -> pl.DataFrame:
-    """The pooled gains that a reader wants first: over all cells, and by technique."""
+    """The pooled gains that a reader wants first: over all cells, and by technique; in the order of the questions."""
     first = pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
-    first = first.with_columns(pl.col("versus").cast(pl.Enum(VERSUS)))  # in the order of the questions
-    return first.sort("method", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
+    questions = {name: first[name].unique(maintain_order=True).to_list() for name in ("tasks", "versus")}
+    first = first.with_columns(pl.col(name).cast(pl.Enum(found)) for name, found in questions.items())
+    return first.sort("method", "tasks", "versus", "budget", "technique", nulls_last=True, maintain_order=True)
 
 
 def spent(findings: Findings) -> pl.DataFrame:

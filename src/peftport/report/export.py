@@ -14,7 +14,7 @@ from peftport.metrics import metric_named
 from peftport.report.digest import cells, summary
 from peftport.report.figures import CHARTS, drawing
 from peftport.report.findings import PLACE, Findings
-from peftport.report.palette import PAPER, VERDICTS
+from peftport.report.palette import ARMS, PAPER, VERDICTS
 from peftport.store.artifacts import write_bytes
 from peftport.study.commands import IMAGE_FORMATS, ImageFormat
 
@@ -62,7 +62,8 @@ def export_figures(findings: Findings, folder: Path, image: ImageFormat) -> list
 def panels_of(name: str, findings: Findings) -> list[Panel]:
     """The panels of a figure, in the order of the page; none where there is no data."""
     made = {"curves": _curves, "retention": _retention, "savings": _savings, "aggregates": _aggregates}
-    made |= {"pooled": _pooled, "directions": _directions, "distance": _distance, "verdicts": _verdicts}
+    made |= {"pooled": _pooled, "lifts": _lifts, "directions": _directions, "distance": _distance}
+    made |= {"verdicts": _verdicts}
     return made[name](findings)
 
 
@@ -75,7 +76,7 @@ def _drawn(name: str, panels: list[Panel], findings: Findings, image: ImageForma
     import vl_convert
 
     techniques = findings.techniques
-    width = {"curves": 200, "directions": 340, "retention": 74 * max(1, len(techniques))}.get(name, 300)
+    width = {"curves": 200, "directions": 340, "lifts": 340, "retention": 74 * max(1, len(techniques))}.get(name, 300)
     empty = drawing(name, PAPER, techniques, width)
     columns = {"curves": max(1, len(techniques)), "pooled": 3}.get(name, 2)
     spec = {key: empty[key] for key in ("$schema", "config")} | {"background": PAPER.paper}
@@ -113,7 +114,7 @@ def _curves(findings: Findings) -> list[Panel]:
     ported = rows.filter(pl.col("arm") == "ported").select(*PLACE, "method").unique(maintain_order=True)
     if ported.is_empty():
         return []
-    trained = rows.filter(pl.col("arm").is_in(["ported", "sampled", "scratch"]))
+    trained = rows.filter(pl.col("arm").is_in(ARMS))
     low, high = (rows.select(pl.min_horizontal(pl.col("low", "mean").min())).item(), rows["high"].max())
     high = max(high if isinstance(high, float) else low, rows.select(pl.col("mean").max()).item())
     budgets = trained["budget"].unique().sort().to_list()
@@ -159,6 +160,11 @@ def _retention(findings: Findings) -> list[Panel]:
     return [Panel(title, rows, {}) for title, rows in _by_slice(findings.retention)]
 
 
+def _lifts(findings: Findings) -> list[Panel]:
+    groups = findings.lifts.partition_by("origin_task", "receiver_task", "method", maintain_order=True)
+    return [Panel(_where(rows[0]), rows, {}) for rows in (group.to_dicts() for group in groups)]
+
+
 def _savings(findings: Findings) -> list[Panel]:
     frame = findings.savings
     ported = findings.curves.filter(pl.col("arm") == "ported")["budget"].to_list()
@@ -190,10 +196,9 @@ def _distance(findings: Findings) -> list[Panel]:
 def _pooled(findings: Findings) -> list[Panel]:
     rows = summary(findings.pooled)
     ends = {"low": rows["low"].min() or 0.0, "high": rows["high"].max() or 0.0}
-    groups = rows.partition_by("method", "versus", "budget", maintain_order=True)
-    named = (
-        "{method}: over {versus}, {budget} steps" if rows["method"].n_unique() > 1 else "over {versus}, {budget} steps"
-    )
+    groups = rows.partition_by("method", "tasks", "versus", "budget", maintain_order=True)
+    several = [name for name in ("method", "tasks") if rows[name].n_unique() > 1]
+    named = "".join(f"{{{name}}}: " for name in several) + "over {versus}, {budget} steps"
     return [Panel(named.format(**group[0]), group, ends) for group in (frame.to_dicts() for frame in groups)]
 
 

@@ -73,9 +73,11 @@ def _pairs() -> alt.Y:
 def draw_curves(canvas: Canvas) -> alt.LayerChart:
     """Accuracy against training steps by arm, with intervals; bare host and ceiling as lines across.
 
+    Further samplers are further lines of the sampled arm.
+
     Reads ``low``, ``high`` (ends of the accuracy axis) and ``budgets`` (ticks).
     """
-    base = alt.Chart().transform_filter("indexof(['ported', 'sampled', 'scratch'], datum.arm) >= 0")
+    base = alt.Chart().transform_filter(f"indexof({list(ARMS)}, datum.arm) >= 0").encode(detail="method:N")
     axis = alt.Axis(values=_expr("budgets"), labelOverlap=True, grid=False, tickSize=3)
     x = alt.X("budget:Q", title="training steps", scale=alt.Scale(type="sqrt", nice=False), axis=axis)
     ends = alt.Scale(domain=[_expr("low"), _expr("high")], nice=False, zero=False, clamp=True)
@@ -193,13 +195,34 @@ def distance(canvas: Canvas) -> alt.LayerChart:
     )
 
 
+def draw_lifts(canvas: Canvas) -> alt.LayerChart:
+    """What ported modules gain without training against what their origins gained at home, a point a cell."""
+    x = alt.X("lift:Q", title="lift at home", axis=alt.Axis(format="+.2f", tickCount=5))
+    y = alt.Y("gain:Q", title="gain on the receiver, 0 steps", axis=alt.Axis(format="+.2f", tickCount=6))
+    look = canvas.technique()
+    tips = _tips("technique", "origin", "receiver", "origin_task", "receiver_task", "method")
+    tips += _tips(*(f"{name}:Q:.3f" for name in ("lift", "lift_low", "lift_high", "gain", "low", "high")))
+    base = alt.Chart()
+    once = base.transform_window(place="row_number()").transform_filter("datum.place == 1")
+    zero: dict[str, Any] = {"strokeDash": [4, 4], "opacity": 0.7}
+    return canvas.layers(
+        once.mark_rule(**zero).encode(y=alt.Y(datum=0, type="quantitative")),
+        once.mark_rule(**zero).encode(x=alt.X(datum=0, type="quantitative")),
+        base.mark_rule(opacity=0.4).encode(x=alt.X("lift_low:Q"), x2="lift_high:Q", y=y, color=look["color"]),
+        base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q"), y2="high:Q", x=x, color=look["color"]),
+        base.mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, **look, tooltip=tips),
+        height=340,
+    )
+
+
 def draw_savings(canvas: Canvas) -> alt.LayerChart:
     """Steps to the target, ported against scratch. Hollow: not reached in the largest budget (reads ``reach``)."""
-    at = {arm: f"datum.{arm}_censored || !isValid(datum.steps_{arm}) ? reach : datum.steps_{arm}" for arm in ARMS[::2]}
+    both = ("ported", "scratch")
+    at = {arm: f"datum.{arm}_censored || !isValid(datum.steps_{arm}) ? reach : datum.steps_{arm}" for arm in both}
     base = alt.Chart().transform_calculate(ported_at=at["ported"], scratch_at=at["scratch"])
     scale = alt.Scale(domain=[0, _expr("reach")], nice=False)
     axis = alt.Axis(tickCount=4, labelOverlap=True)
-    x_of = {arm: alt.X(f"{arm}_at:Q", title="steps to target", scale=scale, axis=axis) for arm in ARMS[::2]}
+    x_of = {arm: alt.X(f"{arm}_at:Q", title="steps to target", scale=scale, axis=axis) for arm in both}
     pair = _pairs()
     tips = _tips("origin", "receiver", "target:Q:.0%", "steps_ported:Q", "steps_scratch:Q", "training_saved:Q:.0%")
     layers = [base.mark_rule(strokeWidth=3, opacity=0.35).encode(x=x_of["ported"], x2="scratch_at:Q", y=pair)]
@@ -273,6 +296,7 @@ CHARTS: dict[str, Callable[..., alt.LayerChart]] = {
     "aggregates": draw_aggregates,
     "curves": draw_curves,
     "retention": heat,
+    "lifts": draw_lifts,
     "directions": draw_directions,
     "distance": distance,
     "savings": draw_savings,

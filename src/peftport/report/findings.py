@@ -31,11 +31,13 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     | {"high": REAL, "regret": REAL},
     "regret": {"policy": TEXT, "technique": TEXT, "regret": REAL, "low": REAL, "high": REAL, "pairs": WHOLE}
     | {"settings": WHOLE, "note": TEXT},
+    "lifts": {**CELL, "lift": REAL, "lift_low": REAL, "lift_high": REAL, "gain": REAL, "low": REAL, "high": REAL}
+    | {"seeds": WHOLE},
     "directions": {"technique": TEXT, "host_a": TEXT, "host_b": TEXT, "origin_task": TEXT, "receiver_task": TEXT}
     | {"retention_ab": REAL, "low_ab": REAL, "high_ab": REAL, "retention_ba": REAL, "low_ba": REAL, "high_ba": REAL},
-    "pooled": {"scope": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT, "budget": WHOLE}
-    | {"versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL, "p_holm": REAL}
-    | {"cells": WHOLE, "seeds": WHOLE},
+    "pooled": {"scope": TEXT, "tasks": TEXT, "technique": TEXT, "origin": TEXT, "receiver": TEXT, "method": TEXT}
+    | {"budget": WHOLE, "versus": TEXT, "beside": TEXT, "gain": REAL, "low": REAL, "high": REAL, "p": REAL}
+    | {"p_holm": REAL, "other_metric": TEXT, "other_gain": REAL, "cells": WHOLE, "seeds": WHOLE},
     "answers": {"item": WHOLE, "prompt": TEXT, "who": TEXT, "answer": TEXT},
     "aggregates": {"technique": TEXT, "quantity": TEXT, "estimate": REAL, "low": REAL, "high": REAL, "note": TEXT},
 }
@@ -97,6 +99,7 @@ class Findings:
     savings: pl.DataFrame = _empty("savings")
     verdicts: pl.DataFrame = _empty("verdicts")
     regret: pl.DataFrame = _empty("regret")
+    lifts: pl.DataFrame = _empty("lifts")
     directions: pl.DataFrame = _empty("directions")
     pooled: pl.DataFrame = _empty("pooled")
     aggregates: pl.DataFrame = _empty("aggregates")

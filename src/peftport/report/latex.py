@@ -30,12 +30,15 @@ SPECIAL = {
     "→": r"$\rightarrow$",
     "−": "--",
 }
-WRITTEN = ("pooled", "aggregates", "verdicts", "retention", "gains", "savings", "regret", "directions", "cells")
+WRITTEN = (
+    "pooled", "aggregates", "verdicts", "retention", "lifts", "gains", "savings", "regret", "directions", "cells",
+)  # fmt: skip
 CAPTIONS = {
     "pooled": "Gains of the ported arm pooled over cells, with 95 % intervals over seeds and test items.",
     "aggregates": "Estimates over all pairs and seeds, with 95 % intervals.",
     "verdicts": "What to do, pair by pair.",
     "retention": "Zero-shot retention, (ported − bare) / (ceiling − bare), with 95 % intervals.",
+    "lifts": "The gain of origins' modules at home, and of the ported ones without training, over the bare hosts.",
     "gains": "Accuracy of the ported arm minus that of the other arm at the same budget.",
     "savings": "Steps to the target share of the ceiling.",
     "regret": "What a rule for choosing costs: the best option's score minus the chosen one's, by host pairs.",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-ARMS = ("ported", "sampled", "scratch")
-ARM_SHAPES = ("circle", "square", "triangle-up")
-ARM_DASHES = ((1, 0), (6, 3), (2, 2))
+ARMS = ("ported", "sampled", "scratch", "shuffled")
+ARM_SHAPES = ("circle", "square", "triangle-up", "diamond")
+ARM_DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
 VERDICTS = ("copy", "align", "refresh", "retrain", "not enough evidence")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 # Retention -1, 0, 1: vermillion, neutral, blue.
@@ -71,7 +71,7 @@ PAPER = Palette(
     soft="#57606a",
     line="#d8dee4",
     paper="#ffffff",
-    arms=("#0072b2", "#e69f00", "#009e73"),
+    arms=("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
     verdicts=("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#9aa4ae"),
     techniques=("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1b1f24", "#8a7a00"),
 )

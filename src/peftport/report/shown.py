@@ -80,6 +80,12 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("host_distance", "host distance", "share"),
         Shown("reason", "not eligible because", "long"),
     ),
+    "lifts": (
+        *CELL,
+        Shown("lift", "lift at home [95 %]", "signed", "lift_low", "lift_high"),
+        Shown("gain", "gain, 0 steps [95 %]", "signed", "low", "high"),
+        SEEDS,
+    ),
     "gains": (*CELL, BUDGET, Shown("versus", "against"), *GAIN, PERMUTED, SEEDS, NOTE),
     "savings": (
         *CELL,
@@ -111,6 +117,7 @@ TABLES: dict[str, tuple[Shown, ...]] = {
     ),
     "pooled": (
         Shown("scope", "pooled by"),
+        Shown("tasks", "tasks"),
         TECHNIQUE,
         PAIR,
         METHOD,
@@ -118,6 +125,8 @@ TABLES: dict[str, tuple[Shown, ...]] = {
         Shown("versus", "gain over"),
         Shown("beside", "compared with"),
         *GAIN,
+        Shown("other_gain", "gain in the other metric", "signed"),
+        Shown("other_metric", "other metric"),
         Shown("cells", "cells", "whole"),
         SEEDS,
     ),

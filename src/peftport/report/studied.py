@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from peftport.analysis.columns import completed
 from peftport.analysis.measures import (
@@ -12,12 +13,13 @@ from peftport.analysis.measures import (
     curves,
     directions,
     gains,
+    lifts,
     pooled,
     retention,
     savings,
 )
-from peftport.analysis.measures.gains import VERSUS
-from peftport.analysis.measures.pooled import ALL, OPPOSITE, OTHERS, TECHNIQUE
+from peftport.analysis.measures.evidence import RELATION, SAME, relations
+from peftport.analysis.measures.pooled import ALL, CLAIMED, OPPOSITE, OTHERS, TECHNIQUE
 from peftport.analysis.verdict.regret import regret_report
 from peftport.analysis.verdict.table import verdicts
 from peftport.core.hashing import rng_for
@@ -88,6 +90,7 @@ def study_findings(
         savings=savings(evidence),
         verdicts=words,
         regret=regret_report(evidence),
+        lifts=lifts(evidence),
         directions=directions(kept, study.porters[0]),
         pooled=together,
         aggregates=grid,
@@ -108,52 +111,86 @@ def _judged_items(runs: pl.DataFrame, metric: str, told: About, items: JudgedIte
 
 
 def headlines(together: pl.DataFrame, gained: pl.DataFrame, judged: pl.DataFrame, level: float) -> tuple[str, ...]:
-    """What came out, claiming only differences that the statistics carry: settled by seeds and test items together."""
-    against = [versus for versus in ("sampled", "scratch") if versus in gained["versus"]]
-    said = [_gain_sentence(together.filter(versus=versus), gained.filter(versus=versus), level) for versus in against]
+    """What came out, claiming only differences that the statistics carry: settled by seeds and test items together.
+
+    Modules that are tested on their own task and those that are tested on another are two questions, and stay apart.
+    """
+    claimed = [versus for versus in CLAIMED if versus in gained["versus"]]
+    said = [_claims(together, claimed, level)]
+    said += [_claim_sentence(together.filter(versus=v), gained.filter(versus=v), level) for v in claimed]
     said += [
         _apart_sentence(together.filter(beside=beside), beside, level)
         for beside in (OTHERS, OPPOSITE)
         if beside in together["beside"]
     ]
-    words = Counter(judged["verdict"].to_list())
-    if words:
-        total = sum(words.values())
-        said.append(f"Verdicts on {total} cells: {', '.join(f'{n} {word}' for word, n in words.most_common())}.")
+    said += [_verdict_sentence(judged.filter(RELATION.eq(each)), _of(each, judged)) for each in relations(judged)]
     return tuple(line for line in said if line)
 
 
-def _gain_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) -> str:
-    """One opponent: the gain over all cells at the first and the last budget, and for whom and where it is settled."""
-    versus, settled = gained["versus"][0], pl.col("p_holm") < 1 - level
-    parts = []
-    for (method, budget), rows in together.filter(pl.col("beside").is_null()).group_by(
-        "method", "budget", maintain_order=True
-    ):
-        if budget not in (gained["budget"].min(), gained["budget"].max()):
-            continue
-        [whole] = rows.filter(scope=ALL).rows(named=True)
-        for_whom = _sides(rows.filter(pl.col("scope") == TECHNIQUE, settled))
-        by = f"by {method} " if together["method"].n_unique() > 1 else ""
-        amount = interval_text(whole["gain"], whole["low"], whole["high"])
-        parts.append(f"{amount} {by}{_when(int(str(budget)))} ({for_whom})")
-    above, below = (gained.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
-    cells = f"of {gained.height} cells and budgets {above} are settled above it, {below} below"
-    pooled_ = f"pooled over all cells: {', '.join(parts)}; " if parts else ""
-    return f"Ported over {versus}, {pooled_}{cells} ({level:.0%}, Holm)."
+def _claims(together: pl.DataFrame, claimed: list[str], level: float) -> str:
+    """How many claims were tried, and how many tests each of them is."""
+    tests = together.filter(pl.col("beside").is_null(), scope=ALL)
+    tried = {versus: tests.filter(versus=versus).height for versus in claimed}
+    if not any(tried.values()):
+        return ""
+    over = ", ".join(f"{versus} ({count} {'test' if count == 1 else 'tests'})" for versus, count in tried.items())
+    number = f"{len(tried)} claims were" if len(tried) > 1 else "One claim was"
+    return f"{number} tried: that ported modules gain over {over}, at every budget; Holm's correction within each."
+
+
+def _of(relation: str, table: pl.DataFrame) -> str:
+    """The kind of cells, where a table has both."""
+    return f"{relation} " if len(relations(table)) > 1 else ""
+
+
+def _claim_sentence(together: pl.DataFrame, gained: pl.DataFrame, level: float) -> str:
+    """One claim: the gain over all cells of a kind at every budget, for whom it is settled, and in how many cells."""
+    versus, settled, parts = gained["versus"][0], pl.col("p_holm") < 1 - level, []
+    for relation in relations(gained):
+        kind, own = _of(relation, gained), gained.filter(RELATION.eq(relation))
+        rows = together.filter(pl.col("beside").is_null(), tasks=relation)
+        if rows["method"].n_unique() > 1:  # the page has the budgets between
+            rows = rows.filter(pl.col("budget").is_in([gained["budget"].min(), gained["budget"].max()]))
+        found = ", ".join(_at_budget(each, together, level) for each in rows.partition_by("method", "budget"))
+        above, below = (own.filter(settled & side).height for side in (pl.col("gain") > 0, pl.col("gain") < 0))
+        cells = f"of {own.height} {kind}cells and budgets {above} are settled above it, {below} below"
+        parts.append(f"pooled over all {kind}cells: {found}; {cells}" if found else cells)
+    return f"Ported over {versus}, {'. And '.join(parts)} ({level:.0%}, Holm)."
+
+
+def _at_budget(rows: pl.DataFrame, together: pl.DataFrame, level: float) -> str:
+    """One method at one budget: over all cells, and for which techniques it is settled."""
+    [whole] = rows.filter(scope=ALL).rows(named=True)
+    settled = "settled" if whole["p_holm"] < 1 - level else "not settled"
+    sides = _sides(rows.filter(pl.col("scope") == TECHNIQUE, pl.col("p_holm") < 1 - level))
+    by = f" by {whole['method']}" if together["method"].n_unique() > 1 else ""
+    amount = interval_text(whole["gain"], whole["low"], whole["high"])
+    other = whole["other_gain"]
+    beside = "" if other is None else f", {other:+.3f} in {metric_named(whole['other_metric']).title},"
+    return f"{amount}{beside}{by} {_when(whole['budget'])} ({settled}; {sides})"
+
+
+def _verdict_sentence(judged: pl.DataFrame, kind: str) -> str:
+    words = Counter(judged["verdict"].to_list())
+    said = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    return f"Verdicts on {judged.height} {kind}cells: {said}."
 
 
 def _sides(rows: pl.DataFrame) -> str:
     """For which techniques a gain is settled, and on which side."""
     above, below = (rows.filter(side)["technique"].to_list() for side in (pl.col("gain") > 0, pl.col("gain") < 0))
-    parts = [f"settled {side} for {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names]
-    return "; ".join(parts) or "settled for no technique"
+    parts = [f"{side} for {', '.join(names)}" for side, names in (("above", above), ("below", below)) if names]
+    return f"by technique {' and '.join(parts)}" if parts else "for no technique by itself"
 
 
 def _apart_sentence(rows: pl.DataFrame, beside: str, level: float) -> str:
     """Which techniques are settled to gain more or less than the others, which directions than their opposites."""
+
+    def kind(row: dict[str, Any]) -> str:
+        return f" ({row['tasks']})" if rows["tasks"].n_unique() > 1 else ""
+
     apart = [
-        f"{row['technique'] or ' → '.join((row['origin'], row['receiver']))} over {row['versus']} "
+        f"{row['technique'] or ' → '.join((row['origin'], row['receiver']))}{kind(row)} over {row['versus']} "
         f"{_when(row['budget'])} by {interval_text(row['gain'], row['low'], row['high'])}"
         for row in rows.filter(pl.col("p_holm") < 1 - level, pl.col("versus") != "bare").rows(named=True)
     ]
@@ -177,14 +214,14 @@ def headline_table(findings: Findings) -> Table:
     rows = findings.pooled.filter(pl.col("scope").is_in(["all", "technique"]), pl.col("beside").is_null())
     if not rows.height:
         return _aggregate_table(findings)
-    against = [versus for versus in VERSUS if versus in rows["versus"]]
-    written = []
-    for key, group in rows.group_by("method", "technique", "budget", maintain_order=True):
+    against, written = rows["versus"].unique(maintain_order=True), []
+    for key, group in rows.group_by("tasks", "technique", "method", "budget", maintain_order=True):
         by = {row["versus"]: interval_text(row["gain"], row["low"], row["high"]) for row in group.rows(named=True)}
-        written.append((str(key[1] or "all"), str(key[0]), str(key[2]), *(by.get(versus, "") for versus in against)))
-    columns = ("technique", "method", "steps", *(f"gain over {versus} [95 %]" for versus in against))
-    order = sorted(written, key=lambda row: (row[0] != "all", row[0], row[1], int(row[2])))
-    return Table(_titled(findings, "ported arms pooled over cells"), columns, tuple(order))
+        named = (str(key[0]), str(key[1] or "all"), str(key[2]), str(key[3]))
+        written.append((*named, *(by.get(versus, "") for versus in against)))
+    columns = ("tasks", "technique", "method", "steps", *(f"gain over {versus} [95 %]" for versus in against))
+    order = sorted(written, key=lambda row: (row[0] != SAME, row[1] != "all", row[1], row[2], int(row[3])))
+    return Table(_titled(findings, "ported arms pooled over cells of a kind"), columns, tuple(order))
 
 
 def _titled(findings: Findings, what: str) -> str:

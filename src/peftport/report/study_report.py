@@ -16,6 +16,7 @@ from peftport.study.about import about
 from peftport.study.answers import study_answers
 from peftport.study.commands import ReportRequest, WatchRequest
 from peftport.study.export import export, read_about, read_export, recorded_items, rows_of
+from peftport.study.gate_results import study_gates
 from peftport.study.items import StoredItems
 from peftport.study.judged import judged_items, recorded_tests, stored_tests
 from peftport.study.kinds import check_generated
@@ -74,7 +75,7 @@ def watch_study(opened: OpenedStudy, request: WatchRequest) -> StudyReport:
 def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, StudyMetric]:
     with opened.ledger() as ledger:
         exported = export(opened.plan, ledger, opened.artifacts)
-        told = about(opened.plan, ledger, opened.command, exported.tested)
+        told = about(opened.plan, ledger, opened.command, exported.tested, study_gates(opened, ledger))
         judged = judged_by(exported.tested, asked)
         check_generated(told.study, judged.name)
         rows, stored = rows_of(opened.plan, ledger), StoredItems(opened.artifacts)

@@ -10,6 +10,7 @@ from peftport.core.environment import installed_versions, this_machine
 from peftport.core.hashing import canonical_json
 from peftport.modules.module import Closed
 from peftport.store.ledger import Ledger
+from peftport.study.gates import GateResult
 from peftport.study.grid import StudySpec
 from peftport.study.inputs import VERSIONS
 from peftport.study.plan import Plan
@@ -46,6 +47,7 @@ class About(Closed):
         kinds: by task, its kind; empty in files of before there were others than classes.
         usual: by task of another kind than classes, the metric that it is judged by where nobody asks for another.
         majorities: by task, the share of the most frequent class of the test items, which a constant answer scores.
+        gates: what the study's gates came to.
         tables: the sha256 of each table's file beside this one, by name.
 
     """
@@ -65,6 +67,7 @@ class About(Closed):
     kinds: dict[str, str] = {}
     usual: dict[str, str] = {}
     majorities: dict[str, float] = {}
+    gates: tuple[GateResult, ...] = ()
     tables: dict[str, str] = {}
 
     @property
@@ -73,7 +76,13 @@ class About(Closed):
         return TestedTasks(self.kinds, self.usual, self.majorities)
 
 
-def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None = None) -> About:
+def about(
+    plan: Plan,
+    ledger: Ledger,
+    command: str,
+    tested: TestedTasks | None = None,
+    gates: tuple[GateResult, ...] = (),
+) -> About:
     """Describe a study from its plan and ledger. Versions are those that the rows of its jobs record."""
     tested = tested or TestedTasks()
     ran: dict[str, dict[str, str]] = ledger.fact("ran") or {}
@@ -105,6 +114,7 @@ def about(plan: Plan, ledger: Ledger, command: str, tested: TestedTasks | None =
         kinds=dict(tested.kinds),
         usual=dict(tested.usual),
         majorities=dict(tested.majorities),
+        gates=gates,
     )
 
 

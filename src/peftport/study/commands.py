@@ -13,6 +13,7 @@ from peftport.workflows.options import metric_option
 
 TableFormat = Literal["parquet", "csv", "jsonl"]
 ImageFormat = Literal["svg", "png", "pdf"]
+GateMode = Literal["stop", "report"]
 TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(s|m|h)?$")
@@ -126,6 +127,14 @@ class RunRequest(Request):
             read=tuple,
         ),
     )  # fmt: skip
+    gates: GateMode = field(
+        default="stop",
+        metadata=option(
+            "What a gate of the study that does not hold does: stop the study before its grid is run, or report it and "
+            "go on.",
+            choices=get_args(GateMode),
+        ),
+    )
     track: Sequence[str] = field(
         default=(),
         metadata=option(
@@ -146,12 +155,21 @@ class StatusRequest(Request):
     """
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GatesRequest(Request):
+    """Show what a study's gates came to on validation items: every origin's lift at home, every receiver's closeness.
+
+    Example: peftport study gates studies/paper-updated.toml
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class ExportRequest(Request):
     """Write the results of a study as tables: the runs, their results item by item, and how they were made.
 
     runs.FORMAT has one row per run, with a column for each factor and metric; correct.FORMAT says
-    which test items each run got right; study.json has the study, the versions and the machine.
+    which test items each run got right; gates.FORMAT what the study's gates came to, if it has any;
+    study.json has the study, the versions and the machine.
 
     Example: peftport study export studies/quick.toml --out results/quick
     """

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftport.core.errors import HostRefused, UnknownName
-from peftport.study.grid import StudySpec, StudyTechnique
+from peftport.study.grid import StudySpec
 from peftport.study.inputs import open_task
 from peftport.study.jobs import BareJob, Job, TrainJob, UpdateJob
 from peftport.study.plan import Plan
+from peftport.study.sections import StudyTechnique
 
 if TYPE_CHECKING:
     from peftport.training.bound_task import BoundTask

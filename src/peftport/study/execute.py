@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from peftport.core.errors import BadRequest
@@ -10,10 +11,11 @@ from peftport.study import executors
 from peftport.study.about import cut_texts, record_machine
 from peftport.study.check_hosts import check_hosts
 from peftport.study.commands import RunRequest
+from peftport.study.gated_run import Driving, run_gated
 from peftport.study.kinds import check_kinds, kinds_of
 from peftport.study.opened import OpenedStudy
 from peftport.study.resuming import check_inputs
-from peftport.study.run import Limits, Summary, run_study
+from peftport.study.run import Limits, Summary
 from peftport.study.shards import FACT as SHARDS
 from peftport.study.taking import take_results
 from peftport.study.tracked import Tracked, tracking
@@ -21,15 +23,22 @@ from peftport.tracking import make_trackers
 
 
 class Executed(NamedTuple):
-    """What one call did, what it sent to trackers, and what was cut off texts, a sentence for each host and task.
+    """What one call did.
 
-    ``taken`` says what was taken from the tables of ``--results``, a line a folder.
+    Attributes:
+        summary: the numbers of jobs.
+        tracked: what was sent to trackers.
+        cuts: what was cut off texts, a sentence for each host and task.
+        taken: what was taken from the tables of ``--results``, a line a folder.
+        failing: the gates that do not hold, a line each, where the study went on in spite of them.
+
     """
 
     summary: Summary
     tracked: Tracked
     cuts: tuple[str, ...]
-    taken: tuple[str, ...] = ()
+    taken: tuple[str, ...]
+    failing: tuple[str, ...]
 
 
 def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
@@ -37,8 +46,9 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
 
     Raises:
         BadRequest: the study's folder is a file, a host cannot be had, another process runs this study, or Ray or a
-            tracker is not installed; no one metric judges the study's tasks; or a host, a task or a library is not what
-            the jobs on record, or those of ``results``, ran on.
+            tracker is not installed; no one metric judges the study's tasks; a host, a task or a library is not what
+            the jobs on record, or those of ``results``, ran on; or a gate of the study does not hold, and the rest was
+            not run.
 
     """
     plan, place = opened.plan, opened.dir
@@ -48,7 +58,12 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
     if request.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
     check_kinds(plan.study, kinds_of(plan, here=request.executor == "processes"))
-    executor = executors.make_executor(request.executor, request.workers, request.threads, plan.study.loading)
+    executor = partial(executors.make_executor, request.executor, request.workers, request.threads, plan.study.loading)
+    ready = [executor()]  # refused here, if at all
+
+    def fresh() -> executors.Executor:
+        return ready.pop() if ready else executor()
+
     limits = Limits(request.max_jobs, request.stop_after_seconds)
     with only_driver(place):
         ledger = Ledger(place)
@@ -61,14 +76,13 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
                 ledger.set_fact(SHARDS, sorted({*(ledger.fact(SHARDS) or []), str(opened.shard)}))
             record_machine(ledger)
             with tracking(trackers, plan, ledger, request.warn or _nobody) as tracked:
-                summary = run_study(
-                    plan, ledger, opened.artifacts, executor, limits=limits, retry_failed=request.retry_failed,
-                    progress=request.progress, recorded=tracked.recorded,
-                )  # fmt: skip
+                again = request.retry_failed
+                driving = Driving(ledger, opened.artifacts, fresh, limits, again, request.progress, tracked.recorded)
+                summary, failing = run_gated(plan, driving, go_on=request.gates == "report")
             cuts = cut_texts(plan, ledger)
         finally:
             ledger.close()
-    return Executed(summary, tracked, cuts, taken)
+    return Executed(summary, tracked, cuts, taken, failing)
 
 
 def _nobody(text: str) -> None:

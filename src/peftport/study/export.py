@@ -35,6 +35,7 @@ from peftport.store.ledger import JobRow, Ledger, damaged
 from peftport.study.about import FILE as ABOUT
 from peftport.study.about import About, about
 from peftport.study.commands import ExportRequest
+from peftport.study.gates import gate_table
 from peftport.study.grid import Run
 from peftport.study.item_table import ANEW, item_frames, read_items, write_items
 from peftport.study.item_table import NAME as ITEM_TABLE
@@ -94,13 +95,17 @@ def export_study(opened: OpenedStudy, request: ExportRequest) -> tuple[Exported,
         BadRequest: nothing was run yet, the ledger is damaged, or a row's numbers are not what its items give.
 
     """
+    from peftport.study.gate_results import study_gates  # imported here because statistics are slow to import
+
     with opened.ledger() as ledger:
         exported = export(opened.plan, ledger, opened.artifacts)
-        told = about(opened.plan, ledger, opened.command, exported.tested)
+        told = about(opened.plan, ledger, opened.command, exported.tested, study_gates(opened, ledger))
         if request.out is None:
             return exported, ()
         out = Path(request.out)
         written = write_export(exported, out, request.format)
+        if told.gates:
+            written += _written([("gates", gate_table(told.gates))], out, request.format)
         if request.items:
             rows, path = rows_of(opened.plan, ledger), out / f"{ITEM_TABLE}.{request.format}"
             written.append(write_items(item_frames(exported.runs, rows, StoredItems(opened.artifacts)), path))
@@ -124,8 +129,12 @@ def write_export(exported: Exported, folder: Path, file_format: str) -> list[Pat
 
     In CSV an apostrophe comes before text that a spreadsheet would take for a formula.
     """
+    return _written([("runs", exported.runs), ("correct", exported.correct)], folder, file_format)
+
+
+def _written(tables: Iterable[tuple[str, pl.DataFrame]], folder: Path, file_format: str) -> list[Path]:
     written = []
-    for name, frame in (("runs", exported.runs), ("correct", exported.correct)):
+    for name, frame in tables:
         path = folder / f"{name}.{file_format}"
         write_bytes(path, _bytes(frame, file_format))
         written.append(path)

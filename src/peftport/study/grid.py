@@ -1,6 +1,7 @@
 """The study file: what a study varies and what it holds fixed. It is TOML, read into frozen pydantic models.
 
     runs      = techniques x pairs x tasks x budgets x seeds x (porters for ported + samplers for sampled)
+    controls  = the same with the module of an origin that was trained on shuffled labels, and with further samplers
     baseline  = techniques x receivers x receiver tasks x budgets x seeds, trained from scratch without an origin
 
 With one porter and one sampler the runs are techniques x pairs x arms x tasks x budgets x seeds. This
@@ -11,138 +12,35 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from peftport.core.arms import ARMS
-from peftport.core.errors import BadRequest, UnknownName
+from peftport.core.errors import BadRequest
 from peftport.hosts.loading import Loading
-from peftport.metrics import metric_named
-from peftport.metrics.scorer import is_scorer
 from peftport.modules.module import Closed
 from peftport.porting import porter_named, sampler_named
-from peftport.tasks.kinds import KINDS
+from peftport.study.sections import (
+    Execution,
+    GateSettings,
+    HostTraining,
+    Name,
+    StudyData,
+    StudyTechnique,
+    TaskPair,
+    Testing,
+    Training,
+    Update,
+)
 from peftport.tasks.sources import TASKS
-from peftport.techniques import AnySpec, make_spec
-from peftport.training.loop import GENERATED, TrainSettings
+from peftport.techniques import make_spec
 
-Arm = Literal["ported", "sampled", "scratch", "ceiling", "bare"]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+Arm = Literal["ported", "sampled", "shuffled", "scratch", "ceiling", "home", "bare"]
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
-
-
-def _known_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise UnknownName.of("kind of task", kind, KINDS)
-    return kind
-
-
-class StudyTechnique(Closed):
-    """A technique and its settings, under the name that tables show."""
-
-    name: Name
-    spec: AnySpec
-
-
-class TaskPair(Closed):
-    """The task that the module is trained for, and the one that it is trained and tested for on the receiver."""
-
-    origin: Name
-    receiver: Name
-
-
-class Data(Closed):
-    """A task of the user: a file, a folder or a hub id, and how to read it. Two columns of ``text`` are pairs.
-
-    ``kind``, ``separator`` and ``template`` are part of a job's id only where they are said: jobs were done before they
-    were there.
-    """
-
-    source: Name
-    text: str | tuple[str, ...] | None = None
-    label: str | None = None
-    group: str | None = None
-    labels: tuple[str, ...] | None = None
-    words: tuple[str, ...] | None = None
-    descriptions: tuple[str, ...] | None = None
-    prompt: str | None = None
-    kind: Annotated[str, AfterValidator(_known_kind)] | None = None
-    separator: str | None = None
-    template: str | None = None
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the ids of jobs are made of."""
-        later = {name for name in ("kind", "separator", "template") if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude=later)
-
-
-class Update(Closed):
-    """A host that the study makes by continuing the pretraining of ``base`` on the training texts of a task."""
-
-    base: Name
-    text: Name
-    steps: PositiveInt
-    learning_rate: PositiveFloat = 1e-5
-    batch_size: PositiveInt = 16
-    max_tokens: Annotated[int, Field(ge=8)] = 64
-    head_warm_up_steps: NonNegativeInt = 100
-    seed: NonNegativeInt = 0
-
-
-class Training(TrainSettings):
-    """How every arm is trained, and for how long origins are. Without a learning rate, the technique's own is used."""
-
-    origin_steps: PositiveInt = 120
-    learning_rates: dict[str, PositiveFloat] = {}
-
-    @property
-    def settings(self) -> TrainSettings:
-        """The settings that all trainings of the study share."""
-        return TrainSettings(**self.model_dump(exclude={"origin_steps", "learning_rates"}))
-
-
-def _known_metric(name: str | None) -> str | None:
-    if name is not None and is_scorer(name):
-        raise ValueError(
-            f"{name} is a scorer of your own, which evaluate and compare take; a study is judged by a metric of "
-            "peftport, as its tables must be computable again wherever they are read"
-        )
-    return None if name is None else metric_named(name).name
-
-
-class Testing(Closed):
-    """How modules are tested: on the first ``items`` test items, by one readout (None: by the kind of the host).
-
-    ``metric``: the metric that gains and verdicts are of (None: the usual one of the tasks' kind). Computed from stored
-    predictions, it is no part of a job's id. ``generate``: for how many of the items of a completion task an answer is
-    generated; a part of the ids of such jobs where it is not the default.
-    """
-
-    items: PositiveInt = 200
-    generate: NonNegativeInt = GENERATED
-    readout: str | None = None
-    metric: Annotated[str | None, AfterValidator(_known_metric)] = None
-
-
-class Execution(Closed):
-    """How jobs are executed: ``stack`` entries train at once; a job that fails is tried again ``retries`` times."""
-
-    stack: PositiveInt = 10
-    retries: NonNegativeInt = 1
 
 
 class StudySpec(Closed):
@@ -154,15 +52,17 @@ class StudySpec(Closed):
     techniques: Annotated[tuple[StudyTechnique, ...], Field(min_length=1)]
     pairs: Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskPair, ...], Field(min_length=1)]
-    arms: Annotated[tuple[Literal["ported", "sampled", "scratch"], ...], Field(min_length=1)] = ARMS
+    arms: Annotated[tuple[Literal["ported", "sampled", "scratch", "shuffled"], ...], Field(min_length=1)] = ARMS
     porters: Annotated[tuple[Name, ...], Field(min_length=1)] = ("copy",)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("gaussian",)
+    control_samplers: dict[Name, tuple[Name, ...]] = {}
     budgets: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     hosts: dict[Annotated[str, Field(pattern=SLUG)], Update] = {}
-    data: dict[Name, Data] = {}
+    data: StudyData = StudyData()
     training: Training = Training()
     testing: Testing = Testing()
+    gates: GateSettings | None = None
     loading: Loading = Loading()
     execution: Execution = Execution()
 
@@ -173,6 +73,33 @@ class StudySpec(Closed):
             return data.kind
         source = task if data is None else data.source
         return TASKS[source].spec.kind if source in TASKS else None
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether modules learn from other items on a receiver than on their origins."""
+        return self.data.receiver == "disjoint" and (run_count(self) + control_count(self)) > 0
+
+    @property
+    def tells_homes(self) -> bool:
+        """Whether what origins' modules score at home are runs of their own, and not only ceilings of receivers."""
+        return self.disjoint or self.gates is not None
+
+    def origin_steps(self, host: str) -> int:
+        """For how many steps the modules of an origin are trained, and the ceiling on a receiver."""
+        said = [each.origin_steps for each in self._apart(host) if each.origin_steps is not None]
+        return said[0] if said else self.training.origin_steps
+
+    def learning_rate(self, technique: str, host: str) -> float | None:
+        """The learning rate of a technique on a host; None: the technique's own."""
+        for each in self._apart(host):
+            if technique in each.learning_rates:
+                return each.learning_rates[technique]
+        return self.training.learning_rates.get(technique)
+
+    def _apart(self, host: str) -> list[HostTraining]:
+        """What is said of the training on this very host, then of that on the host that it is made from."""
+        names = (host, self.hosts[host].base) if host in self.hosts else (host,)
+        return [self.training.hosts[name] for name in names if name in self.training.hosts]
 
     @field_validator("techniques", mode="before")
     @classmethod
@@ -193,15 +120,29 @@ class StudySpec(Closed):
             _each_once(field, getattr(self, field))
         for porter in self.porters:
             porter_named(porter)
-        for sampler in self.samplers:
-            sampler_named(sampler)
-        unknown = sorted(self.training.learning_rates.keys() - {t.name for t in self.techniques})
-        if unknown:
-            raise ValueError(f"training.learning_rates.{unknown[0]}: expected the name of one of the techniques")
+        for technique, samplers in {"": self.samplers, **self.control_samplers}.items():
+            _each_once("samplers", (*self.samplers, *samplers) if technique else samplers)
+            for sampler in samplers:
+                sampler_named(sampler)
+        self._check_names()
         chained = sorted(name for name, update in self.hosts.items() if update.base in self.hosts)
         if chained:
             raise ValueError(f"hosts.{chained[0]}.base: expected a host that exists, not one that the study makes")
         return self
+
+    def _check_names(self) -> None:
+        """Refuse what is said of techniques and hosts that the study does not have."""
+        rates, apart = {"training": self.training.learning_rates}, self.training.hosts
+        rates |= {f"training.hosts.{host}": each.learning_rates for host, each in apart.items()}
+        named = {f"{table}.learning_rates": set(of_table) for table, of_table in rates.items()}
+        for table, techniques in {**named, "control_samplers": set(self.control_samplers)}.items():
+            unknown = sorted(techniques - {t.name for t in self.techniques})
+            if unknown:
+                raise ValueError(f"{table}.{unknown[0]}: expected the name of one of the techniques")
+        known = {host for pair in self.pairs for host in pair} | {update.base for update in self.hosts.values()}
+        unknown = sorted(apart.keys() - known)
+        if unknown:
+            raise ValueError(f"training.hosts.{unknown[0]}: expected a host of the study")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,39 +173,77 @@ def runs(study: StudySpec) -> Iterator[Run]:
 
     A method that cannot carry a technique has no runs with it.
     """
-    for technique in study.techniques:
-        factors = (study.pairs, study.tasks, _methods(study, technique), study.seeds, study.budgets)
-        for (origin, receiver), task, (arm, method), seed, budget in itertools.product(*factors):
-            yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
+    return _carried(study, _methods)
+
+
+def controls(study: StudySpec) -> Iterator[Run]:
+    """Yield the control runs: ported from an origin trained on shuffled labels, and sampled by further samplers."""
+    return _carried(study, _control_methods)
 
 
 def baseline(study: StudySpec) -> Iterator[Run]:
-    """Yield the baseline: scratch at every budget, the ceiling at the origins' number of steps, the bare hosts."""
+    """Yield the baseline: the bare hosts, and trained without a module to begin with, scratch at every budget.
+
+    Scratch trained for as many steps as an origin is the ceiling; an origin's own module, tested there, is ``home``.
+    """
     places = sorted({(receiver, task.receiver) for _, receiver in study.pairs for task in study.tasks})
-    for receiver, task in places:
-        yield Run(None, None, receiver, None, task, "bare", None, 0, None)
-    steps = study.training.origin_steps
+    homes = sorted({(origin, task.origin) for origin, _ in study.pairs for task in study.tasks})
+    homes = homes if study.tells_homes else []
+    for host, task in sorted({*places, *homes}):
+        yield Run(None, None, host, None, task, "bare", None, 0, None)
     for technique, (receiver, task), seed in itertools.product(study.techniques, places, study.seeds):
         if "scratch" in study.arms:
             for budget in study.budgets:
                 yield Run(technique.name, None, receiver, None, task, "scratch", None, budget, seed)
+        steps = study.origin_steps(receiver)
         yield Run(technique.name, None, receiver, None, task, "ceiling", None, steps, seed)
+    for technique, (host, task), seed in itertools.product(study.techniques, homes, study.seeds):
+        yield Run(technique.name, None, host, None, task, "home", None, study.origin_steps(host), seed)
 
 
 def run_count(study: StudySpec) -> int:
     """Return the number of runs that `runs` yields."""
-    carried = sum(len(_methods(study, technique)) for technique in study.techniques)
+    return _count(study, _methods)
+
+
+def control_count(study: StudySpec) -> int:
+    """Return the number of runs that `controls` yields."""
+    return _count(study, _control_methods)
+
+
+Methods = Callable[[StudySpec, StudyTechnique], list[tuple[Arm, str]]]
+
+
+def _carried(study: StudySpec, methods: Methods) -> Iterator[Run]:
+    for technique in study.techniques:
+        factors = (study.pairs, study.tasks, methods(study, technique), study.seeds, study.budgets)
+        for (origin, receiver), task, (arm, method), seed, budget in itertools.product(*factors):
+            yield Run(technique.name, origin, receiver, task.origin, task.receiver, arm, method, budget, seed)
+
+
+def _count(study: StudySpec, methods: Methods) -> int:
+    carried = sum(len(methods(study, technique)) for technique in study.techniques)
     return carried * len(study.pairs) * len(study.tasks) * len(study.budgets) * len(study.seeds)
 
 
 def _methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str]]:
     """List the ported and sampled arms of one technique, each with a method that can carry it."""
-    kind, methods = technique.spec.kind, list[tuple[Arm, str]]()
-    if "ported" in study.arms:
-        methods += [("ported", name) for name in study.porters if kind in porter_named(name).techniques]
-    if "sampled" in study.arms:
-        methods += [("sampled", name) for name in study.samplers]
-    return methods
+    methods = _ported_by(study, technique, "ported")
+    return methods + ([("sampled", name) for name in study.samplers] if "sampled" in study.arms else [])
+
+
+def _control_methods(study: StudySpec, technique: StudyTechnique) -> list[tuple[Arm, str]]:
+    """List the control arms of one technique, each with its method."""
+    methods = _ported_by(study, technique, "shuffled")
+    return methods + [("sampled", name) for name in study.control_samplers.get(technique.name, ())]
+
+
+def _ported_by(
+    study: StudySpec, technique: StudyTechnique, arm: Literal["ported", "shuffled"]
+) -> list[tuple[Arm, str]]:
+    if arm not in study.arms:
+        return []
+    return [(arm, name) for name in study.porters if technique.spec.kind in porter_named(name).techniques]
 
 
 def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpec:

@@ -18,7 +18,7 @@ from peftport.hosts.fingerprint import Fingerprint, fingerprint
 from peftport.hosts.layouts import layout_for
 from peftport.hosts.loading import Loading
 from peftport.hosts.sources import read_config
-from peftport.study.grid import Data
+from peftport.study.sections import Data
 from peftport.tasks import Task, load_task
 
 Inputs = Mapping[str, Any]

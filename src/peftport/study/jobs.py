@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 
 from peftport.core.hashing import canonical_json
 from peftport.hosts.loading import Loading
-from peftport.study.grid import StudySpec, StudyTechnique, Update
+from peftport.study.grid import StudySpec
+from peftport.study.sections import Part, StudyTechnique, TestedSplit, Update
 from peftport.training.loop import GENERATED
 
 # Increased by hand when a change of the code changes numbers; golden ids in the tests detect accidental changes.
@@ -46,6 +47,17 @@ Start = FreshStart | PortedStart
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedOn:
+    """Which of a task's training items an entry learns from, and whether their targets are shuffled, as a control."""
+
+    part: Part = "all"
+    shuffled: bool = False
+
+
+EVERYTHING = TrainedOn()
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateJob:
     """Make one of the hosts that the study defines."""
 
@@ -65,6 +77,7 @@ class BareJob:
     host: str
     task: str
     needs: tuple[str, ...]
+    split: TestedSplit = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,8 @@ class TrainJob:
     budgets: tuple[int, ...]
     keep: tuple[int, ...]
     needs: tuple[str, ...]
+    items: TrainedOn = EVERYTHING
+    split: TestedSplit = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +119,14 @@ class JobIds:
         """Prepare once, as canonical JSON, what all ids share, since a study may have a million jobs."""
         self._study = study
         training = study.training
-        settings = training.model_dump(mode="json", exclude={"origin_steps", "learning_rates"})
+        settings = training.settings.model_dump(mode="json")
         self._max_tokens, self._training = canonical_json(settings["max_tokens"]), canonical_json(settings)
-        # A metric is read off what a job stores; `_generated` has the other.
-        testing = study.testing.model_dump(mode="json", exclude={"metric", "generate"})
+        # A metric is read off what a job stores; `_place` has the others.
+        testing = study.testing.model_dump(mode="json", exclude={"metric", "generate", "split"})
         self._testing = canonical_json(testing) + _numbers(study.loading)
-        self._specs = {
-            t.name: canonical_json([t.spec.model_dump(mode="json"), training.learning_rates.get(t.name)])
-            for t in study.techniques
-        }
+        self._specs: dict[tuple[str, str], str] = {}
         self._updates = {name: self.update(update) for name, update in study.hosts.items()}
-        self._places: dict[tuple[str, str], str] = {}
+        self._places: dict[tuple[str, str, str], str] = {}
         self._distances: dict[tuple[str, str], str] = {}
 
     def update(self, update: Update) -> str:
@@ -125,9 +137,9 @@ class JobIds:
         """Return the ids of the jobs that make those of these hosts which the study makes."""
         return tuple(dict.fromkeys(self._updates[host] for host in hosts if host in self._updates))
 
-    def bare(self, host: str, task: str) -> str:
+    def bare(self, host: str, task: str, split: TestedSplit) -> str:
         """Return the id of the job that tests a bare host."""
-        return _named("bare", f"[{self._place((host, task))},{self._max_tokens}]")
+        return _named("bare", f"[{self._place((host, task), split)},{self._max_tokens}]")
 
     def distance(self, origin: str, receiver: str) -> str:
         """Return the id of the job that measures a distance."""
@@ -143,18 +155,37 @@ class JobIds:
         seed: int,
         start: Start,
         steps: tuple[tuple[int, ...], tuple[int, ...]],
+        items: TrainedOn,
+        split: TestedSplit,
     ) -> str:
         """Return the id of a training job. ``steps`` are its budgets and the steps to keep."""
         begin = None if isinstance(start, FreshStart) else [start.chain, start.step, start.porter, start.sampler]
-        run = canonical_json([seed, begin, *steps])[1:-1]
-        return _named("chain", f"[{self._specs[technique.name]},{self._place(place)},{self._training},{run}]")
+        run = canonical_json([seed, begin, *steps, *self._learns(items)])[1:-1]
+        spec = self._spec(technique, place[0])
+        return _named("chain", f"[{spec},{self._place(place, split)},{self._training},{run}]")
 
-    def _place(self, place: tuple[str, str]) -> str:
-        """Join host, task, testing and, unless they are the usual ones, number format and answers by commas."""
-        if place not in self._places:
+    def _learns(self, items: TrainedOn) -> list[dict[str, Any]]:
+        """The part of an id that says what an entry learns from; nothing where it is all that the task has."""
+        told = {} if items.part == "all" else {"part": items.part, "seed": self._study.data.seed}
+        told |= {"shuffled": True} if items.shuffled else {}
+        return [told] if told else []
+
+    def _spec(self, technique: StudyTechnique, host: str) -> str:
+        """The technique's settings and its learning rate on a host."""
+        key = (technique.name, host)
+        if key not in self._specs:
+            rate = self._study.learning_rate(*key)
+            self._specs[key] = canonical_json([technique.spec.model_dump(mode="json"), rate])
+        return self._specs[key]
+
+    def _place(self, place: tuple[str, str], split: TestedSplit) -> str:
+        """Join host, task, testing and, unless they are the usual ones, number format, answers and split by commas."""
+        key = (*place, split)
+        if key not in self._places:
             host, task = canonical_json(self._host(place[0])), canonical_json(self._task(place[1]))
-            self._places[place] = f"{host},{task},{self._testing}{self._generated(place[1])}"
-        return self._places[place]
+            tested = "" if split == "test" else f",{canonical_json({'split': split})}"
+            self._places[key] = f"{host},{task},{self._testing}{self._generated(place[1])}{tested}"
+        return self._places[key]
 
     def _generated(self, task: str) -> str:
         """The part of testing that completions alone have: for how many items answers are generated."""

@@ -14,6 +14,7 @@ from peftport.analysis.columns import ITEMS
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import pl
 from peftport.metrics import metric_named
+from peftport.metrics.base import Metric
 from peftport.metrics.choice import check_measures
 from peftport.metrics.resampling import resampled
 from peftport.store.ledger import JobRow
@@ -22,7 +23,9 @@ from peftport.study.items import CLASSES, StoredItems
 from peftport.tasks.spec import Predictions
 
 ReadTest = Callable[[str, str, int], Predictions | None]  # of a run, a job and a budget
-MOST_RESAMPLED = 2000  # tests; a metric on draws of more would take hours, and their seeds alone are paired
+# Tests: a metric on draws of more would take hours, and their seeds alone are paired. Many more of one that takes all
+# draws at once.
+MOST_RESAMPLED, MOST_AT_ONCE = 2_000, 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,7 @@ def judged_items(name: str, runs: pl.DataFrame, read: ReadTest) -> JudgedItems:
         values = {run: metric.per_item(test) for run, test in tests.items()}
         if all(per_item is not None for per_item in values.values()):
             each += [(run, name, np.asarray(per_item, np.float64).tolist()) for run, per_item in values.items()]
-        elif len(known) <= MOST_RESAMPLED:
+        elif len(known) <= (MOST_RESAMPLED if type(metric).on_counts is Metric.on_counts else MOST_AT_ONCE):
             drawn = resampled(metric, list(tests.values()), rng=rng_for(0, "items", receiver, task))
             draws |= dict(zip(tests, drawn, strict=True))
             drawn_of |= tests

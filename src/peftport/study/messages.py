@@ -15,7 +15,7 @@ from peftport.core.errors import first_line
 from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.loading import Loading
 from peftport.modules.module import Closed
-from peftport.study.grid import Data, Update
+from peftport.study.sections import Data, Part, TestedSplit, Update
 from peftport.techniques import AnySpec
 from peftport.training.loop import TrainSettings
 
@@ -32,7 +32,10 @@ HostAt = str | MadeHost
 
 
 class Place(Closed):
-    """A task on a host, how the host is loaded and how it is tested."""
+    """A task on a host, how the host is loaded and how it is tested.
+
+    ``part``: the training items that modules learn from; ``seed`` is that of the division into parts.
+    """
 
     host: HostAt
     task: str
@@ -42,6 +45,8 @@ class Place(Closed):
     generate: int
     training: TrainSettings
     loading: Loading
+    part: Part = "all"
+    seed: int = 0
 
 
 class OriginModule(Closed):
@@ -57,11 +62,15 @@ class OriginModule(Closed):
 
 
 class EntryRequest(Closed):
-    """One training: its id, its seed and, if it does not start fresh, the module it starts from."""
+    """One training: its id, its seed and, if it does not start fresh, the module it starts from.
+
+    ``shuffled``: whether it learns the targets of the training items in random order.
+    """
 
     job: str
     seed: int
     origin: OriginModule | None
+    shuffled: bool = False
 
 
 class TrainJobsRequest(Closed):
@@ -73,6 +82,7 @@ class TrainJobsRequest(Closed):
     learning_rate: float | None
     budgets: tuple[int, ...]
     keep: tuple[int, ...]
+    split: TestedSplit
     entries: tuple[EntryRequest, ...]
     alone: bool = False  # one by one, because the stack as a whole has failed
 
@@ -83,6 +93,7 @@ class BareRequest(Closed):
     kind: Literal["bare"] = "bare"
     job: str
     place: Place
+    split: TestedSplit
 
 
 class UpdateRequest(Closed):

@@ -21,6 +21,7 @@ from peftport.study.messages import (
     TrainJobsRequest,
     UpdateRequest,
 )
+from peftport.study.sections import Part
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Requests:
             return self._chains([job for job in jobs if isinstance(job, TrainJob)], alone)
         if isinstance(first, BareJob):
             place, used = self._place(first.host, first.task)
-            return WorkOrder(BareRequest(job=first.id, place=place), used)
+            return WorkOrder(BareRequest(job=first.id, place=place, split=first.split), used)
         if isinstance(first, UpdateJob):
             data = self._study.data.get(first.update.text)
             return WorkOrder(UpdateRequest(job=first.id, host=first.host, update=first.update, data=data), ())
@@ -56,14 +57,18 @@ class Requests:
 
     def _chains(self, jobs: list[TrainJob], alone: bool) -> WorkOrder:
         first = jobs[0]
-        place, used = self._place(first.host, first.task)
-        entries = [EntryRequest(job=job.id, seed=job.seed, origin=self._origin(job)) for job in jobs]
+        place, used = self._place(first.host, first.task, first.items.part)
+        entries = [
+            EntryRequest(job=job.id, seed=job.seed, origin=self._origin(job), shuffled=job.items.shuffled)
+            for job in jobs
+        ]
         request = TrainJobsRequest(
             place=place,
             technique=first.technique.spec,
-            learning_rate=self._study.training.learning_rates.get(first.technique.name),
+            learning_rate=self._study.learning_rate(first.technique.name, first.host),
             budgets=first.budgets,
             keep=first.keep,
+            split=first.split,
             entries=tuple(entries),
             alone=alone,
         )
@@ -87,7 +92,7 @@ class Requests:
             sampler=start.sampler,
         )
 
-    def _place(self, host: str, task: str) -> tuple[Place, tuple[str, ...]]:
+    def _place(self, host: str, task: str, part: Part = "all") -> tuple[Place, tuple[str, ...]]:
         at, used = self._host(host)
         testing = self._study.testing
         place = Place(
@@ -99,6 +104,8 @@ class Requests:
             generate=testing.generate,
             training=self._training,
             loading=self._study.loading,
+            part=part,
+            seed=self._study.data.seed,
         )
         return place, used
 

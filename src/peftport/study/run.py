@@ -40,6 +40,13 @@ class Limits:
     max_jobs: int | None = None
     stop_after_seconds: float | None = None
 
+    def after(self, jobs: int, seconds: float) -> Limits:
+        """What is left of the limits once so many jobs were done and so many seconds have passed."""
+        most, limit = self.max_jobs, self.stop_after_seconds
+        return Limits(
+            None if most is None else max(0, most - jobs), None if limit is None else max(0.0, limit - seconds)
+        )
+
 
 @dataclass
 class Summary:
@@ -55,6 +62,21 @@ class Summary:
     steps: int = 0
     # jobs done again because their artifact was missing or corrupt, or because tables do not hold their matrices
     recomputed: list[str] = field(default_factory=list)
+
+    def then(self, next_: Summary) -> Summary:
+        """Return one summary of this call on a part of a plan and the next one on the whole."""
+        resolved = self.done + self.failed + self.blocked
+        return Summary(
+            done=self.done + next_.done,
+            failed=self.failed + next_.failed,
+            blocked=self.blocked + next_.blocked,
+            before=next_.before - resolved,
+            failed_before=next_.failed_before - self.failed - self.blocked,
+            left=next_.left,
+            seconds=self.seconds + next_.seconds,
+            steps=self.steps + next_.steps,
+            recomputed=sorted({*self.recomputed, *next_.recomputed}),
+        )
 
 
 def run_study(

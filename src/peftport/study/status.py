@@ -32,6 +32,7 @@ class PlannedWork:
     estimate: Estimate | None
     kinds: Mapping[str, str | None] = field(default_factory=dict)
     division: Division | None = None
+    tells_homes: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def plan_study(opened: OpenedStudy, request: PlanRequest) -> PlannedWork:
     if request.calibrate:
         cost = estimate(plan, request.workers or workers_here(1, plan.study.loading))
     kinds: Counter[str] = Counter(job.kind for job in plan.jobs.values())
-    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost, tasks, opened.division)
+    homes = plan.study.tells_homes
+    return PlannedWork(opened.name, plan.sharing, dict(kinds), cost, tasks, opened.division, homes)
 
 
 def study_status(opened: OpenedStudy, request: StatusRequest) -> StudyStatus:

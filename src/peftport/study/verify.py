@@ -68,8 +68,9 @@ def verify_study(opened: OpenedStudy, request: VerifyRequest) -> list[Verified]:
         PeftportError: the tables were altered.
 
     """
-    folder, plan = Path(request.results), opened.plan
+    folder = Path(request.results)
     recorded, items = read_export(folder), recorded_items(folder)
+    plan = opened.plan_of(recorded.runs["job"])
     part = _sampled(plan, recorded, request)
     runs = [run.name for run in part.runs()]
     with HeldFolder("verify") as home:

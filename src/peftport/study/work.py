@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftport import workflows
-from peftport.core.errors import NotFinite, PeftportError
+from peftport.core.errors import NotFinite, PeftportError, TaskRefused
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import safetensors_torch
 from peftport.hosts.distance import weight_distance
@@ -44,8 +44,11 @@ from peftport.study.messages import (
     told,
 )
 from peftport.study.packing import pack
+from peftport.tasks.spec import Predictions
+from peftport.tasks.split import halves
+from peftport.tasks.task import Split, Task
 from peftport.techniques import technique_named
-from peftport.techniques.base import Parameters
+from peftport.techniques.base import Parameters, TechniqueSpec
 from peftport.training.bound_task import BoundTask, Start, bind_task, usual_readout
 from peftport.training.loop import Checkpoint
 from peftport.workflows.port_inputs import cut_in_ports, open_port_inputs
@@ -81,17 +84,27 @@ def perform(request: Request, blobs: Blobs) -> JobResult:
 def _bare(request: BareRequest, blobs: Blobs) -> JobResult:
     begun = time.perf_counter()
     bound_task = _bound_task(request.place, blobs)
-    test = bound_task.test(None, [])[0]
-    metrics = {**_facts(bound_task), "tests": {"0": measured(test)}, **_cut(request.place, bound_task)}
+    test = _tested(request, bound_task)(None, [])[0]
+    metrics = {**_facts(bound_task), "tests": {"0": measured(test)}, **_cut(request, bound_task)}
     tensors = arrays_of(request.job, {0: test}) | targets_of(test)
     answer = Answer(request.job, metrics, None, time.perf_counter() - begun, _inputs(request.place, bound_task))
     return JobResult((answer,), pack(tensors, request.kind, [answer]))
 
 
-def _cut(place: Place, bound_task: BoundTask) -> dict[str, str]:
+def _tested(
+    request: BareRequest | TrainJobsRequest, bound_task: BoundTask
+) -> Callable[[TechniqueSpec | None, Sequence[Parameters]], list[Predictions]]:
+    """How modules are tested: on the items of the split that is asked for."""
+    return bound_task.test if request.split == "test" else bound_task.validate
+
+
+def _cut(request: BareRequest, bound_task: BoundTask) -> dict[str, str]:
     """What is cut off the texts that are trained and tested on, in one line; nothing where all are read whole."""
-    cut = bound_task.readout.cut_of((*bound_task.task.train.examples, *bound_task.tested.examples))
-    if not cut.cut:
+    cut, place = (
+        bound_task.readout.cut_of((*bound_task.task.train.examples, *bound_task.tested.examples)),
+        request.place,
+    )
+    if not cut.cut or request.split != "test":
         return {}
     said = cut.sentence(bound_task.readout.max_tokens, "[training] max_tokens", bound_task.readout.most_tokens())
     return {"cut": f"{_name(place.host)} on {place.task}: {said}"}
@@ -155,7 +168,8 @@ def _train_and_test(
     rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound_task.host.kind]
     kept = bound_task.train(spec, [starts[job] for job in jobs], request.budgets, rate)
     trained = time.perf_counter()
-    tests = {b: bound_task.test(spec, [checkpoints[b].matrices for checkpoints in kept]) for b in request.budgets}
+    test = _tested(request, bound_task)
+    tests = {b: test(spec, [checkpoints[b].matrices for checkpoints in kept]) for b in request.budgets}
     ended = time.perf_counter()
     tested = _Tested([], {})
     for index, (job, checkpoints) in enumerate(zip(jobs, kept, strict=True)):
@@ -184,7 +198,7 @@ def _start(
 ) -> _EntryStart:
     origin = entry.origin
     if origin is None:
-        return _EntryStart(bound_task.fresh(request.technique, entry.seed), entry.seed)
+        return _EntryStart(bound_task.fresh(request.technique, entry.seed), entry.seed, entry.shuffled)
     matrices = _kept(_read(blobs[origin.artifact]), origin.chain, origin.step)
     module = Module(request.technique, origin.host, matrices, bound_task.record)
     porter, home = porter_named(origin.porter), str(_folder(origin.at, blobs))
@@ -197,7 +211,7 @@ def _start(
     if origin.sampler is not None:
         ported = sampler_named(origin.sampler).port(ported, bound_task.host, rng_for(entry.seed, "sampling"))
     cut = _cut_in_port(shared, request.place, (_name(origin.at), inputs.origin), bound_task.host)
-    return _EntryStart(bound_task.startable(ported), entry.seed, cut)
+    return _EntryStart(bound_task.startable(ported), entry.seed, cut=cut)
 
 
 def _cut_in_port(
@@ -274,7 +288,29 @@ def _open_bound_task(place: Place, folder: Path) -> BoundTask:
     ref = place.host if isinstance(place.host, str) else str(folder)
     task = open_task(place.task, place.data)
     readout = place.readout or usual_readout(ref, task.spec)  # one for all hosts of a kind, whatever heads they have
-    return bind_task(ref, task, readout, place.training, place.items, place.loading, place.generate)
+    bound_task = bind_task(ref, task, readout, place.training, place.items, place.loading, place.generate)
+    return replace(bound_task, trained_on=_learnt(place, task))
+
+
+def _learnt(place: Place, task: Task) -> Split | None:
+    """The part of a task's training items that modules learn from; None: all."""
+    if place.part == "all":
+        return None
+    learnt = dict(zip(("origin", "receiver"), halves(task.train, place.seed), strict=True))[place.part]
+    try:
+        task.spec.check({"train": learnt.targets, "valid": task.valid.targets, "test": task.test.targets})
+    except TaskRefused as error:
+        raise _too_few(place, str(error)) from error
+    if not len(learnt):
+        raise _too_few(place, "no item is left")
+    return learnt
+
+
+def _too_few(place: Place, problem: str) -> TaskRefused:
+    return TaskRefused(
+        f'{place.task}: [data] receiver = "disjoint": of the half of the training items that an {place.part} learns '
+        f'from: {problem}; add items, give another [data] seed, or [data] receiver = "shared"'
+    )
 
 
 def _folder(host: HostAt, blobs: Blobs) -> Path:

@@ -27,6 +27,7 @@ from peftport.tasks.task import Dropped, Split, Task
 
 SALT = "peftport split 1"
 TRAIN, VALID = 0.65, 0.10
+HALF = 0.5
 SPLITS = ("train", "valid", "test")  # later ones keep what earlier ones lose
 MIN_ITEMS = 30
 _KEYS_AT_ONCE = 4096
@@ -88,6 +89,16 @@ def leaks(train: Split, test: Split) -> int:
     fields = {len(texts_of(example)) for example in (*train.examples, *test.examples)}
     of_train, of_test = (s.examples if len(fields) == 1 else s.texts for s in (train, test))
     return int(near_examples([key_of(each) for each in of_train], [key_of(each) for each in of_test]).sum())
+
+
+def halves(split: Split, seed: int) -> tuple[Split, Split]:
+    """Two parts of about half the items each, in their order.
+
+    An item's part depends on its texts, in normal form, and the seed alone: a text that two tasks share is in the same
+    part of both.
+    """
+    units = _units(f"half {seed}", _names_of(key_of(example) for example in split.examples))
+    return split.pick(units < HALF), split.pick(units >= HALF)
 
 
 def key_of(example: Example) -> Key:

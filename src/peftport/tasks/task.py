@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from peftport.core.hashing import digest
 from peftport.tasks.spec import Example, Targets, TaskSpec, plain_text
@@ -49,6 +50,19 @@ class Split:
         """The first ``n`` items (all of them where there are fewer): a deterministic random sample, not stratified."""
         assert n >= 0, "head of a negative number of items"
         return Split(self.ids[:n], self.examples[:n], self.targets[:n])
+
+    def pick(self, chosen: npt.NDArray[np.bool_]) -> Split:
+        """The items that are chosen, (N,), in their order."""
+        at = np.flatnonzero(chosen)
+        return Split(tuple(self.ids[i] for i in at), tuple(self.examples[i] for i in at), self.targets[at])
+
+    def shuffled(self, rng: np.random.Generator) -> Split:
+        """The same items with their targets in random order: not as they were, unless all targets are the same."""
+        order, targets = rng.permutation(len(self)), self.targets.tolist()
+        differ = any(target != targets[0] for target in targets)
+        while differ and self.targets[order].tolist() == targets:
+            order = rng.permutation(len(self))
+        return Split(self.ids, self.examples, self.targets[order])
 
 
 @dataclass(frozen=True)

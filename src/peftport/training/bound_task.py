@@ -33,15 +33,22 @@ from peftport.training.memory import SHARE, entry_memory, free_bytes, largest_st
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where one entry of a training starts: its parameters and the seed of its data order."""
+    """Where one entry of a training starts: its parameters and the seed of its data order.
+
+    ``shuffled``: it learns the training items with their targets in random order, as a control.
+    """
 
     parameters: Parameters
     seed: int
+    shuffled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class BoundTask:
-    """A host, a task and the objective between them. Users know the objective as the readout."""
+    """A host, a task and the objective between them. Users know the objective as the readout.
+
+    ``trained_on``: the training items that modules learn from, where these are not all that the task has.
+    """
 
     host: Host
     task: Task
@@ -49,11 +56,17 @@ class BoundTask:
     settings: TrainSettings
     test_items: int | None = None
     generate: int = GENERATED
+    trained_on: Split | None = None
+
+    @property
+    def learnt(self) -> Split:
+        """The training items that modules learn from."""
+        return self.task.train if self.trained_on is None else self.trained_on
 
     @cached_property
     def train_split(self) -> Encoded:
-        """The training split, tokenised once."""
-        return self.readout.encode_split(self.task.train)
+        """The training items, tokenised once."""
+        return self.readout.encode_split(self.learnt)
 
     @cached_property
     def test_split(self) -> Encoded:
@@ -172,16 +185,19 @@ class BoundTask:
         advance = (progress or Silent()).stage(title, len(starts) * max(budgets))
         checkpoints: dict[int, dict[int, Checkpoint]] = {}
         for group in _alike(starts):
-            encoded = self.train_split
-            entries = [
-                Entry(starts[i].parameters, encoded.rows, encoded.targets, starts[i].seed, learning_rate) for i in group
-            ]
+            entries = [self._entry(starts[i], learning_rate) for i in group]
             size = self._stack_size(spec, entries, budget_bytes)
             for begin in range(0, len(group), size):
                 some = entries[begin : begin + size]
                 kept = train_entries(self.host, self.readout, spec, some, budgets, self.settings, advance)
                 checkpoints.update(zip(group[begin : begin + size], kept, strict=True))
         return [checkpoints[i] for i in range(len(starts))]
+
+    def _entry(self, start: Start, learning_rate: float) -> Entry:
+        encoded = self.train_split
+        if start.shuffled:
+            encoded = self.readout.encode_split(self.learnt.shuffled(rng_for(start.seed, "shuffled labels")))
+        return Entry(start.parameters, encoded.rows, encoded.targets, start.seed, learning_rate)
 
     def _stack_size(self, spec: TechniqueSpec, entries: Sequence[Entry], budget_bytes: int | None) -> int:
         """Return how many of these entries train at once. A single entry is not measured: it cannot be split."""

@@ -80,7 +80,7 @@ def open_port_inputs(
     shared = shared or PortCache()
     host = _origin(porter, module, origin, shared) if needs in ("weights", "texts") else None
     if needs == "texts" and texts is None and bound_task is not None:
-        read = bound_task.task.train.texts[:MOST_TEXTS]
+        read = bound_task.learnt.texts[:MOST_TEXTS]
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None

@@ -12,8 +12,11 @@ from peftport.analysis.measures.declared import Declared
 from peftport.analysis.measures.directions import directions
 from peftport.analysis.measures.evidence import Evidence
 from peftport.analysis.measures.gains import gains
+from peftport.analysis.measures.lifts import lifts
 from peftport.analysis.measures.pooled import pooled
 from peftport.analysis.measures.retention import retention
 from peftport.analysis.measures.savings import savings
 
-__all__ = ["Declared", "Evidence", "aggregates", "curves", "directions", "gains", "pooled", "retention", "savings"]
+__all__ = [
+    "Declared", "Evidence", "aggregates", "curves", "directions", "gains", "lifts", "pooled", "retention", "savings",
+]  # fmt: skip

@@ -1,8 +1,9 @@
 """The grid as a whole and by technique: interquartile means, probability of improvement, and a mixed model.
 
 The interquartile mean is the mean of the middle half of all values; the probability of improvement is how often the
-ported module beats another arm in the same cell. Their intervals speak of these cells with new seeds (stratified
-bootstrap, analysis/stats/resampling.py). The mixed model treats host pairs and data sets as random draws, so its
+ported module beats another arm in the same cell. Their intervals speak of these cells with new seeds, which all cells
+share (bootstrap, analysis/stats/resampling.py). Cells whose module is tested on the task that it was trained for and
+cells that cross tasks are never taken together. The mixed model treats host pairs and data sets as random draws, so its
 intervals speak of other pairs and data sets as well.
 """
 
@@ -13,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from peftport.analysis.measures.evidence import CELL, SETTING, Evidence, join, plain
-from peftport.analysis.measures.gains import VERSUS, gained
+from peftport.analysis.measures.evidence import CELL, RELATION, SETTING, Evidence, join, plain, relations
+from peftport.analysis.measures.gains import gained
 from peftport.analysis.measures.retention import retained
 from peftport.analysis.stats.intervals import Interval
 from peftport.analysis.stats.mixed import mixed_model
@@ -41,19 +42,23 @@ Row = tuple[str | None, str, float | None, float | None, float | None, str | Non
 def aggregates(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
     """A row for each quantity and porting method, for all techniques together (null) and for each."""
     rows: list[Row] = []
-    methods = evidence.planned["method"].unique().sort().to_list()
+    methods, kinds = evidence.planned["method"].unique().sort().to_list(), relations(evidence.planned)
     for method in methods:
-        name = f"{method}: " if len(methods) > 1 else ""
-        for versus in VERSUS:
-            rows += _improvements(evidence, method, versus, name, rng)
-        rows += _retentions(evidence, method, name, rng)
-        rows += _modelled(evidence, method, name)
+        for relation in kinds:
+            words = [method] * (len(methods) > 1) + [relation] * (len(kinds) > 1)
+            which, name = (pl.col("method") == method) & RELATION.eq(relation), f"{', '.join(words)}: " if words else ""
+            for versus in evidence.opponents:
+                rows += _improvements(evidence, which, versus, name, rng)
+            rows += _retentions(evidence, which, name, rng)
+            rows += _modelled(evidence, which, name)
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
-    ported = evidence.arm("ported").filter(pl.col("method") == method)
-    paired = join(ported, evidence.arm(versus), versus).sort("budget", maintain_order=True)
+def _improvements(
+    evidence: Evidence, which: pl.Expr, versus: str, name: str, rng: np.random.Generator
+) -> Iterator[Row]:
+    ported = evidence.arm("ported").filter(which)
+    paired = join(ported, evidence.arm(versus), versus).sort("budget", "seed", maintain_order=True)
     cells = paired.group_by(*CELL, "budget", maintain_order=True).agg("row_ported", f"row_{versus}")
     for (budget,), of_budget in cells.group_by("budget", maintain_order=True):
         when = f"{name}%s over {versus}, {budget} steps"
@@ -64,10 +69,10 @@ def _improvements(evidence: Evidence, method: str, versus: str, name: str, rng: 
             yield _row(technique, when % "probability of improvement", _interval(evidence, (x, y), rng), left_out)
 
 
-def _retentions(evidence: Evidence, method: str, name: str, rng: np.random.Generator) -> Iterator[Row]:
+def _retentions(evidence: Evidence, which: pl.Expr, name: str, rng: np.random.Generator) -> Iterator[Row]:
     """Retention in eligible cells: the lift that each seed keeps, divided by the cell's mean lift."""
-    shares = retained(evidence).filter(pl.col("eligible") & (pl.col("method") == method))
-    ported = evidence.arm("ported").filter(pl.col("budget") == 0)
+    shares = retained(evidence).filter(pl.col("eligible") & which)
+    ported = evidence.arm("ported").filter(pl.col("budget") == 0).sort("seed", maintain_order=True)
     rows = ported.join(shares.select(*CELL, "base", "ceiling"), on=CELL, how="inner", nulls_equal=True)
     cells = rows.group_by(*CELL, "base", "ceiling", maintain_order=True).agg("row_ported")
     for technique, group, left_out in _by_technique(cells) if len(cells) else ():
@@ -97,9 +102,9 @@ def _interval(evidence: Evidence, samples: tuple[Floats, ...], rng: np.random.Ge
     level = evidence.declared.level
     if samples[0].size > LARGE:
         large = large_interquartile_mean if len(samples) == 1 else large_probability_of_improvement
-        return large(*samples, level=level)
+        return large(*samples, level=level, shared=True)
     statistic = interquartile_mean if len(samples) == 1 else probability_of_improvement
-    return stratified_bootstrap(statistic, samples, level=level, rng=rng)
+    return stratified_bootstrap(statistic, samples, level=level, rng=rng, shared=True)
 
 
 def _row(technique: str | None, quantity: str, interval: Interval, left_out: int) -> Row:
@@ -107,13 +112,13 @@ def _row(technique: str | None, quantity: str, interval: Interval, left_out: int
     return technique, quantity, interval.estimate, interval.low, interval.high, note
 
 
-def _modelled(evidence: Evidence, method: str, name: str) -> Iterator[Row]:
+def _modelled(evidence: Evidence, which: pl.Expr, name: str) -> Iterator[Row]:
     """The gain at the smallest budget by technique, from cell means, with host pairs and data sets random."""
-    versus = next((v for v in VERSUS if evidence.arm(v).height), None)
-    if versus is None:
+    if not evidence.opponents:
         return
+    versus = evidence.opponents[0]
     quantity = f"{name}mixed model gain over {versus}, smallest budget"
-    planned = evidence.planned.filter((pl.col("method") == method) & (pl.col("budget") == pl.col("budget").min()))
+    planned = evidence.planned.filter(which & (pl.col("budget") == pl.col("budget").min()))
     why_not = [
         f"fewer than {LEAST_PAIRS} host pairs"
         if len(planned.select("origin", "receiver").unique()) < LEAST_PAIRS

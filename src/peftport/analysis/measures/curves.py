@@ -14,7 +14,7 @@ def curves(evidence: Evidence) -> pl.DataFrame:
     The bare host has no seeds (0), so its interval covers test items only, as does that of any arm with one seed.
     """
     points = _points(evidence)
-    by_origin = points.filter(pl.col("arm").is_in(["ported", "sampled"]))
+    by_origin = points.filter(pl.col("arm").is_in(["ported", "sampled", "shuffled"]))
     settings = (
         (by_origin if by_origin.height else points.filter(pl.col("arm") != "bare"))
         .select(SETTING)

@@ -167,6 +167,13 @@ class Evidence:
         return wanted or ("gaussian" if "gaussian" in known else next(iter(known), None))
 
     @cached_property
+    def opponents(self) -> tuple[str, ...]:
+        """The arms that the ported one is compared with, as far as they were run; further samplers are named."""
+        sampled = self.done.filter(pl.col("arm") == "sampled")["method"].drop_nulls().unique().cast(pl.String).sort()
+        further = [f"{FURTHER}{name}" for name in sampled if name != self.sampler]
+        return tuple(arm for arm in ("sampled", *further, "shuffled", "scratch", "bare") if self.arm(arm).height)
+
+    @cached_property
     def planned(self) -> pl.DataFrame:
         """Every cell and budget of the ported arm, finished or not, with the number of its seeds, in order."""
         ported = self.runs.filter(pl.col("arm") == "ported")
@@ -176,22 +183,25 @@ class Evidence:
     def arm(self, arm: str) -> pl.DataFrame:
         """The finished runs of one arm, keyed by the factors that it depends on, with their row as ``row_<arm>``.
 
-        Of a ceiling, only its longest training counts. The bare host has neither seed nor budget.
+        Of a ceiling, only its longest training counts. The bare host has neither seed nor budget. ``sampled`` is by the
+        sampler that counts; ``sampled by X`` by another.
         """
         if arm not in self._arms:
             self._arms[arm] = self._arm(arm)
         return self._arms[arm]
 
     def _arm(self, arm: str) -> pl.DataFrame:
-        runs = self.done.filter(pl.col("arm") == arm)
-        if arm == "sampled":
-            runs = runs.filter(pl.col("method") == (self.sampler or ""))
+        key = key_of(arm)
+        runs = self.done.filter(pl.col("arm") == ("sampled" if arm.startswith(FURTHER) else arm))
+        if runs.height and arm.startswith("sampled"):
+            sampler = (self.sampler or "") if arm == "sampled" else arm.removeprefix(FURTHER)
+            runs = runs.filter(pl.col("method") == sampler)
         if arm == "ceiling":
             runs = runs.filter(
                 pl.col("budget") == pl.col("budget").max().over("technique", "receiver", "receiver_task")
             )
             runs = runs.rename({"budget": "ceiling_steps"})
-        kept = {"ceiling": (*KEYS["ceiling"], "ceiling_steps")}.get(arm, KEYS[arm])
+        kept = (*key, "ceiling_steps") if arm == "ceiling" else key
         runs = runs.select(*kept, pl.col("row").alias(f"row_{arm}"))
         return runs.unique(KEYS["bare"], keep="first", maintain_order=True) if arm == "bare" else runs
 
@@ -263,15 +273,36 @@ _HERE = ("technique", "receiver", "receiver_task", "budget", "seed")
 KEYS: dict[str, tuple[str, ...]] = {
     "ported": (*CELL, "budget", "seed"),
     "sampled": (*SETTING, "budget", "seed"),
+    "shuffled": (*CELL, "budget", "seed"),
     "scratch": _HERE,
     "ceiling": ("technique", "receiver", "receiver_task", "seed"),
+    "home": ("technique", "receiver", "receiver_task", "seed"),
     "bare": ("receiver", "receiver_task"),
 }
+FURTHER = "sampled by "
+SAME, CROSS = "same-task", "cross-task"
+# Whether a module is tested on the task that it was trained for; where its origin's task is not known, it is.
+RELATION = (
+    pl.when(pl.col("origin_task").is_null() | (pl.col("origin_task") == pl.col("receiver_task")))
+    .then(pl.lit(SAME))
+    .otherwise(pl.lit(CROSS))
+)
+
+
+def relations(table: pl.DataFrame) -> list[str]:
+    """Which of the two relations of tasks the cells of a table have."""
+    found = set(table.select(RELATION).to_series().to_list())
+    return [relation for relation in (SAME, CROSS) if relation in found]
+
+
+def key_of(arm: str) -> tuple[str, ...]:
+    """The factors that a run of an arm depends on."""
+    return KEYS["sampled" if arm.startswith(FURTHER) else arm]
 
 
 def join(left: pl.DataFrame, arm: pl.DataFrame, name: str) -> pl.DataFrame:
     """The runs of ``left``, each with its paired run of another arm; those without one are left out."""
-    return left.join(arm, on=KEYS[name], how="inner", nulls_equal=True, maintain_order="left")
+    return left.join(arm, on=key_of(name), how="inner", nulls_equal=True, maintain_order="left")
 
 
 def plain(table: pl.DataFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Gains: the ported module over sampled, scratch and the bare host, at every budget, paired over seeds and items."""
+"""Gains: the ported module over sampled, shuffled, scratch and bare, at every budget, paired over seeds and items."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from peftport.analysis.measures.evidence import CELL, Evidence, join, plain
 from peftport.analysis.stats.permutation import holm, sign_flip, sign_flip_floor
 from peftport.core.libraries import pl
 
-VERSUS = ("sampled", "scratch", "bare")
 COLUMNS = (*CELL, "budget", "versus", "gain", "low", "high", "p", "p_holm", "permuted", "seeds", "note")
 
 
-@lru_cache(maxsize=len(VERSUS))  # the gains and the mixed model of one table in turn
+@lru_cache(maxsize=6)  # the gains and the mixed model of one table in turn
 def gained(evidence: Evidence, versus: str) -> Differences:
     """The ported arm minus another arm, in every cell and budget where a seed finished in both."""
     rows = join(evidence.arm("ported"), evidence.arm(versus), versus)
@@ -31,8 +30,7 @@ def gains(evidence: Evidence, *, rng: np.random.Generator) -> pl.DataFrame:
         rng: draws sign flips at random, if these are declared and there are too many seeds for all of them.
 
     """
-    held = [versus for versus in VERSUS if evidence.arm(versus).height]
-    rows = pl.concat([_against(evidence, versus, rng) for versus in held or VERSUS[:1]])
+    rows = pl.concat([_against(evidence, versus, rng) for versus in evidence.opponents or ("sampled",)])
     return plain(_with_holm(rows, evidence.declared.family).select(COLUMNS)).sort(*CELL, "budget", "versus")
 
 

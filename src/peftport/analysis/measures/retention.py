@@ -2,9 +2,9 @@
 
     (ported at budget 0 - bare) / (ceiling - bare),   ceiling: trained from scratch for the origin's steps
 
-It is given only if the lift is at least the declared floor and settled to differ from zero; otherwise the cell is "not
-eligible", with a reason instead of a number, since a share of nearly nothing means nothing. The interval is Fieller's,
-over seeds and test items.
+It is given only if the lift is settled to be at least the declared floor: the lower bound of its interval counts.
+Otherwise the cell is "not eligible", with a reason instead of a number, since a share of what may be nearly nothing
+means nothing. Both intervals are over seeds and test items; that of the share is Fieller's.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def retained(evidence: Evidence) -> pl.DataFrame:
 def _shares(pairs: Pairs, floor: float, level: float) -> pl.DataFrame:
     ratios = pairs.crossed.ratio(KEPT, LIFT, level)
     mean = pairs.crossed.mean  # (G, 3): ported, bare, ceiling
-    lift = mean[:, 2] - mean[:, 1]
-    clears = lift >= floor
-    eligible = clears & ratios.bounded
+    lift = pairs.crossed.contrast(LIFT)
+    margin = lift.margin(level)
+    eligible = (lift.estimate - margin >= floor) & ratios.bounded
 
     def if_eligible(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> pl.Expr:
         return pl.lit(np.where(eligible, values, np.nan)).fill_nan(None)
 
-    low = pl.lit(lift).round(3)
+    said = [f"{e:+.3f} [{e - m:+.3f}, {e + m:+.3f}]" for e, m in zip(lift.estimate, margin, strict=True)]
     return pairs.table.with_columns(
         ported=pl.lit(mean[:, 0]),
         base=pl.lit(mean[:, 1]),
@@ -64,10 +64,12 @@ def _shares(pairs: Pairs, floor: float, level: float) -> pl.DataFrame:
         low=if_eligible(ratios.low),
         high=if_eligible(ratios.high),
         eligible=pl.lit(eligible),
-        reason=pl.when(~pl.lit(clears))
-        .then(pl.format(f"the lift over the bare host, {{}}, is under the floor of {floor:g}", low))
-        .when(~pl.lit(ratios.bounded))
-        .then(pl.format("the lift over the bare host, {}, is not settled to differ from zero", low)),
+        reason=pl.when(~pl.lit(eligible)).then(
+            pl.format(
+                f"the lift over the bare host, {{}}, is not settled to reach the floor of {floor:g}",
+                pl.Series(said, dtype=pl.String),
+            )
+        ),
     )
 
 

@@ -1,12 +1,13 @@
 """What porting saves: steps to a target, area under the learning curve, break-even, flips, regret.
 
-target         = bare + share (ceiling - bare); there is none if the lift is below the declared floor steps          the
-first tested budget, 0 included, at which the mean over seeds reaches the target; censored if none does training_saved =
-1 - steps_ported / steps_scratch; if scratch is censored, a lower bound computed with its last budget break_even     the
-first tested budget at which scratch, trained for as long, is at least as good as the ported module area           under
-the curve, by the trapezoidal rule over the ported module's budgets, divided by their range negative_flips the share of
-test items that the bare host gets right and the ported module, untrained, gets wrong regret         the best arm's mean
-score minus the ported arm's, as a mean over budgets
+target           bare + share (ceiling - bare); there is none where the lift is not settled to reach the declared floor
+steps            the first tested budget, 0 included, at which the mean over seeds reaches the target; censored if none
+                 does
+training_saved   1 - steps_ported / steps_scratch; if scratch is censored, a lower bound computed with its last budget
+break_even       the first tested budget at which scratch, trained for as long, is at least as good as the ported module
+area             under the curve, by the trapezoidal rule over the ported module's budgets, divided by their range
+negative_flips   the share of test items that the bare host gets right and the ported module, untrained, gets wrong
+regret           the best arm's mean score minus the ported arm's, as a mean over budgets
 
 These are point estimates at the tested budgets, without intervals; gains, retention and verdicts have intervals.
 """
@@ -29,9 +30,8 @@ HERE = ("technique", "receiver", "receiver_task")
 def savings(evidence: Evidence) -> pl.DataFrame:
     """A row for every cell of the table; a measure that cannot be taken is null."""
     shares = retained(evidence)
-    lift = pl.col("ceiling") - pl.col("base")
-    goal = pl.col("base") + evidence.declared.target * lift
-    cells = shares.select(*CELL, pl.when(lift >= evidence.declared.floor).then(goal).alias("target"))
+    goal = pl.col("base") + evidence.declared.target * (pl.col("ceiling") - pl.col("base"))
+    cells = shares.select(*CELL, pl.when("eligible").then(goal).alias("target"))
     for part in (_steps(evidence, cells), _levels(evidence), _flips(evidence)):
         cells = cells.join(part, on=CELL, how="left", nulls_equal=True)
     levels = [evidence.as_scored_column(name) for name in ("target", "area_ported", "area_sampled", "area_scratch")]

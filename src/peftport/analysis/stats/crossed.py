@@ -19,6 +19,7 @@ JRSS B 16).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,34 @@ class Crossed:
         bounded = a > 0
         safe = np.where(bounded, a, 1.0)
         return Ratios(theta, (b - root) / safe, (b + root) / safe, bounded)
+
+
+def over_strata(strata: Sequence[Crossed], weights: Floats, seed_means: Floats) -> Estimates:
+    """The weighted mean over T strata that share their seeds, and not their items: one estimate.
+
+    A seed's trainings are one draw in all strata, as of several test tasks: what it does to their mean counts whole,
+    while items and rests of different strata are independent,
+
+        Var = MS_seed(g) / S + sum_t w_t^2 (by_item_t - rest_t),    g_s = sum_t w_t mean_i x_tsi
+
+    with the bound on the rest as in `Crossed.contrast`, which this is for one stratum.
+
+    Args:
+        strata: one arm in one group each.
+        weights: (T,), of sum 1.
+        seed_means: the mean of every seed, (T, S).
+
+    """
+    of_seeds = weights @ seed_means  # (S,)
+    s, squares = len(of_seeds), weights**2
+    seed = float(of_seeds.var(ddof=1)) / s if s > 1 else 0.0
+    items, rests = (squares * np.array([getattr(x, part)[0, 0, 0] for x in strata]) for part in ("by_item", "rest"))
+    item, rest = float(items.sum()), float(rests.sum())
+    variance = max(seed + item - rest, (seed + item) / 2)
+    n = np.array([max(1, int(x.items[0]) - 1) for x in strata])
+    spread = seed**2 / max(1, s - 1) + (items**2 / n).sum() + (rests**2 / (max(1, s - 1) * n)).sum()
+    df = max(1.0, variance**2 / spread) if spread > 0 else float(n.min())
+    return Estimates(np.array([of_seeds.mean()]), np.array([variance]), np.array([df]))
 
 
 def crossed_from_items(values: npt.NDArray[Any]) -> Crossed:

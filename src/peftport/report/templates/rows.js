@@ -141,6 +141,11 @@ function distancePanels(report, slice) {
   return rows.length ? [{ title: "", detail: [], rows: () => rows, params: { low: low - 0.1, high: high + 0.1 } }] : [];
 }
 
+function liftPanels(report, slice) {
+  const rows = pick(report.frames.lifts, slice, (row) => row.lift !== null && row.gain !== null);
+  return rows.length ? [{ title: "", detail: [], rows: () => rows }] : [];
+}
+
 function savingPanels(report, slice) {
   const rows = pick(report.frames.savings, slice).map(pairOf);
   const targets = [...new Set(rows.map((row) => row.target))];
@@ -155,12 +160,12 @@ function savingPanels(report, slice) {
 
 function pooledPanels(report) {
   const all = pick(report.frames.pooled, { tasks: "", method: "" }).filter((row) => row.beside === null && (row.scope === "all" || row.scope === "technique"));
-  const order = ["sampled", "scratch", "bare"];
+  const order = [...new Set(all.map((row) => row.versus))];
   const rows = all.sort((a, b) => order.indexOf(a.versus) - order.indexOf(b.versus) || a.budget - b.budget);
-  const several = new Set(rows.map((row) => row.method)).size > 1;
+  const several = ["tasks", "method"].filter((column) => new Set(rows.map((row) => row[column])).size > 1);
   const [low, high] = extent([0, ...rows.flatMap((row) => [row.low, row.high])], -Infinity, Infinity);
-  return [...grouped(rows, (row) => key(row.method, row.versus, row.budget)).values()].map((own) => ({
-    title: `over ${own[0].versus}, ${own[0].budget} steps`, detail: several ? [own[0].method] : [], rows: () => own, params: { low, high },
+  return [...grouped(rows, (row) => key(row.method, row.tasks, row.versus, row.budget)).values()].map((own) => ({
+    title: `over ${own[0].versus}, ${own[0].budget} steps`, detail: several.map((column) => own[0][column]), rows: () => own, params: { low, high },
   }));
 }
 
@@ -184,6 +189,7 @@ const PANELS = {
   verdicts: verdictPanels,
   curves: curvePanels,
   retention: retentionPanels,
+  lifts: liftPanels,
   directions: directionPanels,
   distance: distancePanels,
   savings: savingPanels,
