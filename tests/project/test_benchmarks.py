@@ -348,7 +348,8 @@ def test_faults_go_on_where_they_stopped(tmp_path: Path) -> None:
     assert (said["count"], said["failures"], said["left_out"].count("signals")) == (2, 0, 1)
     assert said["faults"][0] == before and said["faults"][1]["kind"] in kinds
     assert faults._before(out, 0, kinds) == said["faults"]
-    assert [path.name for path in tmp_path.iterdir()] == ["faults.json"]
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("torchinductor_")}  # torch's own
+    assert left == {"faults.json"}
 
 
 def test_a_sweep_tries_every_rate_on_validation_items_and_chooses_the_best() -> None:
