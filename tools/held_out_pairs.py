@@ -43,11 +43,15 @@ class _Told:
 
 
 def leave_one_pair_out(ports: Sequence[RecordedPort]) -> list[HeldOut]:
-    """A row for each technique and method, and one for all."""
+    """A row for each technique and method, and one for all; modules of one task and training are one question.
+
+    Those whose gain at home is not settled are no question: nothing is predicted for such modules.
+    """
     by_kind: dict[str, list[_Told]] = defaultdict(list)
     groups: dict[tuple[str, Asked], list[RecordedPort]] = defaultdict(list)
-    for port in ports:
-        of_pair = replace(Asked.of(port), distance=0.0 if port.distance is not None else None)
+    for port in (port for port in ports if port.learnt):
+        measured = 0.0 if port.distance is not None else None
+        of_pair = replace(Asked.of(port), distance=measured, home_low=None)
         groups[f"{port.technique} by {port.method}", of_pair].append(port)
     for (kind, asked), records in groups.items():
         came_out = outcomes(records, measured=asked.distance is not None)

@@ -49,7 +49,7 @@ def ports_of(folder: Path) -> list[RecordedPort]:
     """The recorded ports of one folder of results."""
     about = About.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
     evidence = Evidence.of(pl.read_parquet(folder / "runs.parquet"), pl.read_parquet(folder / "correct.parquet"))
-    return collect(about.study.name, evidence, relations_of(about))
+    return collect(about.study.name, evidence, relations_of(about), about.study.origin_steps)
 
 
 def relations_of(about: About) -> dict[tuple[str, str], Relation]:
@@ -106,6 +106,10 @@ def distilled_ports(
             sampled=None,
             gain_low=round(row["over_bare"][1], 6),
             gain_high=round(row["over_bare"][2], 6),
+            origin_steps=measured["steps"],
+            home=None,
+            home_low=None,
+            lift_low=None,
         )
         for row in rows
         if row["texts"] == most

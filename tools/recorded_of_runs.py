@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from peftport.analysis.measures import Evidence
+from peftport.analysis.measures import Evidence, lifts
 from peftport.analysis.measures.evidence import CELL, join, plain
 from peftport.analysis.prediction.recorded import LEVEL, RecordedPort
 
@@ -24,13 +24,19 @@ class Relation:
     same_vocabulary: bool
 
 
-def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], Relation]) -> list[RecordedPort]:
+def collect(
+    study: str,
+    evidence: Evidence,
+    relations: Mapping[tuple[str, str], Relation],
+    origin_steps: Callable[[str], int],
+) -> list[RecordedPort]:
     """A record for each cell that ran all three arms and whose module was tested on its own task; a mean over seeds.
 
     Args:
         study: the name of the study.
         evidence: its runs.
         relations: by the names of origin and receiver.
+        origin_steps: for how many steps modules were trained on an origin.
 
     """
     ported = evidence.arm("ported").filter(pl.col("budget") == 0)
@@ -41,6 +47,9 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
     pairs = evidence.pairs(rows, CELL, ARMS)
     gains = pairs.crossed.contrast([1.0, -1.0, 0.0])
     margins = gains.margin(LEVEL)
+    lift = pairs.crossed.contrast([0.0, -1.0, 1.0])
+    lift_low = lift.estimate - lift.margin(LEVEL)
+    at_home = {tuple(row[:-2]): row[-2:] for row in lifts(evidence).select(*CELL, "lift", "lift_low").iter_rows()}
     apart = plain(evidence.runs.filter(pl.col("arm") == "ported").group_by(CELL).agg(pl.col("host_distance").mean()))
     distances = {tuple(row[:-1]): row[-1] for row in apart.select(*CELL, "host_distance").iter_rows()}
     records = []
@@ -48,6 +57,7 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
         technique, origin, receiver, _, task, method = cell
         means = [round(float(mean), 6) for mean in pairs.crossed.mean[at]]
         relation = relations[origin, receiver]
+        home, home_low = (round(float(value), 6) for value in at_home[cell]) if cell in at_home else (None, None)
         records.append(
             RecordedPort(
                 study=study,
@@ -69,6 +79,10 @@ def collect(study: str, evidence: Evidence, relations: Mapping[tuple[str, str], 
                 sampled=round(float(drawn[cell]), 6) if cell in drawn else None,
                 gain_low=round(float(gains.estimate[at] - margins[at]), 6),
                 gain_high=round(float(gains.estimate[at] + margins[at]), 6),
+                origin_steps=origin_steps(origin),
+                home=home,
+                home_low=home_low,
+                lift_low=round(float(lift_low[at]), 6),
             )
         )
     return sorted(records, key=lambda p: (p.technique, p.method, p.origin, p.receiver, p.task))

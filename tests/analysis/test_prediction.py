@@ -16,11 +16,12 @@ from held_out_pairs import leave_one_pair_out
 from peftport.analysis.measures import Evidence
 from peftport.analysis.prediction import Asked, RecordedPort, predict, recorded
 from peftport.analysis.prediction.predict import FEWEST, LEVEL, NEAREST
+from peftport.study.export import read_about
 from record_ports import distilled_ports, markdown
 from recorded_of_runs import Relation, collect
 
 RESULTS = Path(__file__).parents[2] / "results"
-ASKED = Asked("lora", "copy", "bert", "bert", True, 0.01, frozenset({"a", "new"}))
+ASKED = Asked("lora", "copy", "bert", "bert", True, 0.01, frozenset({"a", "new"}), "t", 60, None)
 
 
 def port(receiver: str, distance: float | None, gain: float, lift: float = 0.1, **changes: object) -> RecordedPort:
@@ -28,6 +29,7 @@ def port(receiver: str, distance: float | None, gain: float, lift: float = 0.1, 
         study="s", origin="a", receiver=receiver, marks=("a", receiver), origin_family="bert", receiver_family="bert",
         same_vocabulary=True, distance=distance, technique="lora", method="copy", task="t", seeds=3, items=100,
         base=0.6, ceiling=0.6 + lift, ported=0.6 + gain, sampled=None, gain_low=gain - 0.1, gain_high=gain + 0.1,
+        origin_steps=40, home=0.1, home_low=0.05, lift_low=lift - 0.05,
     )  # fmt: skip
     return made.model_copy(update=changes)
 
@@ -75,6 +77,12 @@ def test_the_pair_itself_is_left_out_in_both_directions(marks: tuple[str, str]) 
         ({"distance": 0.0005}, "weights are 0.0005 apart, ports on record 0.001 to 0.05"),
         ({"distance": 0.06}, "weights are 0.06 apart"),
         ({"distance": None}, f"0 other pairs of hosts on record, expected {FEWEST}"),
+        ({"task": "u"}, "modules on record are of other tasks or trainings than u, 60 steps (t, 40 steps)"),
+        ({"steps": 81}, "modules on record are of other tasks or trainings than t, 81 steps"),
+        ({"steps": 19}, "modules on record are of other tasks or trainings than t, 19 steps"),
+        ({"task": None}, "the module does not record its task"),
+        ({"steps": None}, "the module does not record its task and for how many steps"),
+        ({"home_low": 0.02}, "the module's own gain at home is not settled to reach 0.03"),
     ],
 )
 def test_outside_what_was_seen_it_is_unknown(changes: dict[str, object], says: str) -> None:
@@ -95,10 +103,27 @@ def test_pairs_without_a_distance_are_held_against_one_another() -> None:
     assert found.pairs == 3 and found.gain is not None and found.gain.estimate == pytest.approx(0)
 
 
-def test_a_lift_that_is_too_small_has_no_share() -> None:
-    flat = [p.model_copy(update={"ceiling": p.base + 0.02}) for p in LADDER]
+@pytest.mark.parametrize("changes", [{"lift_low": 0.02}, {"lift_low": None}])
+def test_a_lift_that_is_not_settled_has_no_share(changes: dict[str, object]) -> None:
+    flat = [p.model_copy(update=changes) for p in LADDER]
     found = predict(flat, ASKED)
     assert found.gain is not None and found.retention is None
+
+
+@pytest.mark.parametrize("steps", [20, 80])
+def test_a_training_half_or_twice_as_long_is_alike(steps: int) -> None:
+    assert predict(LADDER, replace(ASKED, steps=steps)).gain == predict(LADDER, ASKED).gain
+
+
+def test_modules_that_learnt_nothing_at_home_foretell_nothing() -> None:
+    """Where that is on record; where it is not, they count, and what is said of the prediction says so."""
+    nothing = [port(f"n{i}", 0.01, -0.3, home_low=0.01) for i in range(4)]
+    found = predict([*LADDER, *nothing], ASKED)
+    assert found == predict(LADDER, ASKED)
+    assert found.basis == "4 other pairs of hosts, 3 seeds and 100 test items each, modules for t of 40 steps"
+    untold = [p.model_copy(update={"home": None, "home_low": None}) for p in LADDER[:1]]
+    said = predict([*untold, *LADDER[1:]], ASKED).basis
+    assert said.endswith("what they gained at home is not on record for 1 of 4")
 
 
 def test_held_out_errors_are_those_of_what_came_out() -> None:
@@ -122,7 +147,7 @@ def remade(source: Path, ports: Sequence[RecordedPort]) -> list[RecordedPort]:
         here = {receiver: relation for (_, receiver), relation in relations.items()}
         return distilled_ports(study, document, here, {p.receiver: p.distance for p in own})
     evidence = Evidence.of(pl.read_parquet(source / "runs.parquet"), pl.read_parquet(source / "correct.parquet"))
-    return collect(study, evidence, relations)
+    return collect(study, evidence, relations, read_about(source).study.origin_steps)
 
 
 def test_the_table_is_what_the_committed_results_say() -> None:

@@ -40,6 +40,7 @@ MADE: dict[str, tuple[Any, Any]] = {
     "study plan": (study_requests.PlanRequest, Study.plan),
     "study run": (study_requests.RunRequest, Study.run),
     "study status": (study_requests.StatusRequest, Study.status),
+    "study gates": (study_requests.GatesRequest, Study.gates),
     "study export": (study_requests.ExportRequest, Study.export),
     "study verify": (study_requests.VerifyRequest, Study.verify),
     "study report": (study_requests.ReportRequest, Study.report),

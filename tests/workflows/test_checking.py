@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import load_file
 
 from peftport.analysis.prediction import Prediction, RecordedPort
-from peftport.analysis.prediction.predict import FLOOR
+from peftport.analysis.prediction.recorded import FLOOR
 from peftport.analysis.stats import Interval
 from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
-from peftport.modules.module import Module, fresh_module
+from peftport.modules.module import HomeTest, Module, TaskRecord, TrainingRecord, fresh_module
 from peftport.porting import PORTERS, porter_named
 from peftport.porting.base import PortInputs
 from peftport.tasks import load_task
@@ -26,6 +26,7 @@ from peftport.workflows.checking import AvailableInputs, FoundOrigin, PortCheck,
 from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import compare_hosts
 from peftport.workflows.checking.methods import MethodCheck, OnRecord, method_checks
+from peftport.workflows.checking.slots import nothing_fits
 from pico import SPECS, WORDS, random_matrices
 from pico_folders import save_hosts
 
@@ -170,7 +171,7 @@ def interval(estimate: float, margin: float) -> Interval:
 
 def method(name: str, gain: Interval | None = None, here: Interval | None = None, **changes: object) -> MethodCheck:
     told = Prediction(gain) if gain else Prediction(unknown="not on record")
-    on_record = (OnRecord("s", "t", here),) if here else ()
+    on_record = (OnRecord("s", "t", here, basis="3 seeds"),) if here else ()
     return replace(MethodCheck(name, "nothing", None, None, on_record, told), **changes)  # type: ignore[arg-type]
 
 
@@ -224,31 +225,70 @@ def test_records_of_these_very_hosts_are_told_but_foretell_nothing(folders: dict
     port = RecordedPort(
         study="s", origin="bert", receiver="bert-updated", marks=marks, origin_family="bert", receiver_family="bert",
         same_vocabulary=True, distance=hosts.distance, technique="lora", method="copy", task="t", seeds=3, items=100,
-        base=0.6, ceiling=0.7, ported=0.65, sampled=None, gain_low=0.01, gain_high=0.09,
+        base=0.6, ceiling=0.7, ported=0.65, sampled=None, gain_low=0.01, gain_high=0.09, origin_steps=40, home=0.1,
+        home_low=0.05, lift_low=0.05,
     )  # fmt: skip
-    copy, *others = method_checks(module, hosts, receiver, AvailableInputs(), [port])
-    assert copy.here == (OnRecord("s", "t", port.gain_interval),) and copy.gain == port.gain_interval
-    assert copy.predicted.unknown == "not on record"
-    assert not any(one.here for one in others)
+    basis = "3 seeds and 100 test items each, modules for t of 40 steps"
+    for trained, alike in ((60, True), (90, False), (None, False)):
+        module = told(module, trained)
+        copy, *others = method_checks(module, hosts, receiver, AvailableInputs(), [port])
+        assert copy.here == (OnRecord("s", "t", port.gain_interval, alike, basis),)
+        assert copy.gain == (port.gain_interval if alike else None)
+        assert copy.predicted.unknown == "not on record"
+        assert not any(one.here for one in others)
+    choice = choose_method(method_checks(told(module, 60), hosts, receiver, AvailableInputs(), [port]), same_host=False)
+    assert choice.measured and f"(study s, {basis})" in choice.why
     module = module_on(receiver, "lora")
     hosts = compare_hosts(module, FoundOrigin(receiver), origin)
     back = method_checks(module, hosts, origin, AvailableInputs(), [port])
     assert not back[0].here
 
 
+def told(module: Module, steps: int | None, task: str = "t", home: HomeTest | None = None) -> Module:
+    """The module with the record of a task and of so many steps of training; without steps, with no record."""
+    if steps is None:
+        return replace(module, task=None, training=None)
+    training = TrainingRecord(
+        seed=0, steps=steps, batch_size=16, learning_rate=1e-3, weight_decay=0.0, max_grad_norm=1.0, max_tokens=64,
+        home=home,
+    )  # fmt: skip
+    record = TaskRecord(name=task, labels=("no", "yes"), digest="d", readout="prototype")
+    return replace(module, task=record, training=training)
+
+
+@pytest.mark.parametrize("technique", ["lora", "prefix"])
+def test_strangers_of_which_no_slot_fits_are_distilled_or_trained_anew(
+    technique: str, folders: dict[str, Path]
+) -> None:
+    """Between hosts of different families, where nothing fits and nothing is on record, no porter is named."""
+    origin, receiver = open_host(str(folders["bert-wide"])), open_host(str(folders["distilbert"]))
+    module = module_on(origin, technique)
+    assert nothing_fits(module, receiver)
+    found = check_port(module, FoundOrigin(origin), receiver, rng=rng())
+    assert (found.choice.method, found.choice.word, found.choice.measured) == (None, "retrain", False)
+    assert "the hosts are of different families (bert, distilbert), none of the module's slots fits" in found.choice.why
+    assert "--method distill" in found.choice.why
+    hosts = compare_hosts(module, FoundOrigin(origin), receiver)
+    methods = method_checks(module, hosts, receiver, AvailableInputs(task=True), ())
+    choice = choose_method(methods, same_host=False, strangers=hosts.strangers(nothing_fits=True))
+    assert (choice.method, choice.word) == ("distill", "refresh")
+    assert not hosts.strangers(nothing_fits=False)
+
+
 # Real hosts
 
 
-def real(technique: str, to: str, texts: tuple[str, ...] = ()) -> PortCheck:
+def real(technique: str, to: str, texts: tuple[str, ...] = (), trained: int | None = None) -> PortCheck:
     get = load_host if texts else open_host
     origin, receiver = get("all-MiniLM-L6-v2"), get(to)
     module = Module(make_spec(technique), origin.fingerprint, fresh_module(origin, make_spec(technique), 0).matrices)
+    module = told(module, trained, "rotten_tomatoes")
     return check_port(module, FoundOrigin(origin), receiver, texts=texts, rng=rng())
 
 
 @pytest.mark.real
 def test_a_small_update_of_a_real_host_is_near_and_on_record() -> None:
-    found = real("lora", "sre")
+    found = real("lora", "sre", trained=40)
     hosts = found.host_comparison
     assert hosts.distance == pytest.approx(0.0101, abs=1e-4) and hosts.tokens is not None and hosts.tokens.equal
     assert all(one.state == "fits" and one.overlap is not None and one.overlap > 0.95 for one in found.slots.slots)

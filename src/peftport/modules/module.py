@@ -53,8 +53,26 @@ class TaskRecord(Closed):
         return {key: value for key, value in values.items() if key not in unsaid or getattr(self, key) != unsaid[key]}
 
 
+class HomeTest(Closed):
+    """What a module scored at home, on the test items of its task, beside its bare host, and by how much it is better.
+
+    ``low`` and ``high`` bound the gain at 95 % over items. Higher is better in ``gain``, whatever the metric.
+    """
+
+    metric: str
+    items: int
+    bare: float
+    score: float
+    gain: float
+    low: float
+    high: float
+
+
 class TrainingRecord(Closed):
-    """How a module was trained. Together with the host and the task, this record reproduces the training."""
+    """How a module was trained. Together with the host and the task, this record reproduces the training.
+
+    ``home`` is what it scored at home, where that was tested; files of modules that were not tested lack it.
+    """
 
     seed: int
     steps: int
@@ -64,6 +82,12 @@ class TrainingRecord(Closed):
     max_grad_norm: float
     max_tokens: int
     final_loss: float | None = None
+    home: HomeTest | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_untested(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = written(self)
+        return {key: value for key, value in values.items() if key != "home" or value is not None}
 
 
 class PortRecord(Closed):

@@ -110,7 +110,10 @@ def _methods(check: PortCheck) -> Table:
 
 def _method(method: MethodCheck) -> tuple[str, ...]:
     can = "no" if method.refusal is not None else f"with {method.lacking}" if method.lacking is not None else "yes"
-    here = "; ".join(f"{_signed(port.gain)} ({port.study}, {port.task})" for port in method.here)
+    here = "; ".join(
+        f"{_signed(port.gain)} ({port.study}, {port.task}{'' if port.alike else ', another training'})"
+        for port in method.here
+    )
     told = method.predicted
     expected = _signed(told.gain) if told.gain is not None else f"unknown: {told.unknown}" if can != "no" else ""
     kept = "" if told.retention is None else _share(told.retention)

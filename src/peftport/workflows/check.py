@@ -14,6 +14,7 @@ from peftport.modules.sources import module_folder
 from peftport.workflows.checking import AvailableInputs, MethodChoice, PortCheck, check_port, find_origin, method_checks
 from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import compare_hosts
+from peftport.workflows.checking.slots import nothing_fits
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.job_inputs import name_of, open_module, open_module_to_carry
 from peftport.workflows.named import check_names
@@ -57,7 +58,8 @@ def choose_for(
     hosts = compare_hosts(module, find_origin(module, origin, loaded=False), receiver)
     methods = method_checks(module, hosts, receiver, available, recorded().ports)
     kept = [method for method in methods if not (porters_only and method.name == DISTILL)]
-    choice = choose_method(kept, same_host=hosts.same_host)
+    strangers = hosts.strangers(nothing_fits(module, receiver))
+    choice = choose_method(kept, same_host=hosts.same_host, strangers=strangers)
     if choice.method is None:
         raise BadRequest(f"--method auto: {choice.word}: {choice.why}; or name a method (peftport methods)")
     return choice

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from peftport.analysis.stats import paired_difference
 from peftport.core.errors import ModuleRefused
+from peftport.core.hashing import rng_for
 from peftport.hosts.loading import loading_of
+from peftport.metrics import metric_named
 from peftport.metrics.choice import check_defined
 from peftport.modules.folders import check_holds, write_module
-from peftport.modules.module import Module
+from peftport.modules.module import HomeTest, Module, TrainingRecord
 from peftport.tasks.spec import Predictions
 from peftport.techniques import make_spec, technique_named
 from peftport.training.bound_task import Start, bind_task
 from peftport.workflows.job_inputs import resolve_task, train_settings
 from peftport.workflows.named import check_names, check_new_folder
 from peftport.workflows.requests import TrainRequest
+
+LEVEL = 0.95  # of the interval of what a module gains at home
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,23 @@ def train_module(request: TrainRequest) -> TrainedModule:
     [checkpoints] = bound.train(spec, [start], [request.steps], rate, progress, f"training {spec.kind}")
     module = bound.module(spec, checkpoints[request.steps], request.seed, rate)
     [scores] = bound.test(spec, [module.matrices], progress, "testing the module")
+    module = replace(module, training=_with_home(module.training, bare, scores))
     if out is not None:
         write_module(module, bound.host, out, request.format)
     return TrainedModule(task.spec.name, module, bare, scores, bound.remarks_on_bare)
+
+
+def _with_home(training: TrainingRecord | None, bare: Predictions, scores: Predictions) -> TrainingRecord | None:
+    """The record with what the module gains at home, where the usual metric of its task has a value for each item."""
+    metric = metric_named(scores.usual_metric().name)
+    before, after = metric.per_item(bare), metric.per_item(scores)
+    if training is None or before is None or after is None or not len(after):
+        return training
+    sign = 1.0 if metric.higher_is_better else -1.0
+    one, other = (sign * np.asarray(values, dtype=np.float64) for values in (after, before))
+    gain = paired_difference(one, other, level=LEVEL, rng=rng_for(training.seed, "home"))
+    home = HomeTest(
+        metric=metric.name, items=len(one), bare=float(sign * other.mean()), score=float(sign * one.mean()),
+        gain=gain.estimate, low=gain.low, high=gain.high,
+    )  # fmt: skip
+    return training.model_copy(update={"home": home})

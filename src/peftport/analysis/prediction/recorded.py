@@ -15,6 +15,7 @@ from peftport.analysis.stats import Interval
 
 TABLE = "recorded.json"
 LEVEL = 0.95  # the level of the records' own intervals
+FLOOR = 0.03  # the smallest gain of a training of which a share is taken, or that a port can be expected to carry
 MARK = 16  # hex digits of a host's weights that stand for it, as a study's own record has them
 Accuracy = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,8 +31,13 @@ class RecordedPort(_ClosedRecord):
         study: the study that recorded it.
         marks: the first digits of the origin's and the receiver's weights (sha256).
         distance: relative distance of the receiver's weights from the origin's; None where their shapes differ.
+        task: the task that the module was trained for and is tested on.
+        origin_steps: for how many steps it was trained on its origin.
+        home: its gain in accuracy over the bare origin, there; None where that was not recorded. ``home_low`` is the
+            lower bound of its 95 % interval.
         base: accuracy of the bare receiver.
         ceiling: accuracy of a module trained on the receiver for as many steps as the origin's.
+        lift_low: the lower bound of the ceiling's gain over the bare receiver; None where that was not recorded.
         ported: accuracy of the ported module.
         sampled: accuracy of parameters sampled from the ported module's distribution, if that was run.
         gain_low, gain_high: the 95 % interval of the gain over the bare receiver, over seeds and test items.
@@ -57,6 +63,15 @@ class RecordedPort(_ClosedRecord):
     sampled: Accuracy | None
     gain_low: float
     gain_high: float
+    origin_steps: PositiveInt
+    home: float | None
+    home_low: float | None
+    lift_low: float | None
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the module may have had something to bring: not, where what it gained at home is not settled."""
+        return self.home_low is None or self.home_low >= FLOOR
 
     @property
     def gain(self) -> float:
@@ -82,7 +97,7 @@ class RecordedPort(_ClosedRecord):
 class Recorded(_ClosedRecord):
     """The whole table and the command that made it."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     command: str
     ports: tuple[RecordedPort, ...]
 

@@ -95,6 +95,7 @@ def check_port(
     elif texts:
         note = f"not measured: {origin.note}"
     methods = method_checks(module, hosts, receiver, AvailableInputs(texts=bool(texts)), recorded().ports)
-    choice = choose_method(methods, same_host=hosts.same_host)
+    strangers = hosts.strangers(not slots.count("fits"))
+    choice = choose_method(methods, same_host=hosts.same_host, strangers=strangers)
     remarks = cut_remarks(shared, max_tokens)
     return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice, remarks)

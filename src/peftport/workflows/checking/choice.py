@@ -3,12 +3,15 @@
 The rules, the first that applies:
 
     1  one host                                             copy
-    2  a method's gain over the bare receiver is known (recorded between these hosts, or predicted from others) and its
-       interval lies above zero                             the first such; a later one if its interval lies above
+    2  a method's gain over the bare receiver is known (recorded between these hosts, of a module like this one, or
+       predicted from others) and its interval lies above zero
+                                                            the first such; a later one if its interval lies above
     3  gains are known, none settled above zero, every estimate under `FLOOR`            retrain
     4  gains are known, none settled above zero             the best estimate: not enough evidence
-    5  no gain is known                                     the first usable of `UNMEASURED`: not enough evidence
-    6  no porter can carry the module                       distill with a task; else retrain
+    5  no gain is known, the hosts are of different families and none of the module's slots fits
+                                                            distill with a task; else retrain
+    6  no gain is known                                     the first usable of `UNMEASURED`: not enough evidence
+    7  no porter can carry the module                       distill with a task; else retrain
 
 "First" in rule 2 is the order of `peftport methods`, which lists methods with fewer needs first. The order of
 `UNMEASURED` rests on no measured benefit but on declared needs and tested properties: `copy` where it fits; with texts
@@ -22,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftport.analysis.prediction.predict import FLOOR
+from peftport.analysis.prediction.recorded import FLOOR
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict.choice import COPY, Word, word_of
 from peftport.workflows.checking.methods import MethodCheck
@@ -41,8 +44,11 @@ class MethodChoice:
     measured: bool
 
 
-def choose_method(methods: Sequence[MethodCheck], *, same_host: bool) -> MethodChoice:
-    """Choose among the methods that can carry the module with the inputs that are given."""
+def choose_method(methods: Sequence[MethodCheck], *, same_host: bool, strangers: str = "") -> MethodChoice:
+    """Choose among the methods that can carry the module with the inputs that are given.
+
+    ``strangers`` says how two hosts of different families differ, where none of the module's slots fits the receiver.
+    """
     able = {method.name: method for method in methods if method.able}
     if same_host and COPY in able:
         return MethodChoice(COPY, "copy", "the receiver is the origin, so every number stays right", True)
@@ -50,8 +56,8 @@ def choose_method(methods: Sequence[MethodCheck], *, same_host: bool) -> MethodC
     known = {method.name: gain for method in able.values() if (gain := method.gain) is not None}
     if known:
         return _by_record(known, able, methods)
-    if not porters:
-        return _without_porters(methods, DISTILL in able)
+    if not porters or strangers:
+        return _without_porters(methods, DISTILL in able, strangers if porters else "")
     name = next((name for name in UNMEASURED if name in able and _serves(able[name])), porters[0].name)
     return MethodChoice(name, "not enough evidence", _unmeasured(able[name], methods), False)
 
@@ -88,17 +94,23 @@ def _gained(method: MethodCheck) -> str:
     """Return the known gain of a method in words, and where it was recorded."""
     gain = method.gain
     assert gain is not None, "asked for methods on record only"
-    where = f"between these hosts (study {method.here[0].study})" if method.here else "between hosts as far apart"
+    here = method.recorded
+    where = (
+        f"between hosts as far apart ({method.predicted.basis})" if here is None
+        else f"between these hosts (study {here.study}, {here.basis})"
+    )  # fmt: skip
     return (
         f"ports by {method.name} {where} changed accuracy over the bare receiver by {gain.estimate:+.3f} "
         f"[{gain.low:+.3f}, {gain.high:+.3f}]"
     )
 
 
-def _without_porters(methods: Sequence[MethodCheck], distil: bool) -> MethodChoice:
+def _without_porters(methods: Sequence[MethodCheck], distil: bool, strangers: str) -> MethodChoice:
     first = next((method for method in methods if method.name != DISTILL), None)
     obstacle = next((why for method in methods if (why := method.refusal or method.lacking)), "")
     blocked = f"no method carries this module (first, {first.name}: {obstacle})" if first else "no method is known"
+    if strangers:
+        blocked = f"{strangers}, none of the module's slots fits, and no gain of such a port is on record"
     if distil:
         return MethodChoice(
             DISTILL, "refresh", f"{blocked}; distilling serves any pair; its gain is not measured", False

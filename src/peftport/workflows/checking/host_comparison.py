@@ -73,6 +73,11 @@ class HostComparison:
         """Whether both are the same host, possibly under two names."""
         return self.origin.same_host(self.receiver)
 
+    def strangers(self, nothing_fits: bool) -> str:
+        """How hosts of different families differ, in words, where nothing of a module fits; else empty."""
+        one, other = self.origin.family, self.receiver.family
+        return f"the hosts are of different families ({one}, {other})" if nothing_fits and one != other else ""
+
     @property
     def same(self) -> dict[str, bool]:
         """For each part of the fingerprint, whether it is equal in both hosts."""

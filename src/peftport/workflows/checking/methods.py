@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftport.analysis.prediction import Asked, Prediction, RecordedPort, predict
-from peftport.analysis.prediction.recorded import MARK
+from peftport.analysis.prediction.predict import strength
+from peftport.analysis.prediction.recorded import FLOOR, MARK
 from peftport.analysis.stats import Interval
 from peftport.core.errors import BadRequest
 from peftport.hosts.host import Host
@@ -38,11 +39,16 @@ class AvailableInputs:
 
 @dataclass(frozen=True)
 class OnRecord:
-    """A port between the same two hosts that a study recorded, perhaps of another module, with its gain."""
+    """A port between the same two hosts that a study recorded, perhaps of another module, with its gain.
+
+    ``alike``: whether that module was trained for the same task, about as long; ``basis``: what the record rests on.
+    """
 
     study: str
     task: str
     gain: Interval
+    alike: bool = True
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,12 @@ class MethodCheck:
     @property
     def gain(self) -> Interval | None:
         """The gain over the bare receiver: recorded between these hosts, or else predicted; None where unknown."""
-        return self.here[0].gain if self.here else self.predicted.gain
+        return self.recorded.gain if self.recorded is not None else self.predicted.gain
+
+    @property
+    def recorded(self) -> OnRecord | None:
+        """The record between these hosts that counts: of a module like this one."""
+        return next((port for port in self.here if port.alike), None)
 
 
 def method_checks(
@@ -107,7 +118,8 @@ def _checked(
     here = [p for p in ports if (p.marks, p.technique, p.method) == (marks, technique, name)]
     asked = Asked(
         technique, name, hosts.origin.family, hosts.receiver.family, bool(hosts.tokens and hosts.tokens.equal),
-        hosts.distance, frozenset(marks),
+        hosts.distance, frozenset(marks), module.task.name if module.task else None,
+        module.training.steps if module.training else None, _home_low(module),
     )  # fmt: skip
     if hosts.same_host:
         predicted = Prediction(unknown=SAME_HOST)
@@ -115,12 +127,22 @@ def _checked(
         predicted = Prediction(unknown="the origin is not at hand, so how far apart the weights are is not known")
     else:
         predicted = predict(ports, asked)
-    return MethodCheck(name, needs, refusal, _lacking(needs, hosts, available), _recorded(here), predicted)
+    return MethodCheck(name, needs, refusal, _lacking(needs, hosts, available), _recorded(here, asked), predicted)
 
 
-def _recorded(ports: Iterable[RecordedPort]) -> tuple[OnRecord, ...]:
+def _home_low(module: Module) -> float | None:
+    """The lower bound of what a module gained at home in accuracy, where it records that."""
+    home = module.training.home if module.training else None
+    return home.low if home is not None and home.metric == "accuracy" else None
+
+
+def _recorded(ports: Iterable[RecordedPort], asked: Asked) -> tuple[OnRecord, ...]:
     ordered = sorted(ports, key=lambda p: -p.seeds * p.items)
-    return tuple(OnRecord(p.study, p.task, p.gain_interval) for p in ordered)
+    settled = asked.home_low is None or asked.home_low >= FLOOR
+    return tuple(
+        OnRecord(p.study, p.task, p.gain_interval, settled and p.learnt and asked.trained_like(p), strength([p]))
+        for p in ordered
+    )
 
 
 def _refusal(porter: Porter, module: Module[Any], receiver: Host) -> str | None:

@@ -52,6 +52,12 @@ class SlotChecks:
         return sum(slot.state == state for slot in self.slots)
 
 
+def nothing_fits(module: Module, receiver: Host) -> bool:
+    """Whether no slot of the receiver takes matrices of the module in the shape that they have."""
+    pairs = pair_slots(module, receiver.slots, receiver.kind)
+    return not any(pair is not None and same_shapes(module, pair) for pair in pairs.values())
+
+
 def slot_checks(
     module: Module[Any], origin: Host | None, receiver: Host, progress: Progress, rng: np.random.Generator
 ) -> SlotChecks:
