@@ -46,7 +46,6 @@ MADE: dict[str, tuple[Any, Any]] = {
     "study report": (study_requests.ReportRequest, Study.report),
     "study watch": (study_requests.WatchRequest, Study.watch),
     "study repair": (study_requests.RepairRequest, Study.repair),
-    "study gates": (study_requests.GatesRequest, Study.gates),
     "study merge": (study_requests.JoinRequest, Study.merge),
 }
 
