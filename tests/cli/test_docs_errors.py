@@ -68,7 +68,8 @@ def place(
 
 
 def files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if "runs" not in path.relative_to(folder).parts}
+    """But for runs, and for what is remembered of hosts that were read."""
+    return {path for path in folder.rglob("*") if not {"runs", "cache"} & set(path.relative_to(folder).parts)}
 
 
 def test_the_page_has_at_least_ten() -> None:

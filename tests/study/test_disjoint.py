@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -164,7 +163,7 @@ def test_a_disjoint_study_with_shuffled_labels_is_as_done_by_hand(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run with its own origin, on halves of the task, by the public functions: the same scores."""
-    monkeypatch.setitem(loading.DTYPES, "float32", torch.float64)
+    monkeypatch.setitem(loading.DTYPES, "float32", "float64")
     only = {"technique": frozenset({"adapter"}), "origin": frozenset({"bert"}), "seed": frozenset({"1"})}
     plan = plan_of(tiny, only, **DISJOINT, **SHUFFLED)
     assert run_in(tmp_path, plan).failed == 0

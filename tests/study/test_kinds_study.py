@@ -399,7 +399,7 @@ def test_the_study_in_the_documentation(
 ) -> None:
     """As it stands but for the hosts, which are small here, and for fewer steps."""
     text = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    [block] = [each for each in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "questions" in each]
     monkeypatch.chdir(tmp_path)
     Path("smollm2-135m").symlink_to(kinds_home / "llama")
     Path("answers.toml").write_text(block.replace('"smollm2-135m"', '"./smollm2-135m"'), encoding="utf-8")

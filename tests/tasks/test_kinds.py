@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peftport.core.errors import TaskRefused, UnknownName
 from peftport.core.scale import Scale
-from peftport.study.grid import Data
+from peftport.study.sections import Data
 from peftport.tasks import load_task
 from peftport.tasks.kinds.guess import guess_kind
 from peftport.tasks.kinds.multi_label import guess_separator, label_sets
