@@ -22,6 +22,7 @@ from typing import Any
 
 from machine import machine_facts
 
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "results" / "commands.json"
 ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
@@ -113,9 +114,7 @@ class Place:
         """Train the LoRA and port it."""
         self.folder, self._made = folder, 0
         given = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        self.environment = given | {
-            "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        }  # fmt: skip
+        self.environment = given | {"PYTHONPATH": str(source)}
         (folder / "texts.txt").write_text("a fine film\n" * 64, encoding="utf-8")
         for words in (("train", *_TRAIN[1:3], "-t", "lora", "--steps", "1", "--test-items", "8", "--out", "lora"),
                       ("port", "lora", *TO, "--out", "lora-on-sre"),
@@ -165,13 +164,15 @@ def measure_all(source: Path, times: int) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The versions side by side, in seconds of the processor."""
-    versions = list(found)
-    cells = {version: {row["name"]: row for row in found[version]["rows"]} for version in versions}
+    """The versions side by side, in seconds of the processor; of the refusals the quickest and the slowest."""
+    versions = sorted(found)  # before, now
+    cells = {version: {row["name"]: row["processor_seconds"] for row in found[version]["rows"]} for version in versions}
     lines = [f"| | {' | '.join(versions)} |", f"| --- |{' ---: |' * len(versions)}"]
-    for name in cells[versions[-1]]:
-        seconds = (cells[version].get(name, {}).get("processor_seconds") for version in versions)
+    for name in (*LIBRARIES, *USES, *LISTED, *PLAIN):
+        seconds = (cells[version].get(name) for version in versions)
         lines.append(f"| {name} | {' | '.join('' if s is None else f'{s:.2f}' for s in seconds)} |")
+    spans = ([cells[version][name] for name in REFUSED] for version in versions)
+    lines.append(f"| {len(REFUSED)} refusals | {' | '.join(f'{min(s):.2f} to {max(s):.2f}' for s in spans)} |")
     return "\n".join(lines)
 
 

@@ -273,6 +273,13 @@ def test_what_is_written_of_packed_matrices_is_their_file_s() -> None:
     assert f"backward {', '.join(backward)}." in page
 
 
+def test_what_is_written_of_commands_is_their_file_s() -> None:
+    from commands import OUT, table
+
+    found = json.loads(OUT.read_text(encoding="utf-8"))
+    assert table(found) in (BENCHMARKS.parent / "docs" / "measurements.md").read_text(encoding="utf-8")
+
+
 def test_what_is_written_of_fewer_bits_is_its_file_s() -> None:
     from bits import OUT, table
 
