@@ -248,3 +248,20 @@ def test_what_a_file_leaves_open_is_as_the_study_was_begun(tiny: Path, tmp_path:
     assert (again.code, again.json["done"], again.json["before"]) == (0, 0, len(before))
     assert "data.receiver: shared" in again.err
     assert contents(tmp_path / "runs") == before
+
+
+def test_the_grids_sampler_counts_and_a_control_sampler_is_named(tiny: Path, tmp_path: Path, peftport: Command) -> None:
+    """Also where the control is the sampler that would be taken otherwise."""
+    changes = {"samplers": '["permutation"]', "control_samplers": '{ adapter = ["gaussian"] }', "budgets": "[0]"}
+    only = {"technique": frozenset({"adapter"}), "origin": frozenset({"bert"})}
+    run_in(tmp_path / "runs", plan_of(tiny, only, **changes))
+    setting = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    chosen = ("--dir", tmp_path / "runs", *setting, "--only", "technique=adapter", "--only", "origin=bert")
+    assert peftport("study", "export", tiny, *chosen, "--out", tmp_path / "out").code == 0
+    runs = pl.read_parquet(tmp_path / "out" / "runs.parquet")
+    means = runs.group_by("arm", "method").agg(pl.col("accuracy").mean())
+    of = {(arm, method): accuracy for arm, method, accuracy in means.iter_rows()}
+    pooled = peftport("study", "report", tiny, *chosen, "--json").json["pooled"]
+    gain = {row["versus"]: row["gain"] for row in pooled if row["scope"] == "all"}
+    for versus, method in (("sampled", "permutation"), ("sampled by gaussian", "gaussian")):
+        assert gain[versus] == pytest.approx(of["ported", "copy"] - of["sampled", method])

@@ -111,6 +111,11 @@ def test_a_gate_stops_the_study_before_its_grid(gated: Path, tmp_path: Path, pef
     assert went_on.code == 0
     assert lines[0].strip() in went_on.err
     assert contents(tmp_path / "runs").keys() == plan.jobs.keys()
+    page = tmp_path / "page.html"
+    assert peftport("study", "report", *where, "--out", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "Of 3 conditions on validation items 2 hold" in text and "although a gate does not hold" in text
+    assert 'class="shuffled"' in text and "Modules learn from other items on a receiver" in text
 
 
 def test_a_gate_that_is_not_known_does_not_hold(gated: Path, tmp_path: Path, peftport: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from peftport.analysis.columns import completed
@@ -30,6 +31,8 @@ from peftport.metrics.texts import TextMetric
 from peftport.report.findings import Findings
 from peftport.report.table import Table
 from peftport.study.about import About
+from peftport.study.gates import GateResult
+from peftport.study.grid import StudySpec
 from peftport.study.items import CLASSES
 from peftport.study.judged import JudgedItems
 from peftport.study.tested import judged_by
@@ -60,7 +63,7 @@ def study_findings(
     evidence = Evidence.of(
         _judged_items(completed(runs), judged.name, told, items),
         correct,
-        declared or Declared(metric=judged.name),
+        declared or Declared(metric=judged.name, sampler=_sampler(study, runs)),
         items=items.items if items else None,
         draws=items.draws if items else None,
         tests=items.tests if items else None,
@@ -95,6 +98,12 @@ def study_findings(
         pooled=together,
         aggregates=grid,
     )
+
+
+def _sampler(study: StudySpec, runs: pl.DataFrame) -> str | None:
+    """The sampler of the grid, where controls have further ones; None: the usual choice."""
+    sampled = runs.filter(arm="sampled", state="done")["method"]
+    return study.samplers[0] if study.control_samplers and study.samplers[0] in sampled else None
 
 
 def _judged_items(runs: pl.DataFrame, metric: str, told: About, items: JudgedItems | None) -> pl.DataFrame:
@@ -278,13 +287,33 @@ def _noted(judged: StudyMetric, runs: pl.DataFrame, told: About) -> list[str]:
 def _notes(told: About, declared: Declared) -> tuple[str, ...]:
     study = told.study
     return (
-        f"Origins were trained for {study.training.origin_steps} steps of {study.training.batch_size} texts; every arm "
-        "of a technique trains at the same learning rate, and arms of one seed see the same batches. Hosts computed in "
-        f"{study.loading.numbers}.",
+        f"Origins were trained for {_origin_steps(study)} steps of {study.training.batch_size} texts; every arm of a "
+        "technique trains at the same learning rate on a host, and arms of one seed see the same batches. Hosts "
+        f"computed in {study.loading.numbers}.",
+        *(["Modules learn from other items on a receiver than on their origin."] if study.disjoint else []),
+        *_gate_notes(told.gates),
         *(f"{cut}." for cut in told.cuts),
-        f"Retention is given only where training gains at least {declared.floor:g} over the bare host.",
+        f"Retention is given only where training is settled to gain at least {declared.floor:g} over the bare host.",
         "Intervals of cells and of pooled gains are over seeds and test items and take hosts and data as they are; "
         "those of interquartile means and probabilities resample seeds alone.",
         f"{told.failures} failed attempts are on record. All jobs together took {told.worker_seconds / 3600:.1f} hours "
         "of one worker.",
     )
+
+
+def _origin_steps(study: StudySpec) -> str:
+    """For how many steps origins were trained; by host where that differs."""
+    by_steps: dict[int, list[str]] = {}
+    for origin in dict.fromkeys(origin for origin, _ in study.pairs):
+        by_steps.setdefault(study.origin_steps(origin), []).append(origin)
+    if len(by_steps) == 1:
+        return str(next(iter(by_steps)))
+    return " and ".join(f"{steps} ({', '.join(origins)})" for steps, origins in by_steps.items())
+
+
+def _gate_notes(gates: Sequence[GateResult]) -> list[str]:
+    """How many conditions of the study's gates held before its grid was run, and which did not."""
+    held = [gate for gate in gates if gate.needed is not None]
+    failing = [f"The study went on although a gate does not hold: {gate.line}." for gate in held if gate.stops]
+    number = len(held) - len(failing)
+    return [f"Of {len(held)} conditions on validation items {number} hold.", *failing] if held else []
