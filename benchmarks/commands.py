@@ -171,8 +171,8 @@ def table(found: dict[str, Any]) -> str:
     for name in (*LIBRARIES, *USES, *LISTED, *PLAIN):
         seconds = (cells[version].get(name) for version in versions)
         lines.append(f"| {name} | {' | '.join('' if s is None else f'{s:.2f}' for s in seconds)} |")
-    spans = ([cells[version][name] for name in REFUSED] for version in versions)
-    lines.append(f"| {len(REFUSED)} refusals | {' | '.join(f'{min(s):.2f} to {max(s):.2f}' for s in spans)} |")
+    spans = ([cells[version][name] for name in REFUSED if name in cells[version]] for version in versions)
+    lines.append(f"| refusals | {' | '.join(f'{min(s):.2f} to {max(s):.2f} ({len(s)})' for s in spans)} |")
     return "\n".join(lines)
 
 
