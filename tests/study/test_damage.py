@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from peftport.study.export import read_export
 from peftport.study.packing import described
 from pico_folders import Result, Run
 from pico_study import Here, contents, plan_of, records, run_in
+from study.altered import Change, sql
 
 PAGE = 4096
 READING = (("status",), ("export", "--out", "out"), ("report",))
 EVERY = (*READING, ("run",))
-Change = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -41,17 +40,6 @@ def study(peftport: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         return peftport("study", command, tiny, "--dir", tmp_path / "runs", *given)
 
     return run
-
-
-def sql(text: str) -> Change:
-    """One statement on a ledger, which must change something."""
-
-    def change(folder: Path) -> None:
-        with closing(sqlite3.connect(folder / FILE)) as base:
-            assert base.execute(text).rowcount > 0, text
-            base.commit()
-
-    return change
 
 
 def refused(told: Result) -> bool:

@@ -7,9 +7,7 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +27,7 @@ from peftport.study.joining import join_studies
 from peftport.study.shards import divide
 from pico_folders import Run
 from pico_study import Here, contents, files, plan_of, records
+from study.altered import Change, sql
 from study.conftest import forget
 from study.exported import tables_of
 
@@ -144,18 +143,6 @@ def test_a_doubled_shard_is_told_and_counts_once(study: Run, parts: Path, tmp_pa
     assert contents(tmp_path / "out") == contents(parts / "whole")
     twice = study("merge", tmp_path / "other", parts / "1", parts / "1")
     assert (twice.code, twice.err.count("\n"), "each folder once" in twice.err) == (2, 1, True)
-
-
-Change = Callable[[Path], None]
-
-
-def sql(text: str) -> Change:
-    def change(folder: Path) -> None:
-        with closing(sqlite3.connect(folder / FILE)) as base:
-            assert base.execute(text).rowcount > 0, text
-            base.commit()
-
-    return change
 
 
 def artifact(change: Callable[[Path], object]) -> Change:

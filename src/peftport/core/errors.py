@@ -59,7 +59,7 @@ class GatesFailed(BadRequest):
     """What a study declares to hold before its grid is run does not; ``lines`` has what was found."""
 
     def __init__(self, message: str, lines: Iterable[str]) -> None:
-        """Make the error."""
+        """Keep the lines beside the message, one for each gate that does not hold."""
         super().__init__(message)
         self.lines = tuple(lines)
 

@@ -44,7 +44,7 @@ class RawNumbers:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape."""
+        """The lengths of all axes, as of the tensor that is stored."""
         return self.bits.shape
 
     @property

@@ -24,7 +24,7 @@ class Silent:
         return lambda units: None
 
     def tell(self, line: str) -> None:
-        """Ignore the line."""
+        """Ignore what was found so far."""
 
 
 def duration(seconds: float) -> str:

@@ -72,7 +72,7 @@ class Gates:
         return len(self.lifts) + len(self.closeness)
 
     def __iter__(self) -> Iterator[Gate]:
-        """Yield every gate."""
+        """Yield the gates of lift first, then those of closeness."""
         yield from self.lifts.values()
         yield from self.closeness.values()
 

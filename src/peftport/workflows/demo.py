@@ -112,12 +112,15 @@ def run_demo(
 def _told(comparison: Comparison, at_home: float) -> str:
     """What was found for one technique, before any training on the receiver."""
     least = min(comparison.plan.budgets)
-    rows = [row for row in comparison.rows if row.budget == least]
-    means = {
-        arm: fmean(float(row.measures["accuracy"] or 0.0) for row in rows if row.arm == arm)
+    of_arm = {
+        arm: [
+            as_scores(test).accuracy
+            for (each, budget, _), test in comparison.scores.items()
+            if (each, budget) == (arm, least)
+        ]
         for arm in comparison.plan.arms
     }
-    arms = ", ".join(f"{arm} {mean:.3f}" for arm, mean in means.items())
+    arms = ", ".join(f"{arm} {fmean(accuracies):.3f}" for arm, accuracies in of_arm.items())
     bare = as_scores(comparison.bare).accuracy
     where = f"on {comparison.receiver} after {least} steps"
     return f"{comparison.technique}: accuracy {at_home:.3f} at home; {where}: {arms}, bare {bare:.3f}"
