@@ -1,6 +1,7 @@
-"""How near a training step comes to two ceilings of the processor: its matrix products, and its memory.
+"""How near a training step comes to two ceilings of the processor or GPU: its matrix products, and its memory.
 
     PYTHONPATH=src:benchmarks python benchmarks/ceilings.py [--note CHANGE]  adds to benchmarks/results/ceilings.json
+    ... --device cuda --entries 1 8 64                                       the same on a GPU
 
 Every operation of one step, forward and backward, is counted where torch dispatches it: the operations of products
 (attention's own included), and the bytes that all other operations read and write once each. The ceilings are measured
@@ -19,6 +20,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,11 @@ OUT = Path(__file__).parent / "results" / "ceilings.json"
 FORMATS = {"float32": torch.float32, "mixed": torch.bfloat16, "bfloat16": torch.bfloat16}
 PRODUCTS = {"mm": (0, 1), "addmm": (1, 2), "bmm": (0, 1), "baddbmm": (1, 2), "_linear_pointwise": (0, 1)}
 ATTENTION = {
-    "_scaled_dot_product_flash_attention_for_cpu": 2,
-    "_scaled_dot_product_flash_attention_for_cpu_backward": 5,
+    f"_scaled_dot_product_{kind}{way}": products
+    for kind in ("flash_attention_for_cpu", "efficient_attention", "flash_attention", "cudnn_attention")
+    for way, products in (("", 2), ("_backward", 5))
 }
+STEPS = {"cpu": 1, "cuda": 20}  # that one timing spreads its start and its end over
 
 
 class Counted(TorchDispatchMode):
@@ -60,7 +64,7 @@ class Counted(TorchDispatchMode):
             outer = b.shape[0] if name == "_linear_pointwise" else b.shape[-1]
             self.operations[a.dtype] += 2 * math.prod(a.shape[:-1]) * inner * outer
         elif name in ATTENTION:
-            query, key = (args[0], args[1]) if name.endswith("cpu") else (args[1], args[2])
+            query, key = (args[1], args[2]) if name.endswith("_backward") else (args[0], args[1])
             self.operations[query.dtype] += 2 * ATTENTION[name] * math.prod(query.shape) * key.shape[-2]
         elif not func.is_view:
             tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
@@ -70,25 +74,33 @@ class Counted(TorchDispatchMode):
 
 
 def best_seconds(run: Callable[[], object], at_least: float = 1.0) -> float:
-    """The best of as many runs as fit in some time."""
+    """The best of as many runs as fit in some time, to the end of what they started on a GPU."""
     best, spent = math.inf, 0.0
     while spent < at_least:
         begun = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         took = time.perf_counter() - begun
         best, spent = min(best, took), spent + took
     return best
 
 
-def ceilings() -> dict[str, float]:
+def ceilings(device: str) -> dict[str, float]:
     """Operations a second of large products in each format, and bytes a second of a large copy (read and written)."""
-    found = {}
+    found, size, length = {}, *{"cpu": (2048, 2**26), "cuda": (8192, 2**29)}[device]
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-        found[str(dtype).removeprefix("torch.")] = 2 * 2048**3 / best_seconds(lambda a=a, b=b: torch.mm(a, b))  # type: ignore[misc]
-    source, target = torch.randn(2**26), torch.empty(2**26)
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / best_seconds(lambda a=a, b=b: torch.mm(a, b))  # type: ignore[misc]
+    source, target = torch.randn(length, device=device), torch.empty(length, device=device)
     found["bytes"] = 2 * source.numel() * 4 / best_seconds(lambda: target.copy_(source))
     return found
+
+
+def _between(step: Callable[[int], None], few: int, many: int) -> float:
+    """The seconds of a step without those of beginning and ending a training."""
+    short, long = (best_seconds(partial(step, steps), at_least=2.0) for steps in (few, many))
+    return (long - short) / (many - few)
 
 
 def measure(bound: BoundTask, technique: str, entries: int, limits: dict[str, float]) -> dict[str, Any]:
@@ -96,13 +108,14 @@ def measure(bound: BoundTask, technique: str, entries: int, limits: dict[str, fl
     spec, coded = make_spec(technique), bound.train_split
     stack = [Entry(bound.fresh(spec, seed), coded.rows, coded.targets, seed, 1e-4) for seed in range(entries)]
 
-    def step() -> None:
-        train_entries(bound.host, bound.readout, spec, stack, [1], bound.settings)
+    def step(steps: int = 1) -> None:
+        train_entries(bound.host, bound.readout, spec, stack, [steps], bound.settings)
 
     step()
     with Counted() as counted:
         step()
-    seconds = best_seconds(step, at_least=8.0)
+    steps = STEPS[bound.host.device.type]
+    seconds = best_seconds(step, at_least=8.0) if steps == 1 else _between(step, 1, 1 + steps)
     products = sum(n / limits[str(dtype).removeprefix("torch.")] for dtype, n in counted.operations.items())
     memory = counted.bytes / limits["bytes"]
     return {
@@ -120,19 +133,27 @@ def main() -> None:
     parser.add_argument("--techniques", nargs="+", default=["lora"], choices=list(TECHNIQUES))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     parser.add_argument("--entries", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--device", default="cpu", choices=list(STEPS))
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--note", default="", help="what changed since the run before")
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    limits = ceilings()
+    limits = ceilings(asked.device)
     rows = []
     for host in asked.hosts:
         for dtype in asked.formats:
             task = load_task("rotten_tomatoes")
-            bound = bind_task(host, task, settings=TrainSettings(max_tokens=64), loading=Loading(dtype=dtype))
+            settings, loading = (
+                TrainSettings(batch_size=asked.batch_size, max_tokens=64),
+                Loading(device=asked.device, dtype=dtype),
+            )
+            bound = bind_task(host, task, settings=settings, loading=loading)
             for technique in asked.techniques:
                 for entries in asked.entries:
-                    rows.append({"dtype": dtype, **measure(bound, technique, entries, limits)})
+                    rows.append(
+                        {"dtype": dtype, "batch_size": asked.batch_size, **measure(bound, technique, entries, limits)}
+                    )
                     print(json.dumps(rows[-1]), flush=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     run = {"note": asked.note, "commit": commit.strip(), "ceilings": limits, "machine": machine_facts(), "rows": rows}

@@ -23,7 +23,15 @@ def machine_facts() -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "threads": os.environ.get("OMP_NUM_THREADS", "as torch chooses"),
         "load_average": round(os.getloadavg()[0], 2),
+        **_accelerator(),
     }
+
+
+def _accelerator() -> dict[str, str]:
+    """The GPU where torch finds one."""
+    import torch
+
+    return {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
 
 
 def _version(package: str) -> str | None:

@@ -198,5 +198,6 @@ def inputs_of(host: Host, rows: Sequence[Row], shift: int = 0) -> dict[str, Any]
         return decoder_inputs(host, rows, shift)
     inputs: dict[str, Any] = pad(rows, host.tokenizer.pad_token_id, host.device)
     if host.kind == "encoder_decoder":
-        inputs |= {"decoder_input_ids": torch.tensor([row[:4] for row in rows]), "use_cache": False}
+        told = torch.tensor([row[:4] for row in rows], device=host.device)
+        inputs |= {"decoder_input_ids": told, "use_cache": False}
     return inputs

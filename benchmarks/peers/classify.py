@@ -24,7 +24,7 @@ NO_DROPOUT = {
 def load_model(work: Work) -> nn.Module:
     """The bare host, float32, without dropout."""
     auto = transformers.AutoModel if work.kind == "encoder" else transformers.AutoModelForSeq2SeqLM
-    return auto.from_pretrained(work.folder, local_files_only=True, **NO_DROPOUT[work.kind])
+    return auto.from_pretrained(work.folder, local_files_only=True, **NO_DROPOUT[work.kind]).to(work.device)
 
 
 def collate(rows: Sequence[Sequence[int]], labels: Sequence[int], pad_id: int) -> dict[str, Tensor]:
@@ -33,6 +33,11 @@ def collate(rows: Sequence[Sequence[int]], labels: Sequence[int], pad_id: int) -
     lengths = torch.tensor([len(row) for row in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(labels)}
+
+
+def on_device(batch: dict[str, Tensor], work: Work) -> dict[str, Tensor]:
+    """A batch where the work is done."""
+    return {name: tensor.to(work.device) for name, tensor in batch.items()}
 
 
 class Classifier(nn.Module):
@@ -71,7 +76,7 @@ class Words(Classifier):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of the label words; cross-entropy over the whole vocabulary."""
-        start = torch.full((len(input_ids), 1), self.start_id)
+        start = torch.full((len(input_ids), 1), self.start_id, device=input_ids.device)
         out = self.model(
             input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=start, use_cache=False
         ).logits[:, 0]
@@ -90,7 +95,7 @@ def mean_state(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> T
 
 def prototypes_of(model: nn.Module, work: Work) -> Tensor:
     """Embeddings of the label descriptions by the bare host, (C, D)."""
-    batch = collate(work.label_rows, [0] * len(work.label_rows), work.pad_id)
+    batch = on_device(collate(work.label_rows, [0] * len(work.label_rows), work.pad_id), work)
     with torch.no_grad():
         return F.normalize(mean_state(model.eval(), batch["input_ids"], batch["attention_mask"]), dim=-1)
 
@@ -98,7 +103,7 @@ def prototypes_of(model: nn.Module, work: Work) -> Tensor:
 def words_of(work: Work) -> Tensor:
     """Tokens of the label words, (C,)."""
     assert all(len(row) == 1 for row in work.label_rows), "the peers read label words of one token"
-    return torch.tensor([row[0] for row in work.label_rows])
+    return torch.tensor([row[0] for row in work.label_rows], device=work.device)
 
 
 def trainable(model: nn.Module) -> int:

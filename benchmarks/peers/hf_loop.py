@@ -58,7 +58,7 @@ def arguments(work: Work, run: Run, folder: str) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
-        use_cpu=True,
+        use_cpu=work.device == "cpu",
         bf16=work.numbers == "bfloat16",
         **GROUPED,
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from classify import Classifier, collate, trainable
+from classify import Classifier, collate, on_device, trainable
 from with_peft import fresh_classifier
 from work import Done, Run, Texts, Work, read_work, warm_and_timed, write_done
 
@@ -28,22 +28,23 @@ def batches(work: Work, seed: int) -> Iterator[dict[str, torch.Tensor]]:
         rng.shuffle(picks)
         for pick in picks:
             if len(pick) == work.batch_size:
-                yield collate([rows[i] for i in pick], [work.train.labels[i] for i in pick], work.pad_id)
+                batch = collate([rows[i] for i in pick], [work.train.labels[i] for i in pick], work.pad_id)
+                yield on_device(batch, work)
 
 
 def narrow(work: Work) -> torch.autocast:
     """Products in bfloat16 where the work asks for them."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=work.numbers == "bfloat16")
+    return torch.autocast(work.device, torch.bfloat16, enabled=work.numbers == "bfloat16")
 
 
 @torch.inference_mode()
-def accuracy(model: Classifier, test: Texts, pad_id: int) -> float:
+def accuracy(model: Classifier, test: Texts, work: Work) -> float:
     """Share of test items that are right."""
     order = sorted(range(len(test.rows)), key=lambda i: len(test.rows[i]))
     right = 0
     for begin in range(0, len(order), TEST_BATCH):
         pick = order[begin : begin + TEST_BATCH]
-        batch = collate([test.rows[i] for i in pick], [test.labels[i] for i in pick], pad_id)
+        batch = on_device(collate([test.rows[i] for i in pick], [test.labels[i] for i in pick], work.pad_id), work)
         logits = model(batch["input_ids"], batch["attention_mask"])["logits"]
         right += int((logits.argmax(-1) == batch["labels"]).sum())
     return right / len(order)
@@ -63,7 +64,7 @@ def run(work: Work, one: Run, test: Texts) -> Done:
         if step in one.points:
             before = time.perf_counter()
             with narrow(work):
-                found[step] = accuracy(model, test, work.pad_id)
+                found[step] = accuracy(model, test, work)
             tested += time.perf_counter() - before
         if step < max(one.points):
             with narrow(work):

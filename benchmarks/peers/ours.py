@@ -21,7 +21,7 @@ def open_bound_task(work: Work) -> BoundTask:
     settings = TrainSettings(
         batch_size=work.batch_size, max_tokens=work.max_tokens, max_grad_norm=work.max_grad_norm, weight_decay=0.0
     )
-    loading = Loading(dtype="mixed" if work.numbers == "bfloat16" else "float32")
+    loading = Loading(device=work.device, dtype="mixed" if work.numbers == "bfloat16" else "float32")
     bound_task = bind_task(work.host, load_task(work.task), settings=settings, test_items=work.items, loading=loading)
     assert [list(row) for row in bound_task.test_split.rows] == work.test.rows, "the peers were given other texts"
     assert [list(row) for row in bound_task.train_split.rows] == work.train.rows, "the peers were given other texts"

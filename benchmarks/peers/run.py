@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--task", default="rotten_tomatoes")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--table", action="store_true", help="print what is there as Markdown, measure nothing")
     asked = parser.parse_args()
@@ -101,6 +102,7 @@ def main() -> None:
         if (host, technique) in done:
             continue
         work = make_work(host, technique, asked.task, asked.items, asked.batch_size, asked.max_tokens)
+        work = replace(work, device=asked.device)
         found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads))
         _say(found["comparisons"][-1])
         asked.out.parent.mkdir(exist_ok=True)

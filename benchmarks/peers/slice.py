@@ -62,7 +62,17 @@ def ours(study: str, workers: int, load: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "slice.toml"
         file.write_text(study, encoding="utf-8")
-        options = ["--dir", f"{home}/runs", "--workers", str(workers), "--threads", "1", "--load", load, "--json"]
+        options = [
+            "--dir",
+            f"{home}/runs",
+            "--workers",
+            str(workers),
+            "--threads",
+            "1",
+            "--set",
+            f"loading.{load}",
+            "--json",
+        ]
         command = [sys.executable, "-m", "peftport", "study", "run", str(file), *options]
         begun = time.perf_counter()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -40,6 +40,7 @@ class Work:
         label_rows: token rows of the label words (encoder-decoders) or of the label descriptions (encoders).
         task, items, max_tokens: how our side names the same texts.
         numbers: float32, or bfloat16: products in bfloat16 and what is trained in float32, as each side has it.
+        device: cpu, or cuda.
 
     """
 
@@ -61,6 +62,7 @@ class Work:
     max_tokens: int
     runs: list[Run]
     numbers: str = "float32"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ without a mask, the causal mask is made explicit so that the prefix stays visibl
 c tanh(s / c), SDPA cannot be used, and attention is computed step by step.
 
 Where gradients are wanted on the processor, attention is computed in float32: in bfloat16, the backward pass of SDPA
-takes many times as long there.
+takes many times as long there. On a GPU in bfloat16, cuDNN's attention is left out: it makes a plan for every length of
+texts that it has not seen, which takes longer than the step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -26,6 +28,7 @@ from peftport.core.errors import HostRefused
 from peftport.hosts.prefixes import Watched, prefixes, watchers
 
 NAME = "peftport"
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attend(
@@ -35,6 +38,9 @@ def attend(
 
     The query is (B, H, T, d); key and value are (B, H_kv, T, d).
     """
+    if query.dtype == torch.bfloat16 and query.device.type == "cuda":
+        with sdpa_kernel(WITHOUT_PLANS):
+            return _attend(module, query, key, value, attention_mask, **options)
     if query.dtype != torch.bfloat16 or query.device.type != "cpu" or not torch.is_grad_enabled():
         return _attend(module, query, key, value, attention_mask, **options)
     options["position_bias"] = _wide(options.get("position_bias"))

@@ -139,10 +139,12 @@ def chosen_device(loading: Loading) -> str:
         HostRefused: cuda is asked for and there is none.
 
     """
+    if loading.device == "cpu":
+        return "cpu"
     there = torch.cuda.is_available()
     if loading.device == "cuda" and not there:
         raise HostRefused("device: expected a CUDA device, torch sees none here; use auto or cpu")
-    return "cuda" if there and loading.device != "cpu" else "cpu"
+    return "cuda" if there else "cpu"
 
 
 def checkpoint_layers(base: nn.Module, layout: Layout) -> None:

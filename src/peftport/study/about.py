@@ -8,8 +8,10 @@ from typing import Any
 
 from peftport.core.environment import installed_versions, this_machine
 from peftport.core.hashing import canonical_json
+from peftport.hosts.loading import Loading, chosen_device
 from peftport.modules.module import Closed
 from peftport.store.ledger import Ledger
+from peftport.study.devices import accelerators
 from peftport.study.gates import GateResult
 from peftport.study.grid import StudySpec
 from peftport.study.inputs import VERSIONS
@@ -143,6 +145,7 @@ def _together(versions: list[dict[str, str]]) -> dict[str, str]:
     return {name: " and ".join(dict.fromkeys(each[name] for each in versions if name in each)) for name in names}
 
 
-def record_machine(ledger: Ledger) -> None:
-    """Write the versions and the machine of this run into the ledger."""
-    ledger.set_fact("ran", {"versions": installed_versions(), "machine": this_machine()})
+def record_machine(ledger: Ledger, loading: Loading) -> None:
+    """Write the versions, the machine and the accelerators of this run into the ledger."""
+    used = {"accelerator": accelerators()} if chosen_device(loading) != "cpu" else {}
+    ledger.set_fact("ran", {"versions": installed_versions(), "machine": {**this_machine(), **used}})

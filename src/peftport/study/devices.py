@@ -22,6 +22,11 @@ def devices_of_workers(loading: Loading) -> tuple[str, ...]:
     return (seen,) if loading.spread else tuple(seen.split(","))
 
 
+def accelerators() -> str:
+    """Return the names of the accelerators of this machine, each once, such as ``NVIDIA H200``."""
+    return ", ".join(sorted({torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}))
+
+
 def devices_of_task(loading: Loading, nodes: list[Mapping[str, float]]) -> int:
     """Return how many GPUs a stack on a Ray cluster needs; ``nodes`` holds the resources of each node by name."""
     most = int(max((node.get("GPU", 0) for node in nodes), default=0))

@@ -74,7 +74,7 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
             ledger.set_fact("study", plan.study.model_dump(mode="json"))
             if opened.shard and not plan.only:
                 ledger.set_fact(SHARDS, sorted({*(ledger.fact(SHARDS) or []), str(opened.shard)}))
-            record_machine(ledger)
+            record_machine(ledger, plan.study.loading)
             with tracking(trackers, plan, ledger, request.warn or _nobody) as tracked:
                 again = request.retry_failed
                 driving = Driving(ledger, opened.artifacts, fresh, limits, again, request.progress, tracked.recorded)
