@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from peftport.core.errors import BadRequest
+from peftport.core.libraries import pl
 from peftport.metrics.choice import StudyMetric
 from peftport.report.export import export_figures
 from peftport.report.findings import Findings, frame
@@ -15,12 +17,13 @@ from peftport.store.artifacts import write_text
 from peftport.study.about import about
 from peftport.study.answers import study_answers
 from peftport.study.commands import ReportRequest, WatchRequest
-from peftport.study.export import export, read_about, read_export, recorded_items, rows_of
+from peftport.study.export import Exported, export, read_about, read_export, recorded_items, rows_of
 from peftport.study.gate_results import study_gates
 from peftport.study.items import StoredItems
 from peftport.study.judged import judged_items, recorded_tests, stored_tests
 from peftport.study.kinds import check_generated
 from peftport.study.opened import OpenedStudy
+from peftport.study.plan import Plan
 from peftport.study.status import follow_study
 from peftport.study.tested import judged_by
 
@@ -41,7 +44,8 @@ def report_study(opened: OpenedStudy, request: ReportRequest) -> StudyReport:
     of them names one, the usual one of the tasks' kind: of classes accuracy, or balanced accuracy for lopsided sets.
 
     Raises:
-        BadRequest: nothing was run yet, the ledger is damaged, there are no tables, or the metric is unknown.
+        BadRequest: nothing was run yet, the ledger is damaged, there are no tables, they are of another study, or the
+            metric is unknown.
         PeftportError: an artifact is missing or corrupt, or the tables were altered.
 
     """
@@ -49,7 +53,7 @@ def report_study(opened: OpenedStudy, request: ReportRequest) -> StudyReport:
     if request.results is None:
         findings, judged = _from_ledger(opened, asked)
     else:
-        findings, judged = _from_tables(Path(request.results), asked)
+        findings, judged = _from_tables(Path(request.results), asked, opened.plan)
     files: list[Path] = []
     if request.out is not None:
         write_text(Path(request.out), render(findings))
@@ -85,8 +89,8 @@ def _from_ledger(opened: OpenedStudy, asked: str | None) -> tuple[Findings, Stud
     return replace(found, answers=frame("answers", answers)), judged
 
 
-def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric]:
-    exported, told = read_export(folder), read_about(folder)
+def _from_tables(folder: Path, asked: str | None, plan: Plan) -> tuple[Findings, StudyMetric]:
+    exported, told = _of_plan(read_export(folder), plan, folder), read_about(folder)
     judged = judged_by(exported.tested, asked or told.study.testing.metric)
     check_generated(told.study, judged.name)
     table = None if judged.name == "accuracy" else recorded_items(folder)
@@ -94,3 +98,15 @@ def _from_tables(folder: Path, asked: str | None) -> tuple[Findings, StudyMetric
     if table is not None:
         items = judged_items(judged.name, exported.runs, recorded_tests(exported.runs, table, told.kinds))
     return study_findings(exported.runs, exported.correct, told, judged=judged, items=items), judged
+
+
+def _of_plan(exported: Exported, plan: Plan, folder: Path) -> Exported:
+    """Keep those of the exported runs that are asked for; tables that lack one of them are of another study."""
+    wanted = {run.name for run in plan.runs()}
+    runs = exported.runs.filter(pl.col("run").is_in(wanted))
+    if runs.height < len(wanted):
+        raise BadRequest(
+            f"--results {folder}: expected the {len(wanted)} runs of {plan.study.name}, got {runs.height} of them; "
+            "give the study file of these tables, or --only with what they have"
+        )
+    return replace(exported, runs=runs, correct=exported.correct.filter(pl.col("run").is_in(wanted)))
