@@ -52,6 +52,7 @@ def study_file(techniques: list[str], budgets: list[int], seeds: int, origin_ste
         "seeds": list(range(seeds)),
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += ['data = { receiver = "shared" }']  # the peers train everything on the same items
     lines += ["[training]", f"origin_steps = {origin_steps}", f"batch_size = {BATCH}", f"max_tokens = {MAX_TOKENS}"]
     return "\n".join([*lines, "[testing]", f"items = {items}"]) + "\n"
 
