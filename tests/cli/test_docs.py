@@ -168,7 +168,7 @@ def place(hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.Mon
     ]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
     (tmp_path / "studies").mkdir()
-    for name in ("quick", "paper-offline", "paper"):
+    for name in ("quick", "paper-offline", "paper-updated", "paper"):
         (tmp_path / "studies" / f"{name}.toml").write_text(STUDY.replace("quick", name), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
