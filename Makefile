@@ -6,7 +6,10 @@
 #   make test-minimal test-newest  a part of the tests with the lowest and the newest libraries
 #   make test-processors  every test as on lesser processors, and with two threads (three times make test)
 #   make bench   speed and memory, beside peers (hours)
-PYTHON ?= python3.11
+# Any Python from 3.11 on that is there; PYTHON=... takes another.
+NEW_ENOUGH = $(shell $(1) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+PYTHON ?= $(or $(firstword $(foreach each,python3.11 python3.12 python3.13 python3,$(if $(call NEW_ENOUGH,$(each)),$(each)))),$\
+    $(error found no Python from 3.11 on: expected python3.11, python3.12, python3.13 or python3; give one as PYTHON=...))
 TORCH := torch==2.13.0
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -21,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 NO_AVX := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
 
-.PHONY: help setup hosts demo test coverage test-minimal test-newest test-processors check docs notebook oracle browser bench clean
+.PHONY: help setup hosts demo test ready-to-test coverage test-minimal test-newest test-processors check docs notebook oracle browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -29,7 +32,7 @@ help:
 # CPU build under that name (macOS, aarch64: the default build is one), the default build is taken.
 $(VENV)/ready: requirements/dev.txt pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	@echo "installing torch and pinned requirements into $(VENV) ..."
+	@echo "$$($(RUN) --version): installing torch and pinned requirements into $(VENV) ..."
 	$(RUN) -c "import torch" 2>/dev/null || $(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) "$(TORCH)"
 	$(PIP) --no-deps -r requirements/dev.txt
 	$(PIP) --no-deps --no-build-isolation -e .
@@ -51,20 +54,24 @@ oracle:
 browser: setup
 	PYTHON=$(RUN) bash tools/make_browser.sh
 
+# What the tests need, side by side: hosts are converted while other environments are downloaded.
+ready-to-test: setup
+	$(MAKE) --no-print-directory -j3 hosts oracle browser
+
 test: export OMP_NUM_THREADS := 1
-test: hosts oracle browser
+test: ready-to-test
 	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Lines of src that the tests reach, worker and child processes too; the page is coverage/index.html.
 coverage: export OMP_NUM_THREADS := 1
-coverage: hosts oracle browser
+coverage: ready-to-test
 	$(RUN) -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html:coverage $(PYTEST_ARGS)
 
 test-minimal test-newest: export OMP_NUM_THREADS := 1
 test-minimal test-newest: test-%:
 	PYTHON=$(PYTHON) TORCH=$(TORCH) bash tools/test_dependencies.sh $*
 
-test-processors: hosts oracle browser
+test-processors: ready-to-test
 	OMP_NUM_THREADS=1 $(NO_AVX) $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(AVX2) $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 	OMP_NUM_THREADS=2 $(RUN) -m pytest -n 1 --dist loadfile $(PYTEST_ARGS)
