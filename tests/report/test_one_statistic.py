@@ -16,6 +16,7 @@ from peftport.metrics import METRICS, metrics_of
 from peftport.metrics.resampling import resampled
 from peftport.report.compared import comparison_findings, demo_findings
 from peftport.report.html import render
+from peftport.report.in_short import cards
 from peftport.report.pack import unpacked
 from peftport.training.evaluation import Scores
 from peftport.workflows import compare_tables
@@ -94,6 +95,12 @@ def test_sentence_verdict_json_and_page_of_a_comparison_agree(metric: str) -> No
     assert (said["summary"], said["verdict"]["sentence"]) == (summary, verdict) == found.headlines
     [shown] = frames["verdicts"]
     assert (shown["sentence"], shown["verdict"]) == (verdict, said["verdict"]["verdict"])
+    [card] = cards(found)
+    assert (card.sentence, card.verdict) == (shown["sentence"], shown["verdict"])
+    first = page.partition('<article class="card"')[2].partition("</article>")[0]
+    assert f'data-is="{card.verdict}"' in first and all(mark.text in first for mark in card.marks)
+    levels = {row["mean"] for row in found.curves.iter_rows(named=True)}
+    assert card.marks and {mark.text.partition(" ")[0] for mark in card.marks} <= {f"{mean:.3f}" for mean in levels}
     # The numbers: JSON and page (which rounds), and what the sentence claims of them.
     assert len(said["gains"]) == len(frames["gains"]) == 6
     for one, other in zip(said["gains"], frames["gains"], strict=True):

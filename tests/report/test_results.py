@@ -42,4 +42,4 @@ def test_the_page_of_committed_results(open_page: Open, findings: Findings, tmp_
     assert {(row["technique"], row["arm"]) for row in rows} == {(technique, "ported")}
     panels = 3 * findings.pooled["budget"].n_unique() * findings.pooled["method"].n_unique()
     assert page.locator('[data-chart="pooled"] .panel').count() == min(panels, FIRST_POOLED)
-    assert all(line in page.locator("#headline").inner_text() for line in findings.headlines)
+    assert all(line in page.locator("#headline").text_content() for line in findings.headlines)

@@ -24,6 +24,7 @@ from peftport.metrics import metric_named
 from peftport.report.digest import Count, counts, derived
 from peftport.report.figures import BANDS, CHARTS, PARAMS, drawing
 from peftport.report.findings import Findings
+from peftport.report.in_short import cards
 from peftport.report.pack import packed, script_json
 from peftport.report.palette import PAGE
 from peftport.report.shown import shown_tables
@@ -32,6 +33,7 @@ SCRIPTS = ("frames.js", "table.js", "rows.js", "charts.js", "page.js")
 # The most rows of a table that a page holds; the files that the study exports have all rows.
 MOST_ROWS = {"cells": 400_000, "gains": 120_000}
 MOST_OTHER_ROWS = 60_000
+MOST_SENTENCES = 3  # with more, and cards above them, sentences are folded
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ def render(findings: Findings) -> str:
     frames, metric = derived(findings), metric_named(findings.metric)
     kept, cut = _cut(frames)
     present, absent = _sections(frames)
-    charts = _charts(findings, frames)
+    charts, first = _charts(findings, frames), cards(findings)
     bundle, script = vega_bundle(), own_script()
     template = _environment().get_template("page.html.j2")
     return template.render(
         f=findings,
+        cards=first,
+        told={card.sentence for card in first},
+        long=bool(first) and len(findings.headlines) > MOST_SENTENCES,
         counts=_counts(findings),
         title=f"{metric.title[0].upper()}{metric.title[1:]}",
         higher=metric.higher_is_better,
