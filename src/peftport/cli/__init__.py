@@ -19,6 +19,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from peftport.cli import hosts, modules, study, tasks
+from peftport.cli.console import say
+from peftport.core.environment import version_of
 from peftport.core.errors import PeftportError
 from peftport.core.stopping import INTERRUPTED, TOLD
 
@@ -38,6 +40,12 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(study.app, name="study")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        say(f"peftport {version_of('peftport')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _every_command(
     layout: Annotated[
@@ -47,6 +55,9 @@ def _every_command(
             help="A TOML file that says where the layers of a type of host are (docs/families.md). May be repeated.",
         ),
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Can a PEFT module trained on one base model be used on another, how, and is it worth it?"""
     if layout:

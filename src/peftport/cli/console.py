@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import Parameter
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from peftport.report.table import Table
 
 SECONDS_A_LINE = 60.0
+PIPED_COLUMNS = 120  # the width of tables that are not printed on a terminal
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
 AsJson = Annotated[bool, JSON_OPTION]
 AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
@@ -45,17 +47,43 @@ def print_json(value: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, as wide as the terminal allows."""
+    """Print a table, as wide as the terminal allows, or as COLUMNS says where there is none.
+
+    Where words would have to be broken, each row is printed as a list.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
 
+    console = Console(width=None if sys.stdout.isatty() else _columns())
+    if table.least_width() > console.width:
+        say("\n".join(_as_lists(table, console.width)))
+        return
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        numbers = table.holds_numbers(index)
+        shown.add_column(column, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
     for row in table.rows:
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console(width=None if sys.stdout.isatty() else 120).print(shown)
+    console.print(shown)
+
+
+def _as_lists(table: Table, width: int) -> Iterator[str]:
+    """A row as its first cell, and below it a line for each other column."""
+    indent = max(map(len, table.columns)) + 4
+    yield f"{table.title}\n"
+    for row in table.rows:
+        yield row[0]
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            lines = wrap(cell, max(20, width - indent), break_on_hyphens=False) or [""]
+            yield f"  {column:{indent - 2}}{lines[0]}"
+            yield from (" " * indent + line for line in lines[1:])
+        yield ""
+
+
+def _columns() -> int:
+    said = os.environ.get("COLUMNS", "")
+    return int(said) if said.isdecimal() and int(said) > 0 else PIPED_COLUMNS
 
 
 def say(text: str) -> None:

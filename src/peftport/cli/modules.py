@@ -90,11 +90,11 @@ def _listed(json_: bool, title: str, rows: list[dict[str, Any]], table: Any) -> 
     if json_:
         print_json({title: rows})
         return
-    cells = [tuple(_plain(value) for value in row.values()) for row in rows]
+    cells = [tuple(_plain(value).replace(",", ", ").replace(",  ", ", ") for value in row.values()) for row in rows]
     print_table(table(title, tuple(key.replace("_", " ") for key in rows[0]), tuple(cells)))
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return "  ".join(f"{key}={_plain(inner)}" for key, inner in value.items())
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

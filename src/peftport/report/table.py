@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+NUMBER = re.compile(r"[+-]?\d*[.,\d]+ ?(%|[a-z]{0,3})( ?[\[(].*)?$")
+EMPTY = ("", "-", "n/e")
+GAP = 3  # columns between two cells
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of text cells; the first column is text, the rest are aligned right."""
+    """A titled table of text cells."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def holds_numbers(self, column: int) -> bool:
+        """Whether every cell of a column that has a content is a number, with or without what is beside it."""
+        cells = [row[column] for row in self.rows if row[column] not in EMPTY]
+        return column > 0 and bool(cells) and all(NUMBER.match(cell) for cell in cells)
+
+    def least_width(self) -> int:
+        """The width below which words, or numbers with what is beside them, would have to be broken."""
+        widths = []
+        for index, column in enumerate(self.columns):
+            cells = [column, *(row[index] for row in self.rows)]
+            parts = cells if self.holds_numbers(index) else [word for cell in cells for word in cell.split()]
+            widths.append(max(map(len, parts), default=0) + GAP)
+        return sum(widths) + GAP - 1
 
     def markdown(self) -> str:
         """The table for a file."""
