@@ -59,6 +59,7 @@ def place(
     (tmp_path / "pairs.csv").write_text("\n".join(["premise,hypothesis,label", *rows]), encoding="utf-8")
     (tmp_path / "tiny.toml").write_text(STUDY, encoding="utf-8")
     (tmp_path / "slip.toml").write_text(STUDY.replace("budgets", "budget"), encoding="utf-8")
+    shutil.copytree(PAGE.parents[1] / "results" / "drift", tmp_path / "other")
     (tmp_path / "runs/damaged").mkdir(parents=True)
     (tmp_path / "runs/damaged/ledger.sqlite").write_bytes(b"x" * 5000)
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ from peftport.cli import hosts, modules, study, tasks
 from peftport.cli.console import say
 from peftport.core.environment import version_of
 from peftport.core.errors import PeftportError
+from peftport.core.guesses import guess
 from peftport.core.stopping import INTERRUPTED, TOLD
 
 app = typer.Typer(
@@ -119,7 +120,17 @@ def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peftport"
     message = getattr(error, "format_message", error.__str__)().rstrip(".")
-    return f"{message}{_got(getattr(error, 'param', None))}. Try: {command} --help"
+    return f"{message}{_got(getattr(error, 'param', None))}{_meant(error, context)}. Try: {command} --help"
+
+
+def _meant(error: Exception, context: Any) -> str:
+    """Return the option that an unknown one probably means, where it has another name in other libraries."""
+    unknown = getattr(error, "option_name", None)
+    if unknown is None or context is None:
+        return ""
+    known = [word for parameter in context.command.params for word in parameter.opts if word.startswith("--")]
+    near = guess(unknown, known)
+    return f"; did you mean {near}" if near and near not in (getattr(error, "possibilities", None) or ()) else ""
 
 
 def _got(parameter: Any) -> str:

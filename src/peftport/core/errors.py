@@ -18,8 +18,9 @@ Every message says what, where, expected, got and remedy, in one line.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+from peftport.core.guesses import guess
 
 
 def first_line(error: BaseException) -> str:
@@ -71,10 +72,10 @@ class UnknownName(BadRequest):
     def of(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:
         """Build the message: the unknown name, the most similar known one, and all known names if they are few."""
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
+        near = guess(name, names)
+        meant = f"did you mean {near!r}? " if near else ""
         return cls(
-            f"unknown {kind} {name!r}: {guess}expected one of {', '.join(names)}{'; ' + remedy if remedy else ''}"
+            f"unknown {kind} {name!r}: {meant}expected one of {', '.join(names)}{'; ' + remedy if remedy else ''}"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
 
 from peftport.core.errors import BadRequest, UnknownName
+from peftport.core.guesses import guess
 from peftport.techniques.adapter import Adapter
 from peftport.techniques.base import Technique, TechniqueSpec
 from peftport.techniques.compacter import Compacter
@@ -69,7 +70,9 @@ def make_spec(name: str, settings: dict[str, Any] | None = None) -> TechniqueSpe
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or name
-        known = ", ".join(f for f in TECHNIQUES[name].spec_class.model_fields if f != "kind")
+        known = [f for f in TECHNIQUES[name].spec_class.model_fields if f != "kind"]
+        near = guess(where, known) if first["type"] == "extra_forbidden" else None
+        meant = f"did you mean {near!r}? " if near else ""
         raise BadRequest(
-            f"{name}.{where}: {first['msg']}, got {first['input']!r}; settings of {name}: {known}"
+            f"{name}.{where}: {first['msg']}, got {first['input']!r}; {meant}settings of {name}: {', '.join(known)}"
         ) from error

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peftport.core.errors import BadRequest, UnknownName
 from peftport.core.request import Request, options
 from peftport.hosts.loading import check_loading
 from peftport.hosts.sources import check_host_name
@@ -19,6 +20,7 @@ from peftport.objectives import check_readout
 from peftport.store.artifacts import check_free
 from peftport.tasks import Task
 from peftport.tasks.load import check_task_name
+from peftport.tasks.sources import TASKS
 from peftport.workflows.port_inputs import check_texts
 
 
@@ -47,7 +49,12 @@ def _check_module(place: Any) -> None:
 
 
 def _check_host(host: Any) -> None:
-    check_host_name(str(host))
+    try:
+        check_host_name(str(host))
+    except UnknownName as error:
+        if str(host) in TASKS:
+            raise BadRequest(f"{host} is a task, expected a host: name the host first, then the task") from error
+        raise
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
