@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from peftport.cli.console import print_table
+from peftport.cli.console import GAP, print_table
 from peftport.report.table import Table
 
 PAGES = Path(__file__).parent / "terminal"
@@ -38,7 +38,7 @@ def test_the_terminal_is_as_it_was(words: str) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(WORD, PROSE, NUMBERS, PROSE), min_size=1, max_size=6, unique_by=lambda row: row[2]),
     width=st.integers(40, 160),
@@ -57,7 +57,7 @@ def test_no_word_is_broken_and_numbers_are_aligned(
     shown, cells = Counter(text.split()), Counter(word for row in rows for cell in row for word in cell.split())
     assert not cells - shown
     lines = text.splitlines()
-    if table.least_width() <= width:
+    if sum(each + GAP for each in table.least_widths()) + GAP - 1 <= width:
         assert max(map(len, lines)) <= width
         ends = {line.index(row[2]) + len(row[2]) for row in rows for line in lines if row[2] in line}
         assert len(ends) == 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import Parameter
 from textwrap import wrap
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peftport.report.table import Table
 
 SECONDS_A_LINE = 60.0
+GAP = 3  # columns between two cells of a table
 PIPED_COLUMNS = 120  # the width of tables that are not printed on a terminal
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
 AsJson = Annotated[bool, JSON_OPTION]
@@ -56,13 +57,15 @@ def print_table(table: Table) -> None:
     from rich.table import Table as RichTable
 
     console = Console(width=None if sys.stdout.isatty() else _columns())
-    if table.least_width() > console.width:
+    widths = table.least_widths()
+    if sum(width + GAP for width in widths) + GAP - 1 > console.width:
         say("\n".join(_as_lists(table, console.width)))
         return
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
         numbers = table.holds_numbers(index)
-        shown.add_column(column, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+        side: Literal["left", "right"] = "right" if numbers else "left"
+        shown.add_column(column, justify=side, no_wrap=numbers, overflow="fold", min_width=widths[index])
     for row in table.rows:
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(shown)

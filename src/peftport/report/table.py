@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 NUMBER = re.compile(r"[+-]?\d*[.,\d]+ ?(%|[a-z]{0,3})( ?[\[(].*)?$")
 EMPTY = ("", "-", "n/e")
-GAP = 3  # columns between two cells
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,14 @@ class Table:
         cells = [row[column] for row in self.rows if row[column] not in EMPTY]
         return column > 0 and bool(cells) and all(NUMBER.match(cell) for cell in cells)
 
-    def least_width(self) -> int:
-        """The width below which words, or numbers with what is beside them, would have to be broken."""
+    def least_widths(self) -> list[int]:
+        """The width of each column below which words, or numbers with what is beside them, would have to be broken."""
         widths = []
         for index, column in enumerate(self.columns):
             cells = [column, *(row[index] for row in self.rows)]
             parts = cells if self.holds_numbers(index) else [word for cell in cells for word in cell.split()]
-            widths.append(max(map(len, parts), default=0) + GAP)
-        return sum(widths) + GAP - 1
+            widths.append(max(map(len, parts), default=0))
+        return widths
 
     def markdown(self) -> str:
         """The table for a file."""
