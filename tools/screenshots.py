@@ -1,6 +1,6 @@
-"""Screenshots of report pages for the docs: what a reader sees first, on a desk and on a phone.
+"""Screenshots of report pages for the docs: what a reader sees first, on a desk, a tablet, a phone and on paper.
 
-    PYTHONPATH=tests python tools/screenshots.py NAME=PAGE.html ...      writes docs/screenshots/NAME-WIDTH.png
+    PYTHONPATH=tests python tools/screenshots.py NAME=PAGE.html ...      writes docs/screenshots/NAME-LOOK.png
 
 Needs playwright and a Chromium (tools/make_browser.sh).
 """
@@ -15,7 +15,12 @@ from playwright.sync_api import sync_playwright
 from report.browsing import ARGUMENTS, browser_path
 
 OUT = Path(__file__).parents[1] / "docs" / "screenshots"
-SIZES = ((1280, 2400), (390, 2400))  # width and height in CSS pixels
+LOOKS = {  # width and height in CSS pixels, and how the page is looked at
+    "1280": (1280, 2400, {}),
+    "390": (390, 2400, {}),
+    "768-dark": (768, 1600, {"color_scheme": "dark"}),
+    "print": (794, 1123, {"media": "print"}),
+}
 
 
 def main() -> None:
@@ -25,12 +30,13 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=ARGUMENTS)
         for argument in sys.argv[1:]:
             name, _, file = argument.partition("=")
-            for width, height in SIZES:
+            for look, (width, height, media) in LOOKS.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
                 page.goto(Path(file).resolve().as_uri())
                 page.wait_for_selector('html[data-loading="all drawn"]', state="attached")
-                page.screenshot(path=OUT / f"{name}-{width}.png")
-                print(OUT / f"{name}-{width}.png")
+                page.emulate_media(**media)
+                page.screenshot(path=OUT / f"{name}-{look}.png")
+                print(OUT / f"{name}-{look}.png")
         browser.close()
 
 

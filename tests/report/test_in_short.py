@@ -8,8 +8,9 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftport.report.cards import on_axis
 from peftport.report.findings import Findings
-from peftport.report.in_short import MOST_MARKS, _drawn, cards
+from peftport.report.in_short import MOST_MARKS, cards
 
 NUMBER = st.floats(-1, 1, allow_nan=False).map(lambda x: round(x, 4))
 ROW = st.tuples(NUMBER, st.none() | st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)))
@@ -23,7 +24,7 @@ def test_marks_lie_on_the_axis_in_the_order_of_their_numbers(
         (f"n{i}", "ported", mean, *((None, None) if ends is None else (mean - ends[0], mean + ends[1])))
         for i, (mean, ends) in enumerate(rows)
     ]
-    marks, zero = _drawn(given_rows, signed=signed)
+    marks, zero = on_axis(given_rows, signed=signed)
     assert [mark.name for mark in marks] == [row[0] for row in given_rows]
     assert (zero is not None) == signed
     for mark, (_, _, mean, low, high) in zip(marks, given_rows, strict=True):

@@ -177,7 +177,7 @@ def check_files(out: Path, upgraded: pp.Upgraded) -> None:
     table = upgraded.tables()[0]
     assert [row[0] for row in table.rows] == [record.name for record in upgraded.records]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert all(f"<td>{record.name}</td>" in page for record in upgraded.records) and "<script" not in page
+    assert all(f">{record.name}</td>" in page for record in upgraded.records) and "<script" not in page
     assert upgraded.to_polars().height == 20 and "2 could not be read or ported" in str(upgraded)
     card = metadata_load(out / "modules" / "lora-peft-0" / "README.md")
     assert card["license"] == "cc-by-4.0" and card["datasets"] == ["imdb"] and card["library_name"] == "peft"

@@ -13,10 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftport.core.libraries import pl
@@ -28,6 +26,7 @@ from peftport.report.in_short import cards
 from peftport.report.pack import packed, script_json
 from peftport.report.palette import PAGE
 from peftport.report.shown import shown_tables
+from peftport.report.templating import template, template_text
 
 SCRIPTS = ("frames.js", "table.js", "rows.js", "charts.js", "page.js")
 # The most rows of a table that a page holds; the files that the study exports have all rows.
@@ -69,8 +68,7 @@ def render(findings: Findings) -> str:
     present, absent = _sections(frames)
     charts, first = _charts(findings, frames), cards(findings)
     bundle, script = vega_bundle(), own_script()
-    template = _environment().get_template("page.html.j2")
-    return template.render(
+    return template("page.html.j2").render(
         f=findings,
         cards=first,
         told={card.sentence for card in first},
@@ -84,7 +82,7 @@ def render(findings: Findings) -> str:
         cut=cut,
         sizes={name: frame.height for name, frame in frames.items()},
         charts=charts,
-        style=Markup(_text("page.css")),
+        style=Markup(template_text("page.css")),
         policy=_policy(bundle, script),
         bundle=Markup(bundle),
         own=Markup(script),
@@ -154,7 +152,7 @@ def vega_bundle() -> str:
 @cache
 def own_script() -> str:
     """The page's own scripts as one."""
-    source = "\n".join(_text(name) for name in SCRIPTS)
+    source = "\n".join(template_text(name) for name in SCRIPTS)
     return _closed(f'(() => {{"use strict";\n{source}\n}})();')
 
 
@@ -169,23 +167,4 @@ def _policy(*scripts: str) -> str:
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "connect-src 'none'; form-action 'none'; base-uri 'none'"
-    )
-
-
-def page_style() -> str:
-    """The style sheet of every page."""
-    return _text("page.css")
-
-
-def _text(name: str) -> str:
-    return (files("peftport.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("peftport.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )

@@ -8,49 +8,16 @@ have which verdict, and the pooled gains over each opponent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from peftport.core.libraries import pl
+from peftport.report.cards import Card, on_axis
 from peftport.report.findings import Findings
 
 MOST_CARDS = 6  # with more cells, pooled gains are shown in their place
 ARMS = ("ported", "sampled", "shuffled", "scratch", "bare")
 OPPONENTS = ("sampled", "shuffled", "scratch", "bare")
 MOST_MARKS = 12  # with more gains, only those over one opponent are shown
-MARGIN = 0.04  # share of the axis that is left free on each side
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One number on a card's axis, with its interval; ``left``, ``start`` and ``width`` are percentages of the axis."""
-
-    name: str
-    arm: str
-    text: str
-    left: float
-    start: float
-    width: float
-
-
-@dataclass(frozen=True)
-class Card:
-    """One answer.
-
-    Attributes:
-        verdict: the word, by which the card has its colour.
-        zero: where no difference lies on the axis, in percent; None where levels are drawn.
-        below: what the answer costs, or how many cells it is of.
-
-    """
-
-    question: str
-    verdict: str
-    sentence: str
-    marks: tuple[Mark, ...]
-    zero: float | None
-    below: str
 
 
 def cards(findings: Findings) -> list[Card]:
@@ -74,7 +41,7 @@ def _of_cell(findings: Findings, verdict: dict[str, Any]) -> Card:
             found = own.filter(arm=arm, budget=budget)
             when = "" if arm == "bare" else ", not trained on" if not budget else f", after {budget} steps"
             rows += [(f"{arm}{when}", arm, *found.select("mean", "low", "high").row(0))] if found.height else []
-    marks, zero = _drawn(rows, signed=False)
+    marks, zero = on_axis(rows, signed=False)
     task = verdict["receiver_task"] or "the task"
     question = (
         f"Is this {verdict['technique']} module of {verdict['origin']} of use on {verdict['receiver']}, for {task}?"
@@ -102,7 +69,7 @@ def _of_cells(findings: Findings, kind: str) -> Card:
         )
         for row in whole.sort("budget", maintain_order=True).iter_rows(named=True)
     ]
-    marks, zero = _drawn(rows, signed=True)
+    marks, zero = on_axis(rows, signed=True)
     [(verdict, most)] = counts.most_common(1) or [("not enough evidence", 0)]
     what = "the task that it was trained for" if kind == "same-task" else "another task than its own"
     others = ", ".join(f"{count} {word}" for word, count in counts.most_common()[1:])
@@ -113,26 +80,3 @@ def _of_cells(findings: Findings, kind: str) -> Card:
 
 def _after(budget: int) -> str:
     return f", after {budget} steps" if budget else ", not trained on"
-
-
-def _drawn(rows: Iterable[tuple[Any, ...]], *, signed: bool) -> tuple[tuple[Mark, ...], float | None]:
-    """Place numbers and their intervals on an axis that holds all of them, and zero where they are gains."""
-    known = [row for row in rows if row[2] is not None]
-    ends = [end for row in known for end in row[2:] if end is not None] + ([0.0] if signed else [])
-    if not known:
-        return (), None
-    least = float(min(ends))
-    span = float(max(ends)) - least or 1.0
-
-    def place(value: float) -> float:
-        return round(100 * (MARGIN + (1 - 2 * MARGIN) * (float(value) - least) / span), 2)
-
-    form = "{:+.3f}" if signed else "{:.3f}"
-    marks = []
-    for name, arm, mean, low, high in known:
-        text, start, width = form.format(mean), place(mean), 0.0
-        if low is not None and high is not None:
-            text += f" [{form.format(low)}, {form.format(high)}]"
-            start, width = place(low), round(place(high) - place(low), 2)
-        marks.append(Mark(name, arm.split()[0], text, place(mean), start, width))
-    return tuple(marks), place(0.0) if signed else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
+
+from markupsafe import Markup
 
 from peftport.core.environment import installed_versions, this_machine
 from peftport.metrics import metric_named
+from peftport.report.cards import Card, on_axis
 from peftport.report.table import Table
-from peftport.workflows.upgrade import Upgrade
+from peftport.report.templating import template, template_text
+from peftport.workflows.upgrade import CODES, Upgrade
 from peftport.workflows.upgrading.ledger import Outcome, UpgradeRecord
 
 COLUMNS = (
@@ -23,6 +26,7 @@ COLUMNS = (
     "change",
     "outcome",
 )
+NUMBERS = ("at home", "new host alone", "ported", "gain", "change")
 
 
 def upgrade_table(upgrade: Upgrade) -> Table:
@@ -57,25 +61,35 @@ def upgrade_markdown(upgrade: Upgrade) -> str:
     return f"# peftport upgrade\n\n{upgrade_sentence(upgrade)}\n\n{upgrade_table(upgrade).markdown()}\n{reasons}\n"
 
 
-def upgrade_page(upgrade: Upgrade, command: str) -> str:
-    """One self-contained page, without scripts."""
-    from peftport.report.html import page_style  # imported here: figures, which a page may have, are slow to import
+def upgrade_card(upgrade: Upgrade) -> Card:
+    """The answer: how many modules can be used, what is worst among the others, and every gain that was measured."""
+    worst = next((word for word in CODES if any(r.outcome == word for r in upgrade.records)), "usable")
+    rows = [(r.name, "ported", r.gain.estimate, r.gain.low, r.gain.high) for r in upgrade.records if r.gain is not None]
+    marks, zero = on_axis(rows, signed=True)
+    question = f"Which of these {len(upgrade.records)} modules of {upgrade.old} can be used on {upgrade.new}?"
+    return Card(question, worst, upgrade_sentence(upgrade), marks, zero, _limits(upgrade))
 
-    shown = upgrade_table(upgrade)
-    head = "".join(f"<th>{escape(name)}</th>" for name in shown.columns)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in shown.rows)
-    reasons = "".join(f"<dt>{escape(r.name)}</dt><dd>{escape(r.why)}</dd>" for r in upgrade.records)
-    made = {**installed_versions(), **this_machine()}
-    provenance = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in made.items())
+
+def upgrade_page(upgrade: Upgrade, command: str) -> str:
+    """One self-contained page, without scripts, that begins with its answer."""
+    return template("upgrade.html.j2").render(
+        upgrade=upgrade,
+        card=upgrade_card(upgrade),
+        table=upgrade_table(upgrade),
+        numbers=NUMBERS,
+        command=command,
+        made={**installed_versions(), **this_machine()},
+        style=Markup(template_text("page.css")),
+    )
+
+
+def _limits(upgrade: Upgrade) -> str:
+    """What the card's numbers are, and what they do not say."""
+    if upgrade.task is None:
+        return "No task was given, so nothing was measured: each outcome is what `peftport check` says beforehand."
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>peftport upgrade</title>'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<style>{page_style()}</style></head><body><main>"
-        f"<h1>peftport upgrade</h1><p>{escape(upgrade_sentence(upgrade))}</p>"
-        f"<h2>Modules</h2><p>{escape(shown.title)}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        f"<h2>Why</h2><dl>{reasons}</dl>"
-        f"<h2>How it was run</h2><pre><code>{escape(command)}</code></pre><dl>{provenance}</dl>"
-        "</main></body></html>\n"
+        f"Gains of the ported modules over {upgrade.new} alone on {upgrade.task}, with 95 % intervals. They say "
+        "nothing about other tasks."
     )
 
 

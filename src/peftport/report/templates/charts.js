@@ -19,6 +19,7 @@ async function drawPanel(chart, panel) {
   const all = panel.rows();
   const rows = all.slice(0, MOST_MARKS);
   const view = await vegaEmbed(panel.canvas, filled(chart, panel, rows), { actions: false, ast: true, renderer: "svg", logLevel: 1 });
+  for (const marks of panel.canvas.querySelectorAll('g[role="graphics-symbol"]:not([aria-label])')) marks.removeAttribute("role"); // it has no name
   drawn.push(view);
   if (all.length > rows.length) panel.canvas.after(element("p", { class: "fine" }, `The first ${rows.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} are drawn; the table holds all.`));
 }

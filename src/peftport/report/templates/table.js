@@ -12,6 +12,7 @@ const FORMATS = {
   signed: (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`,
   p: (value) => (value < 0.001 ? value.toExponential(0) : value.toFixed(3)),
 };
+const MOST_ON_ONE_LINE = 9; // columns of a table whose intervals stand beside their estimates
 const TEXTS = ["text", "long", "badge"];
 
 function element(name, attributes = {}, ...children) {
@@ -52,6 +53,12 @@ class DataTable {
     this.body = element("tbody", { role: "rowgroup" });
     const top = element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...heads));
     const table = element("table", { role: "table" }, top, this.body);
+    const short = this.shown.filter((column) => column.form !== "long").length;
+    if (short < this.shown.length) { // long texts have a line of their own under their row
+      table.classList.add("noted");
+      table.style.setProperty("--columns", short);
+    }
+    if (short > MOST_ON_ONE_LINE) table.classList.add("dense"); // intervals under their estimates
     const wide = { class: "wide", tabindex: "0", role: "region", "aria-label": `Table: ${this.name}` };
     this.pager = element("div", { class: "pager" });
     this.bar = element("div", { class: "bar" }, this.input, this.count, download);
@@ -61,7 +68,7 @@ class DataTable {
   head(column, index) {
     const button = element("button", { type: "button" }, column.title);
     button.addEventListener("click", () => this.sort(index));
-    const kind = TEXTS.includes(column.form) ? "words" : "number";
+    const kind = column.form === "long" ? "words long" : TEXTS.includes(column.form) ? "words" : "number";
     const head = element("th", { scope: "col", role: "columnheader", class: kind, "aria-sort": "none" }, button);
     (this.heads ??= []).push(head);
     return head;
