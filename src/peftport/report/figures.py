@@ -63,6 +63,9 @@ def _tips(*fields: str) -> list[alt.Tooltip]:
     return tips
 
 
+BARE_DASH, CEILING_DASH = [1, 3], [7, 3]  # as the page's key has them
+
+
 def _pairs() -> alt.Y:
     """A row for each pair, origin above receiver."""
     return alt.Y(
@@ -88,12 +91,17 @@ def draw_curves(canvas: Canvas) -> alt.LayerChart:
     dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=ARMS, range=ARM_DASHES), legend=key)
     tips = _tips("arm", "budget:Q", "mean:Q:.3f", "low:Q:.3f", "high:Q:.3f", "seeds:Q", "items:Q")
     flat = alt.Chart().transform_filter("indexof(['bare', 'ceiling'], datum.arm) >= 0")
-    across = flat.mark_rule(strokeDash=[1, 3], strokeWidth=1.5).encode(
-        y=y, color=alt.value(canvas.palette.soft), tooltip=tips
+    dots = alt.condition("datum.arm == 'bare'", alt.value(BARE_DASH), alt.value(CEILING_DASH))
+    across = flat.mark_rule(strokeWidth=1.5).encode(
+        y=y, color=alt.value(canvas.palette.soft), tooltip=tips, strokeDash=dots
     )
-    label = flat.mark_text(align="right", dx=-2, dy=-5, fontSize=10).encode(
-        x=alt.value("width"), y=y, text="arm:N", color=alt.value(canvas.palette.soft)
-    )
+    # Names stand right of the plot, where no curve is; that of the ceiling a little higher, as the ceiling mostly is.
+    labels = [
+        flat.transform_filter(f"datum.arm == '{arm}'")
+        .mark_text(align="left", baseline="middle", dx=4, dy=down, fontSize=10)
+        .encode(x=alt.value("width"), y=y, text="arm:N", color=alt.value(canvas.palette.soft))
+        for arm, down in (("bare", 4), ("ceiling", -4))
+    ]
     return canvas.layers(
         across,
         base.mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q", scale=ends), y2="high:Q", color=colour),
@@ -102,7 +110,7 @@ def draw_curves(canvas: Canvas) -> alt.LayerChart:
         ),
         base.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, strokeDash=dash),
         base.mark_point(filled=True, size=46, opacity=1).encode(x=x, y=y, color=colour, shape=shape, tooltip=tips),
-        label,
+        *labels,
         height=170,
     )
 
