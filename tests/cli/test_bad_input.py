@@ -167,7 +167,7 @@ def data(tmp_path: Path, reviews: Path) -> Callable[..., Path]:
         (lambda t: "", (), ("own.csv: the file is empty", "check the path")),
         (lambda t: "text,label\n", (), ("own.csv: no items",)),
         (lambda t: "\n".join(t.splitlines()[:20]), (), ("19 items, expected at least 30", "add labelled texts")),
-        (lambda t: t.replace("positive", "negative"), (), ("1 different labels ('negative'), expected 2 to 100",)),
+        (lambda t: t.replace("positive", "negative"), (), ("1 different label ('negative'), expected 2 to 100",)),
     ],
 )
 def test_wrong_data(

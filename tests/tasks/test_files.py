@@ -135,7 +135,7 @@ class TestRefusedRows:
 
     def test_one_label(self, rows: Rows, save: Save, suffix: str) -> None:
         path = save([row | {"label": "good"} for row in rows], f"reviews.{suffix}")
-        assert "1 different labels ('good'), expected 2 to 100" in refusal(path)
+        assert "1 different label ('good'), expected 2 to 100" in refusal(path)
 
     def test_a_label_column_that_is_none(self, rows: Rows, save: Save, suffix: str) -> None:
         path = save([row | {"label": f"l{i}"} for i, row in enumerate(rows)], f"reviews.{suffix}")

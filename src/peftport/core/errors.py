@@ -72,6 +72,9 @@ class UnknownName(BadRequest):
     def of(cls, kind: str, name: str, known: Iterable[str], remedy: str = "") -> UnknownName:
         """Build the message: the unknown name, the most similar known one, and all known names if they are few."""
         names = sorted(known)
+        parts = [part.strip() for part in name.split(",")]
+        if len(parts) > 1 and set(parts) <= set(names):
+            return cls(f"expected one {kind}, got {len(parts)}: {', '.join(parts)}; run the command for each of them")
         near = guess(name, names)
         meant = f"did you mean {near!r}? " if near else ""
         return cls(

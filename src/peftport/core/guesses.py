@@ -28,6 +28,23 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "auroc": ("auc", "roc_auc"),
     "matthews": ("mcc",),
 }
+# Names that a hub once had without an organisation, as it has them now.
+HUB_NAMES: dict[str, tuple[str, ...]] = {
+    "google-bert": (
+        "bert-base-cased", "bert-base-chinese", "bert-base-german-cased", "bert-base-multilingual-cased",
+        "bert-base-multilingual-uncased", "bert-base-uncased", "bert-large-cased", "bert-large-uncased",
+    ),
+    "FacebookAI": ("roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large"),
+    "distilbert": (
+        "distilbert-base-cased", "distilbert-base-multilingual-cased", "distilbert-base-uncased", "distilgpt2",
+        "distilroberta-base",
+    ),
+    "openai-community": ("gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl"),
+    "google-t5": ("t5-11b", "t5-3b", "t5-base", "t5-large", "t5-small"),
+    "albert": ("albert-base-v1", "albert-base-v2", "albert-large-v2", "albert-xlarge-v2", "albert-xxlarge-v2"),
+    "almanach": ("camembert-base",),
+}  # fmt: skip
+ON_A_HUB = {name: f"{organisation}/{name}" for organisation, names in HUB_NAMES.items() for name in names}
 MEANT = {other: word for word, others in OTHER_NAMES.items() for other in others}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftport.core.errors import HostRefused, UnknownName, first_line
+from peftport.core.guesses import ON_A_HUB
 from peftport.hosts.offline.catalogue import offline_catalogue, offline_host_folder
 from peftport.hosts.plain import check_plain
 
@@ -64,6 +65,8 @@ def _host_here(ref: str) -> Source | None:
         return Source(ref, offline)
     if HUB_ID.match(ref) and not ref.startswith(("./", "../")):
         return None
+    if ref in ON_A_HUB:
+        raise UnknownName(f"unknown host {ref!r}: hubs have it as {ON_A_HUB[ref]!r}; give that name, or a local folder")
     raise UnknownName.of("host", ref, offline_catalogue().hosts, "or a local folder, or a hub id org/name[@revision]")
 
 

@@ -77,6 +77,10 @@ def format_of(folder: Path) -> Format:
             f"{folder / pickled[0]}: expected safetensors, got pickled weights, which are never loaded; "
             "save as safetensors"
         )
+    if (folder / "config.json").is_file():
+        raise ModuleRefused(
+            f"{folder}: expected a module's folder, got a base model's (it has config.json); give the module's"
+        )
     raise ModuleRefused(
         f"{folder}: expected {native.CARD} (native) or {shards.CONFIG} (PEFT, adapters), found neither; give a "
         "module folder"

@@ -255,6 +255,8 @@ def read_study(path: Path, changes: Mapping[str, str] | None = None) -> StudySpe
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadRequest(f"{path}: expected a study file, found nothing; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"{path}: expected a study file, cannot read it ({error}); check the path") from error
     except tomllib.TOMLDecodeError as error:

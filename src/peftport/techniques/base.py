@@ -115,6 +115,10 @@ class Technique(ABC, Generic[Spec]):
         """The function between the matrices that read and those that write, or None; most techniques have none."""
         return None
 
+    def doubts(self, spec: Spec, slots: Mapping[str, Slot]) -> tuple[str, ...]:
+        """What is out of sense in the settings, for the slots that they attach to, in sentences; mostly nothing."""
+        return ()
+
     def prefix_length(self, spec: Spec) -> int:
         """The number of positions before the text that the technique takes on decoder-only hosts; mostly 0."""
         return 0

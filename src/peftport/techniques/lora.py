@@ -65,6 +65,17 @@ class Lora(MatrixTechnique[LoraSpec]):
         rank = spec.rank * slot.experts
         return {"A": (rank, slot.in_width), "B": (slot.out_width, rank)}
 
+    def doubts(self, spec: LoraSpec, slots: Mapping[str, Slot]) -> tuple[str, ...]:
+        """A rank above the smaller side of a matrix, which has no more ranks than that."""
+        sides = [min(slot.in_width, slot.out_width) for slot in slots.values()]
+        low = [side for side in sides if side < spec.rank]
+        if not low:
+            return ()
+        return (
+            f"lora.rank {spec.rank} is above the smaller side of {len(low)} of {len(sides)} matrices ({min(low)} at "
+            "the least), which have no more ranks than that: a lower one says as much in less memory",
+        )
+
     def fresh(self, spec: LoraSpec, slot: Slot, rng: np.random.Generator) -> dict[str, Tensor]:
         """A from U(-1/sqrt(D_in), 1/sqrt(D_in)), which is Kaiming-uniform with a = sqrt(5); B zero."""
         bound = 1 / math.sqrt(slot.in_width)

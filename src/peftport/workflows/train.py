@@ -56,7 +56,8 @@ def train_module(request: TrainRequest) -> TrainedModule:
     task = resolve_task(request.task)
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
     check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
-    rate = request.learning_rate or technique_named(spec.kind).learning_rates[bound.host.kind]
+    technique = technique_named(spec.kind)
+    rate = request.learning_rate or technique.learning_rates[bound.host.kind]
     start, progress = Start(bound.fresh(spec, request.seed), request.seed), request.progress
     [bare] = bound.test(None, [], progress, "testing the bare host")
     if request.metric is not None:
@@ -67,7 +68,8 @@ def train_module(request: TrainRequest) -> TrainedModule:
     module = replace(module, training=_with_home(module.training, bare, scores))
     if out is not None:
         write_module(module, bound.host, out, request.format)
-    return TrainedModule(task.spec.name, module, bare, scores, bound.remarks_on_bare)
+    doubts = technique.doubts(spec, technique.slots(spec, bound.host.slots))
+    return TrainedModule(task.spec.name, module, bare, scores, (*bound.remarks_on_bare, *doubts))
 
 
 def _with_home(training: TrainingRecord | None, bare: Predictions, scores: Predictions) -> TrainingRecord | None:

@@ -197,7 +197,7 @@ def read_classes(columns: Columns, declared: tuple[str, ...] | None) -> tuple[tu
     if declared is None and not 2 <= len(names) <= MAX_LABELS:
         shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
         raise TaskRefused(
-            f"{where}: {len(names)} different labels ({shown}), expected 2 to {MAX_LABELS}; "
+            f"{where}: {len(names)} different label{'s' * (len(names) != 1)} ({shown}), expected 2 to {MAX_LABELS}; "
             "name the right column with --label, or say with --kind what else the targets are"
         )
     return names, _indices(where, labels, names)
