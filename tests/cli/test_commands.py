@@ -261,8 +261,9 @@ def test_peft_in_peft_out(target: str, peftport: Run, hosts: Folders, modules: F
     """What PEFT itself saved is ported to a PEFT folder with the same matrices."""
     source, out = tmp_path / "source", tmp_path / "out"
     peft_model(hosts["bert"], modules["peft"]).save_pretrained(source)
-    moved = document(peftport("port", source, "--from", hosts["bert"], "--to", hosts[target], "--out", out, "--json"))
-    assert moved["format"] == "peft"
+    result = peftport("port", source, "--from", hosts["bert"], "--to", hosts[target], "--out", out, "--json")
+    assert (result.code, result.json["format"]) == (0, "peft")
+    assert ("nothing to port" in result.err) == (target == "bert")
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (source, out))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

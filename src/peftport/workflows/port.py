@@ -92,7 +92,7 @@ def port_module(request: PortRequest) -> PortedModule:
         ported, receiver = _port_by_one(request, module, task, file_format)
     if out is not None:
         write_module(ported.module, receiver, out, file_format)
-    if module.host.same_host(receiver.fingerprint):
+    if ported.choice is None and file_format == format_of(folder) and module.host.same_host(receiver.fingerprint):
         same = f"{folder} was trained on this very host: there is nothing to port, and it can be used as it is"
         ported = replace(ported, remarks=(*ported.remarks, same))
     if ported.module.kept is None or file_format != "peft":
