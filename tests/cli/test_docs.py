@@ -87,6 +87,13 @@ def options_of(command: Any) -> set[str]:
     return {word for parameter in command.params for word in parameter.opts} | {"--help", "-h"}
 
 
+def options_of_benchmarks() -> set[str]:
+    """What the scripts declare by `add_argument`, or look for in `sys.argv` themselves."""
+    texts = (script.read_text(encoding="utf-8") for script in ROOT.glob("benchmarks/**/*.py"))
+    declared = re.compile(r'(?:add_argument\(\s*|sys\.argv.*)"(--[a-z][a-z-]*)"')
+    return {option for text in texts for option in declared.findall(text)}
+
+
 def named(words: list[str]) -> str:
     """The longest command that the words begin with."""
     for count in (2, 1):
@@ -113,6 +120,8 @@ def lines_of(page: Path) -> list[list[str]]:
 def test_commands_and_options_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     every = set().union(*(options_of(command) for command in COMMANDS.values()))
+    if page.name == "measurements.md":  # shows the commands of benchmarks, too
+        every |= options_of_benchmarks()
     assert set(OPTION.findall(text)) - FOREIGN - MISTAKES <= every
     for words in re.findall(r"`peftport ([a-z][^`]*)`", text):
         assert named(words.split()), words

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MEASUREMENTS = BENCHMARKS.parent / "docs" / "measurements.md"
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +176,7 @@ def test_the_peers_table_is_its_file_s() -> None:
     from run import OUT, markdown
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
-    assert "\n".join(markdown(found)) in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(markdown(found)) in MEASUREMENTS.read_text(encoding="utf-8")
 
 
 def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ def test_the_least_of_the_slice_is_its_steps_and_tests(tmp_path: Path, monkeypat
 def test_what_is_written_of_the_slice_is_its_file_s(capsys: pytest.CaptureFixture[str]) -> None:
     from slice import OUT, say_least
 
-    page = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    page = MEASUREMENTS.read_text(encoding="utf-8")
     found = json.loads(OUT.read_text(encoding="utf-8"))
     for peer in found["peers"]:
         pairs = [pair["theirs"]["seconds"] / pair["ours"]["seconds"] for pair in peer["pairs"]]
@@ -218,7 +219,7 @@ def span(values: Iterable[float]) -> str:
 
 
 def test_what_is_written_of_peak_stacks_and_compiling_is_their_files() -> None:
-    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join(MEASUREMENTS.read_text(encoding="utf-8").split())
     peak = results("peak.json")
     for host in ("all-MiniLM-L6-v2", "flan-t5-small"):
         cells = [
@@ -240,7 +241,7 @@ def test_what_is_written_of_peak_stacks_and_compiling_is_their_files() -> None:
 
 def test_what_is_written_of_the_needed_kernels_is_the_profile_s() -> None:
     """The speed-ups over both peers with `peft`, and what they would be were all but the needed kernels free."""
-    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join(MEASUREMENTS.read_text(encoding="utf-8").split())
     profile = {(row["host"], row["technique"]): row["needed"] for row in results("step_profile.json")}
     peers = json.loads((BENCHMARKS / "results" / "peers.json").read_text(encoding="utf-8"))["comparisons"]
     speeds = {
@@ -262,7 +263,7 @@ def test_what_is_written_of_the_needed_kernels_is_the_profile_s() -> None:
 
 
 def test_what_is_written_of_packed_matrices_is_their_file_s() -> None:
-    page = " ".join((BENCHMARKS / "README.md").read_text(encoding="utf-8").split())
+    page = " ".join(MEASUREMENTS.read_text(encoding="utf-8").split())
     first, *others = results("packed.json")
     forward = [f"{row['speed_up']['forward']:.2f} with {row['rows']}" for row in others]
     assert (
@@ -277,14 +278,14 @@ def test_what_is_written_of_commands_is_their_file_s() -> None:
     from commands import OUT, table
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
-    assert table(found) in (BENCHMARKS.parent / "docs" / "measurements.md").read_text(encoding="utf-8")
+    assert table(found) in MEASUREMENTS.read_text(encoding="utf-8")
 
 
 def test_what_is_written_of_fewer_bits_is_its_file_s() -> None:
     from bits import OUT, table
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
-    assert table(found["rows"]) in (BENCHMARKS.parent / "docs" / "loading.md").read_text(encoding="utf-8")
+    assert table(found["rows"]) in MEASUREMENTS.read_text(encoding="utf-8")
 
 
 def test_the_largest_error_of_a_method_and_technique_is_kept_with_its_shape() -> None:

@@ -1,7 +1,7 @@
 """Make glibc keep freed memory for the tensors of the next step.
 
 Every training step allocates and frees the same large tensors. By default glibc returns their memory to the system and
-requests zeroed pages again, which takes time; benchmarks/README.md has the measurements.
+requests zeroed pages again, which takes time; docs/measurements.md has the measurements.
 """
 
 from __future__ import annotations
