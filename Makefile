@@ -102,7 +102,7 @@ notebook: setup
 	touch $@
 
 docs: .docs-venv/ready
-	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 .docs-venv/bin/mkdocs build --strict
 
 check: setup docs
 	$(RUN) -m ruff check .
