@@ -78,12 +78,12 @@ def test_a_wrong_choice_is_refused(only: str, says: tuple[str, ...], tiny: Path,
     refused(peftport, "plan", tiny, "--only", only, says=says)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_a_file_that_cannot_be_read(content: bytes | None, tmp_path: Path, peftport: Run) -> None:
+@pytest.mark.parametrize(("content", "says"), [(None, "found nothing"), (b"\xff\xfe\x00", "cannot read")])
+def test_a_file_that_cannot_be_read(content: bytes | None, says: str, tmp_path: Path, peftport: Run) -> None:
     path = tmp_path / "study.toml"
     if content is not None:
         path.write_bytes(content)
-    refused(peftport, "plan", path, says=(str(path), "cannot read"))
+    refused(peftport, "plan", path, says=(str(path), says))
 
 
 def test_changes_are_read_as_toml_writes_them(tiny: Path) -> None:
