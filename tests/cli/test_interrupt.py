@@ -78,8 +78,8 @@ LONG: dict[str, Callable[[dict[str, Path], Path, Path], list[object]]] = {
         "compare", module, "--to", at["bert-updated"], "--task", "reviews.csv", "--budgets", 10**6, "--out", out,
     ],
     "port": lambda at, module, out: [
-        "port", module, "--from", at["bert"], "--to", at["bert-updated"], "--method", "distill", "--task", "reviews.csv",
-        "--steps", 10**6, "--out", out,
+        "port", module, "--from", at["bert"], "--to", at["bert-updated"], "--method", "distill", "--task",
+        "reviews.csv", "--steps", 10**6, "--out", out,
     ],
     "evaluate": lambda at, module, out: ["evaluate", at["bert"], "reviews.csv"],
     "study run": lambda at, module, out: ["study", "run", "long.toml", "--dir", out, "--workers", 2],

@@ -42,8 +42,9 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     layout = layout_for(config, source.name)
     mark = fingerprint(source.folder, source.name, layout.family)
     loading = settled(loading or Loading())
-    from peftport.hosts.four_bits import multiply_by_blocks  # this and the next define functions of torch's autograd
+    from peftport.hosts.four_bits import multiply_by_blocks  # these define functions of torch's autograd
     from peftport.hosts.mixed import multiply_in_bfloat16
+    from peftport.hosts.rms_norms import fuse_rms_norms
 
     keep_freed_memory()
     model = _load_model(source, layout, view, placement(loading))
@@ -53,6 +54,7 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
     host = wrap_host(source.name, model, tokenizer, layout, mark, source.folder, prefix)
     if loading.dtype == "mixed":
         multiply_in_bfloat16(host.base, host.slots.values())
+        fuse_rms_norms(host.base)
     if loading.checkpointing:
         checkpoint_layers(host.base, layout)
     return host

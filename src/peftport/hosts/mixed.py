@@ -9,6 +9,8 @@ not kept for the backward pass, which needs W alone. Scores of tokens, which are
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Iterable
 from functools import cache, partial
 from typing import Any
@@ -42,21 +44,44 @@ class _NarrowProduct(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, narrow: Tensor, weight: Tensor, bias: Tensor | None, output: torch.dtype
+    ) -> Tensor:
         ctx.weight, ctx.input = weight, x.dtype
-        return _product(x.to(torch.bfloat16), weight, bias).to(output)
+        return _product(narrow, weight, bias).to(output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         [grad] = grads
-        return torch.matmul(grad.to(torch.bfloat16), ctx.weight).to(ctx.input), None, None, None
+        return torch.matmul(grad.to(torch.bfloat16), ctx.weight).to(ctx.input), None, None, None, None
 
 
 def _forward(layer: Any, lies_out_in: bool, output: torch.dtype, x: Tensor) -> Tensor:
     weight = layer.weight if lies_out_in else layer.weight.mT
-    rows = x.reshape(-1, x.shape[-1])
-    y: Tensor = _NarrowProduct.apply(rows, weight, layer.bias, output)  # type: ignore[no-untyped-call]
+    rows, narrow = x.reshape(-1, x.shape[-1]), _rounded(x).reshape(-1, x.shape[-1])
+    y: Tensor = _NarrowProduct.apply(rows, narrow, weight, layer.bias, output)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class _Last(threading.local):
+    """The last input that was rounded, its version, and what it became."""
+
+    input: weakref.ref[Tensor] | None = None
+    version = 0
+    rounded: Tensor
+
+
+_last = _Last()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Return x in bfloat16: once for maps that follow one another and read the same, as queries and keys do."""
+    if x.is_inference():  # it has no version
+        return x.to(torch.bfloat16)
+    if _last.input is None or _last.input() is not x or _last.version != x._version:
+        _last.rounded = x.detach().to(torch.bfloat16)
+        _last.input, _last.version = weakref.ref(x), x._version
+    return _last.rounded
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

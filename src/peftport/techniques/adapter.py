@@ -96,5 +96,7 @@ def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:
 
 def bottleneck(h: Tensor, m: Matrices, activation: Activation) -> Tensor:
     """W_up f(W_down h + b_down) + b_up, each entry with its own matrices. h (K, N, D)."""
-    low = torch.baddbmm(m["down_bias"].unsqueeze(1), h, m["down"].mT)  # (K, N, R)
-    return torch.baddbmm(m["up_bias"].unsqueeze(1), activation_of(activation)(low), m["up"].mT)  # (K, N, D)
+    from peftport.techniques.products import add_product  # defines a class of torch's
+
+    low = add_product(m["down_bias"].unsqueeze(1), h, m["down"])  # (K, N, R)
+    return add_product(m["up_bias"].unsqueeze(1), activation_of(activation)(low), m["up"])  # (K, N, D)

@@ -84,8 +84,10 @@ class Lora(MatrixTechnique[LoraSpec]):
 
     def apply(self, spec: LoraSpec, slot: Slot, x: Tensor, y: Tensor, own: Matrices, shared: Matrices) -> Tensor:
         """Host output y plus each entry's own update."""
-        low = torch.bmm(x, own["A"].mT)  # (K, N, D_in) -> (K, N, R)
-        return torch.baddbmm(y, low, own["B"].mT, alpha=spec.alpha / spec.rank)  # (K, N, D_out)
+        from peftport.techniques.products import add_product  # defines a class of torch's
+
+        low = add_product(None, x, own["A"])  # (K, N, D_in) -> (K, N, R)
+        return add_product(y, low, own["B"], spec.alpha / spec.rank)  # (K, N, D_out)
 
     def effective(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """alpha/r B A, (K, D_out, D_in); of E experts (K, E, D_out, D_in)."""
