@@ -176,8 +176,8 @@ def test_help_starts_without_torch() -> None:
 # What takes long to import, and the files that define a class of its or speak to it as they are imported.
 LATE = ("torch", "transformers", "polars", "scipy", "sklearn", "statsmodels", "datasets", "huggingface_hub")
 EAGER = {
-    "hosts/attention.py", "hosts/four_bits.py", "hosts/mixed.py", "hosts/rms_norms.py", "objectives/token_likelihood.py",
-    "techniques/products.py", "workflows/masked_head.py",
+    "hosts/attention.py", "hosts/four_bits.py", "hosts/mixed.py", "hosts/rms_norms.py",
+    "objectives/token_likelihood.py", "techniques/products.py", "workflows/masked_head.py",
 }  # fmt: skip
 
 
