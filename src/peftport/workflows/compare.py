@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from peftport.core.arms import arm_names
@@ -11,6 +12,7 @@ from peftport.hosts.loading import loading_of
 from peftport.modules.module import Module, check_all_read, fold_remarks
 from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
+from peftport.porting.base import Anchor
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs
@@ -20,6 +22,7 @@ from peftport.workflows.distill import distill_for
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
+    open_anchors,
     open_module,
     own_readout,
     resolve_task,
@@ -54,17 +57,20 @@ def compare_module(request: CompareRequest) -> Comparison:
     if plan.method == AUTO:
         choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
         plan = replace(plan, method=choice.method or AUTO)
+    anchors = open_anchors([plan.method], module, request.anchors, to)
     settings = train_settings(request.max_tokens, request.batch_size)
     bound = bind_task(
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
-    ported, remarks = _ported(request, plan.method, module, bound)
+    ported, remarks = _ported(request, plan.method, module, bound, anchors)
     comparison = run_comparison(module, bound, plan, request.progress, ported)
     comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks))
     return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
 
 
-def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTask) -> tuple[Module, tuple[str, ...]]:
+def _ported(
+    request: CompareRequest, method: str, module: Module, bound: BoundTask, anchors: Sequence[Anchor]
+) -> tuple[Module, tuple[str, ...]]:
     """Return the module on the receiver, and what to tell users of how it came there."""
     if method == DISTILL:
         made = distill_for(_port_request(request), module, bound)
@@ -73,7 +79,7 @@ def _ported(request: CompareRequest, method: str, module: Module, bound: BoundTa
     origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
         porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-        progress=request.progress, max_tokens=request.max_tokens,
+        progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
     )  # fmt: skip
     ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
     return ported, (*cut_remarks(inputs.shared, request.max_tokens), *fold_remarks(module))

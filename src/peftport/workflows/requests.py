@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from peftport.core.arms import ARMS
 from peftport.core.request import REQUIRED, Place, Request, command_line, names, numbers, option
 from peftport.workflows.options import (
+    ANCHORS,
     BATCH_SIZE,
     DISTILL_STEPS,
+    DROP_FFN,
     FORMAT,
     FROM,
     GENERATE,
@@ -24,9 +26,11 @@ from peftport.workflows.options import (
     LEAVE_OUT,
     LOAD,
     LOAD_AUTO,
+    MASK_FFN,
     MAX_TOKENS,
     METRIC,
     MODULE_ARGUMENT,
+    NORM_PENALTY,
     READOUT,
     TASK,
     TASK_ARGUMENT,
@@ -111,6 +115,9 @@ class TrainRequest(Request):
     )
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
+    norm_penalty: float | None = field(default=None, metadata=NORM_PENALTY)
+    drop_ffn: float | None = field(default=None, metadata=DROP_FFN)
+    mask_ffn: float | None = field(default=None, metadata=MASK_FFN)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
@@ -189,6 +196,7 @@ class PortRequest(Request):
     format: Format | None = field(default=None, metadata=FORMAT)
     seed: int = field(default=0, metadata=option("Seed of methods that draw random numbers.", at_least=0))
     texts: Place | None = field(default=None, metadata=TEXTS)
+    anchors: Mapping[Place, Place] | None = field(default=None, metadata=ANCHORS)
     task: Place | Task | None = field(
         default=None,
         metadata=option(
@@ -269,6 +277,7 @@ class CompareRequest(Request):
         ),
     )
     texts: Place | None = field(default=None, metadata=TEXTS)
+    anchors: Mapping[Place, Place] | None = field(default=None, metadata=ANCHORS)
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
