@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from peftport.core.arms import arm_names
+from peftport.core.arms import FEW_SHOT, LOGIT_OFFSET, arm_names, reference_names
 from peftport.core.hashing import rng_for
 from peftport.core.progress import Silent
 from peftport.hosts.loading import loading_of
+from peftport.metrics.choice import choose_metric
 from peftport.modules.module import Module, check_all_read, fold_remarks
 from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, porter_named
 from peftport.porting.base import Anchor
+from peftport.tasks.kinds.classification import Classification, as_scores
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs
@@ -30,6 +32,7 @@ from peftport.workflows.job_inputs import (
 )
 from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
+from peftport.workflows.references import ReferenceArm, bind_home, few_shot_of_classes, left_out, logit_offset
 from peftport.workflows.requests import CompareRequest, PortRequest
 
 
@@ -45,6 +48,7 @@ def compare_module(request: CompareRequest) -> Comparison:
 
     """
     plan = _plan(request)
+    reference_names(request.references)
     check_names(request)
     loading = loading_of(request.load)
     task, to = resolve_task(request.task), str(request.to)
@@ -63,8 +67,10 @@ def compare_module(request: CompareRequest) -> Comparison:
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
     ported, remarks = _ported(request, plan.method, module, bound, anchors)
+    references, notes = _references(request, origin or module.host.name, module, bound, plan)
     comparison = run_comparison(module, bound, plan, request.progress, ported)
-    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks))
+    comparison = replace(comparison, references=references)
+    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks, *notes))
     return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
 
 
@@ -83,6 +89,24 @@ def _ported(
     )  # fmt: skip
     ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
     return ported, (*cut_remarks(inputs.shared, request.max_tokens), *fold_remarks(module))
+
+
+def _references(
+    request: CompareRequest, origin: str, module: Module, bound: BoundTask, plan: ComparisonPlan
+) -> tuple[tuple[ReferenceArm, ...], tuple[str, ...]]:
+    """Test the reference arms that are asked for; also return why some cannot be tested."""
+    progress, arms = request.progress or Silent(), []
+    names = reference_names(request.references)
+    notes = left_out(names, bound, plan.budgets, plan.shots)
+    able = [name for name in names if name not in notes and isinstance(bound.task.spec, Classification)]
+    if FEW_SHOT in able:
+        arms.append(few_shot_of_classes(bound, plan.budgets, plan.seeds, progress))
+    if LOGIT_OFFSET in able:
+        home = bind_home(module, origin, bound, loading_of(request.load))
+        [bare] = bound.test(None, [])
+        judged = choose_metric(bare, plan.metric).name
+        arms.append(logit_offset(module, home, bound, as_scores(bare), request.offset, judged, progress))
+    return tuple(arms), tuple(notes.values())
 
 
 def _port_request(request: CompareRequest) -> PortRequest:

@@ -10,6 +10,8 @@ from typing import Any
 
 from peftport.core.request import Option, names, option, pairs
 
+VALIDATION = "validation"  # a factor that validation items choose
+
 
 def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
@@ -23,6 +25,11 @@ def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
 def loading_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` texts that say how a host is loaded; whole numbers are numbers."""
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
+
+
+def offset_factor(text: str) -> float | str:
+    """Parse the factor of ``logit_offset``."""
+    return text if text == VALIDATION else float(text)
 
 
 def load_option(default: str = "") -> dict[str, Option]:
@@ -100,6 +107,15 @@ DROP_FFN = option(
     between=(0, 1),
 )
 MASK_FFN = option("Like --drop-ffn, but leave out each inner unit of the FFNs with this probability.", between=(0, 1))
+REFERENCES = option(
+    "Reference arms, which are no ports: few_shot (the bare receiver with as many labels as training has read), "
+    "logit_offset (the receiver's scores plus what the module changes on the origin, with both hosts in memory).",
+    metavar="NAMES", read=names,
+)  # fmt: skip
+OFFSET = option(
+    "The factor of logit_offset, or validation for the one that does best on validation items.",
+    metavar="NUMBER|validation", read=offset_factor,
+)  # fmt: skip
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 GENERATE = option(
     "Generate the answers of the first N test items only, where answers are texts; their likelihood is taken for all.",

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftport.core.arms import ARMS
+from peftport.core.arms import ARMS, LOGIT_OFFSET
 from peftport.core.request import REQUIRED, Place, Request, command_line, names, numbers, option
 from peftport.workflows.options import (
     ANCHORS,
@@ -31,13 +31,16 @@ from peftport.workflows.options import (
     METRIC,
     MODULE_ARGUMENT,
     NORM_PENALTY,
+    OFFSET,
     READOUT,
+    REFERENCES,
     TASK,
     TASK_ARGUMENT,
     TEST_ITEMS,
     TEXTS,
     TO,
     TRUST_ORIGIN,
+    VALIDATION,
     technique_settings,
 )
 
@@ -268,6 +271,8 @@ class CompareRequest(Request):
         default="gaussian",
         metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
     )  # fmt: skip
+    references: Sequence[str] = field(default=(), metadata=REFERENCES)
+    offset: float | str = field(default=1.0, metadata=OFFSET)
     shots: int | None = field(
         default=None,
         metadata=option(
@@ -298,6 +303,10 @@ class CompareRequest(Request):
         if self.out is not None and Path(self.out).is_dir():
             instead = Path(self.out) / "report.html"
             self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
+        if isinstance(self.offset, str) and self.offset != VALIDATION:
+            self.refuse("offset", f"expected a number or {VALIDATION}", self.offset)
+        if self.offset != 1 and LOGIT_OFFSET not in self.references:
+            self.refuse("offset", f"expected with --references {LOGIT_OFFSET}; name that arm", self.offset)
 
     @property
     def command(self) -> str:
