@@ -31,7 +31,7 @@ from porting.rebase import sentences
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[Any]], Any]  # picks one: a hypothesis draw, or a seeded generator
-METHODS = tuple(name for name, p in PORTERS.items() if p.needs not in ("labels", "training"))
+METHODS = tuple(name for name, p in PORTERS.items() if p.needs not in ("labels", "anchors", "training"))
 ROWS = ((9, 5, 20, 7, 11, 1), (6, 14, 10, 1))
 TEXTS = tuple(sentences(40))
 FUSED = ("gpt2",)

@@ -11,7 +11,13 @@ from peftport.api.result import Result, chosen, noted, write_page, written_to
 from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
-from peftport.report.tables import comparison_sentence, comparison_table, demo_page, few_shot_sentence
+from peftport.report.tables import (
+    comparison_sentence,
+    comparison_table,
+    demo_page,
+    few_shot_sentence,
+    reference_sentences,
+)
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
@@ -59,6 +65,8 @@ class Compared(Result):
         said: dict[str, Any] = {"summary": self.summary, "verdict": self.verdict}
         beside = few_shot_sentence(self.analysis)
         said |= {"few_shot_summary": beside} if beside else {}
+        references = reference_sentences(self.analysis)
+        said |= {"references_summary": references} if references else {}
         return {**self.comparison.as_json(), "gains": self.analysis.gains.rows(named=True), **said}
 
     def tables(self) -> list[Table]:
@@ -69,7 +77,8 @@ class Compared(Result):
         """The summary, and the verdict where there is one."""
         verdict = [str(self.verdict["sentence"])] if self.verdict is not None else []
         beside = few_shot_sentence(self.analysis)
-        return [self.summary, *([beside] if beside else []), *verdict, *written_to(path_of(self.request.out))]
+        sides = [*([beside] if beside else []), *reference_sentences(self.analysis)]
+        return [self.summary, *sides, *verdict, *written_to(path_of(self.request.out))]
 
     def remarks(self) -> list[str]:
         """How the task was read, what ``auto`` became, and why accuracy does not judge the arms, where it does not."""

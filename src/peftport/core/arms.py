@@ -10,6 +10,8 @@ from peftport.core.errors import UnknownName
 Arm = Literal["ported", "sampled", "scratch"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 BARE = "bare host"
+FEW_SHOT, LOGIT_OFFSET = "few_shot", "logit_offset"
+REFERENCES = (FEW_SHOT, LOGIT_OFFSET)  # arms of a comparison that are no ports (workflows.references)
 
 
 def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
@@ -23,3 +25,16 @@ def arm_names(names: Sequence[str]) -> tuple[Arm, ...]:
         if name not in ARMS:
             raise UnknownName.of("arm", name, ARMS)
     return tuple(arm for name in names for arm in ARMS if arm == name)
+
+
+def reference_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Check and return the names of reference arms, each once.
+
+    Raises:
+        UnknownName: a name is not a reference arm.
+
+    """
+    for name in names:
+        if name not in REFERENCES:
+            raise UnknownName.of("reference arm", name, REFERENCES)
+    return tuple(name for name in REFERENCES if name in names)

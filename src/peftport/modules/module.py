@@ -71,7 +71,8 @@ class HomeTest(Closed):
 class TrainingRecord(Closed):
     """How a module was trained. Together with the host and the task, this record reproduces the training.
 
-    ``home`` is what it scored at home, where that was tested; files of modules that were not tested lack it.
+    ``home`` is what it scored at home, where that was tested; files of modules that were not tested lack it, as those
+    of modules that were trained without a norm penalty and on an undisturbed host lack these settings.
     """
 
     seed: int
@@ -83,11 +84,15 @@ class TrainingRecord(Closed):
     max_tokens: int
     final_loss: float | None = None
     home: HomeTest | None = None
+    norm_penalty: float = 0.0
+    drop_ffn: float = 0.0
+    mask_ffn: float = 0.0
 
     @model_serializer(mode="wrap")
-    def _without_untested(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = written(self)
-        return {key: value for key, value in values.items() if key != "home" or value is not None}
+        later = ("home", "norm_penalty", "drop_ffn", "mask_ffn")
+        return {key: value for key, value in values.items() if key not in later or value}
 
 
 class PortRecord(Closed):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-Need = Literal["nothing", "weights", "texts", "labels", "training"]
+Need = Literal["nothing", "weights", "texts", "labels", "anchors", "training"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,13 @@ class LabelledLosses(Protocol):
 
     def losses(self) -> Iterator[Tensor]:
         """Yield one scalar for each example, with its autograd graph."""
+
+
+class Anchor(NamedTuple):
+    """Two modules that were trained for one task with the same settings, on the origin and on the receiver."""
+
+    origin: Module[Any]
+    receiver: Module[Any]
 
 
 class TextLength(NamedTuple):
@@ -90,6 +97,7 @@ class PortInputs:
             Compacter is ported exactly.
         progress: receives the progress of the port.
         shared: a cache, for several ports between the same hosts.
+        anchors: modules of other tasks on both hosts.
 
     """
 
@@ -100,6 +108,7 @@ class PortInputs:
     progress: Progress = field(default_factory=Silent)
     shared: PortCache = field(default_factory=PortCache)
     max_tokens: int | None = None
+    anchors: Sequence[Anchor] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from peftport.core.libraries import pl
 from peftport.metrics.choice import items_text
 from peftport.report.findings import Findings, frame
 from peftport.report.html import render
-from peftport.report.tables import comparison_sentence, few_shot_sentence
+from peftport.report.tables import comparison_sentence, few_shot_sentence, reference_sentences
 from peftport.workflows.compare_tables import BARE_ARM, CEILING, ComparisonAnalysis
 from peftport.workflows.demo import Demo
 
@@ -34,7 +34,12 @@ def comparison_findings(
         versions=installed_versions(),
         machine=this_machine(),
         seeds=seeds,
-        headlines=(comparison_sentence(analysis), *filter(None, [beside]), *analysis.verdicts["sentence"]),
+        headlines=(
+            comparison_sentence(analysis),
+            *filter(None, [beside]),
+            *reference_sentences(analysis),
+            *analysis.verdicts["sentence"],
+        ),
         scale=f"{len(seeds)} seeds and {items_text(judged, analysis.first.bare)}; intervals are over both.",
         notes=(*notes, *([judged.note + "."] if judged.note else [])),
         metric=judged.name,

@@ -8,13 +8,14 @@ import numpy as np
 
 from peftport.analysis.verdict.choice import Contrast
 from peftport.analysis.verdict.sentence import difference_in
-from peftport.core.arms import BARE
+from peftport.core.arms import BARE, FEW_SHOT
 from peftport.metrics import metric_named
 from peftport.metrics.choice import items_text
 from peftport.report.table import Table
-from peftport.workflows.compare_tables import FEW_SHOT, ComparisonAnalysis
+from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
+from peftport.workflows.references import ReferenceArm
 
 UNDEFINED = "undefined"  # such as the correlation of numbers that are all the same
 
@@ -27,6 +28,7 @@ def comparison_table(analysis: ComparisonAnalysis) -> Table:
     if first.few_shot:
         values = [metric_named(judged.name).aggregate(test) for test in first.few_shot.values()]
         rows.append((f"with {first.plan.shots} examples", "", _spread(values), *[""] * (len(budgets) - 1)))
+    rows += [("reference", arm.name, *_reference_cells(arm, judged.name, budgets)) for arm in first.references]
     for comparison in analysis.comparisons:
         for arm in comparison.plan.arms:
             cells = [_cell(comparison, arm, budget) for budget in budgets]
@@ -98,6 +100,32 @@ def few_shot_sentence(analysis: ComparisonAnalysis) -> str | None:
         f"Compared with the bare host that reads {first.plan.shots} examples in its prompt, the ported module is ahead "
         f"by {said} ({difference_in(judged.name)}, {gains[0][1].level:.0%} intervals)."
     )
+
+
+def _reference_cells(arm: ReferenceArm, metric: str, budgets: Sequence[int]) -> list[str]:
+    """The mean and spread of a reference arm at each budget where it was tested, for a row of the table."""
+    values = [(budget, seed, metric_named(metric).aggregate(test)) for (budget, seed), test in arm.tests.items()]
+    if any(seed is None for _, seed, _ in values):  # one test for all budgets
+        return [_spread([value for *_, value in values]), *[""] * (len(budgets) - 1)]
+    by_budget = [[value for at, _, value in values if at == budget] for budget in budgets]
+    return [_spread(of_budget) if of_budget else "" for of_budget in by_budget]
+
+
+def reference_sentences(analysis: ComparisonAnalysis) -> list[str]:
+    """Each reference arm: what it is, that it is no port, what it costs, and how far the ported module is ahead."""
+    first = analysis.first
+    budgets = sorted(first.plan.budgets)
+    sentences = []
+    for arm in first.references:
+        at_all = any(seed is None for _, seed in arm.tests)
+        at = [b for b in budgets if at_all or any(budget == b for budget, _ in arm.tests)]
+        ends = sorted({at[0], at[-1]}) if at and "ported" in first.plan.arms else []
+        gains = [(budget, analysis.difference("ported", arm.name, budget)) for budget in ends]
+        said = ", ".join(f"{g.estimate:+.3f} [{g.low:+.3f}, {g.high:+.3f}] after {b} steps" for b, g in gains)
+        ahead = f" The ported module is ahead of it by {said} ({difference_in(analysis.judged.name)}, " if gains else ""
+        ahead += f"{gains[0][1].level:.0%} intervals)." if gains else ""
+        sentences.append(f"Reference {arm.name}, no port: {arm.title}. Cost: {arm.cost}.{ahead}")
+    return sentences
 
 
 def _sampled_claims(analysis: ComparisonAnalysis, budget: int) -> Iterator[tuple[str, int]]:

@@ -119,7 +119,11 @@ class StudySpec(Closed):
         for field in ("pairs", "tasks", "arms", "porters", "samplers", "budgets", "seeds"):
             _each_once(field, getattr(self, field))
         for porter in self.porters:
-            porter_named(porter)
+            if porter_named(porter).needs == "anchors":
+                raise ValueError(
+                    f"porters: expected methods that need no anchors, got {porter}; a study has no modules of other "
+                    "tasks on both hosts: use it with port or compare (--anchors)"
+                )
         for technique, samplers in {"": self.samplers, **self.control_samplers}.items():
             _each_once("samplers", (*self.samplers, *samplers) if technique else samplers)
             for sampler in samplers:

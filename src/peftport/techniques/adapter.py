@@ -22,7 +22,14 @@ from pydantic import PositiveInt
 from peftport.core.libraries import F, torch
 from peftport.hosts.layouts import HostKind, SiteName
 from peftport.hosts.slots import Slot
-from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, normal
+from peftport.techniques.base import (
+    Matrices,
+    MatrixTechnique,
+    Shapes,
+    TechniqueSpec,
+    normal,
+    squared_norm_of_product,
+)
 from peftport.techniques.roles import BOTTLENECK
 
 if TYPE_CHECKING:
@@ -86,6 +93,10 @@ class Adapter(MatrixTechnique[AdapterSpec]):
     def effective(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
         """W_up W_down, (K, D, D): the update without its nonlinearity."""
         return torch.bmm(own["up"], own["down"])
+
+    def squared_norm(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """||W_up W_down||_F^2."""
+        return squared_norm_of_product(own["up"], own["down"])
 
 
 def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:

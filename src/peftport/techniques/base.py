@@ -89,6 +89,10 @@ class Technique(ABC, Generic[Spec]):
         """The update of a slot as one tensor (for LoRA alpha/r B A), stacked over K: (K, ...)."""
         raise SlotMismatch(f"{slot.name}: {self.name} has no update that can be written as one matrix")
 
+    def squared_norm(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """||update||_F^2 of a slot, (K,). Techniques whose update is a product need not form it."""
+        return self.effective(spec, slot, own, shared).flatten(1).square().sum(1)
+
     def folded(self, spec: Spec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
         """The weight (D_out, D_in) of a linear slot with the matrices of one module folded into it, without K."""
         raise SlotMismatch(f"{slot.name}: a module of {self.name} cannot be folded into weights: {self.cannot_fold}")
@@ -196,6 +200,11 @@ class AttentionTechnique(Technique[Spec]):
     @abstractmethod
     def keys_values(self, spec: Spec, slot: Slot, own: Matrices) -> tuple[Tensor, Tensor]:
         """Keys and values, each (K, P, H * head width)."""
+
+
+def squared_norm_of_product(up: Tensor, down: Tensor) -> Tensor:
+    """||U D||_F^2 = tr(U^T U D D^T), (K,), without forming the product; U (K, D_out, R), D (K, R, D_in)."""
+    return (torch.bmm(up.mT, up) * torch.bmm(down, down.mT)).sum((1, 2))
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> Tensor:

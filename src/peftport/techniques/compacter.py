@@ -21,7 +21,16 @@ from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.slots import Slot
 from peftport.techniques.adapter import Activation, AdapterSpec, activation_of, bottleneck
-from peftport.techniques.base import Matrices, MatrixTechnique, Parameters, Shapes, TechniqueSpec, normal, uniform
+from peftport.techniques.base import (
+    Matrices,
+    MatrixTechnique,
+    Parameters,
+    Shapes,
+    TechniqueSpec,
+    normal,
+    squared_norm_of_product,
+    uniform,
+)
 from peftport.techniques.kronecker import nearest_compacter
 from peftport.techniques.roles import BOTTLENECK
 
@@ -122,6 +131,11 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         """W_up W_down, (K, D, D): the update without its nonlinearity."""
         full = expand(own, shared["rule"])
         return torch.bmm(full["up"], full["down"])
+
+    def squared_norm(self, spec: CompacterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """||W_up W_down||_F^2."""
+        full = expand(own, shared["rule"])
+        return squared_norm_of_product(full["up"], full["down"])
 
 
 def expand(own: Matrices, rule: Tensor) -> dict[str, Tensor]:

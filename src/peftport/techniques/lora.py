@@ -18,7 +18,14 @@ from pydantic import PositiveFloat, PositiveInt, StringConstraints
 from peftport.core.libraries import torch
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.slots import LINEAR, PARAMETER, Slot
-from peftport.techniques.base import Matrices, MatrixTechnique, Shapes, TechniqueSpec, uniform
+from peftport.techniques.base import (
+    Matrices,
+    MatrixTechnique,
+    Shapes,
+    TechniqueSpec,
+    squared_norm_of_product,
+    uniform,
+)
 from peftport.techniques.roles import PRODUCT
 
 if TYPE_CHECKING:
@@ -96,6 +103,12 @@ class Lora(MatrixTechnique[LoraSpec]):
             b = own["B"].reshape(len(own["B"]), -1, spec.rank, slot.experts)  # (K, D_out, R, E)
             return (spec.alpha / spec.rank) * torch.einsum("kore,keri->keoi", b, a)
         return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])
+
+    def squared_norm(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
+        """||alpha/r B A||_F^2."""
+        if slot.experts > 1:
+            return super().squared_norm(spec, slot, own, shared)
+        return (spec.alpha / spec.rank) ** 2 * squared_norm_of_product(own["B"], own["A"])
 
     def folded(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices, weight: Tensor) -> Tensor:
         """W + alpha/r B A."""

@@ -255,6 +255,7 @@ class BoundTask:
             max_grad_norm=self.settings.max_grad_norm,
             max_tokens=self.settings.max_tokens,
             final_loss=checkpoint.loss,
+            **self.settings.later,
         )
         return Module(spec, self.host.fingerprint, checkpoint.matrices, self.record, record)
 

@@ -6,6 +6,13 @@ clipping and AdamW work entry by entry, so the result of an entry does not depen
 
 The optimiser is Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101). The learning rate is
 constant, without warm-up, so that the first b steps of a longer training equal a training of b steps.
+
+Three settings are off unless they are asked for. They are meant for modules that shall go to other hosts: ``drop_ffn``
+and ``mask_ffn`` disturb the host (training.perturbation), and ``norm_penalty`` keeps the module's update small,
+
+    loss + c sum over slots ||dW||_F^2          dW: the whole update, such as LoRA's alpha/r B A, and not its factors
+
+which is ours. Losses on record are without the penalty.
 """
 
 from __future__ import annotations
@@ -14,11 +21,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from peftport.core import stopping
 from peftport.core.errors import BadRequest, TrainingFailed
@@ -31,7 +47,8 @@ from peftport.objectives.base import Objective, Row, row_length
 from peftport.tasks.spec import Targets
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached, prefix_length
-from peftport.techniques.base import Parameters, StackedMatrices, TechniqueSpec
+from peftport.techniques.base import SHARED, Parameters, StackedMatrices, TechniqueSpec
+from peftport.training.perturbation import Perturbation, perturbed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,16 +56,37 @@ if TYPE_CHECKING:
 GENERATED = 100  # test items for which texts are generated, unless a user says otherwise
 POOL = 16  # number of batches whose rows are sorted by length together
 Advance = Callable[[int], None]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+LATER = ("norm_penalty", "drop_ffn", "mask_ffn")  # settings that are not on record where they are off
 
 
 class TrainSettings(BaseModel):
-    """Settings that all entries of one training share."""
+    """Settings that all entries of one training share. The last three are off by default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     batch_size: PositiveInt = 16
     weight_decay: NonNegativeFloat = 0.0
     max_grad_norm: PositiveFloat = 1.0
     max_tokens: PositiveInt = 128
+    norm_penalty: NonNegativeFloat = 0.0
+    drop_ffn: Probability = 0.0
+    mask_ffn: Probability = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the later settings where they are off: ids of jobs and files are then what they were before."""
+        values: dict[str, Any] = written(self)
+        return {key: value for key, value in values.items() if key not in LATER or value}
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """How the host is disturbed."""
+        return Perturbation(self.drop_ffn, self.mask_ffn)
+
+    @property
+    def later(self) -> dict[str, float]:
+        """Those of the later settings that are on."""
+        return {name: getattr(self, name) for name in LATER if getattr(self, name)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +138,7 @@ def train_entries(
 
     """
     _check_equal_batches(entries, settings.batch_size)
+    settings.perturbation.check(host)
     technique = technique_named(spec.kind)
     slots = technique.slots(spec, host.slots)
     vectors = [flatten(entry.start, host.wide_dtype, host.device) for entry in entries]
@@ -111,15 +150,15 @@ def train_entries(
     orders = [batches(entry.rows, settings.batch_size, entry.seed) for entry in entries]
     kept: list[dict[int, Checkpoint]] = [{} for _ in entries]
     losses: list[Tensor] = []
-    shift = prefix_length(spec, host)
 
     def matrices() -> StackedMatrices:
         return technique.materialise(spec, slots, unflatten(torch.stack(vectors), entries[0].start))
 
     for begin, end in pairwise([0, 0, *sorted(set(budgets) - {0})]):
-        for _ in range(begin, end):
+        for step in range(begin, end):
             picks = [next(order) for order in orders]
-            losses.append(_step(host, objective, spec, entries, in_host_dtype(host, matrices()), picks, shift))
+            with perturbed(host, settings.perturbation, [entry.seed for entry in entries], step):
+                losses.append(_step(host, objective, spec, entries, matrices(), picks, settings.norm_penalty))
             for vector in vectors:
                 torch.nn.utils.clip_grad_norm_([vector], settings.max_grad_norm)
             optimiser.step()
@@ -159,13 +198,27 @@ def _step(
     entries: Sequence[Entry],
     matrices: StackedMatrices,
     picks: list[npt.NDArray[np.int64]],
-    shift: int,
+    norm_penalty: float,
 ) -> Tensor:
     """Run the forward and backward pass for one batch of every entry. Returns the mean loss of each entry, (K,)."""
-    with attached(host, spec, matrices):  # also during the backward pass, in which checkpointed layers run again
-        by_entry = _losses(host, objective, entries, matrices, picks, shift)
-        by_entry.sum().backward()  # type: ignore[no-untyped-call]
+    own = in_host_dtype(host, matrices)
+    with attached(host, spec, own):  # also during the backward pass, in which checkpointed layers run again
+        by_entry = _losses(host, objective, entries, own, picks, prefix_length(spec, host))
+        total = by_entry.sum()
+        if norm_penalty:
+            total = total + norm_penalty * squared_norm(host, spec, matrices).sum()
+        total.backward()  # type: ignore[no-untyped-call]
     return by_entry.detach()
+
+
+def squared_norm(host: Host, spec: TechniqueSpec, matrices: StackedMatrices) -> Tensor:
+    """Return the squared Frobenius norm of the whole update of each entry, summed over slots, (K,)."""
+    technique = technique_named(spec.kind)
+    shared = matrices.get(SHARED, {})
+    slots = technique.slots(spec, host.slots)
+    return torch.stack(
+        [technique.squared_norm(spec, slot, matrices[name], shared) for name, slot in slots.items()]
+    ).sum(0)
 
 
 def _losses(

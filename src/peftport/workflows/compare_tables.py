@@ -19,7 +19,7 @@ from peftport.analysis.measures.differences import differences
 from peftport.analysis.stats import Interval
 from peftport.analysis.verdict.choice import Contrast
 from peftport.analysis.verdict.table import settings_of, verdicts
-from peftport.core.arms import BARE
+from peftport.core.arms import BARE, FEW_SHOT, LOGIT_OFFSET, REFERENCES
 from peftport.core.errors import UnknownName
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import pl
@@ -29,6 +29,7 @@ from peftport.metrics.resampling import resampled
 from peftport.tasks.kinds.classification import Scores
 from peftport.tasks.spec import Predictions
 from peftport.workflows.comparison import Comparison
+from peftport.workflows.references import runs_of
 
 CEILING = "ceiling"
 
@@ -64,6 +65,11 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
         row = _row(comparisons[0], FEW_SHOT, 0, test, measures_with(test, judged))
         rows.append({**row, "seed": seed, "run": f"{FEW_SHOT}/{seed}", "job": f"{FEW_SHOT}/{seed}"})
         tests[f"{FEW_SHOT}/{seed}"] = test
+    for arm, budget, of_seed, test in runs_of(comparisons[0].references):
+        name = "/".join(str(part) for part in (arm, budget, of_seed) if part is not None)
+        row = {**_row(comparisons[0], arm, budget, test, measures_with(test, judged)), "steps": 0, "seed": of_seed}
+        rows.append({**row, "run": name, "job": name})
+        tests[name] = test
     classes = {name: test for name, test in tests.items() if isinstance(test, Scores)}
     correct = [{"run": name, "correct": test.correct.tolist()} for name, test in classes.items()]
     columns = {**run_columns(bare.kind), judged: pl.Float64}
@@ -71,7 +77,6 @@ def compare_frames(comparisons: Sequence[Comparison]) -> Frames:
 
 
 BARE_ARM = "bare"  # as tables of runs call the bare host
-FEW_SHOT = "few_shot"  # the bare host with examples in its prompt
 
 
 def _runs(compared: Comparison) -> list[tuple[dict[str, Any], Predictions]]:
@@ -164,11 +169,13 @@ class ComparisonAnalysis:
         rows = self.evidence.runs.filter(pl.col("state") == "done").with_columns(pl.col("arm").cast(pl.String))
         sides = []
         for name, column in ((one, "row_one"), (other, "row_other")):
-            arm, at = (BARE_ARM, 0) if name in (BARE, BARE_ARM) else (name, 0 if name == FEW_SHOT else budget)
-            side = rows.filter(arm=arm, budget=at).select("seed", pl.col("row").alias(column))
+            arm = BARE_ARM if name == BARE else name
+            own = rows.filter(arm=arm)  # the bare host and reference arms may be the same at all budgets
+            at = 0 if arm in (BARE_ARM, *REFERENCES) and not own.filter(budget=budget).height else budget
+            side = own.filter(budget=at).select("seed", pl.col("row").alias(column))
             if not side.height:
                 raise UnknownName.of(f"arm at {budget} steps", name, [*self.first.plan.arms, BARE])
-            sides.append(side.drop("seed") if arm == BARE_ARM else side)
+            sides.append(side.drop("seed") if arm in (BARE_ARM, LOGIT_OFFSET) else side)
         bare = any("seed" not in side.columns for side in sides)
         joined = sides[0].join(sides[1], how="cross") if bare else sides[0].join(sides[1], on="seed")
         both = joined.with_columns(all=pl.lit(0))

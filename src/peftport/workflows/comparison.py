@@ -27,6 +27,7 @@ from peftport.training.loop import Checkpoint
 from peftport.workflows.answers import REFERENCE, ShownAnswer, at_home, check_shots, few_shot, side_by_side
 from peftport.workflows.checking import MethodChoice
 from peftport.workflows.distill import NAME as DISTILL
+from peftport.workflows.references import ReferenceArm
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Comparison:
     remarks: tuple[str, ...] = ()  # how the task was read, where that was guessed
     few_shot: dict[int, Predictions] = field(default_factory=dict, repr=False)  # by seed, the bare host with examples
     answers: tuple[ShownAnswer, ...] = ()  # of a handful of items, side by side
+    references: tuple[ReferenceArm, ...] = ()  # what could be done instead of porting
 
     @cached_property
     def judged(self) -> MetricChoice:
@@ -124,6 +126,7 @@ class Comparison:
             "bare": bare,
             "rows": [row.as_row() for row in self.rows],
             **self._of_answers(),
+            **({"references": [arm.as_json(self.judged.name) for arm in self.references]} if self.references else {}),
         }
 
     def _of_answers(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from peftport.modules.folders import kind_of_saved_head, read_to_carry
 from peftport.modules.head import HEAD_PART, kind_of_head
 from peftport.modules.module import Module, as_tensors
 from peftport.modules.origin import check_origin, trust_origin
+from peftport.modules.sources import module_folder
 from peftport.objectives import OBJECTIVES
 from peftport.objectives.classifier import NAME as CLASSIFIER
+from peftport.porting import PORTERS
+from peftport.porting.base import Anchor
+from peftport.porting.methods.anchor_ridge import check_anchors
 from peftport.tasks import Task, load_task
 from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
@@ -25,9 +30,10 @@ def resolve_task(task: Place | Task) -> Task:
     return task if isinstance(task, Task) else load_task(str(task))
 
 
-def train_settings(max_tokens: int, batch_size: int = 16) -> TrainSettings:
-    """Return the settings of training and testing that a request can change."""
-    return TrainSettings(batch_size=batch_size, max_tokens=max_tokens)
+def train_settings(max_tokens: int, batch_size: int = 16, **later: float | None) -> TrainSettings:
+    """Return the settings of training and testing that a request can change; those that are None are left off."""
+    asked = {name: value for name, value in later.items() if value is not None}
+    return TrainSettings(batch_size=batch_size, max_tokens=max_tokens, **asked)
 
 
 def path_of(place: Place | None) -> Path | None:
@@ -79,6 +85,27 @@ def open_module_to_carry(
         return trust_origin(module, host)
     check_origin(module, host, str(folder))
     return module
+
+
+def open_anchors(
+    methods: Sequence[str], module: Module[Any], anchors: Mapping[Place, Place] | None, to: Place
+) -> tuple[Anchor, ...]:
+    """Read the pairs of anchors where a method needs them, and refuse those that do not fit. No host is loaded.
+
+    Raises:
+        BadRequest: there are fewer than two pairs, or one has other settings than the module.
+        SlotMismatch: a first module is not on the origin, or a second one not on the receiver.
+        ModuleRefused: a folder is broken.
+
+    """
+    name = next((name for name in methods if name in PORTERS and PORTERS[name].needs == "anchors"), None)
+    if name is None:
+        return ()
+    pairs = (anchors or {}).items()
+    opened = [Anchor(*(as_tensors(read_to_carry(module_folder(each))) for each in pair)) for pair in pairs]
+    check_anchors(name, module, opened)
+    check_anchors(name, module, opened, open_host(str(to)))
+    return tuple(opened)
 
 
 def own_readout(module: Module | None, readout: str | None) -> str | None:

@@ -30,13 +30,13 @@ from peftport.metrics.base import Metric
 from peftport.modules.folders import Format, check_holds
 from peftport.modules.module import Module
 from peftport.porting import AUTO, PORTERS
-from peftport.porting.base import PortCache
+from peftport.porting.base import Anchor, PortCache
 from peftport.tasks import Task
 from peftport.tasks.spec import Predictions
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.distill import distill_for
-from peftport.workflows.job_inputs import check_same_labels, name_of, own_readout, train_settings
+from peftport.workflows.job_inputs import check_same_labels, name_of, open_anchors, own_readout, train_settings
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
@@ -190,10 +190,11 @@ def select_method(
     if not len(task.valid):
         raise TaskRefused(f"{task.spec.name}: expected validation items to choose by, got none; add some")
     check_same_labels(module, task)
+    anchors = open_anchors(names, module, request.anchors, request.to)
     readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
     bound = bind_task(str(request.to), task, readout, settings, request.test_items, generate=request.generate)
     check_holds(file_format, module.spec, bound.host, module.head or ())
-    refusals, ported, remarks = _port_all(request, module, bound, progress)
+    refusals, ported, remarks = _port_all(request, module, bound, anchors, progress)
     if not ported:
         reasons = "; ".join(f"{name}: {why}" for name, why in refusals.items())
         raise BadRequest(f"--method {','.join(names)}: expected one that can carry this module, got none ({reasons})")
@@ -243,7 +244,7 @@ def rank(
 
 
 def _port_all(
-    request: PortRequest, module: Module, bound: BoundTask, progress: Progress
+    request: PortRequest, module: Module, bound: BoundTask, anchors: Sequence[Anchor], progress: Progress
 ) -> tuple[dict[str, str], dict[str, Module], tuple[str, ...]]:
     """Port by every method. The origin is read only once.
 
@@ -261,6 +262,7 @@ def _port_all(
                 inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
                     as_technique=request.as_, progress=progress, shared=cache, max_tokens=request.max_tokens,
+                    anchors=anchors,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:

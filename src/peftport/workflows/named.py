@@ -48,6 +48,11 @@ def _check_module(place: Any) -> None:
         format_of(module_folder(place))
 
 
+def _check_anchors(anchors: Any) -> None:
+    for place in (each for pair in anchors.items() for each in pair):
+        _check_module(place)
+
+
 def _check_host(host: Any) -> None:
     try:
         check_host_name(str(host))
@@ -65,6 +70,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("host", "to", "from_", "trust_origin", "old", "new"), _check_host),
     "task": _check_task,
     "texts": lambda texts: check_texts(str(texts)),
+    "anchors": _check_anchors,
 }
 
 

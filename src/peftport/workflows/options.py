@@ -10,6 +10,8 @@ from typing import Any
 
 from peftport.core.request import Option, names, option, pairs
 
+VALIDATION = "validation"  # a factor that validation items choose
+
 
 def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` texts as settings; a value with commas, or one for ``sites``, is a list."""
@@ -23,6 +25,11 @@ def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
 def loading_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Parse ``KEY=VALUE`` texts that say how a host is loaded; whole numbers are numbers."""
     return {key: int(value) if value.isdigit() else value for key, value in pairs("device=auto")(texts).items()}
+
+
+def offset_factor(text: str) -> float | str:
+    """Parse the factor of ``logit_offset``."""
+    return text if text == VALIDATION else float(text)
 
 
 def load_option(default: str = "") -> dict[str, Option]:
@@ -71,6 +78,11 @@ LEAVE_OUT = option(
 TEXTS = option(
     "Unlabelled texts, for methods that need them: a .txt file with one text per line, or a task.", metavar="FILE|TASK"
 )
+ANCHORS = option(
+    "Two modules that were trained for one other task with this module's settings: one of the origin and one of the "
+    "receiver. For anchor_ridge and anchor_mean; give it at least twice.",
+    metavar="FOLDER=FOLDER", repeated=True, read=pairs("anchors/a-on-old=anchors/a-on-new"),
+)  # fmt: skip
 FORMAT = option(
     "The format to write: native, peft (LoRA only) or adapters (every technique but LoRA).",
     choices=("native", "peft", "adapters"),
@@ -85,6 +97,25 @@ MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is sai
 DISTILL_STEPS = option("Training steps of the method distill; no other method trains.", at_least=1)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
+NORM_PENALTY = option(
+    "Keep the module's update small: this number times its squared norm, summed over slots, is added to the loss.",
+    between=(0, 1e6),
+)
+DROP_FFN = option(
+    "For a module that shall go to updates of its host: in each step, leave out the FFN of each layer with this "
+    "probability, such as 0.1 (Trans-PEFT). Tests run on the whole host.",
+    between=(0, 1),
+)
+MASK_FFN = option("Like --drop-ffn, but leave out each inner unit of the FFNs with this probability.", between=(0, 1))
+REFERENCES = option(
+    "Reference arms, which are no ports: few_shot (the bare receiver with as many labels as training has read), "
+    "logit_offset (the receiver's scores plus what the module changes on the origin, with both hosts in memory).",
+    metavar="NAMES", read=names,
+)  # fmt: skip
+OFFSET = option(
+    "The factor of logit_offset, or validation for the one that does best on validation items.",
+    metavar="NUMBER|validation", read=offset_factor,
+)  # fmt: skip
 TEST_ITEMS = option("Test on the first N test items only.", at_least=1)
 GENERATE = option(
     "Generate the answers of the first N test items only, where answers are texts; their likelihood is taken for all.",

@@ -23,6 +23,7 @@ from peftport.workflows.distill import distill_for
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
+    open_anchors,
     open_module,
     open_module_to_carry,
     own_readout,
@@ -115,6 +116,7 @@ def _port_by_one(
 def _carried(method: str, request: PortRequest, module: Module[Any], task: Task | None) -> _Landed:
     """Port by a porter. Where it needs texts and none are named, it reads those of the task."""
     porter = porter_named(method)
+    anchors = open_anchors(request.methods, module, request.anchors, request.to)
     with_task = porter.needs == "labels" or (porter.needs == "texts" and request.texts is None)
     bound = _bind(request, module, task) if task is not None and with_task else None
     if bound is not None:
@@ -123,7 +125,7 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
         receiver = (load_host if porter.needs == "texts" else open_host)(str(request.to))
     inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
-        as_technique=request.as_, progress=request.progress, max_tokens=request.max_tokens,
+        as_technique=request.as_, progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
     )  # fmt: skip
     ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
     return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))

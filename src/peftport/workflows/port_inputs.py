@@ -6,7 +6,7 @@ The origin is only opened where a method needs its weights, and loaded where it 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
 from peftport.objectives.cuts import CutTexts
 from peftport.porting.alignment.words import tokens_around
-from peftport.porting.base import PortCache, Porter, PortInputs
+from peftport.porting.base import Anchor, PortCache, Porter, PortInputs
 from peftport.tasks.load import check_task_name, load_task
 from peftport.techniques.attach import prefix_length
 from peftport.training.bound_task import BoundTask, check_task
@@ -65,6 +65,7 @@ def open_port_inputs(
     progress: Progress | None = None,
     shared: PortCache | None = None,
     max_tokens: int | None = None,
+    anchors: Sequence[Anchor] = (),
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
@@ -84,7 +85,7 @@ def open_port_inputs(
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None
-    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens)
+    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors)
 
 
 def cut_in_ports(shared: PortCache) -> dict[Host, CutTexts]:

@@ -11,11 +11,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftport.core.arms import ARMS
+from peftport.core.arms import ARMS, LOGIT_OFFSET
 from peftport.core.request import REQUIRED, Place, Request, command_line, names, numbers, option
 from peftport.workflows.options import (
+    ANCHORS,
     BATCH_SIZE,
     DISTILL_STEPS,
+    DROP_FFN,
     FORMAT,
     FROM,
     GENERATE,
@@ -24,16 +26,21 @@ from peftport.workflows.options import (
     LEAVE_OUT,
     LOAD,
     LOAD_AUTO,
+    MASK_FFN,
     MAX_TOKENS,
     METRIC,
     MODULE_ARGUMENT,
+    NORM_PENALTY,
+    OFFSET,
     READOUT,
+    REFERENCES,
     TASK,
     TASK_ARGUMENT,
     TEST_ITEMS,
     TEXTS,
     TO,
     TRUST_ORIGIN,
+    VALIDATION,
     technique_settings,
 )
 
@@ -111,6 +118,9 @@ class TrainRequest(Request):
     )
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
+    norm_penalty: float | None = field(default=None, metadata=NORM_PENALTY)
+    drop_ffn: float | None = field(default=None, metadata=DROP_FFN)
+    mask_ffn: float | None = field(default=None, metadata=MASK_FFN)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     load: Mapping[str, Any] | None = field(default=None, metadata=LOAD)
     readout: str | None = field(default=None, metadata=READOUT)
@@ -189,6 +199,7 @@ class PortRequest(Request):
     format: Format | None = field(default=None, metadata=FORMAT)
     seed: int = field(default=0, metadata=option("Seed of methods that draw random numbers.", at_least=0))
     texts: Place | None = field(default=None, metadata=TEXTS)
+    anchors: Mapping[Place, Place] | None = field(default=None, metadata=ANCHORS)
     task: Place | Task | None = field(
         default=None,
         metadata=option(
@@ -260,6 +271,8 @@ class CompareRequest(Request):
         default="gaussian",
         metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
     )  # fmt: skip
+    references: Sequence[str] = field(default=(), metadata=REFERENCES)
+    offset: float | str = field(default=1.0, metadata=OFFSET)
     shots: int | None = field(
         default=None,
         metadata=option(
@@ -269,6 +282,7 @@ class CompareRequest(Request):
         ),
     )
     texts: Place | None = field(default=None, metadata=TEXTS)
+    anchors: Mapping[Place, Place] | None = field(default=None, metadata=ANCHORS)
     learning_rate: float | None = field(default=None, metadata=LEARNING_RATE)
     batch_size: int = field(default=16, metadata=BATCH_SIZE)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
@@ -289,6 +303,10 @@ class CompareRequest(Request):
         if self.out is not None and Path(self.out).is_dir():
             instead = Path(self.out) / "report.html"
             self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
+        if isinstance(self.offset, str) and self.offset != VALIDATION:
+            self.refuse("offset", f"expected a number or {VALIDATION}", self.offset)
+        if self.offset != 1 and LOGIT_OFFSET not in self.references:
+            self.refuse("offset", f"expected with --references {LOGIT_OFFSET}; name that arm", self.offset)
 
     @property
     def command(self) -> str:

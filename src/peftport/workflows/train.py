@@ -52,10 +52,15 @@ def train_module(request: TrainRequest) -> TrainedModule:
     out = check_new_folder(request.out)
     if request.format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
-    loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
+    loading = loading_of(request.load)
+    settings = train_settings(
+        request.max_tokens, request.batch_size, norm_penalty=request.norm_penalty, drop_ffn=request.drop_ffn,
+        mask_ffn=request.mask_ffn,
+    )  # fmt: skip
     task = resolve_task(request.task)
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
     check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
+    settings.perturbation.check(bound.host)
     technique = technique_named(spec.kind)
     rate = request.learning_rate or technique.learning_rates[bound.host.kind]
     start, progress = Start(bound.fresh(spec, request.seed), request.seed), request.progress

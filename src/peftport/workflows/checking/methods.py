@@ -25,6 +25,7 @@ REMEDIES: dict[Need, str] = {
     "weights": "the origin (--from HOST)",
     "texts": "unlabelled texts (--texts FILE|TASK)",
     "labels": "labels (--task TASK)",
+    "anchors": "pairs of modules of other tasks on both hosts (--anchors FOLDER=FOLDER)",
     "training": "texts and training (--task TASK)",
 }
 
@@ -160,6 +161,7 @@ def _refusal(porter: Porter, module: Module[Any], receiver: Host) -> str | None:
 def _lacking(needs: Need, hosts: HostComparison, available: AvailableInputs) -> str | None:
     with_origin: tuple[Need, ...] = ("weights", "texts", "training")
     provided: dict[Need, bool] = {"texts": available.texts, "labels": available.task, "training": available.task}
+    provided["anchors"] = False  # `auto` never uses them
     missing = [REMEDIES["weights"]] if needs in with_origin and not hosts.at_hand else []
     if not provided.get(needs, True):
         missing.append(REMEDIES[needs])
