@@ -38,7 +38,7 @@ from peftport.hosts.layouts import HostKind
 from peftport.hosts.load import HARMLESS, load_host
 from peftport.modules.module import Closed
 from peftport.objectives.base import Row, mean_pooled, pad
-from peftport.store.artifacts import check_free, new_folder
+from peftport.store.artifacts import new_folder
 from peftport.training.loop import Advance, batches
 from peftport.workflows.named import check_names
 from peftport.workflows.requests import HostUpdateRequest
@@ -124,7 +124,6 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     """
     settings, steps, save_at = _settings(request), request.steps, request.save_at
     ref, text, out = str(request.host), Path(request.text), Path(request.out)
-    check_free(out)
     check_names(request)
     lines, sha256 = _read_lines(text)
     host, head = _load(ref, settings.seed)
