@@ -40,8 +40,12 @@ class Result(ABC):
         """The result as a table; by default one row, of what was found."""
         return pl.DataFrame([self.document()])
 
+    def answer(self) -> list[str]:
+        """The lines that the command line prints before the tables; most results have theirs below, in `lines`."""
+        return []
+
     def tables(self) -> list[Table]:
-        """The tables that the command line prints first."""
+        """The tables that the command line prints."""
         return []
 
     def lines(self) -> list[str]:

@@ -26,7 +26,7 @@ from peftport.hosts.loading import loading_remarks
 from peftport.metrics.choice import MetricChoice, choose_metric, items_text
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord, as_tensors
-from peftport.report.checked import check_sentences, check_tables, selection_table
+from peftport.report.checked import check_advice, check_sentences, check_tables, selection_table
 from peftport.report.table import Table
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
@@ -241,7 +241,7 @@ class Checked(Result):
         return self.outcome.choice
 
     def __str__(self) -> str:
-        return " ".join(self.lines())
+        return " ".join([*self.answer(), *self.lines()])
 
     def to_polars(self) -> pl.DataFrame:
         """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
@@ -261,15 +261,20 @@ class Checked(Result):
         return pl.DataFrame([asdict(slot) for slot in self.outcome.slots.slots], infer_schema_length=None)
 
     def document(self) -> dict[str, Any]:
-        """All that was found, and what it comes to."""
-        return {"module": str(self.request.module), **self.outcome.as_json(), "summary": str(self)}
+        """What it comes to, and all that was found."""
+        found = self.outcome.as_json()
+        return {"summary": str(self), "choice": found["choice"], "module": str(self.request.module), **found}
+
+    def answer(self) -> list[str]:
+        """What to do."""
+        return [check_advice(self.outcome)]
 
     def tables(self) -> list[Table]:
         """Hosts, slots, layers where they were compared, and methods."""
         return check_tables(self.outcome)
 
     def lines(self) -> list[str]:
-        """What the tables come to, and what to do."""
+        """What the tables come to."""
         return check_sentences(self.outcome)
 
     def remarks(self) -> list[str]:

@@ -30,12 +30,14 @@ AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=A
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print a result as its JSON document, or as its tables and lines."""
+    """Print a result as its JSON document, or as its answer, tables and lines."""
     for line in result.remarks():
         remark(line)
     if as_json:
         print_json(result.as_json())
         return
+    for line in result.answer():
+        say(line)
     for table in result.tables():
         print_table(table)
     for line in result.lines():
