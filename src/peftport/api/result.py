@@ -59,6 +59,10 @@ class Result(ABC):
         """
         return []
 
+    def next_words(self) -> tuple[str, ...]:
+        """The words of the command that comes next, after ``peftport``; none where nothing is to be done, or known."""
+        return ()
+
     def failure(self) -> str | None:
         """What failed of the work, for which the command line ends with exit code 1; None where nothing did."""
         return None

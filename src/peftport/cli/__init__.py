@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from peftport.cli import hosts, modules, study, tasks
-from peftport.cli.console import say
+from peftport.cli.console import layouts, say
 from peftport.core.environment import version_of
 from peftport.core.errors import PeftportError
 from peftport.core.guesses import guess
@@ -66,6 +66,7 @@ def _every_command(
 
         for file in layout:
             use_layout(file)
+            layouts.extend(("--layout", str(file)))
 
 
 def main() -> None:

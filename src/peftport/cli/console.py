@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import Parameter
 from textwrap import wrap
@@ -25,12 +26,13 @@ SECONDS_A_LINE = 60.0
 GAP = 3  # columns between two cells of a table
 PIPED_COLUMNS = 120  # the width of tables that are not printed on a terminal
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
+layouts: list[str] = []  # the words of --layout, which each further command needs as well
 AsJson = Annotated[bool, JSON_OPTION]
 AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
 
 
-def show(result: Result, as_json: bool) -> None:
-    """Print a result as its JSON document, or as its answer, tables and lines."""
+def show(result: Result, as_json: bool, next_words: Sequence[str] = ()) -> None:
+    """Print a result as its JSON document, or as its answer, tables and lines, and on a terminal the next command."""
     for line in result.remarks():
         remark(line)
     if as_json:
@@ -42,6 +44,8 @@ def show(result: Result, as_json: bool) -> None:
         print_table(table)
     for line in result.lines():
         say(line)
+    if sys.stdout.isatty() and result.failure() is None and (words := next_words or result.next_words()):
+        say(f"Next: {shlex.join(['peftport', *layouts, *words])}")
 
 
 def print_json(value: Any) -> None:

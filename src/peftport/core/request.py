@@ -147,7 +147,8 @@ def words_of(request: Request, leave_out: Collection[str] = ()) -> tuple[str, ..
     further: list[str] = []
     for field_name, said in options(type(request)).items():
         default, value = _default(request, field_name), getattr(request, field_name)
-        if field_name in leave_out or said.only_python or value is None or (not said.argument and value == default):
+        unsaid = not said.argument and said.default is not REQUIRED and value == default
+        if field_name in leave_out or said.only_python or value is None or unsaid:
             continue
         texts = _as_texts(value, said)
         if said.argument:
