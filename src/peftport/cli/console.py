@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from peftport.core.progress import duration
+from peftport.core.progress import duration, watched
 
 if TYPE_CHECKING:
     from peftport.api.result import Result
@@ -117,22 +117,17 @@ def bars() -> Iterator[Progress]:
 def plain_bars() -> Iterator[Progress]:
     """Show progress bars with the remaining time on stderr; where that is no terminal, a line a minute."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        lines = _Lines()
+        with watched(lines):
+            yield lines
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=console) as progress:
-        yield _Bars(progress)
+    from peftport.cli.bars import drawn_bars
+
+    with drawn_bars(console) as drawn, watched(drawn):
+        yield drawn
 
 
 class _Lines:
@@ -155,18 +150,6 @@ class _Lines:
     def tell(self, line: str) -> None:
         with suppress(OSError):  # nobody reads it, which is no reason to stop
             remark(line)
-
-
-class _Bars:
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-
-    def stage(self, title: str, total: int) -> Callable[[int], None]:
-        task = self._progress.add_task(title, total=total)
-        return lambda units: self._progress.advance(task, units)
-
-    def tell(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
 
 
 def quiet_libraries() -> None:

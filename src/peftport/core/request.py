@@ -25,7 +25,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from peftport.core.errors import BadRequest
 from peftport.core.places import Written, check_place
-from peftport.core.progress import Progress
+from peftport.core.progress import Progress, watched
 
 Place = str | Path  # a local path, or the name of a host or task
 REQUIRED, SAME = object(), object()
@@ -200,7 +200,9 @@ def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R
 
     def face(run: Callable[[Q], R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return run(request(*args, **kwargs))
+            asked = request(*args, **kwargs)
+            with watched(asked.progress):
+                return run(asked)
 
         _show(call, run, request)
         return call
@@ -213,7 +215,9 @@ def method_takes(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Cal
 
     def face(run: Callable[[S, Q], R]) -> Callable[Concatenate[S, P], R]:
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            return run(self, request(*args, **kwargs))
+            asked = request(*args, **kwargs)
+            with watched(asked.progress):
+                return run(self, asked)
 
         _show(call, run, request, [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
         return call

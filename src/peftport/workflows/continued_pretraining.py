@@ -31,7 +31,7 @@ from safetensors import safe_open
 from peftport.core.errors import BadRequest, HostRefused, TaskRefused, TrainingFailed
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import F, nn, safetensors_torch, torch, without_gradients
-from peftport.core.progress import Silent
+from peftport.core.progress import current
 from peftport.hosts.fingerprint import Fingerprint, weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import HostKind
@@ -129,8 +129,8 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     host, head = _load(ref, settings.seed)
     names = _tensor_names(host)
     run = _Run(host, head, _encode(host, lines, settings.max_tokens, text), settings)
-    advance = (request.progress or Silent()).stage(f"updating {ref}", steps)
     settings = settings.model_copy(update={"head_warm_up_steps": run.warm_up()})
+    advance = (request.progress or current()).stage(f"updating {ref}", steps)
     updates: list[HostUpdate] = []
     with new_folder(out) as folder:
         for begin, end in pairwise([0, *sorted({*save_at, steps})]):
@@ -224,8 +224,9 @@ class _Run:
     def warm_up(self) -> int:
         """Train a fresh head alone, then unfreeze everything. Returns the number of steps, 0 without a fresh head."""
         steps = 0 if self.head is None else self.settings.head_warm_up_steps
+        advance = current().stage(f"training a fresh head on {self.host.name}", steps)
         for _ in range(steps):
-            self.step(lambda _: None)
+            self.step(advance)
         self.host.model.requires_grad_(True)
         return steps
 

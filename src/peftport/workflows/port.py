@@ -80,7 +80,7 @@ def port_module(request: PortRequest) -> PortedModule:
         porter_named(methods[0])
     check_names(request)
     out = path_of(request.out)
-    task = resolve_task(request.task) if request.task is not None else None
+    task = resolve_task(request.task, request.progress) if request.task is not None else None
     folder = module_folder(request.module)
     file_format = request.format or format_of(folder)
     carries = len(methods) == 1 and methods[0] in PORTERS and porter_named(methods[0]).carries_numbers

@@ -53,7 +53,7 @@ def train_module(request: TrainRequest) -> TrainedModule:
     if request.format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
     loading, settings = loading_of(request.load), train_settings(request.max_tokens, request.batch_size)
-    task = resolve_task(request.task)
+    task = resolve_task(request.task, request.progress)
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
     check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
     technique = technique_named(spec.kind)

@@ -74,7 +74,7 @@ def upgrade_modules(request: UpgradeRequest) -> Upgrade:
     if out is not None:
         check_upgrade_folder(out)
     check_names(request)
-    task = resolve_task(request.task) if request.task is not None else None
+    task = resolve_task(request.task, request.progress) if request.task is not None else None
     pair, names = HostPair(request, task), output_names(request.modules)
     if request.only_check or out is None:
         return _upgrade(pair, [_checked(pair, name, folder) for name, folder in names.items()], 0)
