@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,24 @@ SETTINGS = {
     "prefix": {"length": "3", "hidden": "8"},
 }
 Tensors = dict[str, torch.Tensor]
+Tell = Callable[..., list[dict[str, object]]]
+# Runs commands as `python -m peftport` does, and tells exit code, last line of stderr, and what is imported by then.
+SCRIPT = """
+import contextlib, io, json, sys
+from peftport.cli import main
+
+told = []
+for words in json.load(sys.stdin):
+    sys.argv, out, err = ["peftport", *words], io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    heavy = sorted({"torch", "transformers", "scipy", "sklearn", "statsmodels", "datasets"} & set(sys.modules))
+    told.append({"words": words, "code": code, "out": out.getvalue(), "err": err.getvalue().strip(), "heavy": heavy})
+print(json.dumps(told))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +80,23 @@ def process(environment: dict[str, str], tmp_path: Path) -> Run:
         command = [sys.executable, "-m", "peftport", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
         return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def tell(environment: dict[str, str], tmp_path: Path) -> Tell:
+    """Run commands in one fresh process, in a folder of their own."""
+
+    def run(*commands: Sequence[object]) -> list[dict[str, object]]:
+        given = json.dumps([[str(word) for word in words] for words in commands])
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], input=given, env=environment, cwd=tmp_path, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told: list[dict[str, object]] = json.loads(done.stdout)
+        return told
 
     return run
 

@@ -42,6 +42,7 @@ def test_check_as_json(technique: str, peftport: Run, hosts: Folders, modules: F
     assert [one["name"] for one in found["methods"]] == [*PORTERS, "distill"]
     assert found["layers"] == [] and "--texts" in found["layers_note"]
     assert found["choice"]["word"] in WORDS and found["choice"]["why"] in found["summary"]
+    assert [*found][:2] == ["summary", "choice"] and found["summary"].startswith("What to do: ")
     in_python = pp.check(modules[technique], hosts["bert-updated"], from_=hosts["bert"])
     assert str(in_python) == found["summary"]
     assert in_python.slots()["slot"].to_list() == [slot["slot"] for slot in found["slots"]]
@@ -53,7 +54,7 @@ def test_check_as_text(peftport: Run, hosts: Folders, modules: Folders, lines: P
     assert (result.code, result.err) == (0, "")
     for part in ("hosts", "slots", "likeness of layers", "methods", "CKA", "shapes differ", "unknown"):
         assert part in result.out
-    assert result.out.splitlines()[-1].startswith("What to do: use regress (not enough evidence): ")
+    assert result.out.startswith("What to do: use regress (not enough evidence): ")
 
 
 def test_check_of_a_peft_folder(peftport: Run, hosts: Folders, modules: Folders, refused: Refused) -> None:

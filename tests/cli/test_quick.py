@@ -5,51 +5,12 @@ All refusals run one after the other in one process, which tells after each what
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import pytest
 
 Words = Sequence[object]
 Tell = Callable[..., list[dict[str, object]]]
 Folders = dict[str, Path]
-# Runs commands as `python -m peftport` does, and tells exit code, last line of stderr, and what is imported by then.
-SCRIPT = """
-import contextlib, io, json, sys
-from peftport.cli import main
-
-told = []
-for words in json.load(sys.stdin):
-    sys.argv, out, err = ["peftport", *words], io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code
-    heavy = sorted({"torch", "transformers", "scipy", "sklearn", "statsmodels", "datasets"} & set(sys.modules))
-    told.append({"words": words, "code": code, "out": out.getvalue(), "err": err.getvalue().strip(), "heavy": heavy})
-print(json.dumps(told))
-"""
-
-
-@pytest.fixture
-def tell(environment: dict[str, str], tmp_path: Path) -> Tell:
-    """Run commands in one fresh process, in a folder of their own."""
-
-    def run(*commands: Words) -> list[dict[str, object]]:
-        given = json.dumps([[str(word) for word in words] for words in commands])
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT], input=given, env=environment, cwd=tmp_path, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        told: list[dict[str, object]] = json.loads(done.stdout)
-        return told
-
-    return run
 
 
 def test_lists_and_help_import_no_model_library(tell: Tell) -> None:

@@ -19,7 +19,7 @@ from transformers.models.llama4.modeling_llama4 import Llama4Router
 from transformers.pytorch_utils import Conv1D
 
 from peftport.api.attached import attach
-from peftport.cli import layouts_first
+from peftport.cli import common_first
 from peftport.core.errors import BadRequest, HostRefused, SlotMismatch, TaskRefused
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import VARIABLE, Layout, layout_for, layouts, use_layout
@@ -374,10 +374,10 @@ def test_a_file_that_is_no_layout_is_refused(name: str, text: str | None, messag
 
 
 def test_a_layout_may_stand_before_or_after_the_command() -> None:
-    assert layouts_first(["port", "m", "--layout", "a.toml", "--to", "h", "--layout=b.toml"]) == [
-        "--layout", "a.toml", "--layout=b.toml", "port", "m", "--to", "h",
-    ]  # fmt: skip
-    assert layouts_first(["hosts", "show", "--", "--layout"]) == ["hosts", "show", "--", "--layout"]
+    words, verbose = common_first(["port", "m", "--layout", "a.toml", "--to", "h", "--layout=b.toml"])
+    assert words == ["--layout", "a.toml", "--layout=b.toml", "port", "m", "--to", "h"] and not verbose
+    plain = ["hosts", "show", "--", "--layout", "--verbose"]
+    assert common_first(plain) == (plain, False)
 
 
 def test_a_layout_that_does_not_describe_the_model_says_where(stablelm: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from modules.made import HOST, a_module
 from peftport.core.errors import BadRequest, ModuleRefused, OutputRefused, PeftportError
+from peftport.core.places import check_free
 from peftport.modules.folders import write_module
-from peftport.store.artifacts import check_free, new_folder, write_text
+from peftport.store.artifacts import new_folder, write_text
 
 
 def tree(folder: Path) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from peftport.api.following import beside, follow, unused
 from peftport.api.result import Result, chosen, noted, write_page, written_to
 from peftport.core.libraries import pl
 from peftport.hosts.loading import loading_remarks
@@ -22,7 +23,9 @@ from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison
 from peftport.workflows.demo import Demo
 from peftport.workflows.job_inputs import path_of
-from peftport.workflows.requests import CompareRequest, DemoRequest
+from peftport.workflows.requests import CompareRequest, DemoRequest, PortRequest, TrainRequest
+
+TRAINING_STEPS = next(each.default for each in fields(TrainRequest) if each.name == "steps")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,6 +88,20 @@ class Compared(Result):
         told = (*self.comparison.remarks, *loading_remarks(self.request.load))
         return [*told, *chosen(self.comparison.choice), *noted(self.comparison.judged)]
 
+    def next_words(self) -> tuple[str, ...]:
+        """The port, the training or the larger comparison that the verdict asks for."""
+        request, verdict = self.request, self.verdict
+        if verdict is None:
+            return ()
+        out = beside(request.module, request.to)
+        if verdict["verdict"] == "retrain":
+            technique = self.comparison.technique
+            return follow("train", TrainRequest, request, out=out, technique=technique, steps=TRAINING_STEPS)
+        if verdict["method"] is not None:
+            task = {"task": None, "readout": None} if verdict["method"] == "copy" else {}
+            return follow("port", PortRequest, request, out=out, method=verdict["method"], test_items=None, **task)
+        return follow("compare", CompareRequest, request, seeds=3 * request.seeds, test_items=None)
+
     def report(self, out: str | Path) -> Path:
         """Write one self-contained page."""
         from peftport.report.compared import comparison_page  # here: figures are slow to import
@@ -127,6 +144,11 @@ class Demonstrated(Result):
         out = Path(self.request.out)
         files = f"Page: {out / 'report.html'}   table: {out / 'table.md'}   every run: {out / 'results.json'}"
         return [str(self), f"\n{files}   ({self.demo.seconds:.0f} s)"]
+
+    def next_words(self) -> tuple[str, ...]:
+        """A training of one's own, as the demonstration began."""
+        settings, out = self.demo.settings, unused(Path("modules") / "lora")
+        return ("train", settings.origin, settings.task, "--technique", "lora", "--out", str(out))
 
     def markdown(self) -> str:
         """The tables as a page in Markdown."""

@@ -40,8 +40,12 @@ class Result(ABC):
         """The result as a table; by default one row, of what was found."""
         return pl.DataFrame([self.document()])
 
+    def answer(self) -> list[str]:
+        """The lines that the command line prints before the tables; most results have theirs below, in `lines`."""
+        return []
+
     def tables(self) -> list[Table]:
-        """The tables that the command line prints first."""
+        """The tables that the command line prints."""
         return []
 
     def lines(self) -> list[str]:
@@ -54,6 +58,10 @@ class Result(ABC):
         The command line says them on stderr, and ``--json`` has them.
         """
         return []
+
+    def next_words(self) -> tuple[str, ...]:
+        """The words of the command that comes next, after ``peftport``; none where nothing is to be done, or known."""
+        return ()
 
     def failure(self) -> str | None:
         """What failed of the work, for which the command line ends with exit code 1; None where nothing did."""

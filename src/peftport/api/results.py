@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftport.api.following import beside, follow, known_task, relative_of, serve, unused
 from peftport.api.result import (
     Result,
     addressed,
@@ -26,7 +27,7 @@ from peftport.hosts.loading import loading_remarks
 from peftport.metrics.choice import MetricChoice, choose_metric, items_text
 from peftport.modules.folders import Format
 from peftport.modules.module import Module, PortRecord, as_tensors
-from peftport.report.checked import check_sentences, check_tables, selection_table
+from peftport.report.checked import check_advice, check_sentences, check_tables, selection_table
 from peftport.report.table import Table
 from peftport.tasks.spec import Predictions
 from peftport.workflows.checking import MethodChoice, PortCheck
@@ -36,6 +37,7 @@ from peftport.workflows.method_selection import MethodSelection
 from peftport.workflows.port import PortedModule
 from peftport.workflows.requests import (
     CheckRequest,
+    CompareRequest,
     EvaluateRequest,
     HostUpdateRequest,
     PortRequest,
@@ -107,6 +109,12 @@ class Evaluated(Tested):
         facts = {"host": self.host, "task": self.task, "module": module} | measures(self.scores, self.judged)
         return facts | {"majority": self.judged.majority, "metric": self.judged.name}
 
+    def next_words(self) -> tuple[str, ...]:
+        """After the host alone, a training on the same task."""
+        if self.module is not None:
+            return ()
+        return follow("train", TrainRequest, self.request, out=unused(Path("modules") / "lora"), technique="lora")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trained(Tested):
@@ -153,6 +161,15 @@ class Trained(Tested):
             "bare": measures(self.bare, self.judged), "with_module": measures(self.scores, self.judged),
             "majority": self.judged.majority, "metric": self.judged.name,
         }  # fmt: skip
+
+    def next_words(self) -> tuple[str, ...]:
+        """A check on a host of the same family that is installed; else the module's test, which anyone can repeat."""
+        if self.out is None:
+            return ()
+        other = relative_of(self.request.host)
+        if other is not None:
+            return ("check", str(self.out), "--to", other)
+        return follow("evaluate", EvaluateRequest, self.request, module=self.out)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,6 +240,18 @@ class Ported(Result):
             return [str(self)]
         return [f"{self.selection.sentence}.", *written_to(self.out)]
 
+    def next_words(self) -> tuple[str, ...]:
+        """The comparison with training again; where no task is known, folding the module into its new host."""
+        if self.out is None:
+            return ()
+        recorded = self.outcome.module.task
+        task = self.request.task
+        task = known_task(recorded.name if recorded is not None else None) if task is None else task
+        if task is None:
+            return serve(self.request.to, self.out, self.outcome.module)
+        items, method = self.request.test_items or 500, self.record.method
+        return follow("compare", CompareRequest, self.request, task=task, method=method, test_items=items)
+
     def remarks(self) -> list[str]:
         """How the task was read, and how ``auto`` chose, where it was asked for."""
         return [*self.outcome.remarks, *chosen(self.choice)]
@@ -241,7 +270,7 @@ class Checked(Result):
         return self.outcome.choice
 
     def __str__(self) -> str:
-        return " ".join(self.lines())
+        return " ".join([*self.answer(), *self.lines()])
 
     def to_polars(self) -> pl.DataFrame:
         """One row a method: whether it can, why not, and the gain and retention to expect where records say."""
@@ -261,15 +290,32 @@ class Checked(Result):
         return pl.DataFrame([asdict(slot) for slot in self.outcome.slots.slots], infer_schema_length=None)
 
     def document(self) -> dict[str, Any]:
-        """All that was found, and what it comes to."""
-        return {"module": str(self.request.module), **self.outcome.as_json(), "summary": str(self)}
+        """What it comes to, and all that was found."""
+        found = self.outcome.as_json()
+        return {"summary": str(self), "choice": found["choice"], "module": str(self.request.module), **found}
+
+    def answer(self) -> list[str]:
+        """What to do."""
+        return [check_advice(self.outcome)]
+
+    def next_words(self) -> tuple[str, ...]:
+        """The port by the method that was chosen; or training on the receiver, where the task is known."""
+        request, method = self.request, self.choice.method
+        if self.outcome.host_comparison.same_host:
+            return ()
+        out, task = beside(request.module, request.to), known_task(self.outcome.task)
+        if method is not None:
+            return follow("port", PortRequest, request, out=out, method=method)
+        if task is None:
+            return ()
+        return ("train", str(request.to), task, "--technique", self.outcome.technique, "--out", str(out))
 
     def tables(self) -> list[Table]:
         """Hosts, slots, layers where they were compared, and methods."""
         return check_tables(self.outcome)
 
     def lines(self) -> list[str]:
-        """What the tables come to, and what to do."""
+        """What the tables come to."""
         return check_sentences(self.outcome)
 
     def remarks(self) -> list[str]:
@@ -307,3 +353,7 @@ class UpdatedHost(Result):
             f"from {self.request.host}; loss {each.record.loss:.3f}"
             for each in self.checkpoints
         ]
+
+    def next_words(self) -> tuple[str, ...]:
+        """What the last checkpoint is as a host."""
+        return ("hosts", "show", str(self.checkpoints[-1].folder))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftport.api.following import known_task
 from peftport.api.result import Result
 from peftport.modules.module import fold_remarks
 from peftport.workflows.gguf import GgufFile
@@ -56,6 +57,12 @@ class Merged(Result):
                 f"the module's {self.found.readout} is in {self.out / HEAD_FILE}, where transformers does not read it"
             )
         return [*said, *fold_remarks(self.found.module)]
+
+    def next_words(self) -> tuple[str, ...]:
+        """The test of the new model on the module's task, if that can be had by its name; else what it is as a host."""
+        recorded = self.found.module.task
+        task = known_task(recorded.name if recorded is not None else None)
+        return ("hosts", "show", str(self.out)) if task is None else ("evaluate", str(self.out), task)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

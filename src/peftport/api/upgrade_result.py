@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftport.api.following import follow, unused
 from peftport.api.result import Result, write_page
 from peftport.core.libraries import pl
+from peftport.core.request import words_of
 from peftport.hosts.loading import loading_remarks
 from peftport.report.table import Table
 from peftport.report.upgraded import upgrade_markdown, upgrade_page, upgrade_sentence, upgrade_table
 from peftport.store.artifacts import write_text
 from peftport.workflows.job_inputs import path_of
+from peftport.workflows.requests import EvaluateRequest, TrainRequest
 from peftport.workflows.upgrade import Upgrade
 from peftport.workflows.upgrade_requests import UpgradeRequest
 from peftport.workflows.upgrading.ledger import UpgradeRecord
@@ -68,6 +71,27 @@ class Upgraded(Result):
         """How the task was read, where that was guessed, what ``dtype=auto`` became, and what was done before."""
         before, loaded = self.found.done_before, loading_remarks(self.request.load) if self.found.task else ()
         return [*self.found.remarks, *loaded, *([f"{before} modules were done before and are kept"] if before else [])]
+
+    def next_words(self) -> tuple[str, ...]:
+        """The upgrade itself after a check; training again where that is needed, more evidence, or a test."""
+        request, task = self.request, self.request.task
+        if request.only_check or request.out is None:
+            return ("upgrade", *words_of(request, leave_out=("only_check",)), "--out", str(unused(Path("upgraded"))))
+        if task is None:
+            return ()
+        worst = {record.outcome: record for record in reversed(self.records)}
+        if "retrain" in worst:
+            out, technique = unused(Path(request.out) / "trained" / worst["retrain"].name), worst["retrain"].technique
+            return follow("train", TrainRequest, request, host=request.new, technique=technique, out=out)
+        if "not enough evidence" in worst:
+            out = unused(Path(f"{request.out}-more"))
+            more = ("--seeds", str(3 * request.seeds), "--budgets", "0,10,40", "--out", str(out))
+            return ("upgrade", *words_of(request, leave_out=("out", "push", "seeds", "budgets")), *more)
+        used = next((record for record in self.records if record.usable), None)
+        if used is None:
+            return ()
+        module = Path(request.out) / "modules" / used.name
+        return follow("evaluate", EvaluateRequest, request, host=request.new, module=module)
 
     def write(self, out: Path) -> None:
         """Write report.html, table.md and upgrade.json; files of these names are replaced."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -19,7 +20,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from peftport.cli import hosts, modules, study, tasks
-from peftport.cli.console import say
+from peftport.cli.console import layouts, say
+from peftport.core import stopping
 from peftport.core.environment import version_of
 from peftport.core.errors import PeftportError
 from peftport.core.guesses import guess
@@ -35,6 +37,7 @@ app = typer.Typer(
 )
 # The base of all errors about options and arguments, which typer does not export by a public name.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+VERBOSE = "--verbose"
 modules.register(app)
 app.add_typer(hosts.app, name="hosts")
 app.add_typer(tasks.app, name="tasks")
@@ -56,6 +59,9 @@ def _every_command(
             help="A TOML file that says where the layers of a type of host are (docs/families.md). May be repeated.",
         ),
     ] = None,
+    _verbose: Annotated[
+        bool, typer.Option(VERBOSE, help="After an error, also print where in the program it arose.")
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and exit.")
     ] = False,
@@ -66,6 +72,7 @@ def _every_command(
 
         for file in layout:
             use_layout(file)
+            layouts.extend(("--layout", str(file)))
 
 
 def main() -> None:
@@ -74,36 +81,54 @@ def main() -> None:
     Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted; `upgrade` has 3 and 4, too.
     """
     command = typer.main.get_command(app)
+    words, verbose = common_first(sys.argv[1:])
     try:
-        code = command.main(layouts_first(sys.argv[1:]), prog_name="peftport", standalone_mode=False)
+        code = command.main(words, prog_name="peftport", standalone_mode=False)
         sys.stdout.flush()  # flush now, while a failure can still be reported
     except PeftportError as error:
-        fail(str(error), error.exit_code, error.lines)
+        fail(str(error), error.exit_code, error.lines, error if verbose else None)
     except (KeyboardInterrupt, typer.Abort):
         fail(TOLD, INTERRUPTED)
     except USAGE_ERROR as error:
         fail(_usage(error), 2) if str(error) else sys.exit(2)  # without a message, the help was shown
     except OSError as error:
-        _fail_by_the_system(error)
+        _fail_by_the_system(error, error if verbose else None)
+    except Exception as error:
+        if stopping.asked():  # a library made this of the interruption
+            raise
+        fail(_fault(error, verbose), 1, cause=error if verbose else None)
     else:
         if code == INTERRUPTED:  # typer turns Control-C into this code without a message
             fail(TOLD, INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def layouts_first(words: Sequence[str]) -> list[str]:
-    """Put every ``--layout FILE`` before the command, since all commands take it."""
+def common_first(words: Sequence[str]) -> tuple[list[str], bool]:
+    """Put what all commands take before the command: ``--verbose`` and every ``--layout FILE``.
+
+    Returns the words in that order, and whether ``--verbose`` is among them.
+    """
     first: list[str] = []
     rest: list[str] = []
     end = words.index("--") if "--" in words else len(words)
     for place, word in enumerate(words):
         after_option = place and words[place - 1] == "--layout" and place - 1 < end
-        is_option = place < end and (word == "--layout" or word.startswith("--layout="))
+        is_option = place < end and (word in ("--layout", VERBOSE) or word.startswith("--layout="))
         (first if is_option or after_option else rest).append(word)
-    return first + rest
+    return first + rest, VERBOSE in first
 
 
-def _fail_by_the_system(error: OSError) -> NoReturn:
+def _fault(error: Exception, verbose: bool) -> str:
+    """Return the line for an error that nobody expected."""
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    more = "what follows" if verbose else "what the same command says with --verbose"
+    return (
+        f"this is a fault of peftport {version_of('peftport')} and not of the request: {what}; please report it with "
+        f"the command and {more}"
+    )
+
+
+def _fail_by_the_system(error: OSError, cause: OSError | None) -> NoReturn:
     """Exit after a system error: full or broken disk, missing permissions, invalid path, or closed stdout."""
     try:
         sys.stdout.flush()
@@ -113,7 +138,7 @@ def _fail_by_the_system(error: OSError) -> NoReturn:
         sys.exit(1)
     code = 2 if error.errno == errno.ENAMETOOLONG else 1
     where = error.filename or "the system"
-    fail(f"{error.strerror or error}: {where}; check the path, the space and the rights", code)
+    fail(f"{error.strerror or error}: {where}; check the path, the space and the rights", code, cause=cause)
 
 
 def _usage(error: Exception) -> str:
@@ -143,9 +168,14 @@ def _got(parameter: Any) -> str:
     return text
 
 
-def fail(message: str, code: int, more: Sequence[str] = ()) -> NoReturn:
-    """Say in one line why it ends, and what each of several things is in a line of its own, and exit."""
+def fail(message: str, code: int, more: Sequence[str] = (), cause: BaseException | None = None) -> NoReturn:
+    """Say in one line why it ends, and what each of several things is in a line of its own, and exit.
+
+    The traceback of ``cause`` follows, for those who ask for it.
+    """
     with suppress(OSError):  # the terminal is gone
         lines = [f"peftport: {' '.join(message.split())}", *(f"  {' '.join(line.split())}" for line in more)]
         print("\n".join(lines), file=sys.stderr, flush=True)
+        if cause is not None:
+            traceback.print_exception(cause)
     sys.exit(code)

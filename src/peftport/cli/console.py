@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import Parameter
 from textwrap import wrap
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from peftport.core.progress import duration
+from peftport.core.progress import duration, watched
 
 if TYPE_CHECKING:
     from peftport.api.result import Result
@@ -25,21 +26,26 @@ SECONDS_A_LINE = 60.0
 GAP = 3  # columns between two cells of a table
 PIPED_COLUMNS = 120  # the width of tables that are not printed on a terminal
 JSON_OPTION = typer.Option("--json", help="Print one JSON document on stdout; progress goes to stderr.")
+layouts: list[str] = []  # the words of --layout, which each further command needs as well
 AsJson = Annotated[bool, JSON_OPTION]
 AS_JSON = Parameter("json_", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
 
 
-def show(result: Result, as_json: bool) -> None:
-    """Print a result as its JSON document, or as its tables and lines."""
+def show(result: Result, as_json: bool, next_words: Sequence[str] = ()) -> None:
+    """Print a result as its JSON document, or as its answer, tables and lines, and on a terminal the next command."""
     for line in result.remarks():
         remark(line)
     if as_json:
         print_json(result.as_json())
         return
+    for line in result.answer():
+        say(line)
     for table in result.tables():
         print_table(table)
     for line in result.lines():
         say(line)
+    if sys.stdout.isatty() and result.failure() is None and (words := next_words or result.next_words()):
+        say(f"Next: {shlex.join(['peftport', *layouts, *words])}")
 
 
 def print_json(value: Any) -> None:
@@ -111,22 +117,17 @@ def bars() -> Iterator[Progress]:
 def plain_bars() -> Iterator[Progress]:
     """Show progress bars with the remaining time on stderr; where that is no terminal, a line a minute."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        lines = _Lines()
+        with watched(lines):
+            yield lines
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=console) as progress:
-        yield _Bars(progress)
+    from peftport.cli.bars import drawn_bars
+
+    with drawn_bars(console) as drawn, watched(drawn):
+        yield drawn
 
 
 class _Lines:
@@ -149,18 +150,6 @@ class _Lines:
     def tell(self, line: str) -> None:
         with suppress(OSError):  # nobody reads it, which is no reason to stop
             remark(line)
-
-
-class _Bars:
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-
-    def stage(self, title: str, total: int) -> Callable[[int], None]:
-        task = self._progress.add_task(title, total=total)
-        return lambda units: self._progress.advance(task, units)
-
-    def tell(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False)
 
 
 def quiet_libraries() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from peftport.cli import options as o
-from peftport.cli.console import AsJson, print_json, print_table, quiet_libraries, remark, say
+from peftport.cli.console import AsJson, bars, plain_bars, print_json, print_table, say
 from peftport.core.errors import BadRequest
 from peftport.workflows.requests import HostUpdateRequest
 
@@ -57,9 +57,9 @@ def show(host: o.HostArgument, json_: AsJson = False) -> None:
     from peftport.objectives import OBJECTIVES
     from peftport.report.table import Table
 
-    quiet_libraries()
-    opened = open_host(host)
-    check_tokenizer_files(opened.source)
+    with bars():
+        opened = open_host(host)
+        check_tokenizer_files(opened.source)
     slots = [
         {"name": s.name, "kind": s.kind, "path": s.full_path, "in_width": s.in_width, "out_width": s.out_width}
         for s in opened.slots.values()
@@ -116,7 +116,8 @@ def install(
 
     if bool(names) == all_:
         raise BadRequest(f"hosts install: expected names or --all, got {'both' if names else 'neither'}")
-    folders = install_all(unless_optional() if all_ else names or [], cache_dir(), remark)
+    with plain_bars() as progress:
+        folders = install_all(unless_optional() if all_ else names or [], cache_dir(), progress.tell)
     if json_:
         print_json({"installed": [str(folder) for folder in folders]})
 

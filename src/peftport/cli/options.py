@@ -51,7 +51,7 @@ def command(call: str, request: type[Request], *, task_options_before: str | Non
         with bars() as progress:
             values = values_of(request, texts)
             if task_options_before is not None and "task" in values:
-                values["task"] = _own_task(values["task"], texts)
+                values["task"] = _own_task(values["task"], texts, progress)
             result: Result = naming_options(_function(call), **values, progress=progress)
         show(result, as_json)
         if result.exit_code:
@@ -148,10 +148,10 @@ def _function(name: str) -> Callable[..., Result]:
     return function
 
 
-def _own_task(task: str, texts: Texts) -> Task | str:
+def _own_task(task: str, texts: Texts, progress: Progress) -> Task | str:
     """Return the name of a task, or the task itself, read as the options describe, if there are any."""
     described = {name: value for name, value in values_of(TaskRequest, texts).items() if name in TASK_FIELDS}
     if not described:
         return task
     request = TaskRequest(task, **described)
-    return replace(read_task(request), asked=words_of(request))
+    return replace(read_task(request, progress), asked=words_of(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import Parameter
@@ -12,7 +13,7 @@ import typer
 from peftport.cli import options as o
 from peftport.cli.console import AS_JSON, bars, remark, show
 from peftport.core.errors import PeftportError
-from peftport.core.request import Request
+from peftport.core.request import Request, words_of
 from peftport.study.commands import (
     ExportRequest,
     GatesRequest,
@@ -74,13 +75,21 @@ def _command(name: str) -> Any:
         study = o.naming_options(Study.from_file, **o.values_of(StudyRequest, texts)) if "file" in shown else Study
         with _telling(name) as told:
             result: Result = o.naming_options(getattr(study, name), **values, **told)
-        show(result, as_json)
+        show(result, as_json, _after(name, result, texts) if sys.stdout.isatty() and "file" in shown else ())
         failure = result.failure()
         if failure is not None:
             raise PeftportError(failure)
 
     known = {each.name: each for each in (*o.parameters_of(StudyRequest), *o.parameters_of(request))}
     return o.as_command(run, name, request, [*(known[each] for each in shown), *_json(name)])
+
+
+def _after(name: str, result: Result, texts: dict[str, Any]) -> tuple[str, ...]:
+    """Return the words of the command that comes next, of the same part of the study."""
+    from peftport.api.following import after_study
+
+    named = StudyRequest(**o.values_of(StudyRequest, texts))
+    return after_study(name, result, named.file, words_of(named, leave_out=("file",)))
 
 
 def _json(name: str) -> list[Parameter]:

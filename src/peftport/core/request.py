@@ -24,7 +24,8 @@ from textwrap import TextWrapper
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from peftport.core.errors import BadRequest
-from peftport.core.progress import Progress
+from peftport.core.places import Written, check_place
+from peftport.core.progress import Progress, watched
 
 Place = str | Path  # a local path, or the name of a host or task
 REQUIRED, SAME = object(), object()
@@ -54,6 +55,7 @@ class Option:
         name: the name of the option, where it differs from the field's name.
         short: a short form of the option.
         path: whether shells complete the value as a path.
+        writes: what is written to the place that the value names, which is checked with the request.
         at_least: the smallest allowed number.
         between: two numbers; the value must lie strictly between them.
         choices: the allowed words.
@@ -70,6 +72,7 @@ class Option:
     name: str | None = None
     short: str | None = None
     path: bool = False
+    writes: Written | None = None
     at_least: float | None = None
     between: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
@@ -104,6 +107,7 @@ class Request:
 
     Raises:
         WrongValue: a field does not allow its value.
+        OutputRefused: a place that is to be written is in use, or cannot be written.
 
     """
 
@@ -116,6 +120,10 @@ class Request:
             value = getattr(self, name)
             if value is not None and (problem := said.problem(value)):
                 self.refuse(name, problem)
+        for name, said in options(type(self)).items():
+            if said.writes is not None and (value := getattr(self, name)) is not None:
+                written = said.metavar if said.argument and said.metavar else option_name(name, said)
+                check_place(Path(value), said.writes, written)
 
     def refuse(self, name: str, problem: str, value: object = None) -> NoReturn:
         """Raise `WrongValue` for the field ``name``."""
@@ -139,7 +147,8 @@ def words_of(request: Request, leave_out: Collection[str] = ()) -> tuple[str, ..
     further: list[str] = []
     for field_name, said in options(type(request)).items():
         default, value = _default(request, field_name), getattr(request, field_name)
-        if field_name in leave_out or said.only_python or value is None or (not said.argument and value == default):
+        unsaid = not said.argument and said.default is not REQUIRED and value == default
+        if field_name in leave_out or said.only_python or value is None or unsaid:
             continue
         texts = _as_texts(value, said)
         if said.argument:
@@ -191,7 +200,9 @@ def takes(request: Callable[P, Q]) -> Callable[[Callable[[Q], R]], Callable[P, R
 
     def face(run: Callable[[Q], R]) -> Callable[P, R]:
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return run(request(*args, **kwargs))
+            asked = request(*args, **kwargs)
+            with watched(asked.progress):
+                return run(asked)
 
         _show(call, run, request)
         return call
@@ -204,7 +215,9 @@ def method_takes(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Cal
 
     def face(run: Callable[[S, Q], R]) -> Callable[Concatenate[S, P], R]:
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            return run(self, request(*args, **kwargs))
+            asked = request(*args, **kwargs)
+            with watched(asked.progress):
+                return run(self, asked)
 
         _show(call, run, request, [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
         return call

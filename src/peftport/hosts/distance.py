@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from peftport.core.progress import current
 from peftport.hosts.fingerprint import weight_files
 
 
@@ -22,6 +23,7 @@ def weight_distance(origin: Path, receiver: Path) -> float | None:
     if ours.keys() != theirs.keys():
         return None
     moved, norm = 0.0, 0.0
+    advance = current().stage(f"measuring how far apart {origin.name} and {receiver.name} are", len(ours))
     for name, file in sorted(ours.items()):
         with safe_open(file, framework="pt") as origin_file, safe_open(theirs[name], framework="pt") as receiver_file:
             if origin_file.get_slice(name).get_shape() != receiver_file.get_slice(name).get_shape():
@@ -30,6 +32,7 @@ def weight_distance(origin: Path, receiver: Path) -> float | None:
             if old.is_floating_point():
                 moved += float((new.double() - old.double()).square().sum())
                 norm += float(old.double().square().sum())
+        advance(1)
     return math.sqrt(moved / norm) if norm > 0 else None
 
 

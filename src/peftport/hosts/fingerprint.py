@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,11 @@ from safetensors import SafetensorError
 from peftport.core.errors import HostRefused, first_line
 from peftport.core.hashing import digest
 from peftport.core.numbers import stored_in
+from peftport.core.progress import current
 from peftport.hosts.settings import raw_settings, settings_in, unlike
 from peftport.hosts.tokens import tokenizer_digest, vocabulary_digest
 
+MEGABYTE = 10**6
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Buffers that older versions saved with the weights: some contain -inf on purpose, and none of them is used.
 BUFFERS = (".bias_mask", ".masked_bias", ".attn.bias", ".position_ids", ".inv_freq")
@@ -157,14 +159,24 @@ def _shards(index: Path) -> list[Path]:
 def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
     """Return the names and shapes of all tensors, and a digest of their bytes."""
     rows: list[tuple[str, list[int], str]] = []
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    advance = current().stage(f"hashing the weights of {files[0].parent.name} (MB)", size // MEGABYTE)
+    done = 0
+
+    def read(size_bytes: int) -> None:
+        nonlocal done
+        before, done = done, done + size_bytes
+        advance(done // MEGABYTE - before // MEGABYTE)
+
     for file in files:
         try:
-            rows += _hashed(file)
+            rows += _hashed(file, read)
         except (SafetensorError, OSError) as error:
             raise HostRefused(
                 f"{file}: expected a whole safetensors file, got one that is truncated or corrupt ({error}); "
                 "fetch the host again"
             ) from error
+    read(max(0, size - done))  # the headers
     rows.sort()
     twice = [entry[0] for entry, after in zip(rows, rows[1:], strict=False) if entry[0] == after[0]]
     if twice:
@@ -174,11 +186,12 @@ def _hash_tensors(files: list[Path]) -> tuple[list[Any], str]:
     return [row[:2] for row in rows], digest([[name, sha] for name, _, sha in rows])
 
 
-def _hashed(file: Path) -> Iterator[tuple[str, list[int], str]]:
+def _hashed(file: Path, read: Callable[[int], None]) -> Iterator[tuple[str, list[int], str]]:
     for tensor in stored_in(file):
         if not tensor.name.endswith(BUFFERS) and (fault := tensor.not_finite()):
             raise HostRefused(f"{file}: {tensor.name}: expected finite numbers, got {fault}; fetch the host again")
         yield tensor.name, list(tensor.shape), hashlib.sha256(tensor.raw).hexdigest()
+        read(len(tensor.raw))
 
 
 def _ids(folder: Path, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftport.core.errors import HostRefused, first_line
 from peftport.core.libraries import nn, transformers
+from peftport.core.progress import step
 from peftport.hosts.allocation import keep_freed_memory
 from peftport.hosts.fingerprint import Fingerprint, fingerprint, unlike_transformers
 from peftport.hosts.host import Host, View
@@ -37,6 +38,11 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
             ``loading`` asks for something that this machine does not have.
 
     """
+    with step(f"loading {ref}"):
+        return _load(ref, view, loading)
+
+
+def _load(ref: str, view: View, loading: Loading | None) -> Host:
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config, source.name)

@@ -25,9 +25,17 @@ def check_tables(check: PortCheck) -> list[Table]:
     return [*tables, _methods(check)]
 
 
+def check_advice(check: PortCheck) -> str:
+    """What to do, in a sentence."""
+    choice = check.choice
+    do = f"use {choice.method}" if choice.method else choice.word
+    doubt = " (not enough evidence)" if choice.method and choice.word == "not enough evidence" else ""
+    return f"What to do: {do}{doubt}: {choice.why}."
+
+
 def check_sentences(check: PortCheck) -> list[str]:
-    """The sentences of a check: a summary of the tables, and what to do."""
-    slots, hosts, choice = check.slots, check.host_comparison, check.choice
+    """A summary of a check's tables."""
+    slots, hosts = check.slots, check.host_comparison
     said = [
         f"{len(slots.slots)} slots: {slots.count('fits')} fit, {slots.count('resizes')} take another shape, "
         f"{slots.count('no counterpart')} have no counterpart; {len(slots.unused)} of the module's slots are not taken."
@@ -36,9 +44,7 @@ def check_sentences(check: PortCheck) -> list[str]:
         said.append(f"Origin: {hosts.note}.")
     if check.layers_note:
         said.append(f"Likeness of layers: {check.layers_note}.")
-    do = f"use {choice.method}" if choice.method else choice.word
-    doubt = " (not enough evidence)" if choice.method and choice.word == "not enough evidence" else ""
-    return [*said, f"What to do: {do}{doubt}: {choice.why}."]
+    return said
 
 
 def selection_table(selection: MethodSelection) -> Table:

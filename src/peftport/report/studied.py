@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peftport.analysis.columns import completed
@@ -25,6 +25,7 @@ from peftport.analysis.verdict.regret import regret_report
 from peftport.analysis.verdict.table import verdicts
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import pl
+from peftport.core.progress import current
 from peftport.metrics import metric_named
 from peftport.metrics.choice import StudyMetric
 from peftport.metrics.texts import TextMetric
@@ -68,18 +69,17 @@ def study_findings(
         draws=items.draws if items else None,
         tests=items.tests if items else None,
     )
-    kept = retention(evidence)
-    grid, words = aggregates(evidence, rng=rng_for(0, "aggregates")), verdicts(evidence)
-    gained, together = gains(evidence, rng=rng_for(0, "gains")), pooled(evidence)
-    hosts = {name: f"weights {digest}" for name, digest in told.hosts.items()}
-    hosts |= {name: f"made by the study, moved {d['weights']:.4f}" for name, d in told.updates.items()}
+    counted = _counting(9)
+    kept = counted(retention(evidence))
+    grid, words = counted(aggregates(evidence, rng=rng_for(0, "aggregates"))), counted(verdicts(evidence))
+    gained, together = counted(gains(evidence, rng=rng_for(0, "gains"))), counted(pooled(evidence))
     return Findings(
         study=study.name,
         about=study.about,
         command=told.command,
         versions=told.versions,
         machine=told.machine,
-        hosts=hosts,
+        hosts=_hosts(told),
         seeds=study.seeds,
         headlines=headlines(together, gained, words, evidence.declared.level),
         scale=_scale(told, judged.name),
@@ -87,17 +87,33 @@ def study_findings(
         tested=_tested(told, judged.name),
         notes=(*_noted(judged, runs, told), *_notes(told, evidence.declared)),
         runs=runs,
-        curves=curves(evidence),
+        curves=counted(curves(evidence)),
         retention=kept,
         gains=gained,
-        savings=savings(evidence),
+        savings=counted(savings(evidence)),
         verdicts=words,
-        regret=regret_report(evidence),
-        lifts=lifts(evidence),
+        regret=counted(regret_report(evidence)),
+        lifts=counted(lifts(evidence)),
         directions=directions(kept, study.porters[0]),
         pooled=together,
         aggregates=grid,
     )
+
+
+def _hosts(told: About) -> dict[str, str]:
+    hosts = {name: f"weights {digest}" for name, digest in told.hosts.items()}
+    return hosts | {name: f"made by the study, moved {d['weights']:.4f}" for name, d in told.updates.items()}
+
+
+def _counting(measures: int) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """Return a function that gives back what it is given, and reports one more measure as computed."""
+    advance = current().stage("computing what came out", measures)
+
+    def counted(table: pl.DataFrame) -> pl.DataFrame:
+        advance(1)
+        return table
+
+    return counted
 
 
 def _sampler(study: StudySpec, runs: pl.DataFrame) -> str | None:

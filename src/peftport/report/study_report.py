@@ -7,6 +7,7 @@ from pathlib import Path
 
 from peftport.core.errors import BadRequest
 from peftport.core.libraries import pl
+from peftport.core.progress import step
 from peftport.metrics.choice import StudyMetric
 from peftport.report.export import export_figures
 from peftport.report.findings import Findings, frame
@@ -56,10 +57,13 @@ def report_study(opened: OpenedStudy, request: ReportRequest) -> StudyReport:
         findings, judged = _from_tables(Path(request.results), asked, opened.plan)
     files: list[Path] = []
     if request.out is not None:
-        write_text(Path(request.out), render(findings))
+        with step("drawing the page"):
+            page = render(findings)
+        write_text(Path(request.out), page)
         files.append(Path(request.out))
     if request.figures is not None:
-        files += export_figures(findings, Path(request.figures), request.format)
+        with step("drawing the figures"):
+            files += export_figures(findings, Path(request.figures), request.format)
     if request.latex is not None:
         files += latex_tables(findings, Path(request.latex))
     return StudyReport(findings, judged, tuple(files))

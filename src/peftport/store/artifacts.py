@@ -10,29 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peftport.core.errors import OutputRefused
+from peftport.core.places import check_free
 from peftport.core.stopping import undisturbed
 from peftport.store.held import hidden_file, hidden_folder, sweep_beside
 
 # ``.SHA256.safetensors.RANDOM``; the sha256 is shortened, which earlier versions did not do.
 HALF_WRITTEN = re.compile(r"\.[0-9a-f]{40,64}(\.safetensors)?\.[a-z0-9_]{8}(\.peftport)?")
 _ASKING = threading.Lock()
-
-
-def check_free(out: Path) -> None:
-    """Refuse an output folder that is not empty, before any work is done.
-
-    Raises:
-        OutputRefused: ``out`` exists and is not an empty folder, or its place is not writable.
-
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputRefused(f"{out}: expected a new or empty folder, got a file; choose another --out")
-    if out.is_dir() and any(out.iterdir()):
-        raise OutputRefused(f"{out}: expected a new or empty folder, got one that is not empty; choose another --out")
-    parent = next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise OutputRefused(f"{out}: expected a place that can be written, {parent} cannot; choose another --out")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 from peftport.core.request import REQUIRED, Place, Request, option, pairs
@@ -177,7 +176,10 @@ class ExportRequest(Request):
     out: Place | None = field(
         default=None,
         metadata=option(
-            "A folder for runs.FORMAT, correct.FORMAT and study.json, which are replaced.", path=True, default=REQUIRED
+            "A folder for runs.FORMAT, correct.FORMAT and study.json, which are replaced.",
+            path=True,
+            writes="folder",
+            default=REQUIRED,
         ),
     )
     _: KW_ONLY
@@ -196,8 +198,6 @@ class ExportRequest(Request):
         super().__post_init__()
         if self.format not in TABLE_FORMATS:
             self.refuse("format", f"expected one of {', '.join(TABLE_FORMATS)}, got {self.format}")
-        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
-            self.refuse("out", "expected a folder, got a file; choose another", self.out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +230,7 @@ class ReportRequest(Request):
     """
 
     out: Place | None = field(
-        default=None, metadata=option("The HTML page to write; replaced if it exists.", path=True)
+        default=None, metadata=option("The HTML page to write; replaced if it exists.", path=True, writes="file")
     )
     _: KW_ONLY
     results: Place | None = field(
@@ -238,13 +238,13 @@ class ReportRequest(Request):
         metadata=option("Read the tables that study export wrote to this folder, instead of the ledger.", path=True),
     )
     figures: Place | None = field(
-        default=None, metadata=option("Also write the figures as files to this folder.", path=True)
+        default=None, metadata=option("Also write the figures as files to this folder.", path=True, writes="folder")
     )
     format: ImageFormat = field(
         default="svg", metadata=option("The format of the figures: svg, png or pdf.")
     )  # fmt: skip
     latex: Place | None = field(
-        default=None, metadata=option("Also write the tables as LaTeX to this folder.", path=True)
+        default=None, metadata=option("Also write the tables as LaTeX to this folder.", path=True, writes="folder")
     )
     metric: str | None = field(default=None, metadata=metric_option("the study file's, else "))
 
@@ -252,9 +252,6 @@ class ReportRequest(Request):
         super().__post_init__()
         if self.format not in IMAGE_FORMATS:
             self.refuse("format", f"expected one of {', '.join(IMAGE_FORMATS)}, got {self.format}")
-        if self.out is not None and Path(self.out).is_dir():
-            instead = Path(self.out) / "report.html"
-            self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -285,7 +282,7 @@ class JoinRequest(Request):
     Example: peftport study merge runs/quick runs/quick-1-of-2 runs/quick-2-of-2
     """
 
-    out: Place = field(metadata=option("The new folder.", argument=True, metavar="OUT", path=True))
+    out: Place = field(metadata=option("The new folder.", argument=True, metavar="OUT", path=True, writes="new folder"))
     folders: Sequence[Place] = field(
         metadata=option("The folders of the parts.", argument=True, metavar="DIR", path=True, repeated=True, read=tuple)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from peftport.core.errors import BadRequest
+from peftport.core.places import check_place
 from peftport.store.ledger import Ledger, only_driver
 from peftport.study import executors
 from peftport.study.about import cut_texts, record_machine
@@ -53,8 +53,7 @@ def execute(opened: OpenedStudy, request: RunRequest) -> Executed:
     """
     plan, place = opened.plan, opened.dir
     trackers = make_trackers(tuple(request.track))
-    if place.exists() and not place.is_dir():
-        raise BadRequest(f"--dir {place}: expected a folder, got a file; choose another")
+    check_place(place, "folder", "--dir")
     if request.executor == "processes":  # on a cluster, the machines find the hosts themselves
         check_hosts(plan)
     check_kinds(plan.study, kinds_of(plan, here=request.executor == "processes"))

@@ -29,6 +29,7 @@ from typing import Any
 from peftport.analysis.columns import CORRECT, FACTORS, FORMULA, OLD_METRICS, completed, run_columns
 from peftport.core.errors import BadRequest, PeftportError, first_line
 from peftport.core.libraries import pl
+from peftport.core.progress import current
 from peftport.metrics import METRICS, metrics_of
 from peftport.store.artifacts import Artifacts, write_bytes, write_text
 from peftport.store.ledger import JobRow, Ledger, damaged
@@ -71,8 +72,11 @@ def export(plan: Plan, ledger: Ledger, artifacts: Artifacts, *, items: bool = Tr
     columns = run_columns(*kinds)
     values: dict[str, list[Any]] = {name: [] for name in columns}
     measured: dict[tuple[str, int], dict[str, Any]] = {}  # of tests whose row lacks a metric
-    for run in plan.runs():
+    wanted = [*plan.runs()]
+    advance = current().stage(f"reading the runs of {plan.study.name}", len(wanted))
+    for run in wanted:
         record = run_record(plan, run, rows)
+        advance(1)
         if items and record["state"] == "done":
             test = record["job"], run.budget
             lacking = [name for name in metrics_of(kind_of_row(rows[test[0]])) if record[name] is None]

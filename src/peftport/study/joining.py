@@ -114,8 +114,6 @@ def join_studies(request: JoinRequest) -> JoinedStudy:
 
     """
     out, folders = Path(request.out), [Path(folder) for folder in request.folders]
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        request.refuse("out", "expected a new or empty folder, this one is in use; choose another", out)
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
             request.refuse("folders", "expected each folder once; take one away", folder)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftport.core.errors import TaskRefused, UnknownName
-from peftport.core.progress import Progress
+from peftport.core.progress import Progress, step
 from peftport.tasks import hub
 from peftport.tasks.chats import conversational, read_template
 from peftport.tasks.columns import Columns, Names, Wording, examples_of, field_names, items_of
@@ -67,8 +67,9 @@ def load_task(
         raise UnknownName.of("kind of task", kind, KINDS)
     if ref in TASKS:
         return _built_in(ref, names, wording, kind)
-    name, columns = _columns(ref, names)
-    columns, guess = _with_kind(columns, wording, kind)
+    with step(f"reading {ref}"):
+        name, columns = _columns(ref, names)
+        columns, guess = _with_kind(columns, wording, kind)
     if wording.template is not None and guess.kind != "completion":
         raise TaskRefused(
             f"{columns.where}: --template: expected a task of kind completion, got {guess.kind}; drop the option, or "

@@ -240,7 +240,7 @@ class BoundTask:
         progress: Progress | None,
         title: str,
     ) -> list[Predictions]:
-        advance = (progress or Silent()).stage(title, max(1, len(modules)))
+        advance = (progress or Silent()).stage(title, max(1, len(modules)) * len(encoded.rows))
         values = predict_entries(self.host, self.readout, spec, modules, encoded.rows, advance)
         return [self.task.spec.predictions(of_module, items.targets) for of_module in values]
 

@@ -38,13 +38,14 @@ def predict_entries(
     spec: TechniqueSpec | None,
     modules: Sequence[Parameters],
     rows: Sequence[Row],
-    advance: Callable[[int], None] = lambda modules: None,
+    advance: Callable[[int], None] = lambda predictions: None,
     tokens_at_once: int | None = None,
 ) -> list[npt.NDArray[Any]]:
     """Predict the same N rows with each of K modules of one spec. Returns an array (N, ...) for each module.
 
     With ``spec`` None, the bare host predicts once. Predictions are in the order of ``rows``. ``tokens_at_once`` limits
-    the tokens of a batch, padding included (None: by the device); it changes values only by rounding.
+    the tokens of a batch, padding included (None: by the device); it changes values only by rounding. ``advance`` is
+    called with the number of predictions just made, of K N.
     """
     count = len(modules) if spec is not None else 1
     together = at_once(host, spec) or MODULES_AT_ONCE
@@ -52,8 +53,7 @@ def predict_entries(
     predicted: list[npt.NDArray[Any]] = []
     for begin in range(0, count, together):
         group = list(modules[begin : begin + together])
-        predicted += _predict_group(host, objective, spec, group, rows, tokens)
-        advance(max(1, len(group)))
+        predicted += _predict_group(host, objective, spec, group, rows, tokens, advance)
     return predicted
 
 
@@ -64,7 +64,7 @@ def score_entries(
     modules: Sequence[Parameters],
     rows: Sequence[Row],
     labels: npt.NDArray[np.int64],
-    advance: Callable[[int], None] = lambda modules: None,
+    advance: Callable[[int], None] = lambda predictions: None,
     tokens_at_once: int | None = None,
 ) -> list[Scores]:
     """Test K modules on N rows of a classification task with the classes ``labels`` (N,); see `predict_entries`."""
@@ -94,16 +94,18 @@ def _predict_group(
     modules: list[Parameters],
     rows: Sequence[Row],
     tokens: int,
+    advance: Callable[[int], None],
 ) -> list[npt.NDArray[Any]]:
     matrices = in_host_dtype(host, stack(modules, host.wide_dtype) if spec is not None else {})
     entries = max(1, len(modules))
-    picks = list(batches_of_tokens(rows, entries, tokens))
+    picks = [*batches_of_tokens(rows, entries, tokens)][::-1]  # long ones first, so that the time left is not too short
     parts: list[npt.NDArray[Any]] = []
     with attached(host, spec, matrices):
         for pick in picks:
             batch = [rows[i] for i in pick] * entries
             out = objective.predict(batch, matrices.get(HEAD), prefix_length(spec, host))  # (K B, ...)
             parts.append(out.reshape(entries, len(pick), *out.shape[1:]))
+            advance(entries * len(pick))
             stopping.check()
         back = np.argsort(np.concatenate(picks), kind="stable")
         values = np.concatenate(parts, axis=1)[:, back]  # (K, N, ...)

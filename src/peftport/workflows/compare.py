@@ -51,7 +51,7 @@ def compare_module(request: CompareRequest) -> Comparison:
     reference_names(request.references)
     check_names(request)
     loading = loading_of(request.load)
-    task, to = resolve_task(request.task), str(request.to)
+    task, to = resolve_task(request.task, request.progress), str(request.to)
     module = open_module(
         module_folder(request.module), name_of(request.from_), name_of(request.trust_origin), tuple(request.leave_out)
     )

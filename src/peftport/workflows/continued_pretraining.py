@@ -31,14 +31,14 @@ from safetensors import safe_open
 from peftport.core.errors import BadRequest, HostRefused, TaskRefused, TrainingFailed
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import F, nn, safetensors_torch, torch, without_gradients
-from peftport.core.progress import Silent
+from peftport.core.progress import current
 from peftport.hosts.fingerprint import Fingerprint, weight_files
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import HostKind
 from peftport.hosts.load import HARMLESS, load_host
 from peftport.modules.module import Closed
 from peftport.objectives.base import Row, mean_pooled, pad
-from peftport.store.artifacts import check_free, new_folder
+from peftport.store.artifacts import new_folder
 from peftport.training.loop import Advance, batches
 from peftport.workflows.named import check_names
 from peftport.workflows.requests import HostUpdateRequest
@@ -124,14 +124,13 @@ def update_host(request: HostUpdateRequest) -> list[HostUpdate]:
     """
     settings, steps, save_at = _settings(request), request.steps, request.save_at
     ref, text, out = str(request.host), Path(request.text), Path(request.out)
-    check_free(out)
     check_names(request)
     lines, sha256 = _read_lines(text)
     host, head = _load(ref, settings.seed)
     names = _tensor_names(host)
     run = _Run(host, head, _encode(host, lines, settings.max_tokens, text), settings)
-    advance = (request.progress or Silent()).stage(f"updating {ref}", steps)
     settings = settings.model_copy(update={"head_warm_up_steps": run.warm_up()})
+    advance = (request.progress or current()).stage(f"updating {ref}", steps)
     updates: list[HostUpdate] = []
     with new_folder(out) as folder:
         for begin, end in pairwise([0, *sorted({*save_at, steps})]):
@@ -225,8 +224,9 @@ class _Run:
     def warm_up(self) -> int:
         """Train a fresh head alone, then unfreeze everything. Returns the number of steps, 0 without a fresh head."""
         steps = 0 if self.head is None else self.settings.head_warm_up_steps
+        advance = current().stage(f"training a fresh head on {self.host.name}", steps)
         for _ in range(steps):
-            self.step(lambda _: None)
+            self.step(advance)
         self.host.model.requires_grad_(True)
         return steps
 

@@ -87,7 +87,7 @@ def run_demo(
     settings, progress = settings or DemoSettings(), progress or Silent()
     plan = ComparisonPlan(settings.budgets, settings.seeds, metric=metric)
     begun, loading = time.perf_counter(), loading_of(load)
-    task = load_task(settings.task)
+    task = load_task(settings.task, progress=progress)
     training = TrainSettings(max_tokens=settings.max_tokens)
     home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items, loading=loading)
     away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items, loading=loading)

@@ -49,7 +49,7 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     check_names(request)
     folder = None if request.module is None else module_folder(request.module)
     progress = request.progress
-    loading, task = loading_of(request.load), resolve_task(request.task)
+    loading, task = loading_of(request.load), resolve_task(request.task, request.progress)
     if request.metric is not None:
         check_measures(request.metric, task.spec.predictions.kind)
     notes: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftport.core.errors import OutputRefused, SlotMismatch
+from peftport.core.errors import SlotMismatch
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import read_module
 from peftport.modules.formats.gguf import ARCHITECTURES, check_gguf, gguf_bytes
@@ -43,8 +43,6 @@ def write_gguf(request: GgufRequest) -> GgufFile:
     """
     check_names(request)
     out, folder = Path(request.out), module_folder(request.module)
-    if out.exists():
-        raise OutputRefused(f"{out}: expected a new file, got one that exists; choose another --out")
     host = open_host(str(request.host))
     module = read_module(folder, host)
     check_gguf(module, host, str(folder))

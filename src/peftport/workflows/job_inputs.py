@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftport.core.errors import BadRequest, ModuleRefused, TaskRefused
+from peftport.core.progress import Progress
 from peftport.core.request import Place
 from peftport.hosts.opening import open_host
 from peftport.hosts.task_head import HeadKind
@@ -25,9 +26,9 @@ from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
 
 
-def resolve_task(task: Place | Task) -> Task:
+def resolve_task(task: Place | Task, progress: Progress | None = None) -> Task:
     """Return a task that is given as an object, or load the one that is given by its name."""
-    return task if isinstance(task, Task) else load_task(str(task))
+    return task if isinstance(task, Task) else load_task(str(task), progress=progress)
 
 
 def train_settings(max_tokens: int, batch_size: int = 16, **later: float | None) -> TrainSettings:

@@ -24,7 +24,7 @@ from peftport.modules.head import is_linear
 from peftport.modules.module import Module, check_all_read, check_fits
 from peftport.modules.readme import README, card, card_facts
 from peftport.modules.sources import module_folder
-from peftport.store.artifacts import check_free, new_folder
+from peftport.store.artifacts import new_folder
 from peftport.techniques import technique_named
 from peftport.techniques.base import SHARED, Technique, TechniqueSpec
 from peftport.workflows.merge_requests import MergeRequest
@@ -70,7 +70,6 @@ def merge_module(request: MergeRequest) -> MergedModel:
     """
     check_names(request)
     out, folder = Path(request.out), module_folder(request.module)
-    check_free(out)
     host = open_host(str(request.host))
     module = read_module(folder, host)
     _check(module, host, folder, str(request.host))

@@ -26,7 +26,7 @@ class MergeRequest(Request):
     host: Place = field(metadata=HOST_ARGUMENT)
     module: Place = field(metadata=MODULE_ARGUMENT)
     _: KW_ONLY
-    out: Place = field(metadata=option("The new model's folder.", path=True))
+    out: Place = field(metadata=option("The new model's folder.", path=True, writes="new folder"))
     dtype: Literal["float32", "bfloat16", "float16"] | None = field(
         default=None,
         metadata=option(
@@ -50,4 +50,4 @@ class GgufRequest(Request):
     host: Place = field(metadata=HOST_ARGUMENT)
     module: Place = field(metadata=MODULE_ARGUMENT)
     _: KW_ONLY
-    out: Place = field(metadata=option("The new file.", path=True))
+    out: Place = field(metadata=option("The new file.", path=True, writes="new file"))

@@ -6,7 +6,6 @@ Every name and path is checked again where it is used: this neither downloads, n
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from peftport.core.errors import BadRequest, UnknownName
@@ -17,7 +16,6 @@ from peftport.metrics import asked_metric
 from peftport.modules.folders import format_of
 from peftport.modules.sources import may_be_on_the_hub, module_folder
 from peftport.objectives import check_readout
-from peftport.store.artifacts import check_free
 from peftport.tasks import Task
 from peftport.tasks.load import check_task_name
 from peftport.tasks.sources import TASKS
@@ -25,7 +23,7 @@ from peftport.workflows.port_inputs import check_texts
 
 
 def check_names(request: Request) -> None:
-    """Refuse a request that names what there is not, or a folder that is in use.
+    """Refuse a request that names what there is not.
 
     Raises:
         BadRequest: a host, task, module, metric, readout or file of texts is not found, a setting of ``load`` is
@@ -72,16 +70,3 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "texts": lambda texts: check_texts(str(texts)),
     "anchors": _check_anchors,
 }
-
-
-def check_new_folder(place: Any) -> Path | None:
-    """Return the folder that is to be written, if there is one.
-
-    Raises:
-        OutputRefused: it is in use, or its place cannot be written.
-
-    """
-    if place is None:
-        return None
-    check_free(Path(place))
-    return Path(place)

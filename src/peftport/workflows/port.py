@@ -27,11 +27,12 @@ from peftport.workflows.job_inputs import (
     open_module,
     open_module_to_carry,
     own_readout,
+    path_of,
     resolve_task,
     train_settings,
 )
 from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
-from peftport.workflows.named import check_names, check_new_folder
+from peftport.workflows.named import check_names
 from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
 from peftport.workflows.requests import PortRequest
 
@@ -79,8 +80,8 @@ def port_module(request: PortRequest) -> PortedModule:
     elif methods[0] not in (AUTO, DISTILL):
         porter_named(methods[0])
     check_names(request)
-    out = check_new_folder(request.out)
-    task = resolve_task(request.task) if request.task is not None else None
+    out = path_of(request.out)
+    task = resolve_task(request.task, request.progress) if request.task is not None else None
     folder = module_folder(request.module)
     file_format = request.format or format_of(folder)
     carries = len(methods) == 1 and methods[0] in PORTERS and porter_named(methods[0]).carries_numbers

@@ -71,7 +71,7 @@ class DemoRequest(Request):
         default=None,
         metadata=option(
             "The folder for report.html, table.md and results.json; existing files are replaced.", path=True,
-            default=Path("demo"),
+            writes="folder", default=Path("demo"),
         ),
     )  # fmt: skip
     metric: str | None = field(default=None, metadata=METRIC)
@@ -81,11 +81,6 @@ class DemoRequest(Request):
     def loaded_by(self) -> Mapping[str, Any]:
         """How the hosts are loaded: as the user says, or in what is fastest on this machine."""
         return self.load or {"dtype": "auto"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.out is not None and Path(self.out).exists() and not Path(self.out).is_dir():
-            self.refuse("out", "expected a folder, got a file; choose another", self.out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +97,9 @@ class TrainRequest(Request):
         metadata=option("The technique: lora, adapter, compacter or prefix.", short="-t", default=REQUIRED),
     )
     _: KW_ONLY
-    out: Place | None = field(default=None, metadata=option("The new module's folder.", path=True, default=REQUIRED))
+    out: Place | None = field(
+        default=None, metadata=option("The new module's folder.", path=True, writes="new folder", default=REQUIRED)
+    )
     set: Mapping[str, Any] | None = field(
         default=None,
         metadata=option(
@@ -185,7 +182,9 @@ class PortRequest(Request):
     module: Place = field(metadata=MODULE_ARGUMENT)
     to: Place = field(metadata=TO)
     _: KW_ONLY
-    out: Place | None = field(default=None, metadata=option("The ported module's folder.", path=True, default=REQUIRED))
+    out: Place | None = field(
+        default=None, metadata=option("The ported module's folder.", path=True, writes="new folder", default=REQUIRED)
+    )
     from_: Place | None = field(default=None, metadata=FROM)
     trust_origin: Place | None = field(default=None, metadata=TRUST_ORIGIN)
     leave_out: Sequence[str] = field(default=(), metadata=LEAVE_OUT)
@@ -294,15 +293,14 @@ class CompareRequest(Request):
     out: Place | None = field(
         default=None,
         metadata=option(
-            "Also write the result as an HTML page to this file, which is replaced if it exists.", path=True
+            "Also write the result as an HTML page to this file, which is replaced if it exists.",
+            path=True,
+            writes="file",
         ),
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.out is not None and Path(self.out).is_dir():
-            instead = Path(self.out) / "report.html"
-            self.refuse("out", f"expected a file name, got a folder; give {instead}", self.out)
         if isinstance(self.offset, str) and self.offset != VALIDATION:
             self.refuse("offset", f"expected a number or {VALIDATION}", self.offset)
         if self.offset != 1 and LOGIT_OFFSET not in self.references:
@@ -325,7 +323,9 @@ class HostUpdateRequest(Request):
     text: Place = field(metadata=option("A UTF-8 file of unlabelled texts, one text per line.", path=True))
     _: KW_ONLY
     steps: int = field(metadata=option("Pretraining steps.", at_least=1))
-    out: Place = field(metadata=option("The new folder. Each checkpoint in it, step-N, is a host.", path=True))
+    out: Place = field(
+        metadata=option("The new folder. Each checkpoint in it, step-N, is a host.", path=True, writes="new folder")
+    )
     save_at: Sequence[int] = field(
         default=(), metadata=option("Further steps at which a checkpoint is saved, such as 10,50.", read=numbers)
     )

@@ -17,8 +17,8 @@ from peftport.modules.module import HomeTest, Module, TrainingRecord
 from peftport.tasks.spec import Predictions
 from peftport.techniques import make_spec, technique_named
 from peftport.training.bound_task import Start, bind_task
-from peftport.workflows.job_inputs import resolve_task, train_settings
-from peftport.workflows.named import check_names, check_new_folder
+from peftport.workflows.job_inputs import path_of, resolve_task, train_settings
+from peftport.workflows.named import check_names
 from peftport.workflows.requests import TrainRequest
 
 LEVEL = 0.95  # of the interval of what a module gains at home
@@ -49,7 +49,7 @@ def train_module(request: TrainRequest) -> TrainedModule:
     """
     spec = make_spec(request.technique, dict(request.set or {}))
     check_names(request)
-    out = check_new_folder(request.out)
+    out = path_of(request.out)
     if request.format == "peft" and spec.kind != "lora":
         raise ModuleRefused(f"--format peft: expected technique lora, got {spec.kind}; use the native format")
     loading = loading_of(request.load)
@@ -57,7 +57,7 @@ def train_module(request: TrainRequest) -> TrainedModule:
         request.max_tokens, request.batch_size, norm_penalty=request.norm_penalty, drop_ffn=request.drop_ffn,
         mask_ffn=request.mask_ffn,
     )  # fmt: skip
-    task = resolve_task(request.task)
+    task = resolve_task(request.task, request.progress)
     bound = bind_task(str(request.host), task, request.readout, settings, request.test_items, loading, request.generate)
     check_holds(request.format, spec, bound.host, head=bound.readout.head_shapes())
     settings.perturbation.check(bound.host)

@@ -24,7 +24,14 @@ from peftport.workflows.port_inputs import MOST_TEXTS, open_port_inputs, read_te
 from peftport.workflows.upgrade_requests import UpgradeRequest
 from peftport.workflows.upgrading.candidates import UpgradeCandidate, content_of, output_names, read_candidate
 from peftport.workflows.upgrading.cards import port_card
-from peftport.workflows.upgrading.ledger import Span, UpgradeFolder, UpgradeRecord, plan_of, upgrade_folder
+from peftport.workflows.upgrading.ledger import (
+    Span,
+    UpgradeFolder,
+    UpgradeRecord,
+    check_upgrade_folder,
+    plan_of,
+    upgrade_folder,
+)
 from peftport.workflows.upgrading.measured import Measured, PortToMeasure, measure
 from peftport.workflows.upgrading.pair import HostPair
 from peftport.workflows.upgrading.pushing import push_modules
@@ -63,10 +70,12 @@ def upgrade_modules(request: UpgradeRequest) -> Upgrade:
         BadRequest: a name is unknown, or another process works in ``out``.
 
     """
-    check_names(request)
-    task = resolve_task(request.task) if request.task is not None else None
-    pair, names = HostPair(request, task), output_names(request.modules)
     out = path_of(request.out)
+    if out is not None:
+        check_upgrade_folder(out)
+    check_names(request)
+    task = resolve_task(request.task, request.progress) if request.task is not None else None
+    pair, names = HostPair(request, task), output_names(request.modules)
     if request.only_check or out is None:
         return _upgrade(pair, [_checked(pair, name, folder) for name, folder in names.items()], 0)
     with upgrade_folder(out, plan_of(pair)) as folder:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftport.core.errors import BadRequest, HostRefused, OutputRefused, TaskRefused, UnknownName
+from peftport.core.progress import current
 from peftport.hosts.offline.catalogue import (
     SOURCE_FILE,
     DerivedHost,
@@ -47,6 +48,7 @@ def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
 
     """
     ordered = with_needs(names)
+    advance = current().stage(f"installing {', '.join(ordered)}" if len(ordered) < 4 else "installing", len(ordered))
     for name in ordered:
         try:
             install(name, cache, tell)
@@ -54,6 +56,7 @@ def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
             raise BadRequest(
                 f"{name}: its conversion needs the package {error.name}, found none; run: pip install {error.name}"
             ) from error
+        advance(1)
     return [cache_folder(name, cache) for name in ordered]
 
 

@@ -25,7 +25,7 @@ NO_TEXTS = "not measured: give --texts FILE|TASK, and both hosts are loaded to r
 
 @dataclass(frozen=True, eq=False)
 class PortCheck:
-    """The result of a check.
+    """The result of a check. ``task`` is the name of the task that the module records.
 
     ``layers_note`` says why layers were not compared, where they were not; ``remarks`` what was cut off texts.
     """
@@ -38,6 +38,7 @@ class PortCheck:
     methods: tuple[MethodCheck, ...]
     choice: MethodChoice
     remarks: tuple[str, ...] = ()
+    task: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the whole result as JSON values."""
@@ -98,4 +99,5 @@ def check_port(
     strangers = hosts.strangers(not slots.count("fits"))
     choice = choose_method(methods, same_host=hosts.same_host, strangers=strangers)
     remarks = cut_remarks(shared, max_tokens)
-    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice, remarks)
+    task = None if module.task is None else module.task.name
+    return PortCheck(module.spec.kind, hosts, slots, layers, note, methods, choice, remarks, task)

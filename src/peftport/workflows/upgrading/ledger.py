@@ -22,9 +22,10 @@ from pydantic import ValidationError
 from peftport.core.environment import version_of
 from peftport.core.errors import BadRequest, OutputRefused
 from peftport.core.hashing import digest
+from peftport.core.places import check_place
 from peftport.hosts.loading import loading_of
 from peftport.modules.record import Closed
-from peftport.store.artifacts import check_free, write_text
+from peftport.store.artifacts import write_text
 from peftport.store.held import sweep_beside
 from peftport.workflows.job_inputs import name_of
 from peftport.workflows.port_inputs import read_texts
@@ -140,6 +141,17 @@ def plan_of(pair: HostPair) -> UpgradePlan:
     return UpgradePlan(old=pair.old.name, new=pair.new.name, task=name, key=digest([marks, task, read, options]))
 
 
+def check_upgrade_folder(out: Path) -> None:
+    """Refuse a folder that cannot be written, or holds something else than an upgrade.
+
+    Raises:
+        OutputRefused: ``out`` is in use or not writable.
+
+    """
+    begun = (out / PLAN).is_file() or (out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK})
+    check_place(out, "folder" if begun else "new folder")
+
+
 @contextmanager
 def upgrade_folder(out: Path, plan: UpgradePlan) -> Iterator[UpgradeFolder]:
     """Hold the output folder of an upgrade: a new one, or one in which the same upgrade was begun.
@@ -149,10 +161,8 @@ def upgrade_folder(out: Path, plan: UpgradePlan) -> Iterator[UpgradeFolder]:
         BadRequest: another process works in it.
 
     """
-    if not (out / PLAN).is_file():
-        if not (out.is_dir() and {path.name for path in out.iterdir()} <= {LOCK}):
-            check_free(out)
-        out.mkdir(parents=True, exist_ok=True)
+    check_upgrade_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK, timeout=0)
     try:
         lock.acquire()
