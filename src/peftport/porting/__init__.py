@@ -13,6 +13,7 @@ from peftport.porting.methods.copy import Copy
 from peftport.porting.methods.crosslora import CrossLora
 from peftport.porting.methods.gradfix import GradFix
 from peftport.porting.methods.lorasuite import LoraSuite
+from peftport.porting.methods.orthogonal_shift import OrthogonalShift
 from peftport.porting.methods.regress import Regress
 from peftport.porting.methods.resize import Resize
 from peftport.porting.methods.skip import Skip
@@ -22,8 +23,8 @@ from peftport.porting.methods.transfusion import TransFusion
 from peftport.porting.samplers import Gaussian, NormMatched, Permutation, Sampler, Spectrum
 
 METHODS: tuple[Porter, ...] = (
-    Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), Theseus(), Regress(), GradFix(),
-    AnchorRidge(), AnchorMean(),
+    Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), OrthogonalShift(), Theseus(),
+    Regress(), GradFix(), AnchorRidge(), AnchorMean(),
 )  # fmt: skip
 AUTO = "auto"  # not a porter, but the one that `check` recommends
 PORTERS: dict[str, Porter] = {p.name: p for p in METHODS}
