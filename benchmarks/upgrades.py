@@ -307,7 +307,7 @@ def bits(of_row: Mapping[str, Any]) -> Bits:
 
 
 def passes(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Whether each method passes the gate on one pair and technique, by Holm over methods and what they have to beat."""
+    """Whether each method passes the gate on one pair and technique, by Holm over methods and rivals."""
     methods = [a for a in arms_of(rows) if a not in FRAMES and a != "resize"]
     found = {arm: contrasts(rows, arm, MORE) for arm in methods}
     above = PLAN["gate"]["above"]

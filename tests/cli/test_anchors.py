@@ -56,6 +56,29 @@ def test_a_module_is_carried_by_anchors(
     assert all(torch.equal(twice.matrices[slot]["A"], own["A"]) for slot, own in made.matrices.items())
 
 
+def test_folders_of_peft_are_anchors_too(
+    peftport: Run, hosts: dict[str, Path], anchors: list[str], tmp_path: Path
+) -> None:
+    """They do not describe their hosts, which are those of the port."""
+    pairs = []
+    for pair in anchors:
+        folders = []
+        for place, name in zip(map(Path, pair.split("=")), ("bert", "bert-wide"), strict=True):
+            host = load_host(str(hosts[name]))
+            write_module(read_module(place), host, tmp_path / "peft" / name / place.name, "peft")
+            folders.append(str(tmp_path / "peft" / name / place.name))
+        pairs.append("=".join(folders))
+    old, new = (Path(folder) for folder in pairs[0].split("="))
+    asked = ["port", old, "--to", hosts["bert-wide"], "--from", hosts["bert"], "--method", "anchor_ridge"]
+    done = peftport(*asked, *given(pairs), "--out", tmp_path / "made")
+    assert done.code == 0, done.err
+    host = load_host(str(hosts["bert-wide"]))
+    made, truth = read_module(tmp_path / "made", host), read_module(new, host)
+    for slot, own in truth.matrices.items():
+        found = made.matrices[slot]["B"] @ made.matrices[slot]["A"]
+        torch.testing.assert_close(found, own["B"] @ own["A"], atol=1e-5, rtol=0)
+
+
 def test_methods_are_told_apart_with_anchors(
     peftport: Run, hosts: dict[str, Path], anchors: list[str], reviews: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def compare_module(request: CompareRequest) -> Comparison:
     if plan.method == AUTO:
         choice = choose_for(module, origin, to, AvailableInputs(texts=True, task=True), porters_only=True)
         plan = replace(plan, method=choice.method or AUTO)
-    anchors = open_anchors([plan.method], module, request.anchors, to)
+    anchors = open_anchors([plan.method], module, request.anchors, origin, to)
     settings = train_settings(request.max_tokens, request.batch_size)
     bound = bind_task(
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate

@@ -11,7 +11,7 @@ from peftport.core.progress import Progress
 from peftport.core.request import Place
 from peftport.hosts.opening import open_host
 from peftport.hosts.task_head import HeadKind
-from peftport.modules.folders import kind_of_saved_head, read_to_carry
+from peftport.modules.folders import format_of, kind_of_saved_head, read_module, read_to_carry
 from peftport.modules.head import HEAD_PART, kind_of_head
 from peftport.modules.module import Module, as_tensors
 from peftport.modules.origin import check_origin, trust_origin
@@ -89,9 +89,12 @@ def open_module_to_carry(
 
 
 def open_anchors(
-    methods: Sequence[str], module: Module[Any], anchors: Mapping[Place, Place] | None, to: Place
+    methods: Sequence[str], module: Module[Any], anchors: Mapping[Place, Place] | None, origin: str | None, to: Place
 ) -> tuple[Anchor, ...]:
     """Read the pairs of anchors where a method needs them, and refuse those that do not fit. No host is loaded.
+
+    ``origin`` (None: by the name that the module records) and ``to`` are opened to read folders of other libraries,
+    which do not describe their hosts.
 
     Raises:
         BadRequest: there are fewer than two pairs, or one has other settings than the module.
@@ -102,8 +105,13 @@ def open_anchors(
     name = next((name for name in methods if name in PORTERS and PORTERS[name].needs == "anchors"), None)
     if name is None:
         return ()
-    pairs = (anchors or {}).items()
-    opened = [Anchor(*(as_tensors(read_to_carry(module_folder(each))) for each in pair)) for pair in pairs]
+
+    def read(place: Place, host: str) -> Module:
+        folder = module_folder(place)
+        return read_module(folder, None if format_of(folder) == "native" else open_host(host))
+
+    hosts = (origin or module.host.name, str(to))
+    opened = [Anchor(*map(read, pair, hosts)) for pair in (anchors or {}).items()]
     check_anchors(name, module, opened)
     check_anchors(name, module, opened, open_host(str(to)))
     return tuple(opened)

@@ -190,7 +190,7 @@ def select_method(
     if not len(task.valid):
         raise TaskRefused(f"{task.spec.name}: expected validation items to choose by, got none; add some")
     check_same_labels(module, task)
-    anchors = open_anchors(names, module, request.anchors, request.to)
+    anchors = open_anchors(names, module, request.anchors, request.origin, request.to)
     readout, settings = own_readout(module, request.readout), train_settings(request.max_tokens)
     bound = bind_task(str(request.to), task, readout, settings, request.test_items, generate=request.generate)
     check_holds(file_format, module.spec, bound.host, module.head or ())

@@ -117,7 +117,7 @@ def _port_by_one(
 def _carried(method: str, request: PortRequest, module: Module[Any], task: Task | None) -> _Landed:
     """Port by a porter. Where it needs texts and none are named, it reads those of the task."""
     porter = porter_named(method)
-    anchors = open_anchors(request.methods, module, request.anchors, request.to)
+    anchors = open_anchors(request.methods, module, request.anchors, request.origin, request.to)
     with_task = porter.needs == "labels" or (porter.needs == "texts" and request.texts is None)
     bound = _bind(request, module, task) if task is not None and with_task else None
     if bound is not None:

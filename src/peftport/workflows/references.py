@@ -195,7 +195,7 @@ def logit_offset(
 
     """
     chosen, labels = (float(factor), "no label") if factor != VALIDATION else (
-        _chosen(module, home, away, metric, progress), f"{len(away.task.valid)} validation labels for the factor"
+        _chosen(module, home, away, metric, progress), f"{len(away.valid_split)} validation labels for the factor"
     )  # fmt: skip
     offset = _offset(module, home, progress, valid=False)
     tests: dict[tuple[int, int | None], Scores] = {(0, None): _added(bare, offset, chosen)}
