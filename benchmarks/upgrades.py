@@ -51,7 +51,7 @@ from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, Start, bind_task
 from peftport.training.loop import Entry, TrainSettings, train_entries
 from peftport.workflows.distill import DistillOptions, distill
-from peftport.workflows.port_inputs import MOST_TEXTS, TaskLosses
+from peftport.workflows.port_inputs import MOST_TEXTS, TaskLosses, open_port_inputs
 from peftport.workflows.references import few_shot_of_classes, labelled_items, logit_offset
 
 HERE = Path(__file__).parent
@@ -125,6 +125,18 @@ def ported(porter: Porter) -> Callable[[Pair], list[Module]]:
     ]
 
 
+def bico_with_labels(pair: Pair) -> list[Module]:
+    """Every module carried by `bico` with the losses of 128 labelled texts on both hosts."""
+    made, porter = [], porter_named("bico")
+    for seed, module in zip(SEEDS, pair.modules, strict=True):
+        inputs = open_port_inputs(
+            porter, module, pair.away.host, origin=pair.home.host, bound_task=pair.away, shared=pair.cache,
+            max_tokens=64,
+        )  # fmt: skip
+        made.append(porter.port(module, pair.away.host, rng_for(seed, "port"), inputs))
+    return made
+
+
 def sampled(pair: Pair) -> list[Module]:
     """Random numbers like those of the module, resized first where the receiver has another shape."""
     resized = ported(porter_named("resize"))(pair)
@@ -178,6 +190,7 @@ ARMS: dict[str, tuple[Callable[[Pair], list[Module]], bool, int]] = {
     "fresh": (fresh, True, 0),
     "sampled": (sampled, True, 0),
     **{porter.name: (ported(porter), True, 0) for porter in METHODS},
+    "bico, 128 labels": (bico_with_labels, True, 0),
     "distill": (distilled(), True, PLAN["distill_steps"]),
     "distill into the other technique": (lambda p: distilled(OTHER[p.technique])(p), True, PLAN["distill_steps"]),
     EQUAL: (equal(MORE + PLAN["distill_steps"]), False, MORE + PLAN["distill_steps"]),

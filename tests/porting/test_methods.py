@@ -84,8 +84,15 @@ def a_module(host: Host, spec: TechniqueSpec, seed: int) -> Module:
     return fresh_module(host, spec, seed).with_matrices(random_matrices(host, spec, seed=seed))
 
 
-@pytest.mark.parametrize("method", ["theseus", "regress"])
-@pytest.mark.parametrize("technique", ["lora", "adapter", "compacter", "prefix"])
+@pytest.mark.parametrize(
+    ("method", "technique"),
+    [
+        (method, technique)
+        for method in ("theseus", "regress", "cast", "bico")
+        for technique in ("lora", "adapter", "compacter", "prefix")
+        if technique in porter_named(method).techniques
+    ],
+)
 def test_ports_that_share_are_those_that_do_not(method: str, technique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, whatever was ported before; both hosts are read once for all of one technique's linear fits."""
     one, other = (pico_host("bert", seed=seed, dtype=torch.float64) for seed in (0, 1))

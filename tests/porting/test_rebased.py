@@ -93,9 +93,14 @@ def test_another_basis_is_the_same_function(model_type: str) -> None:
     )
 
 
+ALIGNING = ("theseus", "bico", "cast", "regress", "lorasuite")  # methods that undo a change of basis
+
+
 @pytest.mark.parametrize("model_type", BASES)
-@pytest.mark.parametrize("technique", ["lora", "adapter", "prefix"])
-@pytest.mark.parametrize("method", ["theseus", "regress", "lorasuite"])
+@pytest.mark.parametrize(
+    ("method", "technique"),
+    [(m, t) for m in ALIGNING for t in ("lora", "adapter", "prefix") if t in PORTERS[m].techniques],
+)
 def test_a_change_of_basis_is_undone(method: str, technique: str, model_type: str) -> None:
     """Hidden units permuted or rotated, heads permuted and rotated, FFN units permuted; copying would not do."""
     one, other = home(model_type), away(model_type)
@@ -109,7 +114,7 @@ def test_a_change_of_basis_is_undone(method: str, technique: str, model_type: st
 
 
 @pytest.mark.parametrize("model_type", BASES)
-@pytest.mark.parametrize("method", ["theseus", "regress", "lorasuite"])
+@pytest.mark.parametrize("method", ALIGNING)
 def test_a_compacter_is_carried_exactly_as_the_adapter_it_stands_for(method: str, model_type: str) -> None:
     one, other = home(model_type), away(model_type)
     module = a_module("compacter", one)
@@ -119,7 +124,7 @@ def test_a_compacter_is_carried_exactly_as_the_adapter_it_stands_for(method: str
     assert apart(answers(other.host, ported, other.basis), at_home) < 1e-4 < apart(at_home, answers(one, None))
 
 
-@pytest.mark.parametrize("method", ["theseus", "regress"])
+@pytest.mark.parametrize("method", ["theseus", "bico", "cast", "regress"])
 def test_the_nearest_compacter_states_its_error(method: str) -> None:
     """A permutation breaks the Kronecker structure; the error on record is the distance to the exact adapter."""
     one, other = home("bert"), away("bert")
@@ -137,12 +142,13 @@ def test_the_nearest_compacter_states_its_error(method: str) -> None:
         assert 0.01 < stated < 1
 
 
-def test_regress_undoes_gains_that_are_not_folded_away() -> None:
+@pytest.mark.parametrize("method", ["regress", "cast"])
+def test_regressions_undo_gains_that_are_not_folded_away(method: str) -> None:
     """A map that is not orthogonal: rows scaled by the norms' gains before they are rotated."""
     one = pico_host("llama", dtype=torch.float64)
     other = rebase(one, rotate=True)
     module = a_module("lora", one)
-    ported = port("regress", module, one, other.host)
+    ported = port(method, module, one, other.host)
     at_home = answers(one, module)
     assert apart(answers(other.host, ported), at_home) < 1e-4 < apart(at_home, answers(one, None))
 
@@ -180,7 +186,7 @@ def test_transfusion_undoes_permuted_heads_and_units(technique: str, model_type:
     ("method", "model_type"),
     [
         (method, model_type)
-        for method in ("theseus", "regress", "lorasuite")
+        for method in ALIGNING
         for model_type in BASES
         if (method, model_type) != ("regress", "opt")  # OPT's units that no text turns on cannot be regressed on
     ],

@@ -116,8 +116,10 @@ def test_a_port_to_nearly_the_same_host_is_nearly_the_identity(method: str, tech
         assert found.refused == "" and found.error < 1e-3, (shape, found)
 
 
-@pytest.mark.parametrize("method", ["theseus", "regress", "lorasuite"])
-@pytest.mark.parametrize("technique", ["lora", "prefix"])
+@pytest.mark.parametrize(
+    ("method", "technique"),
+    [(m, t) for m, t in CONTINUOUS if m in ("theseus", "bico", "cast", "regress", "lorasuite")],
+)
 def test_another_basis_of_more_outputs_than_inputs_is_undone(technique: str, method: str) -> None:
     """Four heads of 8 on a stream of 16, and a fused matrix: rows leave the map open, heads close it."""
     for model_type, changes, sites in (
@@ -209,7 +211,8 @@ def figures(found: Outcome) -> list[float]:
 
 
 FIGURED = [("theseus", "lora"), ("theseus", "adapter"), ("theseus", "prefix"), ("regress", "lora"),
-           ("regress", "adapter"), ("regress", "prefix"), ("lorasuite", "lora")]  # fmt: skip
+           ("bico", "lora"), ("bico", "adapter"), ("cast", "lora"), ("cast", "adapter"), ("regress", "adapter"),
+           ("regress", "prefix"), ("lorasuite", "lora")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "technique"), FIGURED)

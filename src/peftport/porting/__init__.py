@@ -9,6 +9,8 @@ from __future__ import annotations
 from peftport.core.errors import UnknownName
 from peftport.porting.base import Porter
 from peftport.porting.methods.anchor_ridge import AnchorMean, AnchorRidge
+from peftport.porting.methods.bico import BiCo
+from peftport.porting.methods.cast import Cast
 from peftport.porting.methods.copy import Copy
 from peftport.porting.methods.crosslora import CrossLora
 from peftport.porting.methods.gradfix import GradFix
@@ -24,7 +26,7 @@ from peftport.porting.samplers import Gaussian, NormMatched, Permutation, Sample
 
 METHODS: tuple[Porter, ...] = (
     Copy(), Resize(), Skip(), Subspace(), CrossLora(), TransFusion(), LoraSuite(), OrthogonalShift(), Theseus(),
-    Regress(), GradFix(), AnchorRidge(), AnchorMean(),
+    BiCo(), Cast(), Regress(), GradFix(), AnchorRidge(), AnchorMean(),
 )  # fmt: skip
 AUTO = "auto"  # not a porter, but the one that `check` recommends
 PORTERS: dict[str, Porter] = {p.name: p for p in METHODS}

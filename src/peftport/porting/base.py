@@ -93,6 +93,7 @@ class PortInputs:
         texts: unlabelled texts.
         max_tokens: how many tokens of each of them are read; None: as many as go into a row of 96.
         labelled: labelled texts, as losses on the receiver.
+        labelled_at_home: the same texts as losses on the origin.
         as_technique: the technique of the ported module, if the module's own expands to it; with ``adapter``, a
             Compacter is ported exactly.
         progress: receives the progress of the port.
@@ -109,6 +110,7 @@ class PortInputs:
     shared: PortCache = field(default_factory=PortCache)
     max_tokens: int | None = None
     anchors: Sequence[Anchor] = ()
+    labelled_at_home: LabelledLosses | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,8 @@ class Porter(ABC):
     needs: ClassVar[Need] = "nothing"
     fits: ClassVar[Fits] = Fits()
     keeps_files: ClassVar[bool] = False
+    # Whether it takes the losses of labelled texts on both hosts, where a task is given, though it can do without.
+    takes_labels: ClassVar[bool] = False
     # Whether it carries matrices that are `RawNumbers` as well as tensors, so that a port needs no torch.
     carries_numbers: ClassVar[bool] = False
 

@@ -46,7 +46,7 @@ def attached(host: Host, spec: TechniqueSpec | None, matrices: StackedMatrices) 
                     stack.enter_context(_reweighted(module, slot, technique.effective(spec, slot, own, {})[0]))
                 elif isinstance(technique, MatrixTechnique):
                     change = partial(_by_entry, technique, spec, slot, own, matrices.get(SHARED, {}))
-                    handle = _hook(module, slot, change)
+                    handle = changed_at(module, slot, change)
                     stack.callback(handle.remove)
         yield
 
@@ -119,7 +119,8 @@ def _moved(matrices: Matrices, device: torch.device) -> Matrices:
     return {name: tensor.to(device) for name, tensor in matrices.items()}
 
 
-def _hook(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.RemovableHandle:
+def changed_at(module: nn.Module, slot: Slot, change: Change) -> torch.utils.hooks.RemovableHandle:
+    """Let a module give changed outputs at a slot that is no attention block, until the handle is removed."""
     if slot.kind == "linear":
         return module.register_forward_hook(partial(_after_linear, slot, change))
     if slot.kind == "sum_into":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,17 +20,19 @@ from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
+from peftport.objectives import objective_for
 from peftport.objectives.cuts import CutTexts
 from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import Anchor, PortCache, Porter, PortInputs
 from peftport.tasks.load import check_task_name, load_task
 from peftport.techniques.attach import prefix_length
-from peftport.training.bound_task import BoundTask, check_task
+from peftport.training.bound_task import BoundTask, bind_task, check_task
+from peftport.workflows.job_inputs import own_readout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_TEXTS, MOST_LABELLED = 500, 32
+MOST_TEXTS, MOST_LABELLED, MOST_ON_BOTH = 500, 32, 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,10 @@ def open_port_inputs(
     """Open and read what this port needs, and nothing else.
 
     ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts.
-    ``bound_task`` is a task bound to the receiver. ``shared`` caches what earlier ports computed, so that the origin is
-    loaded only once. ``max_tokens`` is how much is read of each text of which activations are compared.
+    ``bound_task`` is a task bound to the receiver. A method that takes labels on both hosts gets it on the origin, too,
+    where no texts are named and the module has no head of its own. ``shared`` caches what earlier ports computed, so
+    that the origin is loaded only once. ``max_tokens`` is how much is read of each text of which activations are
+    compared.
 
     Raises:
         BadRequest: the origin cannot be found, or the texts cannot be read.
@@ -85,7 +89,26 @@ def open_port_inputs(
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None
-    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors)
+    at_home = None
+    headless = bound_task is not None and module.head is None and not bound_task.readout.head_shapes()
+    if porter.takes_labels and bound_task is not None and host is not None and texts is None and headless:
+        labelled, at_home = TaskLosses(bound_task, module, MOST_ON_BOTH), _at_home(host, bound_task, module, shared)
+        host = at_home.bound_task.host
+    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home)
+
+
+def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache) -> TaskLosses:
+    """The losses of the same items on the origin, which is loaded again if it lacks the head that the readout needs."""
+
+    def bind() -> BoundTask:
+        readout = objective_for(own_readout(module, None), origin.kind, away.task.spec)
+        if readout.view == "body" or origin.folder is None:
+            bound = readout(origin, away.task.spec, away.settings.max_tokens)
+            return BoundTask(origin, away.task, bound, away.settings, trained_on=away.trained_on)
+        home = bind_task(str(origin.folder), away.task, readout.name, away.settings)
+        return replace(home, trained_on=away.trained_on)
+
+    return TaskLosses(shared.cached(("at home", origin, away), bind), module, MOST_ON_BOTH)
 
 
 def cut_in_ports(shared: PortCache) -> dict[Host, CutTexts]:

@@ -61,6 +61,19 @@ def paired_rows(
         BadRequest: a host is opened but not loaded, or the hosts hardly read a word in common.
 
     """
+    for ours, theirs, words in paired_readings(origin, receiver, inputs, title):
+        yield observe(origin, origin_slots, ours, words), observe(receiver, receiver_slots, theirs, words)
+
+
+def paired_readings(
+    origin: Host, receiver: Host, inputs: PortInputs, title: str
+) -> Iterator[tuple[Reading, Reading, list[Word]]]:
+    """Yield each batch of the texts as both hosts read it, and the words that both read.
+
+    Raises:
+        BadRequest: a host is opened but not loaded, or the hosts hardly read a word in common.
+
+    """
     for host in (origin, receiver):
         check_reads_texts(host.name, host.layout)
         if host.device.type == "meta":
@@ -77,7 +90,7 @@ def paired_rows(
         words = shared_words(ours, theirs)
         if len(words) >= FEWEST_WORDS:
             seen += 1
-            yield observe(origin, origin_slots, ours, words), observe(receiver, receiver_slots, theirs, words)
+            yield ours, theirs, words
         advance(len(batch))
     if not seen:
         raise BadRequest(

@@ -1,0 +1,162 @@
+"""The gradients of a loss at the slots of both hosts, as moments of pairs of rows; no batch is kept.
+
+Without labels, the loss is the distance to the module's own answer. On the origin, this is what the module makes of the
+last hidden states h of the words (an encoder-decoder's decoder has the last); on the receiver, that change carried
+through T, the best orthogonal map between these states:
+
+    L_s = sum |h_s - (h_s + d)|^2 / 2,  d = h_s(module) - h_s        dL_s / dh_s = -d
+    L_t = sum |h_t - (h_t + d T)|^2 / 2                              dL_t / dh_t = -d T
+
+One backward pass takes both to the outputs y of the slots. A row is a word: the sum of dL / dy over its tokens, which
+is what a change of all of them does. With labels, both hosts give the losses of the same texts. The prompt around a
+text may be another for either host, so a row is a token where both hosts read the text as the same number of tokens of
+one vocabulary, and the sum over the whole text elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from peftport.core.libraries import torch, without_gradients
+from peftport.hosts.host import Host
+from peftport.modules.module import HEAD, Module, in_host_dtype, stack
+from peftport.porting.alignment.activations import paired_readings
+from peftport.porting.alignment.inputs import AlignInputs
+from peftport.porting.alignment.maps import Moments
+from peftport.porting.alignment.rotations import rotation, unmoved
+from peftport.porting.alignment.spaces import Spaces
+from peftport.porting.alignment.words import Pooling, Reading, Word
+from peftport.techniques.attach import attached, changed_at
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Gradients: TypeAlias = "Mapping[str, Moments]"  # by the receiver's slot; a of the origin, b of the receiver
+
+
+@contextmanager
+def probed(host: Host, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Add zeros to the outputs of slots, and give those of the last run: the gradients there are those of the outputs.
+
+    The weights are frozen, so without these zeros no graph would be kept at all.
+    """
+    probes: dict[str, Tensor] = {}
+
+    def probe(name: str) -> None:
+        def add(x: Tensor, y: Tensor) -> Tensor:
+            probes[name] = torch.zeros_like(y, requires_grad=True)
+            return y + probes[name]
+
+        slot = host.slots[name]
+        handles.callback(changed_at(host.slot_module(slot), slot, add).remove)
+
+    with ExitStack() as handles, torch.enable_grad():
+        for name in names:
+            probe(name)
+        yield probes
+
+
+def answer_gradients(inputs: AlignInputs, spaces: Spaces) -> Gradients:
+    """The moments of both hosts' gradients of the distance to the module's own answer."""
+    origin, receiver, given = inputs.origin, inputs.receiver, inputs.port_inputs
+    moments = {name: Moments(left=False, right=False) for name in inputs.pairs}
+    ours, carried = list(dict.fromkeys(pair.origin for pair in inputs.pairs.values())), _map_of_last(inputs, spaces)
+    title = f"asking the module on {origin.name}, with gradients"
+    for seen, met, words in paired_readings(origin, receiver, given, title):
+        change = _answers(origin, inputs.module, seen, words) - _last(origin, seen, words)
+        here = _of_words(origin, ours, seen, words, -change)
+        there = _of_words(receiver, list(inputs.pairs), met, words, -change @ carried)
+        for name, pair in inputs.pairs.items():
+            moments[name].add(here[pair.origin], there[name])
+    return moments
+
+
+def _map_of_last(inputs: AlignInputs, spaces: Spaces) -> Tensor:
+    """T (D_s, D_t) between the last hidden states; `spaces` has those of an encoder-decoder's encoder."""
+    hosts = (inputs.origin, inputs.receiver)
+    moments = spaces.hidden
+    if any(host.kind == "encoder_decoder" for host in hosts):
+        moments = Moments(left=False, right=False)
+        title = f"reading the last states of {inputs.origin.name} and {inputs.receiver.name}"
+        for seen, met, words in paired_readings(*hosts, inputs.port_inputs, title):
+            moments.add(_last(hosts[0], seen, words), _last(hosts[1], met, words))
+    return rotation(moments, unmoved).there
+
+
+@without_gradients
+def _last(host: Host, reading: Reading, words: Sequence[Word]) -> Tensor:
+    """The last hidden states of the words, (n, D)."""
+    return reading.pooling(words)(last_states(host, reading))
+
+
+def last_states(host: Host, reading: Reading) -> Tensor:
+    """The last hidden states (B, T, D); an encoder-decoder's are those of its decoder, before any map to tokens."""
+    if host.kind != "encoder_decoder":
+        states: Tensor = host.base(**reading.inputs)[0]
+        return states
+    found: list[Tensor] = []
+    decoder = host.base.get_decoder()  # type: ignore[operator]
+    handle = decoder.register_forward_hook(lambda module, args, out: found.append(out[0]))
+    try:
+        host.base(**reading.inputs)
+    finally:
+        handle.remove()
+    return found[-1]
+
+
+def label_gradients(inputs: AlignInputs) -> Gradients:
+    """The moments of both hosts' gradients of the loss of the same labelled texts."""
+    given, origin, receiver = inputs.port_inputs, inputs.origin, inputs.receiver
+    assert given.labelled is not None and given.labelled_at_home is not None
+    moments = {name: Moments(left=False, right=False) for name in inputs.pairs}
+    alike = origin.tokenizer.get_vocab() == receiver.tokenizer.get_vocab()
+    ours = list(dict.fromkeys(pair.origin for pair in inputs.pairs.values()))
+    with probed(origin, ours) as at_home, probed(receiver, list(inputs.pairs)) as away:
+        for losses in zip(given.labelled_at_home.losses(), given.labelled.losses(), strict=False):
+            here, there = (_of_loss(loss, probes) for loss, probes in zip(losses, (at_home, away), strict=True))
+            for name, pair in inputs.pairs.items():
+                a, b = here[pair.origin], there[name]
+                by_token = alike and len(a) == len(b)
+                moments[name].add(*((a, b) if by_token else (a.sum(0, keepdim=True), b.sum(0, keepdim=True))))
+    return moments
+
+
+def _answers(host: Host, module: Module, reading: Reading, words: Sequence[Word]) -> Tensor:
+    """The last hidden states of the words with the module attached."""
+    body = {slot: named for slot, named in module.matrices.items() if slot != HEAD}
+    with attached(host, module.spec, in_host_dtype(host, stack([body]))):
+        return _last(host, reading, words)
+
+
+def _of_words(
+    host: Host, names: Sequence[str], reading: Reading, words: Sequence[Word], wanted: Tensor
+) -> dict[str, Tensor]:
+    """The gradients at slots, a row a word, where those of the words' last hidden states are ``wanted`` (n, D)."""
+    pooling = reading.pooling(words)
+    with probed(host, names) as probes:
+        states = last_states(host, reading)
+        gradients = torch.autograd.grad(
+            states, list(probes.values()), spread(pooling, wanted, states), allow_unused=True
+        )
+    return {
+        name: pooling(torch.zeros_like(probe) if gradient is None else gradient) * pooling.counts.unsqueeze(1)
+        for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
+    }
+
+
+def spread(pooling: Pooling, rows: Tensor, states: Tensor) -> Tensor:
+    """The gradient of the tokens' states (B, T, D), where that of the words' means is ``rows`` (n, D)."""
+    made = torch.zeros(states.shape, dtype=torch.float64)
+    made[pooling.texts, pooling.tokens] = (rows / pooling.counts.unsqueeze(1))[pooling.rows]
+    return made.to(states)
+
+
+def _of_loss(loss: Tensor, probes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients of one text's loss at slots, a row a token, (T, D)."""
+    gradients = torch.autograd.grad(loss, list(probes.values()), allow_unused=True)
+    return {
+        name: (torch.zeros_like(probe) if gradient is None else gradient).detach().flatten(0, -2).cpu().double()
+        for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
+    }
