@@ -4,7 +4,8 @@
         writes benchmarks/results/lost_change.json, receiver after receiver; --table prints it as Markdown
 
 For the LoRAs of `benchmarks/upgrades.toml`. H and G are the hidden states of the bare origin and the bare receiver
-after a layer, a row a word that both read; dH and dG what the module changes in them at home, and its port on the receiver.
+after a layer, a row a word that both read; dH and dG what the module changes in them at home, and its port on the
+receiver.
 
     M = ridge regression of G on H           on 300 texts; `bare explained` is its share of the variance of 200 others
     intended change  dH M                    what the receiver's states would have to change by, if M is right
