@@ -17,6 +17,7 @@ from peftport.cli import app
 from peftport.core.errors import BadRequest
 from peftport.core.progress import Silent
 from peftport.metrics import METRICS
+from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques import TECHNIQUES
 from peftport.workflows.demo import DemoSettings
 
@@ -102,12 +103,17 @@ def test_a_demonstration_goes_by_the_metric_that_is_named(hosts: Folders, review
             told.append(line)
 
     found = pp.demo(settings, metric="macro_f1", out=tmp_path, progress=Told())
-    assert [line.partition(": accuracy ")[0] for line in told] == list(TECHNIQUES)  # each as soon as it is found
-    assert all("after 0 steps: ported " in line for line in told)
+    told = [line for line in told if "cores busy" not in line]
+    assert told[0].startswith("A module of each technique is trained on ")
+    assert told[1].startswith("First answer: lora scores ")  # before the trainings on the receiver
+    assert [line.partition(": accuracy ")[0] for line in told[2:]] == list(TECHNIQUES)  # each as soon as it is found
+    assert all("after 0 steps: ported " in line for line in told[2:])
     assert found.remarks()[0].startswith("dtype auto: ")
     assert "difference in macro F1" in str(found)
     assert found.tables()[0].title.startswith("Macro F1 on ")
     scores = found.demo.comparisons[0].scores["ported", 0, 0]
+    at_once = f"Copied to {found.demo.comparisons[0].receiver} it scores {as_scores(scores).accuracy:.3f}, "
+    assert at_once in told[1]
     ported = next(row for row in found.tables()[0].rows if row[:2] == (found.demo.comparisons[0].technique, "ported"))
     assert ported[2] == f"{METRICS['macro_f1'].aggregate(scores):.3f}"
     assert "peftport demo --metric macro_f1" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -13,14 +13,19 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from peftport.analysis.verdict.choice import COPY
+from peftport.core.hashing import rng_for
 from peftport.core.progress import Progress, Silent
-from peftport.hosts.loading import loading_of
+from peftport.hosts.loading import Loading, loading_of
 from peftport.metrics.choice import check_defined
+from peftport.modules.module import Module
+from peftport.porting import porter_named
 from peftport.tasks import load_task
 from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques import TECHNIQUES, make_spec
-from peftport.training.bound_task import Start, bind_task
+from peftport.training.bound_task import BoundTask, Start, bind_task
 from peftport.training.loop import TrainSettings
+from peftport.training.threads import beside_others
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison
 
@@ -86,15 +91,27 @@ def run_demo(
     """
     settings, progress = settings or DemoSettings(), progress or Silent()
     plan = ComparisonPlan(settings.budgets, settings.seeds, metric=metric)
-    begun, loading = time.perf_counter(), loading_of(load)
+    with beside_others() as busy:
+        progress.tell(
+            f"A module of each technique is trained on {settings.origin} to tell good film reviews from bad ones, then "
+            f"copied to {settings.receiver}, an update of that host, and compared there."
+        )
+        if busy is not None:
+            progress.tell(busy)
+        return _run(settings, plan, progress, loading_of(load))
+
+
+def _run(settings: DemoSettings, plan: ComparisonPlan, progress: Progress, loading: Loading | None) -> Demo:
+    begun = time.perf_counter()
     task = load_task(settings.task, progress=progress)
     training = TrainSettings(max_tokens=settings.max_tokens)
     home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items, loading=loading)
     away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items, loading=loading)
     [home_bare] = home.test(None, [], progress, f"testing {settings.origin} alone")
-    if metric is not None:
-        check_defined(metric, home_bare)
-    comparisons, accuracy = [], {}
+    if plan.metric is not None:
+        check_defined(plan.metric, home_bare)
+    comparisons: list[Comparison] = []
+    accuracy: dict[str, float] = {}
     for technique in TECHNIQUES.values():
         spec = make_spec(technique.name)
         rate = technique.learning_rates[home.host.kind]
@@ -103,10 +120,26 @@ def run_demo(
         [kept] = home.train(spec, [start], [settings.origin_steps], rate, progress, title)
         module = home.module(spec, kept[settings.origin_steps], 0, rate)
         accuracy[technique.name] = as_scores(home.test(spec, [module.matrices])[0]).accuracy
+        if not comparisons:
+            progress.tell(_first_row(module, home, away, accuracy[technique.name], as_scores(home_bare).accuracy))
         comparisons.append(run_comparison(module, away, plan, progress))
         progress.tell(_told(comparisons[-1], accuracy[technique.name]))
     remarks = tuple(dict.fromkeys((*home.remarks, *away.remarks)))
     return Demo(settings, comparisons, accuracy, as_scores(home_bare).accuracy, time.perf_counter() - begun, remarks)
+
+
+def _first_row(module: Module, home: BoundTask, away: BoundTask, at_home: float, home_alone: float) -> str:
+    """What copying does for the first technique, told before the receiver's trainings, and what it means."""
+    ported = porter_named(COPY).port(module, away.host, rng_for(0, "porting"), None)
+    [copied] = away.test(module.spec, [away.startable(ported)])
+    [bare] = away.test(None, [])
+    with_copy, alone = as_scores(copied).accuracy, as_scores(bare).accuracy
+    kept = f"{with_copy - alone:+.3f} without any training there" if with_copy > alone else "nothing gained there"
+    return (
+        f"First answer: {module.spec.kind} scores {at_home:.3f} on {home.host.name}, which alone scores "
+        f"{home_alone:.3f}. Copied to {away.host.name} it scores {with_copy:.3f}, {away.host.name} alone {alone:.3f}: "
+        f"{kept}. Now it is compared with random parameters and with training from scratch ({len(copied)} test items)."
+    )
 
 
 def _told(comparison: Comparison, at_home: float) -> str:

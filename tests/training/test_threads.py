@@ -1,0 +1,35 @@
+"""Beside other processes torch computes with as many threads as cores are free, if nobody says otherwise."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from peftport.training.threads import beside_others, free_threads
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "load", "free"),
+    [(2, 2, 0.0, 2), (2, 2, 0.4, 2), (2, 2, 1.0, 1), (2, 2, 5.2, 1), (8, 16, 9.0, 7), (8, 16, 3.0, 8), (1, 64, 0.0, 1)],
+)
+def test_as_many_as_are_free(threads: int, cores: int, load: float, free: int) -> None:
+    assert free_threads(threads, cores, load) == free
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_within_the_block_only_and_not_against_users(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (500.0, 0.0, 0.0))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
+    try:
+        with beside_others() as busy:
+            assert torch.get_num_threads() == (2 if told else 1)
+            assert busy is None if told else busy is not None and "1 of 2 threads" in busy
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
