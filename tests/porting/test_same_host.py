@@ -78,7 +78,11 @@ def test_a_port_to_the_same_host_is_the_identity(drawn: list[Case]) -> None:
         found = port(case)
         if case.method == "lorasuite" and json.loads(case.shape.changes).get("embedding_size"):
             continue  # refused where embeddings are narrower than the host
-        assert found.refused == "" or "expected embeddings as wide as the host" in found.refused, (case, found)
+        assert (
+            found.refused == ""
+            or "expected embeddings as wide as the host" in found.refused
+            or ("linear:" in case.settings and "text by text" in found.refused)
+        ), (case, found)  # of a map outside the layers nobody knows how it reads a batch
         assert found.error < BOUND, (case, found)
 
 
