@@ -55,7 +55,7 @@ States = list[Tensor]  # a layer each, (words, D)
 def states(host: Host, reading: Reading, words: Sequence[Word], module: Module | None) -> States:
     """The hidden states after every layer, a row a word."""
     spec = module.spec if module is not None else None
-    matrices = {}
+    matrices: Any = {}
     if module is not None:
         technique = technique_named(module.spec.kind)
         matrices = technique.materialise(
