@@ -23,6 +23,7 @@ from peftport.workflows.job_inputs import (
     open_module,
     own_readout,
     resolve_task,
+    too_fast,
     train_settings,
 )
 from peftport.workflows.named import check_names
@@ -58,9 +59,10 @@ def compare_module(request: CompareRequest) -> Comparison:
     bound = bind_task(
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
+    fast = too_fast(request.learning_rate)
     ported, remarks = _ported(request, plan.method, module, bound)
     comparison = run_comparison(module, bound, plan, request.progress, ported)
-    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks))
+    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks, *fast))
     return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
 
 
