@@ -39,7 +39,8 @@ for words in json.load(sys.stdin):
             main()
         except SystemExit as ended:
             code = ended.code
-    heavy = sorted({"torch", "transformers", "scipy", "sklearn", "statsmodels", "datasets"} & set(sys.modules))
+    large = {"torch", "transformers", "scipy", "sklearn", "statsmodels", "datasets", "polars"}
+    heavy = sorted(large & set(sys.modules))
     told.append({"words": words, "code": code, "out": out.getvalue(), "err": err.getvalue().strip(), "heavy": heavy})
 print(json.dumps(told))
 """

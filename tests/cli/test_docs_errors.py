@@ -70,6 +70,23 @@ def place(
     return tmp_path
 
 
+# Of these something must be read that needs a large library: a task, a host's files, a module, a study's tables.
+READS = (
+    "evaluate base-v2", "port modules/lora --to base-wide", "port modules/peft", "port modules/old", "tasks show",
+    "train base-v1 alike.csv", "study run", "study status", "study report", "study plan slip.toml",
+)  # fmt: skip
+
+
+def test_mistakes_in_names_and_paths_import_no_large_library(
+    place: Path, tell: Callable[..., list[dict[str, object]]]
+) -> None:
+    """So they answer quickly, on any machine."""
+    quick = [command for command, _ in MISTAKES if not command.startswith(READS) and command != NO_SPACE]
+    for told in tell(*map(shlex.split, quick)):
+        assert (told["code"], told["heavy"]) == (2, []), told
+    assert len(quick) >= 18
+
+
 def files(folder: Path) -> set[Path]:
     """But for runs, and for what is remembered of hosts that were read."""
     return {path for path in folder.rglob("*") if not {"runs", "cache"} & set(path.relative_to(folder).parts)}

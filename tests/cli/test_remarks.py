@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peftport.core.errors import UnknownName
 from peftport.core.guesses import ON_A_HUB
 from peftport.hosts.offline.catalogue import offline_catalogue
-from peftport.hosts.sources import find_host
+from peftport.hosts.sources import find_host, told_by_hub
 from peftport.techniques.lora import Lora, LoraSpec
+from peftport.workflows import evaluate
 from pico import pico_host
 
 Run = Callable[..., Any]
@@ -46,6 +49,38 @@ def test_training_says_what_is_out_of_sense(peftport: Run, hosts: Folders, revie
     for rank in (2, 40):
         result = peftport(*asked, "--set", f"rank={rank}", "--out", tmp_path / str(rank))
         assert any(f"lora.rank {rank} is above" in remark for remark in result.json["remarks"]) == (rank == 40)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(5.0, True), (1.0, True), (0.9, False)])
+def test_a_learning_rate_that_likely_diverges_is_said(
+    rate: float, said: bool, peftport: Run, hosts: Folders, modules: Folders, reviews: Path, tmp_path: Path
+) -> None:
+    train = ("train", hosts["bert"], reviews, "-t", "lora", "--steps", "1", "--out", tmp_path / "new")
+    compare = ("compare", modules["lora"], "--to", hosts["bert-updated"], "--task", reviews, "--budgets", "0")
+    for words in (train, (*compare, "--seeds", "1", "--test-items", "6")):
+        result = peftport(*words, "--learning-rate", rate, "--json")
+        assert result.code == 0, result
+        assert any(f"--learning-rate {rate:g}: training likely" in line for line in result.json["remarks"]) is said
+
+
+def test_a_module_of_another_host_is_refused_before_the_host_is_loaded(
+    refused: Callable[..., str], hosts: Folders, modules: Folders, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(evaluate, "bind_task", load)
+    refused(
+        "evaluate", hosts["bert-updated"], reviews, "--module", modules["lora"],
+        says=("this module is for host bert", "port it first: peftport port"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("offline", "said"), [(True, "HF_HUB_OFFLINE=1 keeps the hub out"), (False, "not answer")])
+def test_why_the_hub_gave_nothing(offline: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    assert said in told_by_hub(LocalEntryNotFoundError("long words of a library"))
+    assert told_by_hub(ValueError("first\nsecond")) == "first"
 
 
 @pytest.mark.parametrize("name", sorted(set(ON_A_HUB) - set(offline_catalogue().hosts)))

@@ -68,11 +68,13 @@ def _command(name: str) -> Any:
     request, shown = COMMANDS[name]
 
     def run(**texts: Any) -> None:
+        as_json = texts.pop("json_", False)
+        values, named = o.values_of(request, texts), o.values_of(StudyRequest, texts)
+        if "file" in shown:
+            o.naming_options(StudyRequest, **named)  # a slip is told before anything large is imported
         from peftport.api import Study
 
-        as_json = texts.pop("json_", False)
-        values = o.values_of(request, texts)
-        study = o.naming_options(Study.from_file, **o.values_of(StudyRequest, texts)) if "file" in shown else Study
+        study = o.naming_options(Study.from_file, **named) if "file" in shown else Study
         with _telling(name) as told:
             result: Result = o.naming_options(getattr(study, name), **values, **told)
         show(result, as_json, _after(name, result, texts) if sys.stdout.isatty() and "file" in shown else ())

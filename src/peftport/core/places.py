@@ -8,6 +8,7 @@ meanwhile.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +31,15 @@ def check_place(place: Path, written: Written, name: str = "--out") -> None:
         instead = f"give {name} {place / 'report.html'}" if problem == "a folder" else f"choose another {name}"
         raise OutputRefused(f"{place}: expected {what}, got {problem}; {instead}")
     inside = place.is_dir() and written == "folder"
-    above = next(each for each in ((place,) if inside else place.resolve().parents) if os.path.lexists(each))
+    above = next(each for each in ((place,) if inside else _parents(place)) if os.path.lexists(each))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputRefused(f"{place}: expected a place that can be written, {above} cannot; choose another {name}")
+
+
+def _parents(place: Path) -> Iterator[Path]:
+    """The folders above a place, as it was written, then those above its root."""
+    yield from (place.parents if place.is_absolute() or ".." in place.parts else (*place.parents[:-1], Path.cwd()))
+    yield from place.resolve().parents
 
 
 def _in_the_way(place: Path, written: Written) -> str | None:

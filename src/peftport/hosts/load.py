@@ -29,8 +29,21 @@ POOLER = "pooler."
 HARMLESS = (POOLER, "position_ids", "rotary_emb.inv_freq")
 
 
-def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> Host:
+def fingerprint_of(ref: str) -> Fingerprint:
+    """Return the fingerprint of a host, which is not loaded.
+
+    Raises:
+        UnknownName, HostRefused: there is no such host, or it is broken.
+
+    """
+    source = find_host(ref)
+    return fingerprint(source.folder, source.name, layout_for(read_config(source.folder), source.name).family)
+
+
+def load_host(ref: str, view: View = "body", loading: Loading | None = None, mark: Fingerprint | None = None) -> Host:
     """Load a host, frozen. ``loading`` says how; by default on the processor of this machine and in float32.
+
+    ``mark`` is its fingerprint, where that was computed just before.
 
     Raises:
         UnknownName: there is no such host.
@@ -39,14 +52,14 @@ def load_host(ref: str, view: View = "body", loading: Loading | None = None) -> 
 
     """
     with step(f"loading {ref}"):
-        return _load(ref, view, loading)
+        return _load(ref, view, loading, mark)
 
 
-def _load(ref: str, view: View, loading: Loading | None) -> Host:
+def _load(ref: str, view: View, loading: Loading | None, mark: Fingerprint | None) -> Host:
     source = find_host(ref)
     config = read_config(source.folder)
     layout = layout_for(config, source.name)
-    mark = fingerprint(source.folder, source.name, layout.family)
+    mark = mark or fingerprint(source.folder, source.name, layout.family)
     loading = settled(loading or Loading())
     from peftport.hosts.four_bits import multiply_by_blocks  # these define functions of torch's autograd
     from peftport.hosts.mixed import multiply_in_bfloat16

@@ -115,6 +115,18 @@ def _download(ref: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise HostRefused(
-            f"{ref}: expected a hub model that can be reached, got: {first_line(error)}; check the name and the "
+            f"{ref}: expected a hub model that can be reached, got: {told_by_hub(error)}; check the name and the "
             "network, or use a local folder or an offline host (peftport hosts list)"
         ) from error
+
+
+def told_by_hub(error: Exception) -> str:
+    """Return in a few words why the hub gave nothing."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not isinstance(error, LocalEntryNotFoundError):
+        return first_line(error)
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE=1 keeps the hub out, and it was not fetched before"
+    return "the hub does not answer, and it was not fetched before"

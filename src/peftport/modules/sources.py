@@ -11,8 +11,9 @@ import os
 import re
 from pathlib import Path
 
-from peftport.core.errors import ModuleRefused, first_line
+from peftport.core.errors import ModuleRefused
 from peftport.core.request import Place
+from peftport.hosts.sources import told_by_hub
 from peftport.modules.formats import native
 from peftport.modules.formats.peft.shards import CONFIG
 from peftport.modules.formats.tensors import printable
@@ -83,5 +84,5 @@ def _download(ref: str, name: str, revision: str | None, inside: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModuleRefused(
             f"{ref}: expected a module folder, or a module on the hub that can be reached, found no folder and got: "
-            f"{first_line(error)}; check the path, or the name and the network"
+            f"{told_by_hub(error)}; check the path, or the name and the network"
         ) from error

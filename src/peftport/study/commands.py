@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
+from peftport.core.errors import BadRequest
 from peftport.core.request import REQUIRED, Place, Request, option, pairs
 from peftport.workflows.options import metric_option
 
@@ -72,6 +74,8 @@ class StudyRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not Path(self.file).exists():
+            raise BadRequest(f"{self.file}: expected a study file, found nothing; check the path")
         written = None if self.shard is None else SHARD.match(self.shard)
         if self.shard is not None and (not written or int(written[1]) > int(written[2])):
             self.refuse("shard", "expected a number and a count that is not smaller, such as 3/16", self.shard)

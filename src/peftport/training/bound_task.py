@@ -10,6 +10,7 @@ from peftport.core.errors import SlotMismatch, TaskRefused
 from peftport.core.hashing import rng_for
 from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
+from peftport.hosts.fingerprint import Fingerprint
 from peftport.hosts.head import TrainedHead
 from peftport.hosts.host import Host
 from peftport.hosts.layouts import check_reads_texts, layout_for
@@ -268,11 +269,12 @@ def bind_task(
     test_items: int | None = None,
     loading: Loading | None = None,
     generate: int = GENERATED,
+    mark: Fingerprint | None = None,
 ) -> BoundTask:
     """Load a host with the weights that its objective needs, and bind the task to it.
 
     ``loading`` says on which device and in which number format the host is loaded; ``generate`` for how many test items
-    texts are generated, where the task's answers are texts.
+    texts are generated, where the task's answers are texts; ``mark`` is the host's fingerprint, if it is known.
 
     Raises:
         UnknownName, HostRefused: there is no such host, or it is broken.
@@ -286,7 +288,7 @@ def bind_task(
     check_reads_texts(source.name, layout)
     kind = layout.kind
     objective = objective_for(readout, kind, task.spec, head)
-    loaded = load_host(host, objective.view, loading)
+    loaded = load_host(host, objective.view, loading, mark)
     bound = bind_objective(objective.name, loaded, task.spec, settings.max_tokens)
     return BoundTask(loaded, task, bound, settings, test_items, generate)
 

@@ -263,7 +263,10 @@ def _check_losses(
     with torch.no_grad():
         began = bool(run().isfinite().all())
     if began:
-        raise TrainingFailed(f"entry {index}: the loss is no longer finite at step {step}; lower the learning rate")
+        raise TrainingFailed(
+            f"entry {index}: the loss is no longer finite at step {step}; lower the learning rate "
+            f"({entry.learning_rate:g})"
+        )
     raise TrainingFailed(
         f"entry {index}: the loss at step {step} is not finite before any training either, "
         f"{where_not_finite(host, run)}; use another host than {host.name}, or another start"

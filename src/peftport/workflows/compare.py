@@ -28,6 +28,7 @@ from peftport.workflows.job_inputs import (
     open_module,
     own_readout,
     resolve_task,
+    too_fast,
     train_settings,
 )
 from peftport.workflows.named import check_names
@@ -66,11 +67,12 @@ def compare_module(request: CompareRequest) -> Comparison:
     bound = bind_task(
         to, task, own_readout(module, request.readout), settings, request.test_items, loading, request.generate
     )
+    fast = too_fast(request.learning_rate)
     ported, remarks = _ported(request, plan.method, module, bound, anchors)
     references, notes = _references(request, origin or module.host.name, module, bound, plan)
     comparison = run_comparison(module, bound, plan, request.progress, ported)
-    comparison = replace(comparison, references=references)
-    comparison = replace(comparison, choice=choice, remarks=(*comparison.remarks, *remarks, *notes))
+    told = (*comparison.remarks, *remarks, *notes, *fast)
+    comparison = replace(comparison, references=references, choice=choice, remarks=told)
     return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
 
 

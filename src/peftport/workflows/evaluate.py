@@ -7,6 +7,8 @@ from pathlib import Path
 
 from peftport.core.errors import SlotMismatch
 from peftport.hosts.changes import add_to_weights
+from peftport.hosts.fingerprint import Fingerprint
+from peftport.hosts.load import fingerprint_of
 from peftport.hosts.loading import loading_of
 from peftport.metrics.choice import MetricChoice, check_defined, check_measures, choose_metric
 from peftport.modules.folders import format_of, read_module
@@ -55,14 +57,17 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
     notes: tuple[str, ...] = ()
     leave_out, readout = tuple(request.leave_out), request.readout
     native = read_module(folder, None, leave_out) if folder is not None and format_of(folder) == "native" else None
-    if native is not None:
+    mark = None
+    if native is not None and folder is not None:
+        mark = fingerprint_of(str(request.host))
+        _check_same_host(native, folder, mark, str(request.host))  # before it is loaded
         check_same_labels(native, task)
         readout = own_readout(native, readout)
     elif folder is not None and readout is None:
         readout = readout_in(folder, leave_out)
     bound = bind_task(
         str(request.host), task, readout, train_settings(request.max_tokens), request.test_items, loading,
-        request.generate,
+        request.generate, mark,
     )  # fmt: skip
     if folder is None:
         [scores] = bound.test(None, [], progress, "testing the bare host")
@@ -83,10 +88,13 @@ def evaluate_host(request: EvaluateRequest) -> EvaluatedHost:
 def _check_its_own(module: Module, folder: Path, bound: BoundTask, host: str) -> None:
     """Refuse a module with other labels, of another host, or with matrices that do not fit this host."""
     check_same_labels(module, bound.task)
-    if not module.host.same_host(bound.host.fingerprint):
-        raise SlotMismatch(
-            f"{folder}: this module is for host {module.host.name}, got {bound.host.name}, whose fingerprint differs "
-            f"({module.host.told_from(bound.host.fingerprint)}); "
-            f"port it first: peftport port {folder} --to {host} --out DIR"
-        )
+    _check_same_host(module, folder, bound.host.fingerprint, host)
     check_fits(module, bound.host, "evaluate")
+
+
+def _check_same_host(module: Module, folder: Path, mark: Fingerprint, host: str) -> None:
+    if not module.host.same_host(mark):
+        raise SlotMismatch(
+            f"{folder}: this module is for host {module.host.name}, got {mark.name}, whose fingerprint differs "
+            f"({module.host.told_from(mark)}); port it first: peftport port {folder} --to {host} --out DIR"
+        )

@@ -25,6 +25,8 @@ from peftport.tasks import Task, load_task
 from peftport.training.bound_task import check_task
 from peftport.training.loop import TrainSettings
 
+LARGE_RATE = 1.0
+
 
 def resolve_task(task: Place | Task, progress: Progress | None = None) -> Task:
     """Return a task that is given as an object, or load the one that is given by its name."""
@@ -35,6 +37,16 @@ def train_settings(max_tokens: int, batch_size: int = 16, **later: float | None)
     """Return the settings of training and testing that a request can change; those that are None are left off."""
     asked = {name: value for name, value in later.items() if value is not None}
     return TrainSettings(batch_size=batch_size, max_tokens=max_tokens, **asked)
+
+
+def too_fast(learning_rate: float | None) -> tuple[str, ...]:
+    """Remark on a learning rate that no technique is known to learn with, in sentences."""
+    if learning_rate is None or learning_rate < LARGE_RATE:
+        return ()
+    return (
+        f"--learning-rate {learning_rate:g}: training likely diverges at a rate of {LARGE_RATE:g} or more; peftport "
+        "techniques lists the usual ones",
+    )
 
 
 def path_of(place: Place | None) -> Path | None:

@@ -17,7 +17,7 @@ from peftport.modules.module import HomeTest, Module, TrainingRecord
 from peftport.tasks.spec import Predictions
 from peftport.techniques import make_spec, technique_named
 from peftport.training.bound_task import Start, bind_task
-from peftport.workflows.job_inputs import path_of, resolve_task, train_settings
+from peftport.workflows.job_inputs import path_of, resolve_task, too_fast, train_settings
 from peftport.workflows.named import check_names
 from peftport.workflows.requests import TrainRequest
 
@@ -74,7 +74,8 @@ def train_module(request: TrainRequest) -> TrainedModule:
     if out is not None:
         write_module(module, bound.host, out, request.format)
     doubts = technique.doubts(spec, technique.slots(spec, bound.host.slots))
-    return TrainedModule(task.spec.name, module, bare, scores, (*bound.remarks_on_bare, *doubts))
+    remarks = (*bound.remarks_on_bare, *doubts, *too_fast(rate))
+    return TrainedModule(task.spec.name, module, bare, scores, remarks)
 
 
 def _with_home(training: TrainingRecord | None, bare: Predictions, scores: Predictions) -> TrainingRecord | None:
