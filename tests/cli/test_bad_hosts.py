@@ -193,7 +193,7 @@ def test_pickled_host_is_never_loaded(name: str, refused_host: Refused, host: Pa
 
 
 def test_a_module_is_no_host(refused: Refused, modules: Folders) -> None:
-    refused("hosts", "show", modules["lora"], says=("expected a transformers folder with config.json, found none",))
+    refused("hosts", "show", modules["lora"], says=("expected a base model's folder", "got a module's"))
 
 
 def test_a_file_is_no_host(refused: Refused, hosts: Folders) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 Refused = Callable[..., str]
+Run = Callable[..., Any]
 Function = Callable[..., Any]
 Folders = dict[str, Path]
 Tensors = dict[str, torch.Tensor]
@@ -121,6 +122,12 @@ def test_wrong_options_of_compare(
     ("arguments", "says"),
     [
         (("trian",), ("No such command 'trian'", "Try: peftport --help")),
+        (("list",), ("No such command 'list'", "did you mean hosts list or tasks list? Try: peftport --help")),
+        (("chekc",), ("No such command 'chekc'. Did you mean 'check'? Try: peftport --help",)),
+        (
+            ("check", "module", "new"),
+            ("Missing option '--to' (the receiver, the host to port to", "Try: peftport check --help"),
+        ),
         (("hosts", "lits"), ("No such command 'lits'", "Try: peftport hosts --help")),
         (("train",), ("Missing argument 'HOST'", "Try: peftport train --help")),
         (("port", "module", "--to", "sre"), ("Missing option '--out'", "Try: peftport port --help")),
@@ -298,3 +305,23 @@ def test_update_of_an_unknown_host(refused: Refused, reviews: Path, tmp_path: Pa
     refused(
         "hosts", "update", "nothing", "--text", reviews, "--steps", 1, "--out", tmp_path / "out", says=("unknown host",)
     )
+
+
+def test_help_is_a_word_too(peftport: Run) -> None:
+    for words in ((), ("check",), ("study", "run")):
+        asked, usual = peftport("help", *words), peftport(*words, "--help")
+        assert (asked.code, asked.out) == (0, usual.out) and "Usage: " in asked.out
+
+
+def test_a_module_where_a_host_is_expected(refused: Refused, modules: Folders, reviews: Path) -> None:
+    for name in ("lora", "peft"):
+        says = ("expected a base model's folder", "got a module's")
+        refused("evaluate", modules[name], reviews, says=says)
+        refused("hosts", "show", modules[name], says=says)
+
+
+def test_a_file_by_nearly_its_name(refused: Refused, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reviews.parent)
+    refused("tasks", "show", "reviews.cvs", says=("unknown task 'reviews.cvs'", f"did you mean {reviews.name}?"))
+    for slip in (reviews.with_name("reviews.cvs"), reviews.with_name("revews.csv")):
+        refused("tasks", "show", slip, says=(f"{slip}: no such file", f"did you mean {reviews}?"))

@@ -51,6 +51,7 @@ def place(
     for name in ("lora", "peft"):
         shutil.copytree(modules[name], tmp_path / "modules" / name)
     edit(tmp_path / "modules/lora/module.json", host=card["host"] | {"name": "base-v1"})
+    edit(tmp_path / "modules/peft/adapter_config.json", base_model_name_or_path="base-v1")
     shutil.copytree(modules["peft"], tmp_path / "modules" / "old")
     os.replace(tmp_path / "modules/old/adapter_model.safetensors", tmp_path / "modules/old/adapter_model.bin")
     torch.save({}, tmp_path / "modules/old/adapter_model.bin")

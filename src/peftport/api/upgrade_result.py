@@ -70,6 +70,8 @@ class Upgraded(Result):
     def remarks(self) -> list[str]:
         """How the task was read, where that was guessed, what ``dtype=auto`` became, and what was done before."""
         before, loaded = self.found.done_before, loading_remarks(self.request.load) if self.found.task else ()
+        untested = self.found.task is None and not self.request.only_check
+        loaded = ("nothing was tested: --task TASK tests every module on both hosts",) if untested else loaded
         return [*self.found.remarks, *loaded, *([f"{before} modules were done before and are kept"] if before else [])]
 
     def next_words(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,6 +83,8 @@ def main() -> None:
     """
     command = typer.main.get_command(app)
     words, verbose = common_first(sys.argv[1:])
+    if "help" in words[:1]:
+        words = [*words[1:], "--help"]
     try:
         code = command.main(words, prog_name="peftport", standalone_mode=False)
         sys.stdout.flush()  # flush now, while a failure can still be reported
@@ -145,7 +148,29 @@ def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "peftport"
     message = getattr(error, "format_message", error.__str__)().rstrip(".")
-    return f"{message}{_got(getattr(error, 'param', None))}{_meant(error, context)}. Try: {command} --help"
+    parameter = getattr(error, "param", None)
+    more = f"{_about(parameter) if message.startswith('Missing ') else _got(parameter)}{_meant(error, context)}"
+    line = f"{message}{more}{_grouped(message) if context is None or context.parent is None else ''}"
+    return f"{line}{'' if line.endswith('?') else '.'} Try: {command} --help"
+
+
+def _about(parameter: Any) -> str:
+    """Return what a missing option or argument is for: the first sentence of its help."""
+    said = (getattr(parameter, "help", None) or "").replace("\\[", "[").partition(". ")[0].rstrip(".")
+    return f" ({said[0].lower()}{said[1:]})" if said else ""
+
+
+def _grouped(message: str) -> str:
+    """Return the commands of groups that have the name of an unknown command, such as ``hosts list``."""
+    unknown = re.match("No such command '(.*)'", message)
+    groups = {"hosts": hosts.app, "tasks": tasks.app, "study": study.app}
+    found = [
+        f"{group} {each.name}"
+        for group, inner in groups.items()
+        for each in typer.main.get_command(inner).commands.values()  # type: ignore[attr-defined]
+        if unknown and each.name == unknown[1]
+    ]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _meant(error: Exception, context: Any) -> str:

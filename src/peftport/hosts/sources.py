@@ -16,6 +16,7 @@ from peftport.hosts.plain import check_plain
 
 HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 GGUF = ".gguf"
+MODULE_FILES = ("module.json", "adapter_config.json")  # of peftport, and of PEFT and adapters
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
@@ -85,6 +86,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file() and any(file.suffix.lower() == GGUF for file in folder.iterdir()):
         raise _packed(str(folder))
+    if not path.is_file() and any((folder / name).is_file() for name in MODULE_FILES):
+        raise HostRefused(
+            f"{folder}: expected a base model's folder (with config.json), got a module's; name the base model that it "
+            "is of here, and the module itself as the command's MODULE or --module"
+        )
     if not path.is_file():
         raise HostRefused(
             f"{folder}: expected a transformers folder with config.json, found none; give the model's folder"

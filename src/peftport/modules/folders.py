@@ -87,6 +87,15 @@ def format_of(folder: Path) -> Format:
     )
 
 
+def _named_base(folder: Path) -> str:
+    """Return what another library's settings say of the module's host, for a message; it is a name without proof."""
+    try:
+        base = json.loads((folder / shards.CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" (its {shards.CONFIG} names {base})" if isinstance(base, str) and base else ""
+
+
 def read_module(folder: Path, origin: Host | None = None, leave_out: tuple[str, ...] = ()) -> Module:
     """Read a module in any format. Other libraries' checkpoints do not describe their host, so ``origin`` is needed.
 
@@ -103,7 +112,7 @@ def read_module(folder: Path, origin: Host | None = None, leave_out: tuple[str, 
     if origin is None:
         raise ModuleRefused(
             f"{folder}: {'an' if foreign.title == 'adapters' else 'a'} {foreign.title} checkpoint needs the host it "
-            "was trained on; give --from HOST"
+            f"was trained on; give --from HOST{_named_base(folder)}"
         )
     return with_history(foreign.read(folder, origin, leave_out), folder / foreign.tensors)
 

@@ -6,8 +6,11 @@ A ``split`` column (train, valid or test) is honoured where there is one; a fold
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from peftport.core.errors import TaskRefused
@@ -43,8 +46,19 @@ def read_file(path: Path, names: Names) -> Columns:
     Raises TaskRefused for a file that is absent, of another kind, damaged or not UTF-8, and for a column it lacks.
     """
     if not path.is_file():
-        raise TaskRefused(f"{path}: no such file, expected a {', '.join(SUFFIXES)} file; check the path")
+        near = file_like(path)
+        remedy = "check the path" if near is None else f"did you mean {near}?"
+        raise TaskRefused(f"{path}: no such file, expected a {', '.join(SUFFIXES)} file; {remedy}")
     return _columns(path, _read(path), names)
+
+
+def file_like(path: Path) -> Path | None:
+    """Return the file that a path nearly names, with the suffix of a data set."""
+    names: list[str] = []
+    with suppress(OSError, ValueError):
+        names = [name for name in os.listdir(path.parent) if path.suffix and Path(name).suffix in SUFFIXES]
+    near = get_close_matches(path.name, sorted(names), n=1)
+    return path.with_name(near[0]) if near else None
 
 
 def stem_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from peftport.tasks import hub
 from peftport.tasks.chats import conversational, read_template
 from peftport.tasks.columns import Columns, Names, Wording, examples_of, field_names, items_of
 from peftport.tasks.content import PACKED
-from peftport.tasks.files import SUFFIXES, only_here, read_file, read_split_files, split_files, stem_of
+from peftport.tasks.files import SUFFIXES, file_like, only_here, read_file, read_split_files, split_files, stem_of
 from peftport.tasks.kinds import KINDS
 from peftport.tasks.kinds.completion import Completion
 from peftport.tasks.kinds.guess import GuessedKind, guess_kind, refuse_token_tags
@@ -163,6 +163,9 @@ def check_task_name(ref: str) -> None:
 
 
 def _unknown(ref: str) -> UnknownName:
+    near = file_like(Path(ref))
+    if near is not None:
+        return UnknownName(f"unknown task {ref!r}: expected a file that is there; did you mean {near}?")
     remedy = f"or give a {', '.join(SUFFIXES)} file, a data set folder, or a hub id org/name"
     return UnknownName.of("task", ref, TASKS, remedy)
 
