@@ -31,7 +31,7 @@ from peftport.training.bound_task import BoundTask
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, TrainSettings, entry_loss, train_entries
 from peftport.workflows.distill import DistillOptions, distill, taught_targets
-from peftport.workflows.lesson import Asked, gains, largest_share, lesson_of, unlike_tokens
+from peftport.workflows.lesson import AskedModule, gains, largest_share, lesson_of, unlike_tokens
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices, word_tokenizer
 
 RNG = np.random.default_rng(1)
@@ -65,11 +65,11 @@ def in_dtype(host: Host, matrices: Any) -> Any:
     return {slot: {name: t.to(host.dtype) for name, t in own.items()} for slot, own in matrices.items()}
 
 
-def asked_of(origin: str = "llama", receiver: str = "llama", spec: TechniqueSpec = LORA, **changes: Any) -> Asked:
+def asked_of(origin: str = "llama", receiver: str = "llama", spec: TechniqueSpec = LORA, **changes: Any) -> AskedModule:
     home = bound_answers(pico_host(origin, dtype=torch.float64, **changes))
     away = bound_answers(pico_host(receiver, 1, dtype=torch.float64, **changes))
     module = module_of(home, spec)
-    return Asked(module, home, away, PROMPTS, taught_targets(module, home, PROMPTS, Silent()))
+    return AskedModule(module, home, away, PROMPTS, taught_targets(module, home, PROMPTS, Silent()))
 
 
 def logits_of(host: Host, row: Any, shift: int = 0) -> torch.Tensor:
@@ -87,7 +87,7 @@ def logits_of(host: Host, row: Any, shift: int = 0) -> torch.Tensor:
         return logits[len(row) - 1 : -1]
 
 
-def taught_rows(asked: Asked, kept: int = 32) -> list[TaughtRow]:
+def taught_rows(asked: AskedModule, kept: int = 32) -> list[TaughtRow]:
     """The module's answers, or made ones where it has none, with its own distributions, as its own host reads them."""
     readout, host = asked.home.readout, asked.home.host
     own = asked.taught if readout.learnable(asked.texts, asked.taught) else ANSWERS
@@ -156,7 +156,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(model_type: str,
         )
 
 
-def distance(asked: Asked, student: Module) -> float:
+def distance(asked: AskedModule, student: Module) -> float:
     """The mean divergence of a student on the receiver from the module, at the places of the module's answers."""
     rows, host = taught_rows(asked, int(asked.home.host.config.vocab_size)), asked.away.host
     with torch.no_grad(), attached(host, student.spec, stack([in_dtype(host, student.matrices)], torch.float64)):
@@ -194,7 +194,7 @@ def test_taught_entries_do_not_feel_their_company() -> None:
     assert float(entry_loss(away.host, away.readout, LORA, entries[0], np.arange(4)).detach()) > 0
 
 
-def plain_gain(asked: Asked, row: AnswerRow) -> float:
+def plain_gain(asked: AskedModule, row: AnswerRow) -> float:
     """The mean over an answer's tokens of log p(module) - log p(origin), from two plain passes."""
     host, spec = asked.home.host, asked.module.spec
     with attached(host, spec, stack([asked.module.matrices], torch.float64)):
@@ -240,7 +240,7 @@ def test_texts_are_kept_by_the_class_that_the_module_predicts() -> None:
             own = home.readout.scores(rows, None, 0).double().log_softmax(1).numpy()  # type: ignore[attr-defined]
     places, classes = np.arange(len(texts)), own.argmax(1)
     expected = own[places, classes] - bare[places, classes]
-    found = gains(Asked(module, home, away, texts, taught), Silent())
+    found = gains(AskedModule(module, home, away, texts, taught), Silent())
     np.testing.assert_allclose(found, expected, atol=1e-5)
     made = distill(module, home, away, texts, DistillOptions(steps=1, keep=0.25))
     kept = -(-len(texts) // 4)

@@ -14,17 +14,18 @@ Letters: N rows, S places of a row, M places of all rows, k tokens kept, V vocab
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from peftport.core.libraries import torch, without_gradients
 from peftport.hosts.host import Host
 from peftport.objectives.answer_tokens import TokenDistributions
 from peftport.objectives.token_likelihood import counted_states, logits_of, places_at_once, sums_of_places
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@torch.no_grad()
+
+@without_gradients
 def likeliest_tokens(
     host: Host, inputs: dict[str, Any], counted: Tensor, known: int, most: int
 ) -> list[TokenDistributions]:

@@ -26,18 +26,19 @@ from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
 from peftport.modules.module import Module, PortRecord, TaskRecord, check_all_read
 from peftport.tasks.spec import Example, texts_of
-from peftport.techniques import technique_named
+from peftport.techniques import make_spec, technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, train_entries
 from peftport.workflows.job_inputs import own_readout, train_settings
-from peftport.workflows.lesson import Asked, Teaching, check_lesson, lesson_of
+from peftport.workflows.lesson import AskedModule, Teaching, check_lesson, lesson_of
+from peftport.workflows.options import DISTILL
 from peftport.workflows.port_inputs import MOST_TEXTS, read_texts
 from peftport.workflows.requests import PortRequest
 
 ASKED_AT_ONCE = 64  # texts between two steps of the progress bar
-NAME = "distill"
+NAME = DISTILL
 TITLE = "a new module trained to say what the old one says"
 SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
 
@@ -88,7 +89,7 @@ def distill(
     check_lesson(home, away, how.teach, how.keep)
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
-    asked = Asked(module, home, away, texts, taught_targets(module, home, texts, progress))
+    asked = AskedModule(module, home, away, texts, taught_targets(module, home, texts, progress))
     lesson = lesson_of(asked, how.teach, how.keep, progress)
     learnt = lesson.encoded
     entry = Entry(away.fresh(spec, how.seed), learnt.rows, learnt.targets, how.seed, rate)
@@ -138,8 +139,21 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
         )
     check_all_read(module, "distill")
     texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
-    made = distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
+    how = DistillOptions(
+        request.steps, request.seed, spec=spec_into(request), teach=request.teach, keep=request.keep
+    )  # fmt: skip
+    made = distill(module, home, away, texts, how, request.progress)
     return Distilled(made, tuple(filter(None, (home.cut(),))))
+
+
+def spec_into(request: PortRequest) -> TechniqueSpec | None:
+    """The technique that is to be trained; None: the module's own.
+
+    Raises:
+        UnknownName, BadRequest: there is no such technique, or no such setting of it.
+
+    """
+    return None if request.into is None else make_spec(request.into, dict(request.set or {}))
 
 
 def taught_targets(module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress) -> npt.NDArray[Any]:

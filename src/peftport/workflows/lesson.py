@@ -35,7 +35,7 @@ class Lesson(NamedTuple):
     settings: dict[str, str | int | float | bool]
 
 
-class Asked(NamedTuple):
+class AskedModule(NamedTuple):
     """The module with its task on both hosts, N texts, and what the module says to them, (N, ...)."""
 
     module: Module
@@ -44,7 +44,7 @@ class Asked(NamedTuple):
     texts: Sequence[Example]
     taught: npt.NDArray[Any]
 
-    def only(self, places: Sequence[int]) -> Asked:
+    def only(self, places: Sequence[int]) -> AskedModule:
         """The same of some of the texts."""
         return self._replace(texts=[self.texts[place] for place in places], taught=self.taught[list(places)])
 
@@ -67,7 +67,7 @@ def check_lesson(home: BoundTask, away: BoundTask, teach: Teaching, keep: float)
         raise BadRequest(_no_tokens(obstacle))
 
 
-def lesson_of(asked: Asked, teach: Teaching, keep: float, progress: Progress) -> Lesson:
+def lesson_of(asked: AskedModule, teach: Teaching, keep: float, progress: Progress) -> Lesson:
     """Choose the texts and what of each is taught.
 
     Raises:
@@ -91,14 +91,14 @@ def lesson_of(asked: Asked, teach: Teaching, keep: float, progress: Progress) ->
     return Lesson(encoded, settings | {"teach": "sequences"})
 
 
-def both_can_read(asked: Asked) -> list[int]:
+def both_can_read(asked: AskedModule) -> list[int]:
     """The places of the texts whose answers can be read by the module's host and learnt on the other."""
     ours, theirs = (bound.readout.learnable(asked.texts, asked.taught) for bound in (asked.home, asked.away))
     shared = set(ours)
     return [place for place in theirs if place in shared]
 
 
-def gains(asked: Asked, progress: Progress) -> npt.NDArray[np.float64]:
+def gains(asked: AskedModule, progress: Progress) -> npt.NDArray[np.float64]:
     """How much likelier the module makes what it says than its bare host does, (N,): a difference of logarithms."""
     home, module = asked.home, asked.module
     if not len(asked.texts):
@@ -135,7 +135,7 @@ def unlike_tokens(home: BoundTask, away: BoundTask) -> str:
     return ""
 
 
-def unlike_answers(asked: Asked, learnt: Encoded) -> str:
+def unlike_answers(asked: AskedModule, learnt: Encoded) -> str:
     """Why the answers are not of the same tokens on both hosts, as chat templates decide it; empty where they are."""
     for ours, theirs in zip(_home_rows(asked), learnt.rows, strict=True):
         if ours is None or ours.target != _answer(theirs).target:
@@ -146,7 +146,7 @@ def unlike_answers(asked: Asked, learnt: Encoded) -> str:
     return ""
 
 
-def _home_rows(asked: Asked) -> list[AnswerRow | None]:
+def _home_rows(asked: AskedModule) -> list[AnswerRow | None]:
     """The answers that can be learnt as the module's own host reads them; None where one is too long for it."""
     learnable, able = asked.away.readout.learnable(asked.texts, asked.taught), both_can_read(asked)
     ours = {place: number for number, place in enumerate(able)}
@@ -154,7 +154,7 @@ def _home_rows(asked: Asked) -> list[AnswerRow | None]:
     return [_answer(rows[ours[place]]) if place in ours else None for place in learnable]
 
 
-def _by_tokens(asked: Asked, learnt: Encoded, progress: Progress) -> Encoded:
+def _by_tokens(asked: AskedModule, learnt: Encoded, progress: Progress) -> Encoded:
     """The same rows, with the module's distributions at the places of its answers."""
     home, away = asked.home, asked.away
     rows = [row for row in _home_rows(asked) if row is not None]
