@@ -11,7 +11,7 @@ Letters: as in `peftport.objectives.base`; S tokens of an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,29 @@ class AnswerRow(tuple[int, ...]):
         return row
 
 
+class TokenDistributions(NamedTuple):
+    """What a teacher gives as the next token at S places: k tokens, (S, k), and log-probabilities, (S, k + 1).
+
+    The last of these is that of all other tokens together.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    log_probabilities: npt.NDArray[Any]
+
+
+class TaughtRow(AnswerRow):
+    """A prompt and an answer, of whose places whole distributions are taught instead of the one token there."""
+
+    taught: TokenDistributions
+
+    @classmethod
+    def of(cls, row: AnswerRow, taught: TokenDistributions) -> Self:
+        """A row with what is taught at the places of its answer."""
+        new = cls(row, row.target)
+        new.taught = taught
+        return new
+
+
 class AnswerTokens(Objective):
     """The likelihood of answers, and greedy answers."""
 
@@ -55,6 +78,7 @@ class AnswerTokens(Objective):
     kinds = ("encoder_decoder", "decoder")
     serves = ("completion",)
     view = "language_model"
+    certain = True
     task: Completion
 
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int, shots: Shots = ()) -> None:
@@ -103,6 +127,19 @@ class AnswerTokens(Objective):
         texts: npt.NDArray[Any] = values["text"]
         return texts
 
+    def learnable(self, examples: Sequence[Example], taught: npt.NDArray[Any]) -> list[int]:
+        """Those with an answer of 1 to ``max_tokens`` tokens."""
+        return [
+            place
+            for place, (prompt, text) in enumerate(zip(self._prompts(examples), taught, strict=True))
+            if text and len(self.template.answer_tokens(prompt, text)) <= self.max_tokens
+        ]
+
+    def certainty(self, values: npt.NDArray[Any], taught: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The mean log-probability of the tokens of each answer, (N,)."""
+        mean: npt.NDArray[np.float64] = values["log_likelihood"] / values["tokens"]
+        return mean
+
     def lesson(self, examples: Sequence[Example], taught: npt.NDArray[Any]) -> Encoded:
         """The prompts with the texts that the teacher answered; empty ones, and longer ones than ours, are left out.
 
@@ -110,12 +147,7 @@ class AnswerTokens(Objective):
             TaskRefused: none is left.
 
         """
-        prompts = self._prompts(examples)
-        answered = [
-            place
-            for place, (prompt, text) in enumerate(zip(prompts, taught, strict=True))
-            if text and len(self.template.answer_tokens(prompt, text)) <= self.max_tokens
-        ]
+        answered = self.learnable(examples, taught)
         if not answered:
             raise TaskRefused(
                 f"{self.task.name}: expected answers to learn from, of {len(examples)} of the module's none has 1 to "
@@ -136,8 +168,13 @@ class AnswerTokens(Objective):
         return torch.tensor([len(_target(row)) for row in rows])
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
-        """Mean negative log-probability of the tokens of each answer, (N,)."""
-        return -self._log_likelihood(rows, shift) / self.weights(rows).to(self.host.device)
+        """Mean negative log-probability of the tokens of each answer, (N,).
+
+        Of a `TaughtRow` it is the mean divergence from what is taught (`token_distributions`). Rows are of one sort.
+        """
+        taught = [row.taught for row in rows if isinstance(row, TaughtRow)]
+        sums = self._divergences(rows, taught, shift) if taught else -self._log_likelihood(rows, shift)
+        return sums / self.weights(rows).to(self.host.device)
 
     def predict(self, rows: Sequence[Row], head: Head, shift: int) -> npt.NDArray[Any]:
         """Log-likelihoods and generated texts, (N,) of `ANSWER`."""
@@ -172,12 +209,30 @@ class AnswerTokens(Objective):
 
     def _log_likelihood(self, rows: Sequence[Row], shift: int) -> Tensor:
         """Log-probability of the tokens of each answer, (N,)."""
-        targets = [_target(row) for row in rows]
         from peftport.objectives.token_likelihood import token_log_likelihood  # it defines one of torch's functions
 
+        inputs, tokens, counted = self._answered(rows, shift)
+        return token_log_likelihood(self.host, inputs, tokens, counted)
+
+    def _divergences(self, rows: Sequence[Row], taught: list[TokenDistributions], shift: int) -> Tensor:
+        from peftport.objectives.token_distributions import divergences
+
+        inputs, _, counted = self._answered(rows, shift)
+        return divergences(self.host, inputs, counted, taught)
+
+    def likeliest(self, rows: Sequence[Row], known: int, most: int, shift: int) -> list[TokenDistributions]:
+        """The host's distributions at the places of each of N answers: see `token_distributions`."""
+        from peftport.objectives.token_distributions import likeliest_tokens
+
+        inputs, _, counted = self._answered(rows, shift)
+        return likeliest_tokens(self.host, inputs, counted, known, most)
+
+    def _answered(self, rows: Sequence[Row], shift: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """What the model takes, the answers' tokens (N, S), and which of these places count (N, S)."""
+        targets = [_target(row) for row in rows]
         padded = pad(targets, 0, self.host.device, left=self.host.kind == "decoder")
-        tokens, counted = padded["input_ids"], padded["attention_mask"]  # (N, S)
-        return token_log_likelihood(self.host, self._inputs(rows, targets, tokens, shift), tokens, counted)
+        tokens, counted = padded["input_ids"], padded["attention_mask"]
+        return self._inputs(rows, targets, tokens, shift), tokens, counted
 
     def _inputs(self, rows: Sequence[Row], targets: Sequence[Row], tokens: Tensor, shift: int) -> dict[str, Any]:
         """What the model takes to have logits for each token of the answers, (N, S), first among its places."""

@@ -84,6 +84,7 @@ class Objective(ABC):
     kinds: ClassVar[tuple[HostKind, ...]]
     view: ClassVar[View]
     serves: ClassVar[tuple[str, ...]] = ("classification",)
+    certain: ClassVar[bool] = False  # whether what it predicts for an item has a probability
 
     def __init__(self, host: Host, task: TaskSpec, max_tokens: int) -> None:
         """Bind to a host and a task. Texts are cut to ``max_tokens`` tokens; prompts around them are kept whole.
@@ -175,6 +176,17 @@ class Objective(ABC):
         """The rows and targets that a student learns from what a teacher said to N examples (`taught`)."""
         return Encoded(self.encode(examples), taught)
 
+    def learnable(self, examples: Sequence[Example], taught: npt.NDArray[Any]) -> list[int]:
+        """Which of N examples a student can learn from (`lesson`), in order."""
+        return list(range(len(examples)))
+
+    def certainty(self, values: npt.NDArray[Any], taught: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The log-probability that predicted values (N, ...) give to what is taught of each item, (N,).
+
+        Only where the objective is ``certain``.
+        """
+        raise NotImplementedError(f"readout {self.name} predicts no probabilities")
+
     def encode_split(self, split: Split, generate: int = 0) -> Encoded:
         """The rows and targets that a split is trained and tested on.
 
@@ -251,6 +263,7 @@ class LabelScorer(Objective):
     """An objective that scores every label of a classification; its loss is the cross-entropy of the scores."""
 
     task: Classification
+    certain = True
 
     @abstractmethod
     def scores(self, rows: Sequence[Row], head: Head, shift: int) -> Tensor:
@@ -270,6 +283,14 @@ class LabelScorer(Objective):
         from scipy.special import softmax  # imported here: a study's driver does without
 
         return np.asarray(softmax(values, axis=1), dtype=np.float32)
+
+    def certainty(self, values: npt.NDArray[Any], taught: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """The log-probability of the class that is the likeliest of those taught, (N,)."""
+        from scipy.special import log_softmax  # as above
+
+        logs = log_softmax(values.astype(np.float64), axis=1)
+        likeliest: npt.NDArray[np.float64] = logs[np.arange(len(logs)), taught.argmax(1)]
+        return likeliest
 
 
 def check_tokens(host: Host, rows: Sequence[Row], examples: Sequence[Example]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from peftport.hosts.host import Host
 
 LOGITS_AT_ONCE = 2**24  # 64 MiB of float32
-OfPlaces = Callable[[Tensor, Tensor], Tensor]  # states (m, D) and tokens (m,) -> values (m,)
+OfPlaces = Callable[[Tensor, Tensor], Tensor]  # states (m, D) and what is given (m, ...) -> values (m,)
 
 
 def token_log_likelihood(host: Host, inputs: dict[str, Any], tokens: Tensor, counted: Tensor) -> Tensor:
@@ -35,14 +35,30 @@ def token_log_likelihood(host: Host, inputs: dict[str, Any], tokens: Tensor, cou
         counted: which places count, (N, S); of the places that the model has logits for, the first S are meant.
 
     """
-    where = counted.bool()
-    states = _states_before_head(host, inputs)[:, : tokens.shape[1]]  # (N, S, D)
-    states = states[where.to(states.device)]  # (M, D)
-    at_once = max(1, LOGITS_AT_ONCE // int(host.config.vocab_size))
-    found: Tensor = _ByPlace.apply(states, tokens[where], partial(_of_places, host), at_once)  # type: ignore[no-untyped-call]
+    return sums_of_places(host, inputs, counted, tokens[counted.bool()], partial(_of_places, host))
+
+
+def sums_of_places(host: Host, inputs: dict[str, Any], counted: Tensor, given: Tensor, function: OfPlaces) -> Tensor:
+    """The sum over the counted places of each row of a function of the state there and of what is given for it, (N,).
+
+    ``given`` (M, ...) is in the order of the rows and their places; ``inputs`` and ``counted`` are as above.
+    """
+    where, states = counted.bool(), counted_states(host, inputs, counted)
+    found: Tensor = _ByPlace.apply(states, given, function, places_at_once(host))  # type: ignore[no-untyped-call]
     found = found.to(host.device)
     rows = where.nonzero()[:, 0].to(found.device)
-    return found.new_zeros(len(tokens)).index_add(0, rows, found)
+    return found.new_zeros(len(counted)).index_add(0, rows, found)
+
+
+def counted_states(host: Host, inputs: dict[str, Any], counted: Tensor) -> Tensor:
+    """What the head of the host reads at the counted places, (M, D)."""
+    states = _states_before_head(host, inputs)[:, : counted.shape[1]]  # (N, S, D)
+    return states[counted.bool().to(states.device)]
+
+
+def places_at_once(host: Host) -> int:
+    """Of how many places the logits are in memory at a time."""
+    return max(1, LOGITS_AT_ONCE // int(host.config.vocab_size))
 
 
 def _states_before_head(host: Host, inputs: dict[str, Any]) -> Tensor:
@@ -69,14 +85,19 @@ def _head(host: Host) -> nn.Module:
 
 def _of_places(host: Host, states: Tensor, tokens: Tensor) -> Tensor:
     """The log-probabilities (m,) of the tokens (m,) at places with the states (m, D), as the host's model has them."""
+    logits = logits_of(host, states)
+    chosen = logits.gather(-1, tokens.to(logits.device).unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.logsumexp(-1)
+
+
+def logits_of(host: Host, states: Tensor) -> Tensor:
+    """The logits (m, V) at places with the states (m, D), as the host's model has them."""
     logits: Tensor = _head(host)(states)  # (m, V)
     bias = getattr(host.model, "final_logits_bias", None)  # BART has one, of zeros unless it was trained
     cap = getattr(host.config, "final_logit_softcapping", None)  # Gemma may have one
     logits = logits if bias is None else logits + bias.to(logits.device)
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    logits = logits.to(host.wide_dtype)
-    chosen = logits.gather(-1, tokens.to(logits.device).unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.logsumexp(-1)
+    return logits.to(host.wide_dtype)
 
 
 class _ByPlace(torch.autograd.Function):

@@ -114,8 +114,8 @@ def _references(
 def _port_request(request: CompareRequest) -> PortRequest:
     return PortRequest(
         request.module, request.to, from_=request.from_, trust_origin=request.trust_origin, method=DISTILL,
-        texts=request.texts, steps=request.steps, readout=request.readout, max_tokens=request.max_tokens,
-        leave_out=request.leave_out, progress=request.progress,
+        texts=request.texts, steps=request.steps, teach=request.teach, keep=request.keep,
+        readout=request.readout, max_tokens=request.max_tokens, leave_out=request.leave_out, progress=request.progress,
     )  # fmt: skip
 
 

@@ -26,29 +26,36 @@ from peftport.core.errors import BadRequest, ModuleRefused
 from peftport.core.progress import Progress, Silent
 from peftport.modules.module import Module, PortRecord, TaskRecord, check_all_read
 from peftport.tasks.spec import Example, texts_of
-from peftport.techniques import technique_named
+from peftport.techniques import make_spec, technique_named
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, train_entries
 from peftport.workflows.job_inputs import own_readout, train_settings
+from peftport.workflows.lesson import AskedModule, Teaching, check_lesson, lesson_of
+from peftport.workflows.options import DISTILL
 from peftport.workflows.port_inputs import MOST_TEXTS, read_texts
 from peftport.workflows.requests import PortRequest
 
 ASKED_AT_ONCE = 64  # texts between two steps of the progress bar
-NAME = "distill"
+NAME = DISTILL
 TITLE = "a new module trained to say what the old one says"
 SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
 
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How to distill. With ``spec`` None, the new module has the technique and settings of the old one."""
+    """How to distill. With ``spec`` None, the new module has the technique and settings of the old one.
+
+    ``teach`` is what of answers is taught, ``keep`` the share of the texts that are learnt from.
+    """
 
     steps: int = 120
     seed: int = 0
     learning_rate: float | None = None
     spec: TechniqueSpec | None = None
+    teach: Teaching = "sequences"
+    keep: float = 1.0
 
 
 def distill(
@@ -62,7 +69,7 @@ def distill(
     """Train a module on the host of ``away`` to predict for each text what ``module`` predicts on the host of ``home``.
 
     Raises:
-        BadRequest: there are no texts, or the two tasks have different labels.
+        BadRequest: there are no texts, the two tasks have different labels, or what is to be taught or kept cannot be.
         TrainingFailed: the training diverged.
 
     """
@@ -79,10 +86,13 @@ def distill(
             f"distill: {away.task.spec.name} is of {'pairs' if len(fields) > 1 else 'single texts'} "
             f"({', '.join(fields)}), expected unlabelled texts of that kind; leave out --texts to take the task's own"
         )
+    check_lesson(home, away, how.teach, how.keep)
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
-    lesson = away.readout.lesson(texts, taught_targets(module, home, texts, progress))
-    entry = Entry(away.fresh(spec, how.seed), lesson.rows, lesson.targets, how.seed, rate)
+    asked = AskedModule(module, home, away, texts, taught_targets(module, home, texts, progress))
+    lesson = lesson_of(asked, how.teach, how.keep, progress)
+    learnt = lesson.encoded
+    entry = Entry(away.fresh(spec, how.seed), learnt.rows, learnt.targets, how.seed, rate)
     advance = progress.stage(f"distilling into {spec.kind} on {away.host.name}", how.steps)
     [kept] = train_entries(away.host, away.readout, spec, [entry], [how.steps], away.settings, advance)
     made = away.module(spec, kept[how.steps], how.seed, rate)
@@ -90,7 +100,7 @@ def distill(
         method=NAME,
         origin=module.host,
         receiver=away.host.fingerprint,
-        settings={"steps": how.steps, "texts": len(texts), "seed": how.seed},
+        settings={"steps": how.steps, "texts": len(texts), "seed": how.seed, **lesson.settings},
         slots=dict.fromkeys(made.matrices, "trained on what the module said"),
     )
     return replace(made, task=_record(module, made), ports=(*module.ports, record))
@@ -129,8 +139,21 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
         )
     check_all_read(module, "distill")
     texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
-    made = distill(module, home, away, texts, DistillOptions(request.steps, request.seed), request.progress)
+    how = DistillOptions(
+        request.steps, request.seed, spec=spec_into(request), teach=request.teach, keep=request.keep
+    )  # fmt: skip
+    made = distill(module, home, away, texts, how, request.progress)
     return Distilled(made, tuple(filter(None, (home.cut(),))))
+
+
+def spec_into(request: PortRequest) -> TechniqueSpec | None:
+    """The technique that is to be trained; None: the module's own.
+
+    Raises:
+        UnknownName, BadRequest: there is no such technique, or no such setting of it.
+
+    """
+    return None if request.into is None else make_spec(request.into, dict(request.set or {}))
 
 
 def taught_targets(module: Module, home: BoundTask, texts: Sequence[Example], progress: Progress) -> npt.NDArray[Any]:

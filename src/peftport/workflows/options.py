@@ -10,6 +10,7 @@ from typing import Any
 
 from peftport.core.request import Option, names, option, pairs
 
+DISTILL = "distill"  # the method that trains
 VALIDATION = "validation"  # a factor that validation items choose
 
 
@@ -18,7 +19,9 @@ def technique_settings(texts: Sequence[str]) -> dict[str, Any]:
     settings = pairs("rank=4")(texts)
     if "kind" in settings:
         setting = f"kind={settings['kind']}"
-        raise ValueError(f"expected a setting of the technique, got {setting!r}; name the technique by --technique")
+        raise ValueError(
+            f"expected a setting of the technique, got {setting!r}; name the technique by --technique (port: --into)"
+        )
     return {key: value.split(",") if "," in value or key == "sites" else value for key, value in settings.items()}
 
 
@@ -95,6 +98,25 @@ READOUT = option(
 )
 MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is said.", at_least=1)
 DISTILL_STEPS = option("Training steps of the method distill; no other method trains.", at_least=1)
+TEACH = option(
+    "What the method distill teaches of answers: sequences (the texts that the module generates; for any pair of "
+    "hosts), tokens (at every place of them the module's distribution over the next token; for hosts with one "
+    "vocabulary), or auto (tokens where the vocabularies agree, else sequences).",
+    choices=("auto", "tokens", "sequences"),
+)
+KEEP = option(
+    "Of the texts of the method distill, learn from this share only: those on which the module differs most from its "
+    "bare origin, by the log-probability of what it says, such as 0.5. 1 keeps all.",
+    metavar="SHARE",
+)
+INTO = option(
+    "The technique that the method distill trains, where it is not the module's own: lora, adapter, compacter, prefix "
+    "or another (peftport techniques)."
+)
+INTO_SET = option(
+    "Change a setting of the technique that --into names, such as rank=4.",
+    metavar="KEY=VALUE", repeated=True, read=technique_settings,
+)  # fmt: skip
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 NORM_PENALTY = option(

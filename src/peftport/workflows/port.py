@@ -10,7 +10,7 @@ from peftport.core.hashing import rng_for
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
-from peftport.modules.folders import Format, format_of, write_module
+from peftport.modules.folders import Format, check_holds, format_of, write_module
 from peftport.modules.module import Module, fold_remarks
 from peftport.modules.sources import module_folder
 from peftport.porting import AUTO, PORTERS, porter_named
@@ -19,7 +19,7 @@ from peftport.training.bound_task import BoundTask, bind_task
 from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs, MethodChoice
 from peftport.workflows.distill import NAME as DISTILL
-from peftport.workflows.distill import distill_for
+from peftport.workflows.distill import distill_for, spec_into
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
@@ -80,6 +80,7 @@ def port_module(request: PortRequest) -> PortedModule:
     elif methods[0] not in (AUTO, DISTILL):
         porter_named(methods[0])
     check_names(request)
+    spec_into(request)
     out = path_of(request.out)
     task = resolve_task(request.task, request.progress) if request.task is not None else None
     folder = module_folder(request.module)
@@ -110,7 +111,10 @@ def _port_by_one(
         available = AvailableInputs(request.texts is not None or task is not None, task is not None)
         choice = choose_for(module, request.origin, str(request.to), available)
         method = choice.method or DISTILL
-    landed = _distilled(request, module, task) if method == DISTILL else _carried(method, request, module, task)
+    if method == DISTILL:
+        landed = _distilled(request, module, task, file_format)
+    else:
+        landed = _carried(method, request, module, task)
     return PortedModule(landed.module, file_format, choice, remarks=landed.remarks), landed.receiver
 
 
@@ -132,11 +136,14 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
     return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))
 
 
-def _distilled(request: PortRequest, module: Module, task: Task | None) -> _Landed:
+def _distilled(request: PortRequest, module: Module, task: Task | None, file_format: Format) -> _Landed:
     if task is None:
         raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
     check_same_labels(module, task)
     bound = _bind(request, module, task)
+    spec = spec_into(request)
+    if spec is not None:
+        check_holds(file_format, spec, bound.host, bound.readout.head_shapes())
     made = distill_for(request, module, bound)
     return _Landed(made.module, bound.host, (*bound.remarks, *made.remarks))
 

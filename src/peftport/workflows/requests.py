@@ -16,12 +16,16 @@ from peftport.core.request import REQUIRED, Place, Request, command_line, names,
 from peftport.workflows.options import (
     ANCHORS,
     BATCH_SIZE,
+    DISTILL,
     DISTILL_STEPS,
     DROP_FFN,
     FORMAT,
     FROM,
     GENERATE,
     HOST_ARGUMENT,
+    INTO,
+    INTO_SET,
+    KEEP,
     LEARNING_RATE,
     LEAVE_OUT,
     LOAD,
@@ -36,6 +40,7 @@ from peftport.workflows.options import (
     REFERENCES,
     TASK,
     TASK_ARGUMENT,
+    TEACH,
     TEST_ITEMS,
     TEXTS,
     TO,
@@ -212,6 +217,10 @@ class PortRequest(Request):
         ),
     )
     steps: int = field(default=120, metadata=DISTILL_STEPS)
+    teach: Literal["auto", "tokens", "sequences"] = field(default="sequences", metadata=TEACH)
+    keep: float = field(default=1.0, metadata=KEEP)
+    into: str | None = field(default=None, metadata=INTO)
+    set: Mapping[str, Any] | None = field(default=None, metadata=INTO_SET)
     readout: str | None = field(default=None, metadata=READOUT)
     max_tokens: int = field(default=128, metadata=MAX_TOKENS)
     test_items: int | None = field(
@@ -224,6 +233,11 @@ class PortRequest(Request):
         super().__post_init__()
         if not self.methods:
             self.refuse("method", "expected at least one method, got none")
+        _check_distilling(self, self.methods)
+        if self.into is not None and self.methods != (DISTILL,):
+            self.refuse("into", f"expected with --method {DISTILL} alone, got {','.join(self.methods)}", self.into)
+        if self.set and self.into is None:
+            self.refuse("set", "expected with --into, which names the technique that these are settings of")
 
     @property
     def origin(self) -> str | None:
@@ -266,6 +280,8 @@ class CompareRequest(Request):
         metadata=option("The porting method (peftport methods), or auto for the one that peftport check recommends."),
     )
     steps: int = field(default=120, metadata=DISTILL_STEPS)
+    teach: Literal["auto", "tokens", "sequences"] = field(default="sequences", metadata=TEACH)
+    keep: float = field(default=1.0, metadata=KEEP)
     sampler: str = field(
         default="gaussian",
         metadata=option("How sampled parameters are drawn: gaussian, permutation, spectrum or norm_matched."),
@@ -301,6 +317,7 @@ class CompareRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_distilling(self, (self.method,))
         if isinstance(self.offset, str) and self.offset != VALIDATION:
             self.refuse("offset", f"expected a number or {VALIDATION}", self.offset)
         if self.offset != 1 and LOGIT_OFFSET not in self.references:
@@ -310,6 +327,16 @@ class CompareRequest(Request):
     def command(self) -> str:
         """The command line that repeats this comparison; its page shows it."""
         return command_line("compare", self, leave_out=("out",))
+
+
+def _check_distilling(request: PortRequest | CompareRequest, methods: Sequence[str]) -> None:
+    """Refuse a share that is none, and what is meant for distilling where nothing is distilled."""
+    if not 0 < request.keep <= 1:
+        request.refuse("keep", f"expected a share above 0 and at most 1, got {request.keep}")
+    meant = {"teach": request.teach != "sequences", "keep": request.keep != 1}
+    for name in (name for name, asked in meant.items() if asked and DISTILL not in methods):
+        value = getattr(request, name)
+        request.refuse(name, f"expected with --method {DISTILL}, got {','.join(methods)}", value)
 
 
 @dataclass(frozen=True, eq=False)
