@@ -27,6 +27,10 @@ Ours: the texts are given, classes are scored as well, and all tokens of a text 
 a head of the module's own has none on the bare origin, whose classes are then equally likely. A share of N texts is
 rounded up; among equals the first are kept.
 
+**Prompts** (``--prompts host:N``). Where there are neither texts nor a task, a decoder makes prompts itself: they are
+sampled from it, with the module, from where a user's words would begin (`workflows/host_prompts.py`). Without a task
+the answers are worded plainly or by the host's chat template; name the task where the module has a wording of its own.
+
 **Techniques** (``--into TECHNIQUE``, ``--set KEY=VALUE``). The new module may be of another technique than the old one,
 such as a LoRA that learns from a prefix. The port's record has what was taught (nothing: texts), the share and the
 number of texts that were kept.
@@ -55,6 +59,7 @@ from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, train_entries
+from peftport.workflows.host_prompts import made_prompts
 from peftport.workflows.job_inputs import own_readout, train_settings
 from peftport.workflows.lesson import AskedModule, Teaching, check_lesson, lesson_of
 from peftport.workflows.options import DISTILL
@@ -162,11 +167,19 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
             "name its host with --from"
         )
     check_all_read(module, "distill")
-    texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
+    texts: Sequence[Example]
+    if request.prompts is not None:
+        texts = made_prompts(module, home, request.made_prompts, request.seed, request.progress or Silent())
+    else:
+        texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
     how = DistillOptions(
         request.steps, request.seed, spec=spec_into(request), teach=request.teach, keep=request.keep
     )  # fmt: skip
     made = distill(module, home, away, texts, how, request.progress)
+    if request.prompts is not None:
+        *before, port = made.ports
+        port = port.model_copy(update={"settings": {**port.settings, "prompts": request.prompts}})
+        made = replace(made, ports=(*before, port))
     return Distilled(made, tuple(filter(None, (home.cut(),))))
 
 
