@@ -136,8 +136,35 @@ def test_what_is_refused(
     refused(
         *distil, "--into", "prefix", "--format", "peft", says=("--format peft", "prefix")
     )  # before anything is trained
+    refused(*where, "--prompts", "host:9", says=("--prompts host:9", "expected with --method distill alone"))
+    refused(*distil, "--prompts", "host:0", says=("--prompts host:0", "such as host:200"))
+    refused(*distil, "--prompts", "9", says=("--prompts 9", "such as host:200"))
+    refused(
+        *distil, "--prompts", "host:9", says=("--prompts host:9", "expected a decoder", "classification", "--texts")
+    )
+    refused(*distil, "--prompts", "host:9", "--texts", reviews, says=("--prompts host:9", "expected without --texts"))
     with pytest.raises(UnknownName, match="lara"):
         api.port(modules["lora"], hosts["bert-updated"], method="distill", into="lara", task=str(reviews))
+
+
+def test_a_host_makes_its_own_prompts(
+    peftport: Run, hosts: Hosts, questions: Path, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Neither texts nor a task are given; the record says where the prompts came from, and how many were different."""
+    command = ("--to", hosts["llama-updated"], "--from", hosts["llama"], "--method", "distill", "--steps", 2)
+    module, short = trained("lora"), ("--max-tokens", 8)
+    told = peftport(
+        "port", module, *command, "--prompts", "host:12", "--teach", "auto", *short, "--out", tmp_path / "a"
+    )
+    assert told.code == 0, told
+    expected = {"steps": 2, "texts": 12, "seed": 0, "teach": "tokens", "prompts": "host:12"}
+    assert settings_of(tmp_path / "a") == expected
+    assert read_module(tmp_path / "a").task == read_module(module).task
+    told = peftport(
+        "port", module, *command, "--prompts", "host:12", "--task", questions, *SHORT, "--out", tmp_path / "b"
+    )
+    assert told.code == 0 and settings_of(tmp_path / "b")["prompts"] == "host:12", told
+    assert peftport("evaluate", hosts["llama-updated"], questions, "--module", tmp_path / "a", *SHORT).code == 0
 
 
 def test_a_classifier_is_distilled_into_another_technique(

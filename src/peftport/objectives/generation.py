@@ -1,6 +1,10 @@
-"""Greedy generation of the answers of K modules at once, with a cache of keys and values.
+"""Generation of the answers of K modules at once, with a cache of keys and values.
 
     y_t = argmax p(y | prompt, y_<t)        until a token that ends an answer, or a number of tokens
+
+That is greedy; with numbers drawn between 0 and 1, a token is sampled by each of them instead, at temperature 1:
+
+    y_t = the first token y at which the sum of p over the tokens up to y exceeds u_t
 
 Decoders read prompts padded on the left, so that all end together; an encoder-decoder encodes each prompt once.
 
@@ -11,6 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from peftport.core.libraries import torch, without_gradients
 from peftport.hosts.host import Host
@@ -24,7 +31,14 @@ NextLogits: TypeAlias = "Callable[[Tensor], Tensor]"
 
 
 @without_gradients
-def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: int, shift: int) -> list[Row]:
+def generated(
+    host: Host,
+    prompts: Sequence[Row],
+    ends: Collection[int],
+    most: int,
+    shift: int,
+    draws: npt.NDArray[np.float64] | None = None,
+) -> list[Row]:
     """The tokens that each prompt is continued with, without the one that ends them.
 
     Args:
@@ -33,6 +47,7 @@ def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: i
         ends: the tokens that end an answer.
         most: how many tokens are generated at most.
         shift: positions before the text, as a prefix takes them.
+        draws: numbers from 0 up to 1 to sample by, (N, most); None takes the likeliest tokens.
 
     Returns:
         For each row, its tokens.
@@ -44,13 +59,19 @@ def generated(host: Host, prompts: Sequence[Row], ends: Collection[int], most: i
     chosen: list[Tensor] = []
     going = torch.ones(len(prompts), dtype=torch.bool, device=logits.device)
     for step in range(most):
-        chosen.append(logits.argmax(-1))
+        chosen.append(logits.argmax(-1) if draws is None else _sampled(logits, draws[:, step]))
         going &= ~torch.isin(chosen[-1], stop)
         if step + 1 == most or not going.any():
             break
         logits = following(chosen[-1][:, None])
     tokens = torch.stack(chosen, dim=1).tolist() if chosen else [[] for _ in prompts]
     return [_until(row, set(ends)) for row in tokens]
+
+
+def _sampled(logits: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
+    """The token of each row that a number u (N,) falls on when the probabilities are laid end to end, (N,)."""
+    ends = logits.double().softmax(-1).cumsum(-1)  # (N, V)
+    return (ends <= torch.from_numpy(draws)[:, None].to(ends) * ends[:, -1:]).sum(-1)
 
 
 def _until(tokens: list[int], ends: set[int]) -> Row:

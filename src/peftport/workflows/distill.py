@@ -7,6 +7,34 @@ number, of prompts the answers that the module generates on its origin (`Objecti
 loss that the task has anyway. Answers are texts, so a host with another tokenizer can learn them (sequence-level
 knowledge distillation, Kim & Rush 2016, arXiv 1606.07947).
 
+**Tokens** (``--teach tokens``, or ``auto``). Where one id means one token on both hosts, a student can learn more from
+an answer than its text: the module's distribution over the next token, at every place of the answer,
+
+    loss = sum_t KL(p_t || q_t) / number of tokens, over all answers of a batch
+
+at temperature 1 (Hinton et al. 2015, arXiv 1503.02531; token-level distillation). The vocabularies and the special
+tokens must be equal, and the answers must have the same tokens on both hosts; else ``tokens`` is refused with the
+reason, and ``auto`` teaches the texts. The 32 likeliest tokens of a place are told apart, all others are one outcome:
+so a lesson needs 260 bytes for each token of an answer, and the module runs once more for each text instead of in every
+step. The loss is a lower bound of the whole divergence, and zero where both are equal (`token_distributions`).
+
+**Selection** (``--keep SHARE``). Only those texts are learnt on which the module differs most from its bare origin, by
+
+    mean_t log p_module(y_t) - log p_origin(y_t)        y: the answer of the module; of classes the predicted one
+
+The score is that of TiTok (ICLR 2026), which keeps synthetic texts by its mean and then single tokens by its value.
+Ours: the texts are given, classes are scored as well, and all tokens of a text that is kept are learnt. A readout with
+a head of the module's own has none on the bare origin, whose classes are then equally likely. A share of N texts is
+rounded up; among equals the first are kept.
+
+**Prompts** (``--prompts host:N``). Where there are neither texts nor a task, a decoder makes prompts itself: they are
+sampled from it, with the module, from where a user's words would begin (`workflows/host_prompts.py`). Without a task
+the answers are worded plainly or by the host's chat template; name the task where the module has a wording of its own.
+
+**Techniques** (``--into TECHNIQUE``, ``--set KEY=VALUE``). The new module may be of another technique than the old one,
+such as a LoRA that learns from a prefix. The port's record has what was taught (nothing: texts), the share and the
+number of texts that were kept.
+
 This follows Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which generate or filter the texts; here the user gives
 them, and their labels are not used. Distilling works for any pair of hosts and any technique, even a different one from
 the module's, because only the module's predictions are transferred. It uses the ordinary training loop, so it is a
@@ -31,6 +59,7 @@ from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, bind_task
 from peftport.training.evaluation import predict_entries
 from peftport.training.loop import Entry, train_entries
+from peftport.workflows.host_prompts import made_prompts
 from peftport.workflows.job_inputs import own_readout, train_settings
 from peftport.workflows.lesson import AskedModule, Teaching, check_lesson, lesson_of
 from peftport.workflows.options import DISTILL
@@ -138,11 +167,19 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
             "name its host with --from"
         )
     check_all_read(module, "distill")
-    texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
+    texts: Sequence[Example]
+    if request.prompts is not None:
+        texts = made_prompts(module, home, request.made_prompts, request.seed, request.progress or Silent())
+    else:
+        texts = read_texts(str(request.texts)) if request.texts is not None else away.task.train.examples[:MOST_TEXTS]
     how = DistillOptions(
         request.steps, request.seed, spec=spec_into(request), teach=request.teach, keep=request.keep
     )  # fmt: skip
     made = distill(module, home, away, texts, how, request.progress)
+    if request.prompts is not None:
+        *before, port = made.ports
+        port = port.model_copy(update={"settings": {**port.settings, "prompts": request.prompts}})
+        made = replace(made, ports=(*before, port))
     return Distilled(made, tuple(filter(None, (home.cut(),))))
 
 

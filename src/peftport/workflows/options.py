@@ -117,6 +117,11 @@ INTO_SET = option(
     "Change a setting of the technique that --into names, such as rank=4.",
     metavar="KEY=VALUE", repeated=True, read=technique_settings,
 )  # fmt: skip
+PROMPTS = option(
+    "With host:N, the method distill makes N prompts itself, sampled on the origin with the module, so that it needs "
+    "neither --texts nor --task. For modules that answer, on decoders.",
+    metavar="host:N",
+)
 BATCH_SIZE = option("Texts per training step.", at_least=1)
 LEARNING_RATE = option("Learning rate. The default depends on the technique (peftport techniques).", between=(0, 10))
 NORM_PENALTY = option(

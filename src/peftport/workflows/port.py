@@ -20,6 +20,7 @@ from peftport.workflows.check import choose_for
 from peftport.workflows.checking import AvailableInputs, MethodChoice
 from peftport.workflows.distill import NAME as DISTILL
 from peftport.workflows.distill import distill_for, spec_into
+from peftport.workflows.host_prompts import answers_task
 from peftport.workflows.job_inputs import (
     check_same_labels,
     name_of,
@@ -137,6 +138,8 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None, file_format: Format) -> _Landed:
+    if task is None and request.prompts is not None:
+        task = answers_task(module)
     if task is None:
         raise BadRequest("distill: needs a task for its labels and wording, none given; name it with --task TASK")
     check_same_labels(module, task)

@@ -6,6 +6,7 @@ quick.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ from peftport.workflows.options import (
     MODULE_ARGUMENT,
     NORM_PENALTY,
     OFFSET,
+    PROMPTS,
     READOUT,
     REFERENCES,
     TASK,
@@ -219,6 +221,7 @@ class PortRequest(Request):
     steps: int = field(default=120, metadata=DISTILL_STEPS)
     teach: Literal["auto", "tokens", "sequences"] = field(default="sequences", metadata=TEACH)
     keep: float = field(default=1.0, metadata=KEEP)
+    prompts: str | None = field(default=None, metadata=PROMPTS)
     into: str | None = field(default=None, metadata=INTO)
     set: Mapping[str, Any] | None = field(default=None, metadata=INTO_SET)
     readout: str | None = field(default=None, metadata=READOUT)
@@ -234,8 +237,14 @@ class PortRequest(Request):
         if not self.methods:
             self.refuse("method", "expected at least one method, got none")
         _check_distilling(self, self.methods)
-        if self.into is not None and self.methods != (DISTILL,):
-            self.refuse("into", f"expected with --method {DISTILL} alone, got {','.join(self.methods)}", self.into)
+        for name in ("into", "prompts"):
+            if getattr(self, name) is not None and self.methods != (DISTILL,):
+                got = f"expected with --method {DISTILL} alone, got {','.join(self.methods)}"
+                self.refuse(name, got, getattr(self, name))
+        if self.prompts is not None and not re.fullmatch(r"host:[1-9]\d*", self.prompts):
+            self.refuse("prompts", "expected host:N with a number of prompts, such as host:200", self.prompts)
+        if self.prompts is not None and self.texts is not None:
+            self.refuse("prompts", "expected without --texts, which are the prompts where they are given", self.prompts)
         if self.set and self.into is None:
             self.refuse("set", "expected with --into, which names the technique that these are settings of")
 
@@ -244,6 +253,11 @@ class PortRequest(Request):
         """The origin that the user names, whether it is to be checked or trusted."""
         named = self.trust_origin or self.from_
         return None if named is None else str(named)
+
+    @property
+    def made_prompts(self) -> int:
+        """How many prompts the origin is to make; 0: none."""
+        return 0 if self.prompts is None else int(self.prompts.partition(":")[2])
 
     @property
     def methods(self) -> tuple[str, ...]:
