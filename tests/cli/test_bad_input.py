@@ -106,7 +106,7 @@ def test_wrong_options_of_train(
         (("--arms", "ported,samples"), ("unknown arm 'samples'", "did you mean 'sampled'")),
         (("--arms", ""), ("unknown arm ''", "ported, sampled, scratch")),
         (("--arms", "ported,ported"), ("--arms: expected each once", "got ported, ported")),
-        (("--method", "transplant"), ("unknown method 'transplant'", "expected one of copy")),
+        (("--method", "transplant"), ("unknown method 'transplant'", "expected one of anchor_mean")),
         (("--sampler", "gauss"), ("unknown sampler 'gauss'", "did you mean 'gaussian'")),
         (("--readout", "lineal"), ("unknown readout 'lineal'", "did you mean 'linear'")),
         (("--labels", "positive,negative"), ("reviews", "negative", "same labels in the same order (--labels)")),

@@ -67,14 +67,26 @@ def print_table(table: Table) -> None:
     if sum(width + GAP for width in widths) + GAP - 1 > console.width:
         say("\n".join(_as_lists(table, console.width)))
         return
+    widths = _shared_out(table, widths, console.width - GAP * len(widths) - GAP + 1)
     shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
         numbers = table.holds_numbers(index)
         side: Literal["left", "right"] = "right" if numbers else "left"
-        shown.add_column(column, justify=side, no_wrap=numbers, overflow="fold", min_width=widths[index])
+        shown.add_column(column, justify=side, no_wrap=numbers, overflow="fold", width=widths[index])
     for row in table.rows:
         shown.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(shown)
+
+
+def _shared_out(table: Table, least: Sequence[int], room: int) -> list[int]:
+    """Widths of a table's columns, at least these: what is left of the room goes where most text is cut, bit by bit."""
+    widths, whole = list(least), [max(map(len, cells)) for cells in zip(table.columns, *table.rows, strict=True)]
+    for _ in range(room - sum(least)):
+        lacking = [wanted - width for wanted, width in zip(whole, widths, strict=True)]
+        if max(lacking) <= 0:
+            break
+        widths[lacking.index(max(lacking))] += 1
+    return widths
 
 
 def _as_lists(table: Table, width: int) -> Iterator[str]:

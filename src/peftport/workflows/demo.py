@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftport.analysis.verdict.choice import COPY
 from peftport.core.hashing import rng_for
@@ -26,8 +26,10 @@ from peftport.techniques import TECHNIQUES, make_spec
 from peftport.training.bound_task import BoundTask, Start, bind_task
 from peftport.training.loop import TrainSettings
 from peftport.training.threads import beside_others
-from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison, ComparisonPlan, run_comparison
+
+if TYPE_CHECKING:
+    from peftport.workflows.compare_tables import ComparisonAnalysis
 
 ORIGIN, RECEIVER, TASK = "all-MiniLM-L6-v2", "sre", "rotten_tomatoes"
 
@@ -60,6 +62,8 @@ class Demo:
     @cached_property
     def analysis(self) -> ComparisonAnalysis:
         """The one analysis of all techniques."""
+        from peftport.workflows.compare_tables import ComparisonAnalysis  # imports polars, which no refusal needs
+
         return ComparisonAnalysis(self.comparisons)
 
     def as_json(self) -> dict[str, Any]:
@@ -92,18 +96,20 @@ def run_demo(
     settings, progress = settings or DemoSettings(), progress or Silent()
     plan = ComparisonPlan(settings.budgets, settings.seeds, metric=metric)
     with beside_others() as busy:
-        progress.tell(
-            f"A module of each technique is trained on {settings.origin} to tell good film reviews from bad ones, then "
-            f"copied to {settings.receiver}, an update of that host, and compared there."
-        )
-        if busy is not None:
-            progress.tell(busy)
-        return _run(settings, plan, progress, loading_of(load))
+        return _run(settings, plan, progress, loading_of(load), busy)
 
 
-def _run(settings: DemoSettings, plan: ComparisonPlan, progress: Progress, loading: Loading | None) -> Demo:
+def _run(
+    settings: DemoSettings, plan: ComparisonPlan, progress: Progress, loading: Loading | None, busy: str | None
+) -> Demo:
     begun = time.perf_counter()
     task = load_task(settings.task, progress=progress)
+    progress.tell(
+        f"A module of each technique is trained on {settings.origin} to tell good film reviews from bad ones, then "
+        f"copied to {settings.receiver}, an update of that host, and compared there."
+    )
+    if busy is not None:
+        progress.tell(busy)
     training = TrainSettings(max_tokens=settings.max_tokens)
     home = bind_task(settings.origin, task, settings=training, test_items=settings.test_items, loading=loading)
     away = bind_task(settings.receiver, task, settings=training, test_items=settings.test_items, loading=loading)

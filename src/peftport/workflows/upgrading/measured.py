@@ -23,7 +23,6 @@ from peftport.techniques import technique_named
 from peftport.techniques.base import Parameters
 from peftport.training.bound_task import BoundTask, Start
 from peftport.training.loop import Checkpoint, same_structure
-from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import Comparison, ComparisonPlan
 from peftport.workflows.upgrading.pair import HostPair
 
@@ -188,6 +187,8 @@ def _measured(
     home: Predictions,
     scores: dict[tuple[str, int, int], Predictions],
 ) -> Measured:
+    from peftport.workflows.compare_tables import ComparisonAnalysis  # imports polars, which no refusal needs
+
     bare = pair.bare(port.readout)
     comparison = Comparison(
         port.ported.spec.kind, port.module.host.name, new.host.name, new.task.spec.name,
