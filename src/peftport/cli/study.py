@@ -70,8 +70,9 @@ def _command(name: str) -> Any:
     def run(**texts: Any) -> None:
         as_json = texts.pop("json_", False)
         values, named = o.values_of(request, texts), o.values_of(StudyRequest, texts)
+        o.naming_options(request, **values)  # a slip is told before anything large is imported
         if "file" in shown:
-            o.naming_options(StudyRequest, **named)  # a slip is told before anything large is imported
+            o.naming_options(StudyRequest, **named)
         from peftport.api import Study
 
         study = o.naming_options(Study.from_file, **named) if "file" in shown else Study
