@@ -249,12 +249,12 @@ def row(arm: str, steps: int, tests: Sequence[Scores], seconds: float) -> dict[s
     }  # fmt: skip
 
 
-def run(receiver: str, technique: str, home: BoundTask, modules: Sequence[Module]) -> None:
+def run(receiver: str, technique: str, home: BoundTask, modules: Sequence[Module], arms: Sequence[str]) -> None:
     """Every arm of one receiver and technique that has no rows yet."""
     file = RESULTS / f"{receiver}-{technique}.json"
     away = bound(PLAN["receivers"][receiver], halves(load_task(PLAN["task"]))[1])
     pair = Pair(receiver, technique, home, away, modules, PortCache())
-    for arm in (*UNTRAINED, *ARMS):
+    for arm in arms:
         rows = read(file)
         if any(each["arm"] == arm for each in rows):
             continue
@@ -301,7 +301,7 @@ def declared() -> str:
 
 
 def contrasts(rows: Sequence[Mapping[str, Any]], arm: str, steps: int) -> dict[str, Estimates]:
-    """The difference of an arm to each of what the gate holds it against."""
+    """The difference of an arm to each of what the gate holds it against, where that was run."""
     found = {(each["arm"], each["steps"]): bits(each) for each in rows if "refused" not in each}
     against = {
         "resize": ("resize", steps), "equal": (EQUAL, 0) if arm.startswith("distill") else ("fresh", steps),
@@ -309,6 +309,8 @@ def contrasts(rows: Sequence[Mapping[str, Any]], arm: str, steps: int) -> dict[s
     }  # fmt: skip
     differences = {}
     for name, key in against.items():
+        if key not in found:
+            continue
         crossed = crossed_from_items(np.stack([found[arm, steps], found[key]])[None])
         differences[name] = crossed.contrast([1.0, -1.0])
     return differences
@@ -322,8 +324,9 @@ def bits(of_row: Mapping[str, Any]) -> Bits:
 def passes(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
     """Whether each method passes the gate on one pair and technique, by Holm over methods and rivals."""
     methods = [a for a in arms_of(rows) if a not in FRAMES and a != "resize"]
-    found = {arm: contrasts(rows, arm, MORE) for arm in methods}
-    above = PLAN["gate"]["above"]
+    found, above = {arm: contrasts(rows, arm, MORE) for arm in methods}, PLAN["gate"]["above"]
+    if any(name not in of_arm for of_arm in found.values() for name in above):
+        return {}  # not all was run yet
     p = holm(np.array([float(found[arm][name].p[0]) for arm in methods for name in above])).reshape(len(methods), -1)
     return {
         arm: bool((p[i] < 0.05).all() and all(found[arm][n].estimate[0] >= PLAN["gate"]["margin"] for n in above))
@@ -347,8 +350,11 @@ def markdown() -> Iterator[str]:
         yield f"| arm | as it is | after {MORE} steps | {over} | AUROC, as it is | after {MORE} | seconds |"
         yield f"| --- |{' ---: |' * 9}"
         gate = passes(rows)
+        lacking = [arm for arm in (*UNTRAINED, *ARMS) if all(each["arm"] != arm for each in rows)]
         for arm in arms_of(rows):
             yield line(rows, arm, gate.get(arm, False))
+        if lacking:
+            yield f"\nNot run yet: {', '.join(lacking)}."
         refused = [each for each in rows if "refused" in each]
         if refused:
             yield "\nCannot carry this module to this receiver: " + ", ".join(f"`{r['arm']}`" for r in refused) + "."
@@ -363,7 +369,10 @@ def line(rows: Sequence[Mapping[str, Any]], arm: str, won: bool) -> str:
     cells += [f"{np.mean(own[s]['accuracy']):.3f}" if s in own else "" for s in (0, MORE)]
     if MORE in own and arm not in FRAMES:
         found = contrasts(rows, arm, MORE)
-        cells += [interval(found[each]) if each != arm else "" for each in ("resize", "sampled", "equal", "few_shot")]
+        cells += [
+            interval(found[each]) if each in found and each != arm else ""
+            for each in ("resize", "sampled", "equal", "few_shot")
+        ]
     else:
         cells += [""] * 4
     cells += [f"{np.mean(own[s]['auroc']):.3f}" if s in own else "" for s in (0, MORE)]
@@ -382,6 +391,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--receivers", default=",".join(reversed(PLAN["receivers"])))
     parser.add_argument("--techniques", default=",".join(PLAN["techniques"]))
+    parser.add_argument("--arms", nargs="+", default=[*UNTRAINED, *ARMS], choices=[*UNTRAINED, *ARMS], metavar="ARM")
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     asked = parser.parse_args()
     if asked.table:
@@ -392,7 +402,7 @@ def main() -> None:
     for technique in asked.techniques.split(","):
         modules = trained(home, make_spec(technique), PLAN["origin_steps"])
         for receiver in asked.receivers.split(","):
-            run(receiver, technique, home, modules)
+            run(receiver, technique, home, modules, asked.arms)
 
 
 if __name__ == "__main__":
