@@ -154,12 +154,14 @@ class Processes:
     def _drop(self, worker: int) -> None:
         pool, self._pools[worker] = self._pools[worker], None
         if pool is not None:
-            processes = list((pool._processes or {}).values())
+            processes, results = list((pool._processes or {}).values()), pool._result_queue
             for process in processes:
                 process.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.join(timeout=10)
+            writer: Any = results._writer  # type: ignore[attr-defined]
+            writer.close()  # else a thread waits for the rest of a result whose worker was killed
 
 
 @contextmanager
