@@ -4,6 +4,8 @@
         writes benchmarks/results/upgrades/RECEIVER-TECHNIQUE.json, arm after arm: what is there is not done again
     PYTHONPATH=src:benchmarks python benchmarks/upgrades.py --table
         prints what is there as Markdown, and whether a method passes the gate
+    DECLARED=upgrades_confirmed ...
+        does either for another declaration of this folder
 
 `benchmarks/upgrades.toml` says what is run and what is called a win; `benchmarks/upgrades.md` has what came out.
 Modules are trained on the origin on texts that nothing on the receivers sees. On a receiver all arms have the same
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +58,8 @@ from peftport.workflows.port_inputs import MOST_TEXTS, TaskLosses, open_port_inp
 from peftport.workflows.references import few_shot_of_classes, labelled_items, logit_offset
 
 HERE = Path(__file__).parent
-DECLARED, RESULTS = HERE / "upgrades.toml", HERE / "results" / "upgrades"
+NAME = os.environ.get("DECLARED", "upgrades")
+DECLARED, RESULTS = HERE / f"{NAME}.toml", HERE / "results" / NAME
 PLAN: dict[str, Any] = tomllib.loads(DECLARED.read_text(encoding="utf-8"))
 SEEDS, MORE = tuple(PLAN["seeds"]), int(PLAN["further_steps"])
 SETTINGS = TrainSettings(batch_size=16, max_tokens=64)
@@ -185,6 +189,7 @@ def ceiling(pair: Pair) -> list[Module]:
 
 
 EQUAL = f"equal, {MORE + PLAN['distill_steps']} steps"  # what distilling is held against, as fresh is what others are
+LONGER = {f"equal, {steps} steps": steps for steps in PLAN.get("longer", ())}  # as much time as distilling takes
 # Every arm, whether it gets the further steps, and how many steps it has taken before.
 ARMS: dict[str, tuple[Callable[[Pair], list[Module]], bool, int]] = {
     "fresh": (fresh, True, 0),
@@ -194,10 +199,12 @@ ARMS: dict[str, tuple[Callable[[Pair], list[Module]], bool, int]] = {
     "distill": (distilled(), True, PLAN["distill_steps"]),
     "distill into the other technique": (lambda p: distilled(OTHER[p.technique])(p), True, PLAN["distill_steps"]),
     EQUAL: (equal(MORE + PLAN["distill_steps"]), False, MORE + PLAN["distill_steps"]),
+    **{name: (equal(steps), False, steps) for name, steps in LONGER.items()},
     "ceiling": (ceiling, False, PLAN["origin_steps"]),
 }
 UNTRAINED = ("bare", "few_shot", "offset")
-FRAMES = ("bare", "fresh", "sampled", EQUAL, "few_shot", "offset", "ceiling")
+FRAMES = ("bare", "fresh", "sampled", EQUAL, *LONGER, "few_shot", "offset", "ceiling")
+RIVALS = ("resize", "sampled", "equal", *LONGER, "few_shot")
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -306,6 +313,7 @@ def contrasts(rows: Sequence[Mapping[str, Any]], arm: str, steps: int) -> dict[s
     against = {
         "resize": ("resize", steps), "equal": (EQUAL, 0) if arm.startswith("distill") else ("fresh", steps),
         "few_shot": ("few_shot", MORE), "sampled": ("sampled", steps), "bare": ("bare", 0),
+        **{name: (name, 0) for name in LONGER},
     }  # fmt: skip
     differences = {}
     for name, key in against.items():
@@ -346,9 +354,9 @@ def markdown() -> Iterator[str]:
         found = json.loads(file.read_text(encoding="utf-8"))
         *own, alone = found["at_home"]
         yield f"### {file.stem}\n\nAt home {np.mean(own):.3f}, the origin alone {alone:.3f}.\n"
-        over = " | ".join(f"over {name}" for name in ("resize", "sampled", "equal", "few_shot"))
+        over = " | ".join(f"over {name}" for name in RIVALS)
         yield f"| arm | as it is | after {MORE} steps | {over} | AUROC, as it is | after {MORE} | seconds |"
-        yield f"| --- |{' ---: |' * 9}"
+        yield f"| --- |{' ---: |' * (5 + len(RIVALS))}"
         gate = passes(rows)
         lacking = [arm for arm in (*UNTRAINED, *ARMS) if all(each["arm"] != arm for each in rows)]
         for arm in arms_of(rows):
@@ -369,12 +377,9 @@ def line(rows: Sequence[Mapping[str, Any]], arm: str, won: bool) -> str:
     cells += [f"{np.mean(own[s]['accuracy']):.3f}" if s in own else "" for s in (0, MORE)]
     if MORE in own and arm not in FRAMES:
         found = contrasts(rows, arm, MORE)
-        cells += [
-            interval(found[each]) if each in found and each != arm else ""
-            for each in ("resize", "sampled", "equal", "few_shot")
-        ]
+        cells += [interval(found[each]) if each in found and each != arm else "" for each in RIVALS]
     else:
-        cells += [""] * 4
+        cells += [""] * len(RIVALS)
     cells += [f"{np.mean(own[s]['auroc']):.3f}" if s in own else "" for s in (0, MORE)]
     cells.append(f"{own[max(own)]['seconds_a_module']:.0f}")
     return f"| {' | '.join(cells)} |"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
-from peftport.training.threads import beside_others, free_threads
+from peftport.training import threads
+from peftport.training.threads import beside_others, busy_cores, free_threads
 
 
 @pytest.mark.parametrize(
@@ -18,9 +21,22 @@ def test_as_many_as_are_free(threads: int, cores: int, load: float, free: int) -
     assert free_threads(threads, cores, load) == free
 
 
+def test_another_process_is_seen_while_it_computes_and_not_after() -> None:
+    """The load average would tell of it for a minute after its end, and not in its first seconds."""
+    forever = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", forever], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        during = busy_cores()
+        other.kill()
+    time.sleep(0.1)
+    assert during > 0.4
+    assert any(busy_cores() < during - 0.3 for _ in range(60))  # other tests may begin to compute at that moment
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_within_the_block_only_and_not_against_users(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getloadavg", lambda: (500.0, 0.0, 0.0))
+    monkeypatch.setattr(threads, "busy_cores", lambda: 500.0)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     if told:

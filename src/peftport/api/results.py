@@ -295,7 +295,7 @@ class Checked(Result):
         return {"summary": str(self), "choice": found["choice"], "module": str(self.request.module), **found}
 
     def answer(self) -> list[str]:
-        """What to do."""
+        """Return what to do, as one sentence."""
         return [check_advice(self.outcome)]
 
     def next_words(self) -> tuple[str, ...]:

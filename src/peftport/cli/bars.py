@@ -31,7 +31,7 @@ class Bars:
         self._progress = progress
 
     def stage(self, title: str, total: int) -> Callable[[int], None]:
-        """Begin a bar."""
+        """Begin a bar of so many units; return what moves it on by some."""
         task = self._progress.add_task(title, total=total)
         return lambda units: self._progress.advance(task, units)
 

@@ -95,7 +95,7 @@ class Adapter(MatrixTechnique[AdapterSpec]):
         return torch.bmm(own["up"], own["down"])
 
     def squared_norm(self, spec: AdapterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
-        """||W_up W_down||_F^2."""
+        """Return the squared norm of the change that an entry makes, ||W_up W_down||_F^2, (K,)."""
         return squared_norm_of_product(own["up"], own["down"])
 
 

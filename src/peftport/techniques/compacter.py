@@ -133,7 +133,7 @@ class Compacter(MatrixTechnique[CompacterSpec]):
         return torch.bmm(full["up"], full["down"])
 
     def squared_norm(self, spec: CompacterSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
-        """||W_up W_down||_F^2."""
+        """Return the squared norm of the change that an entry makes, ||W_up W_down||_F^2, (K,)."""
         full = expand(own, shared["rule"])
         return squared_norm_of_product(full["up"], full["down"])
 

@@ -105,7 +105,7 @@ class Lora(MatrixTechnique[LoraSpec]):
         return (spec.alpha / spec.rank) * torch.bmm(own["B"], own["A"])
 
     def squared_norm(self, spec: LoraSpec, slot: Slot, own: Matrices, shared: Matrices) -> Tensor:
-        """||alpha/r B A||_F^2."""
+        """Return the squared norm of the change that an entry makes, ||alpha/r B A||_F^2, (K,)."""
         if slot.experts > 1:
             return super().squared_norm(spec, slot, own, shared)
         return (spec.alpha / spec.rank) ** 2 * squared_norm_of_product(own["B"], own["A"])

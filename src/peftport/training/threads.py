@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from peftport.core.libraries import torch
 
 TOLD_BY_USERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+WATCHED = 0.5  # seconds; the system's load average is that of a minute, so it still tells of what has ended
 
 
 def free_threads(threads: int, cores: int, load: float) -> int:
@@ -23,6 +26,12 @@ def free_threads(threads: int, cores: int, load: float) -> int:
     return max(1, min(threads, cores - int(load + 0.5)))
 
 
+def busy_cores() -> float:
+    """Return how many cores other processes keep busy, watched for half a second in which this one does nothing."""
+    share: float = psutil.cpu_percent(interval=WATCHED) / 100
+    return share * (os.cpu_count() or 1)
+
+
 @contextmanager
 def beside_others() -> Iterator[str | None]:
     """Within the block, use as many threads as there are cores free; yield a sentence about it if they are fewer.
@@ -30,9 +39,12 @@ def beside_others() -> Iterator[str | None]:
     What users say by OMP_NUM_THREADS is left as it is.
     """
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if before == 1 or any(name in os.environ for name in TOLD_BY_USERS):
+        yield None
+        return
+    load = busy_cores()
     threads = free_threads(before, cores or os.cpu_count() or 1, load)
-    if threads == before or any(name in os.environ for name in TOLD_BY_USERS):
+    if threads == before:
         yield None
         return
     torch.set_num_threads(threads)

@@ -84,7 +84,7 @@ class LinearHeads(Rotations):
         return parts(self.origin, self.receiver, pair, side)
 
     def head_in(self, pair: Pair, *, intercept: bool) -> Regression:
-        """P_in^T (D_t, D_s); with an intercept, c is one more row."""
+        """Return the head that translates inputs, P_in^T (D_t, D_s); with an intercept, c is one more row."""
         side: Side = "out" if pair.receiver.kind == "linear" and self.inputs.roles == BOTTLENECK else "in"
         return self._head_in(self.spaces.into[pair.receiver.name], self._parts(pair, side), intercept=intercept)
 
@@ -100,7 +100,7 @@ class LinearHeads(Rotations):
         return ridge(read.with_ones().through(states), (half, everything))
 
     def head_out(self, pair: Pair) -> Regression:
-        """P_out^T (D_s, D_t)."""
+        """Return the head that translates outputs back, P_out^T (D_s, D_t)."""
         moments = self.spaces.out[pair.receiver.name]
         return ridge(moments, multiple_of(moments, self._parts(pair, "out")))
 
