@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ from peftport.workflows.port_inputs import open_port_inputs
 OUT = Path(__file__).parent / "results" / "merge_and_rebase.json"
 ORIGIN, TASK = "all-MiniLM-L6-v2", "rotten_tomatoes"
 RECEIVERS = ("sre", "e5-small-first6")  # a relative, and a stranger of the same shape
-SEEDS, STEPS, ITEMS, TEXTS, TOKENS, BATCH = (0, 1, 2), 120, 500, 128, 24, 16
+SEEDS, STEPS, ITEMS, TEXTS, TOKENS, BATCH = (0, 1, 2, 3, 4), 120, 500, 128, 24, 16
 METHODS = ("theseus", "bico")
 Rows = list[tuple[int, ...]]
 
@@ -199,6 +200,12 @@ def beside(
     return {"receiver": receiver, "bare": float(bare.mean()), "updates": updates, "scores": scores}
 
 
+def commit_of(checkout: Path) -> str:
+    """Which of their commits was run."""
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main(checkout: Path) -> None:
     """Train on the origin, then port to every receiver."""
     methods, settings, task = methods_of(checkout), TrainSettings(max_tokens=64), load_task(TASK)
@@ -208,7 +215,7 @@ def main(checkout: Path) -> None:
     modules = [home.module(spec, one[STEPS], s, rate) for s, one in zip(SEEDS, kept, strict=True)]
     facts = {
         "machine": machine_facts(), "origin": ORIGIN, "task": TASK, "seeds": SEEDS, "origin_steps": STEPS,
-        "items": ITEMS, "texts": TEXTS, "tokens": TOKENS,
+        "items": ITEMS, "texts": TEXTS, "tokens": TOKENS, "their_commit": commit_of(checkout),
     }  # fmt: skip
     pairs = [beside(receiver, methods, task, home, modules) for receiver in RECEIVERS]
     OUT.write_text(json.dumps(facts | {"pairs": pairs}, indent=1) + "\n", encoding="utf-8")

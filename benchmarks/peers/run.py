@@ -30,15 +30,15 @@ from work import Done, Run, Work
 OUT = Path(__file__).parents[1] / "results" / "peers.json"
 
 
-def compare(work: Work, points: list[int], pairs: int, threads: int) -> dict[str, Any]:
-    """All contestants that can do this work, ``pairs`` times each."""
-    able = [c for c in CONTESTANTS if c.can(work.technique, work.kind) is None]
+def compare(work: Work, points: list[int], pairs: int, threads: int, asked: list[Contestant]) -> dict[str, Any]:
+    """All contestants asked for that can do this work, ``pairs`` times each."""
+    able = [c for c in asked if c.can(work.technique, work.kind) is None]
     done: dict[str, list[Done]] = {c.name: [] for c in able}
     for seed in range(pairs):
         turn = seed % len(able)
         for contestant in able[turn:] + able[:turn]:
             done[contestant.name] += contestant.do(replace(work, runs=[Run(seed, points)]), threads)
-    rows = [_row(c, done, work, points) for c in CONTESTANTS]
+    rows = [_row(c, done, work, points) for c in asked]
     return {"host": work.host, "technique": work.technique, "contestants": rows}
 
 
@@ -81,6 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", nargs="+", default=["all-MiniLM-L6-v2", "flan-t5-small"])
     parser.add_argument("--techniques", nargs="+", default=list(TECHNIQUES), choices=TECHNIQUES)
+    names = [each.name for each in CONTESTANTS]
+    parser.add_argument("--sides", nargs="+", default=names, choices=names, help="one of ours at least")
     parser.add_argument("--points", nargs="+", type=int, default=[0, 5, 20], help="steps after which to test")
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -95,7 +97,8 @@ def main() -> None:
     if asked.table:
         print("\n".join(markdown(json.loads(asked.out.read_text(encoding="utf-8")))))
         return
-    beside = ("out", "table", "hosts", "techniques")
+    sides = [each for each in CONTESTANTS if each.name in asked.sides]
+    beside = ("out", "table", "hosts", "techniques", "sides")
     found = _found({key: value for key, value in vars(asked).items() if key not in beside}, asked.out)
     done = {(row["host"], row["technique"]) for row in found["comparisons"]}
     for host, technique in product(asked.hosts, asked.techniques):
@@ -103,7 +106,7 @@ def main() -> None:
             continue
         work = make_work(host, technique, asked.task, asked.items, asked.batch_size, asked.max_tokens)
         work = replace(work, device=asked.device)
-        found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads))
+        found["comparisons"].append(compare(work, asked.points, asked.pairs, asked.threads, sides))
         _say(found["comparisons"][-1])
         asked.out.parent.mkdir(exist_ok=True)
         asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
