@@ -1,17 +1,20 @@
 """Make the table that `peftport check` foretells from, of committed results of studies, and say how far it is off.
 
     PYTHONPATH=src python tools/record_ports.py results/drift [results/...] [benchmarks/results/unlabelled.json]
+        [benchmarks/results/upgrades]
 
-Each folder is what `peftport study export` wrote: runs.parquet, correct.parquet, study.json. The file is what
-benchmarks/unlabelled.py wrote: of it distilled modules are taken, with the most texts that were tried. The named hosts
-must be on this machine, since families and vocabularies are read from them; hosts that a study made have those of their
-base. Writes src/peftport/analysis/prediction/recorded.json and prints the errors that docs/check.md states.
+A folder is what `peftport study export` wrote (runs.parquet, correct.parquet, study.json), or what
+benchmarks/upgrades.py wrote. The file is what benchmarks/unlabelled.py wrote: of it distilled modules are taken, with
+the most texts that were tried. The named hosts must be on this machine, since families and vocabularies are read from
+them; hosts that a study made have those of their base. Writes src/peftport/analysis/prediction/recorded.json and prints
+the errors that docs/check.md states.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from peftport.hosts.sources import find_host, read_config
 from peftport.study.about import FILE, About
 from peftport.workflows.distill import NAME as DISTILL
 from recorded_of_runs import Relation, collect
+from recorded_of_upgrades import declaration, upgraded_ports
 
 OUT = Path(__file__).parents[1] / "src" / "peftport" / "analysis" / "prediction" / TABLE
 
@@ -37,12 +41,19 @@ def main(folders: list[str]) -> None:
     """Read the folders, write the table, print the errors."""
     if not folders:
         sys.exit("record_ports: expected folders of results, got none; try results/drift")
-    ports = [port for name in folders for port in (distilled if name.endswith(".json") else ports_of)(Path(name))]
+    ports = [port for name in folders for port in reader_of(Path(name))(Path(name))]
     command = f"python tools/record_ports.py {' '.join(folders)}"
     table = Recorded(command=command, ports=tuple(ports))
     OUT.write_text(json.dumps(table.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     print(f"{len(ports)} ports of {len({port.pair for port in ports})} pairs of hosts: {OUT.name}\n")
     print(markdown(leave_one_pair_out(ports)))
+
+
+def reader_of(results: Path) -> Callable[[Path], list[RecordedPort]]:
+    """What reads these results."""
+    if results.suffix == ".json":
+        return distilled
+    return ports_of if (results / FILE).is_file() else upgraded
 
 
 def ports_of(folder: Path) -> list[RecordedPort]:
@@ -67,16 +78,23 @@ def relations_of(about: About) -> dict[tuple[str, str], Relation]:
 def distilled(file: Path) -> list[RecordedPort]:
     """The recorded ports of a run of benchmarks/unlabelled.py."""
     measured = json.loads(file.read_text(encoding="utf-8"))
-    origin, receivers = measured["origin"], {row["receiver"] for row in measured["rows"]}
-    marks = {name: open_host(name).fingerprint.weights[:MARK] for name in {origin, *receivers}}
-    kin = {name: _kin_of(name) for name in marks}
-    relations = {
-        name: Relation((marks[origin], marks[name]), kin[origin][0], kin[name][0], kin[origin][1] == kin[name][1])
-        for name in receivers
-    }
-    folder = find_host(origin).folder
-    distances = {name: weight_distance(folder, find_host(name).folder) for name in receivers}
+    both = {name: related(measured["origin"], name) for name in {row["receiver"] for row in measured["rows"]}}
+    relations, distances = {n: found[0] for n, found in both.items()}, {n: found[1] for n, found in both.items()}
     return distilled_ports(file.stem, measured, relations, distances)
+
+
+def upgraded(folder: Path) -> list[RecordedPort]:
+    """The recorded ports of a run of benchmarks/upgrades.py."""
+    origin: str = declaration(folder)["origin"]
+    return upgraded_ports(folder, lambda receiver: related(origin, receiver))
+
+
+def related(origin: str, receiver: str) -> tuple[Relation, float | None]:
+    """How two hosts on this machine are related, and how far apart their weights are."""
+    marks = (open_host(origin).fingerprint.weights[:MARK], open_host(receiver).fingerprint.weights[:MARK])
+    one, other = _kin_of(origin), _kin_of(receiver)
+    distance = weight_distance(find_host(origin).folder, find_host(receiver).folder)
+    return Relation(marks, one[0], other[0], one[1] == other[1]), distance
 
 
 def distilled_ports(

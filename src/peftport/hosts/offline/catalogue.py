@@ -192,6 +192,12 @@ def offline_catalogue() -> OfflineCatalogue:
     return OfflineCatalogue.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
+def tables() -> dict[str, OfflineHost | OfflineText]:
+    """Return every host, then every text, by name."""
+    catalogue = offline_catalogue()
+    return {**catalogue.hosts, **catalogue.texts}
+
+
 def cache_dir() -> Path:
     """Where offline hosts and texts live: $PEFTPORT_CACHE, or ~/.cache/peftport."""
     # Where the home folder is unknown, os.path leaves the tilde as it is, and pathlib raises.

