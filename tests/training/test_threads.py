@@ -34,6 +34,15 @@ def test_another_process_is_seen_while_it_computes_and_not_after() -> None:
     assert any(busy_cores() < during - 0.3 for _ in range(60))  # other tests may begin to compute at that moment
 
 
+@pytest.mark.parametrize("own", [{0, 1}, {2, 5, 7}, set()])
+def test_work_on_cores_that_are_not_ours_takes_none_away(own: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight cores, of which the process may use some; an empty set: the system does not say which."""
+    percent = [0.0, 50.0, 100.0, 100.0, 100.0, 0.0, 100.0, 25.0]
+    monkeypatch.setattr(threads.psutil, "cpu_percent", lambda interval, percpu: percent)
+    monkeypatch.setattr(threads, "own_cores", lambda: own)
+    assert busy_cores() == pytest.approx(sum(percent[core] for core in own or range(8)) / 100)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_within_the_block_only_and_not_against_users(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "busy_cores", lambda: 500.0)
