@@ -66,12 +66,15 @@ def test_what_is_taught_and_kept_is_on_record(
     for name, wish in wishes.items():
         told = peftport(*command, *wish, "--out", tmp_path / name)
         assert told.code == 0, told
-    texts = settings_of(tmp_path / "plain")["texts"]
-    plain = {"steps": 3, "texts": texts, "seed": 0}
+        recorded = settings_of(tmp_path / name)
+        says = f"{recorded['left_out']} of {recorded['texts']} answers of the module were left out: they are empty, or"
+        assert says in told.err
+    texts, left_out = (settings_of(tmp_path / "plain")[key] for key in ("texts", "left_out"))
+    plain = {"steps": 3, "texts": texts, "seed": 0, "left_out": left_out}
     assert settings_of(tmp_path / "plain") == settings_of(tmp_path / "sequences") == plain
     assert settings_of(tmp_path / "tokens") == settings_of(tmp_path / "auto") == {**plain, "teach": "tokens"}
     half = settings_of(tmp_path / "half")
-    assert half.pop("kept") <= -(-texts // 2) and half == {**plain, "keep": 0.5}
+    assert half.pop("kept") == -(-(texts - left_out) // 2) and half == {**plain, "keep": 0.5}
     numbers = {name: read_module(tmp_path / name).matrices for name in wishes}
 
     def same(one: str, other: str) -> bool:
@@ -158,7 +161,8 @@ def test_a_host_makes_its_own_prompts(
     )
     assert told.code == 0, told
     expected = {"steps": 2, "texts": 12, "seed": 0, "teach": "tokens", "prompts": "host:12"}
-    assert settings_of(tmp_path / "a") == expected
+    found = settings_of(tmp_path / "a")
+    assert 0 < found.pop("left_out") < 12 and found == expected
     assert read_module(tmp_path / "a").task == read_module(module).task
     told = peftport(
         "port", module, *command, "--prompts", "host:12", "--task", questions, *SHORT, "--out", tmp_path / "b"

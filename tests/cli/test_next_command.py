@@ -101,6 +101,23 @@ def test_from_training_to_the_verdict(
     assert after[0] in ("port", "train", "compare") and at_terminal(*after) is not None
 
 
+def test_after_methods_that_were_tried_or_cannot_be_compared(
+    at_terminal: Callable[..., list[str]], hosts: Folders, modules: Folders, reviews: Path
+) -> None:
+    """Of several methods one is kept, which need not be the one that options were for; compare makes no prompts."""
+    port = ("port", modules["lora"], "--to", hosts["bert-updated"], "--from", hosts["bert"], "--task", reviews)
+    tried = (*port, "--method", "copy,distill", "--steps", 1, "--keep", 0.5, "--teach", "auto", "--test-items", 8)
+    after = at_terminal(*tried, "--out", "best")
+    assert after[:3] == ["compare", str(modules["lora"]), "--to"]
+    distilled = "distill" in after
+    assert ("--keep" in after) is ("--teach" in after) is distilled
+    assert at_terminal(*after, *SMALL, "--seeds", "1", "--budgets", "0") != []
+    into = (*port, "--method", "distill", "--steps", 1, "--into", "adapter", "--set", "reduction_factor=4")
+    after = at_terminal(*into, "--out", "adapter")
+    assert after[:2] == ["evaluate", str(hosts["bert-updated"])] and after[after.index("--module") + 1] == "adapter"
+    assert at_terminal(*after) == []
+
+
 def test_to_a_whole_model(
     at_terminal: Callable[..., list[str]], hosts: Folders, modules: Folders, tmp_path: Path
 ) -> None:

@@ -67,6 +67,23 @@ def test_every_root_mean_square_norm_of_a_family_is_found_and_nothing_else(model
     assert fused == {name for name in named if "Gated" not in name}
 
 
+@pytest.mark.parametrize("needs_gate", [False, True])
+def test_a_norm_that_takes_a_gate_as_well_computes_with_it(needs_gate: bool) -> None:
+    """As in Mamba's kind of layers, which give one by name or by place; some norms fail without."""
+
+    class Gated(Plain):
+        def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+            if gate is None and not needs_gate:
+                return super().forward(x)
+            return super().forward(x * gate.to(x.dtype))  # type: ignore[union-attr]
+
+    norm, x, gate = Gated(8, 1e-6, 0.0), torch.randn(3, 8), torch.rand(3, 8)
+    before = norm(x, gate)
+    fuse_rms_norms(norm)
+    assert ("forward" in vars(norm)) is not needs_gate
+    assert torch.equal(norm(x, gate), before) and torch.equal(norm(x, gate=gate), before)
+
+
 def test_other_modules_are_left_alone() -> None:
     """A layer norm, one whose gain is trained, one that computes something else, and inputs in other numbers."""
 

@@ -68,6 +68,21 @@ def test_a_file_says_the_same_updates_in_llama_cpp_s_order(tmp_path: Path) -> No
         pp.gguf(folder, tmp_path / "lora", out=tmp_path / "lora.gguf")
 
 
+def test_a_file_that_comes_into_being_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = saved(tmp_path / "host", "llama"), tmp_path / "lora.gguf"
+    host = open_host(str(folder))
+    write_module(module_on(host, SITES["llama"]), host, tmp_path / "lora", "peft")
+
+    def meanwhile(*_: object) -> bytes:
+        out.write_bytes(b"another's")
+        return b"ours"
+
+    monkeypatch.setattr("peftport.workflows.gguf.gguf_bytes", meanwhile)
+    with pytest.raises(OutputRefused, match="expected a new file"):
+        pp.gguf(folder, tmp_path / "lora", out=out)
+    assert out.read_bytes() == b"another's"
+
+
 @pytest.mark.parametrize("model_type", ["gpt2", "t5"])
 def test_parts_of_a_fused_matrix_and_stacks_have_their_names(model_type: str) -> None:
     host = pico_host(model_type)

@@ -38,6 +38,15 @@ def test_idle_cores_are_told_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     assert busy_cores() == 0
 
 
+@pytest.mark.parametrize("own", [{0, 1}, {2, 5, 7}, set()])
+def test_work_on_cores_that_are_not_ours_takes_none_away(own: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight cores, of which the process may use some; an empty set: the system does not say which."""
+    percent = [0.0, 50.0, 100.0, 100.0, 100.0, 0.0, 100.0, 25.0]
+    monkeypatch.setattr(threads.psutil, "cpu_percent", lambda interval, percpu: percent)
+    monkeypatch.setattr(threads, "own_cores", lambda: own)
+    assert busy_cores() == pytest.approx(sum(percent[core] for core in own or range(8)) / 100)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_within_the_block_only_and_not_against_users(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "busy_cores", lambda: 500.0)

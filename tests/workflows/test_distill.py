@@ -71,6 +71,17 @@ def test_distilling_is_refused_without_texts_or_with_other_labels() -> None:
         distill(a_module(home.host), home, strange, TEXTS)
 
 
+def test_a_technique_that_the_receiver_cannot_hold_is_refused_before_the_module_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home, away = bound_task(pico_host("bert")), bound_task(pico_host("deberta-v2"))
+    asked: list[object] = []
+    monkeypatch.setattr("peftport.workflows.distill.taught_targets", lambda *given: asked.append(given))
+    with pytest.raises(BadRequest, match="prefix"):
+        distill(a_module(home.host), home, away, TEXTS, DistillOptions(spec=SPECS["prefix"]))
+    assert not asked
+
+
 @pytest.mark.parametrize("readout", [Prototype, Linear])
 def test_labelled_items_are_losses_of_what_is_attached(readout: type) -> None:
     """One a training item, with a graph; gradfix votes by them."""

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import Module, stack
 from peftport.objectives import bind_objective, token_likelihood
 from peftport.objectives.answer_tokens import AnswerRow, AnswerTokens, TaughtRow
+from peftport.objectives.generation import generated
 from peftport.objectives.linear_regression import LinearRegression
 from peftport.objectives.next_tokens import NextTokens
 from peftport.objectives.prototype import Prototype
@@ -69,7 +70,8 @@ def asked_of(origin: str = "llama", receiver: str = "llama", spec: TechniqueSpec
     home = bound_answers(pico_host(origin, dtype=torch.float64, **changes))
     away = bound_answers(pico_host(receiver, 1, dtype=torch.float64, **changes))
     module = module_of(home, spec)
-    return AskedModule(module, home, away, PROMPTS, taught_targets(module, home, PROMPTS, Silent()))
+    said = taught_targets(module, home, PROMPTS, Silent())  # small hosts end few of their answers: the others are made
+    return AskedModule(module, home, away, PROMPTS, np.where(said == "", ANSWERS, said))
 
 
 def logits_of(host: Host, row: Any, shift: int = 0) -> torch.Tensor:
@@ -88,10 +90,9 @@ def logits_of(host: Host, row: Any, shift: int = 0) -> torch.Tensor:
 
 
 def taught_rows(asked: AskedModule, kept: int = 32) -> list[TaughtRow]:
-    """The module's answers, or made ones where it has none, with its own distributions, as its own host reads them."""
+    """The answers with the module's own distributions, as its own host reads them."""
     readout, host = asked.home.readout, asked.home.host
-    own = asked.taught if readout.learnable(asked.texts, asked.taught) else ANSWERS
-    rows = readout.lesson(asked.texts, own).rows
+    rows = readout.lesson(asked.texts, asked.taught).rows
     objective = NextTokens(host, asked.home.task.spec, 6, int(host.config.vocab_size), kept)
     [found] = predict_entries(host, objective, asked.module.spec, [asked.module.matrices], rows)
     return [TaughtRow.of(row, own) for row, own in zip(rows, found, strict=True)]  # type: ignore[arg-type]
@@ -251,6 +252,7 @@ def test_equal_values_are_kept_in_their_order() -> None:
     assert largest_share(np.array([1.0, 2.0, 1.0, 2.0, 1.0]), 0.6) == [0, 1, 3]
     assert largest_share(np.zeros(30), 0.1) == [0, 1, 2]
     assert largest_share(np.array([3.0, 5.0]), 0.01) == [1]
+    assert largest_share(np.array([3.0, 5.0]), 1e-300) == [1]  # a share of something is never nothing
     assert largest_share(np.zeros(0), 0.5) == []
 
 
@@ -259,6 +261,36 @@ def test_without_a_wish_the_lesson_is_the_answers() -> None:
     lesson, before = lesson_of(asked, "sequences", 1.0, Silent()), asked.away.readout.lesson(PROMPTS, asked.taught)
     assert lesson.settings == {} and not any(isinstance(row, TaughtRow) for row in lesson.encoded.rows)
     assert [(*row, *row.target) for row in lesson.encoded.rows] == [(*r, *r.target) for r in before.rows]  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_was_cut_off_is_not_learnt() -> None:
+    """It would teach to end in the middle, however few tokens another tokenizer makes of it."""
+    asked = asked_of()
+    home = asked.home
+    rows = home.readout.encode(PROMPTS)
+    with attached(home.host, LORA, stack([asked.module.matrices], torch.float64)):
+        said = generated(home.host, rows, home.readout.ends, 6, 0)  # type: ignore[attr-defined]
+    cut = [len(row) == 6 for row in said]
+    assert any(cut) and not all(cut)
+    texts = [home.host.tokenizer.decode(row, skip_special_tokens=True) for row in said]
+    expected = ["" if gone else text for text, gone in zip(texts, cut, strict=True)]
+    taught = taught_targets(asked.module, home, PROMPTS, Silent())
+    assert taught.tolist() == expected
+    whole = [place for place, text in enumerate(expected) if text]
+    lesson = lesson_of(asked._replace(taught=taught), "sequences", 1.0, Silent())
+    assert len(lesson.encoded.rows) == len(whole) and lesson.settings == {"left_out": len(PROMPTS) - len(whole)}
+    tests = home.readout.encode_split(home.task.test, generate=len(PROMPTS)).rows
+    [values] = predict_entries(home.host, home.readout, LORA, [asked.module.matrices], tests)
+    assert values["text"].tolist() == texts  # what is tested is shown as far as it goes
+
+
+def test_answers_that_one_host_cannot_read_are_left_out_and_counted() -> None:
+    asked = asked_of()._replace(taught=ANSWERS.copy())
+    asked.taught[:3] = ["", " ".join(["film"] * 6), "film " * 5]
+    lesson = lesson_of(asked, "sequences", 1.0, Silent())
+    assert lesson.settings == {"left_out": 2} and len(lesson.encoded.rows) == len(PROMPTS) - 2
+    with pytest.raises(TaskRefused, match="of 24 of the module's none has 1 to 6 tokens and an end"):
+        lesson_of(asked._replace(taught=np.array([""] * 24, dtype=object)), "auto", 0.5, Silent())
 
 
 def test_tokens_are_refused_where_they_differ() -> None:

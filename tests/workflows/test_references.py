@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import peftport
-from peftport.core.errors import BadRequest, TaskRefused, UnknownName
+from peftport.core.errors import BadRequest, NotFinite, TaskRefused, UnknownName
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
@@ -98,6 +98,14 @@ def test_the_offset_is_what_it_says() -> None:
     for factor in (0.0, 0.5, 2.0):
         expected = bare.values + factor * (own.values - alone.values)
         np.testing.assert_allclose(offset_arm(module, origin, away, factor).values, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -1e300, 1e39])
+def test_nothing_is_read_from_scores_that_are_no_numbers(factor: float) -> None:
+    origin, away = home(), receiver()
+    with pytest.raises(NotFinite, match="reference arm logit_offset: expected finite scores, got NaN or infinity"):
+        offset_arm(module_of(origin), origin, away, factor)
+    assert np.isfinite(offset_arm(module_of(origin), origin, away, 1e6).values).all()
 
 
 def test_validation_items_alone_choose_the_factor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +296,6 @@ def test_unknown_references_are_refused_in_python() -> None:
         peftport.compare("m", to="h", task="t", references=("none",))
     with pytest.raises(BadRequest, match="offset"):
         peftport.compare("m", to="h", task="t", references=("logit_offset",), offset="all")
+    for offset in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(BadRequest, match="offset .*: expected a finite number or validation"):
+            peftport.compare("m", to="h", task="t", references=("logit_offset",), offset=offset)

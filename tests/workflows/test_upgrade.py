@@ -20,10 +20,12 @@ from peftport.core.errors import BadRequest, OutputRefused, PushFailed
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import read_module, write_module
 from peftport.modules.module import Module
+from peftport.porting import porter_named
 from peftport.workflows import upgrade as job
 from peftport.workflows.upgrading.candidates import output_names
 from peftport.workflows.upgrading.ledger import UpgradeRecord
 from pico import SPECS, random_matrices
+from pico import WORDS as ALL_WORDS
 from pico_folders import cut_off, in_process, process_environment, save_hosts, save_reviews
 from workflows.hub_server import TOKEN, local_hub
 
@@ -306,3 +308,27 @@ def test_wrong_requests_are_refused(peftport: Run, modules: list[Path], hosts: F
     ):  # fmt: skip
         done = peftport("upgrade", hosts["bert"], hosts["bert-updated"], modules[0], *options)
         assert done.code == 2 and says in done.err and len(done.err.splitlines()) == 1, done
+
+
+def test_texts_are_cut_where_the_request_says_and_it_is_told(
+    hosts: Folders, modules: list[Path], tmp_path: Path
+) -> None:
+    """Those of the task, on both hosts, and those of which a method compares activations, as `port` has it."""
+    rng, texts = np.random.default_rng(3), tmp_path / "texts.txt"
+    texts.write_text("\n".join(" ".join(rng.choice(ALL_WORDS, 120)) for _ in range(30)) + "\n", encoding="utf-8")
+    reviews = save_reviews(tmp_path / "reviews.csv")
+    old, new = hosts["bert"], hosts["bert-wide"]
+    for limit in (6, 110):
+        done = pp.upgrade(
+            old, new, [modules[0]], task=reviews, texts=texts, max_tokens=limit, out=tmp_path / f"up-{limit}"
+        )
+        [record] = done.records
+        assert record.method is not None and porter_named(record.method).needs == "texts", record
+        alone = pp.port(modules[0], new, from_=old, method=record.method, texts=texts, max_tokens=limit)
+        ported = read_module(tmp_path / f"up-{limit}" / "modules" / record.name)
+        for slot, own in alone.module.matrices.items():
+            for name, tensor in own.items():
+                assert np.array_equal(ported.matrices[slot][name], tensor)
+        said = [remark for remark in done.remarks() if f"were cut at --max-tokens {limit}" in remark]
+        assert sum("where activations are compared" in remark for remark in said) == 2
+        assert len(said) == (4 if limit == 6 else 2)

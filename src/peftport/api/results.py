@@ -34,6 +34,7 @@ from peftport.workflows.checking import MethodChoice, PortCheck
 from peftport.workflows.evaluate import EvaluatedHost
 from peftport.workflows.job_inputs import path_of
 from peftport.workflows.method_selection import MethodSelection
+from peftport.workflows.options import DISTILL
 from peftport.workflows.port import PortedModule
 from peftport.workflows.requests import (
     CheckRequest,
@@ -241,7 +242,7 @@ class Ported(Result):
         return [f"{self.selection.sentence}.", *written_to(self.out)]
 
     def next_words(self) -> tuple[str, ...]:
-        """The comparison with training again; where no task is known, folding the module into its new host."""
+        """The comparison with training again, or the test of what no comparison makes; without a task, folding it."""
         if self.out is None:
             return ()
         recorded = self.outcome.module.task
@@ -249,8 +250,16 @@ class Ported(Result):
         task = known_task(recorded.name if recorded is not None else None) if task is None else task
         if task is None:
             return serve(self.request.to, self.out, self.outcome.module)
-        items, method = self.request.test_items or 500, self.record.method
-        return follow("compare", CompareRequest, self.request, task=task, method=method, test_items=items)
+        request, method = self.request, self.record.method
+        if request.into is not None or request.prompts is not None:  # compare would distill another module
+            return follow(
+                "evaluate", EvaluateRequest, request, host=request.to, task=task, module=self.out, leave_out=()
+            )
+        changes: dict[str, Any] = (
+            {} if method == DISTILL else {"teach": "sequences", "keep": 1.0}
+        )  # of a method that was tried as well
+        items = request.test_items or 500
+        return follow("compare", CompareRequest, request, task=task, method=method, test_items=items, **changes)
 
     def remarks(self) -> list[str]:
         """How the task was read, and how ``auto`` chose, where it was asked for."""

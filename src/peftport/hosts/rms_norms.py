@@ -57,9 +57,9 @@ class _RmsNorm(Function):
         return of_x, None, None
 
 
-def _forward(plain: Any, norm: nn.Module, gain: Tensor, eps: float, x: Tensor) -> Tensor:
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return plain(norm, x)  # type: ignore[no-any-return]
+def _forward(plain: Any, norm: nn.Module, gain: Tensor, eps: float, x: Tensor, *more: Any, **named: Any) -> Tensor:
+    if x.dtype != torch.float32 or x.device.type != "cpu" or more or named:  # more: such as a gate, which changes y
+        return plain(norm, x, *more, **named)  # type: ignore[no-any-return]
     rows = x.reshape(-1, x.shape[-1])
     y: Tensor = _RmsNorm.apply(rows, gain, eps)  # type: ignore[no-untyped-call]
     return y.view(x.shape)
@@ -90,7 +90,7 @@ def _gain_and_eps(norm: nn.Module) -> tuple[Tensor, float] | None:
 def _computes(norm: nn.Module, gain: Tensor, eps: float, x: Tensor) -> bool:
     try:
         y = norm(x)
-    except (TypeError, RuntimeError, ValueError):  # it takes something else
+    except Exception:  # it takes something else, such as a gate, and fails in its own way
         return False
     expected = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * gain
     return isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, expected, rtol=1e-5, atol=1e-6)

@@ -116,7 +116,10 @@ class AnswerTokens(Objective):
         return Encoded(rows, lengths)
 
     def encode(self, examples: Sequence[Example]) -> list[Row]:
-        """The prompts alone; an answer of up to ``max_tokens`` tokens is generated for each."""
+        """The prompts alone, for answers to learn from; an answer that does not end in ``max_tokens`` tokens is empty.
+
+        It would teach to end where it was cut off.
+        """
         prompts = self._prompts(examples)
         rows: list[Row] = [AnswerRow(self.template.prompt_tokens(each), (), self.max_tokens) for each in prompts]
         check_tokens(self.host, rows, examples)
@@ -193,9 +196,13 @@ class AnswerTokens(Objective):
         return values
 
     def texts(self, rows: Sequence[Row], most: int, shift: int) -> list[str]:
-        """The text that the host answers to each prompt, of ``most`` tokens at most."""
+        """The text that the host answers to each prompt, of ``most`` tokens at most; to prompts alone see `encode`."""
         answers = generated(self.host, rows, self.ends, most, shift)
-        return [self.host.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+        kept = [
+            () if len(answer) == most and isinstance(row, AnswerRow) and not row.target else answer
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        return [self.host.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in kept]
 
     @property
     def ends(self) -> frozenset[int]:

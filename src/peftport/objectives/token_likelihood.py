@@ -7,6 +7,9 @@ times as many. So the host runs up to its head, only the places whose tokens cou
 log-probability are computed for some of them at a time. A log-probability depends on the state of its own place alone;
 so its gradient is computed at once and kept, (M, D), and the backward pass only scales it.
 
+Some models change what their head gives: they add a bias, scale or cap it. That is done here as well, and the first
+batch of every model shows whether it is all that the model does; if it is not, the host is refused.
+
 Letters: N rows, S places of a row, M places that count, D width, V vocabulary.
 """
 
@@ -15,13 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from peftport.core.errors import HostRefused
 from peftport.hosts.host import Host
 
 LOGITS_AT_ONCE = 2**24  # 64 MiB of float32
+MULTIPLIERS, DIVISORS = ("logit_scale", "lm_head_multiplier"), ("logits_scaling",)  # Cohere, Falcon-H1; Granite
+_confirmed: WeakSet[nn.Module] = WeakSet()  # models whose logits were found to be those of `logits_of`
 OfPlaces = Callable[[Tensor, Tensor], Tensor]  # states (m, D) and what is given (m, ...) -> values (m,)
 
 
@@ -62,20 +69,44 @@ def places_at_once(host: Host) -> int:
 
 
 def _states_before_head(host: Host, inputs: dict[str, Any]) -> Tensor:
-    """What the head of the host reads, (N, S, D); the head itself gets no place."""
+    """What the head of the host reads, (N, S, D); the head itself gets no place, but one when a model runs first."""
     seen: list[Tensor] = []
+    first = host.model not in _confirmed
 
     def keep(head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         seen.append(args[0])
-        return (args[0][:, :0],)
+        return (args[0][:1, -1:] if first else args[0][:, :0],)
 
     handle = _head(host).register_forward_pre_hook(keep)
     try:
-        host.model(**inputs)
+        logits = host.model(**inputs).logits
     finally:
         handle.remove()
     [states] = seen
+    if first:
+        _confirm(host, states[:1, -1:], logits)
     return states
+
+
+@torch.no_grad()
+def _confirm(host: Host, states: Tensor, theirs: Tensor) -> None:
+    """Refuse a host whose model has other logits (1, 1, V) at a place than `logits_of` its state (1, 1, D).
+
+    Raises:
+        HostRefused: the model does more to the scores of its head than is known here.
+
+    """
+    ours = logits_of(host, states)
+    theirs = theirs.to(ours)
+    if not (ours.isfinite().all() and theirs.isfinite().all()):  # whoever reads them says where that begins
+        return
+    rounding = max(1e-5, 4 * torch.finfo(host.dtype).eps)  # that of numbers in the host's format
+    if not torch.allclose(ours, theirs, rtol=rounding, atol=rounding * float(ours.abs().max())):
+        raise HostRefused(
+            f"{host.name}: expected a model that scores tokens by its head, with a bias, a scale or a cap at most, "
+            f"{type(host.model).__name__} does more to the scores; name another readout (--readout), or another host"
+        )
+    _confirmed.add(host.model)
 
 
 def _head(host: Host) -> nn.Module:
@@ -93,6 +124,9 @@ def _of_places(host: Host, states: Tensor, tokens: Tensor) -> Tensor:
 def logits_of(host: Host, states: Tensor) -> Tensor:
     """The logits (m, V) at places with the states (m, D), as the host's model has them."""
     logits: Tensor = _head(host)(states)  # (m, V)
+    scales = {name: scale for name in (*MULTIPLIERS, *DIVISORS) if (scale := getattr(host.config, name, None))}
+    for name, scale in scales.items():
+        logits = logits * scale if name in MULTIPLIERS else logits / scale
     bias = getattr(host.model, "final_logits_bias", None)  # BART has one, of zeros unless it was trained
     cap = getattr(host.config, "final_logit_softcapping", None)  # Gemma may have one
     logits = logits if bias is None else logits + bias.to(logits.device)

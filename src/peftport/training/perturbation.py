@@ -11,7 +11,8 @@ knowledge masking; its code leaves the kept units unscaled, and uses p = 0.1 for
 Ours: every entry of a stack has draws of its own, by its seed, the step and the layer, so a result depends neither on
 the company nor on the padding. Its code draws a mask for each token; here the units of a mask are missing for the whole
 batch of a step. Only the host is disturbed: what the module itself adds at an FFN stays, as the adapter does in its
-code, and so does a LoRA on the FFN's last map, which its code drops. Tests run on the host as it is.
+code, and so does a LoRA on the FFN's last map, which its code drops; it reads the units that are left. A LoRA on the
+maps before, or on experts, acts through the FFN and is left out with it. Tests run on the host as it is.
 """
 
 from __future__ import annotations

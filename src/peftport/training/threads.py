@@ -27,9 +27,18 @@ def free_threads(threads: int, cores: int, load: float) -> int:
 
 
 def busy_cores() -> float:
-    """Return how many cores other processes keep busy, watched for half a second in which this one does nothing."""
-    share: float = psutil.cpu_percent(interval=WATCHED) / 100
-    return share * (os.cpu_count() or 1)
+    """Return how many of its cores other processes keep busy, watched for half a second in which this one rests.
+
+    Cores that this process may not use count for nothing.
+    """
+    percent: list[float] = psutil.cpu_percent(interval=WATCHED, percpu=True)
+    cores = own_cores() or set(range(len(percent)))
+    return sum(each for core, each in enumerate(percent) if core in cores) / 100
+
+
+def own_cores() -> set[int]:
+    """Return the numbers of the cores that this process may use; none where the system does not say."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 @contextmanager
@@ -38,12 +47,12 @@ def beside_others() -> Iterator[str | None]:
 
     What users say by OMP_NUM_THREADS is left as it is.
     """
-    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    before, cores = torch.get_num_threads(), len(own_cores()) or os.cpu_count() or 1
     if before == 1 or any(name in os.environ for name in TOLD_BY_USERS):
         yield None
         return
     load = busy_cores()
-    threads = free_threads(before, cores or os.cpu_count() or 1, load)
+    threads = free_threads(before, cores, load)
     if threads == before:
         yield None
         return

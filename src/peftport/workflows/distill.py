@@ -33,7 +33,8 @@ the answers are worded plainly or by the host's chat template; name the task whe
 
 **Techniques** (``--into TECHNIQUE``, ``--set KEY=VALUE``). The new module may be of another technique than the old one,
 such as a LoRA that learns from a prefix. The port's record has what was taught (nothing: texts), the share and the
-number of texts that were kept.
+number of texts that were kept, and how many had no answer that could be learnt (``left_out``): an empty one, or one
+that does not end in as many tokens as are read.
 
 This follows Trans-LoRA, arXiv 2405.17258, and arXiv 2403.18804, which generate or filter the texts; here the user gives
 them, and their labels are not used. Distilling works for any pair of hosts and any technique, even a different one from
@@ -118,10 +119,11 @@ def distill(
     check_lesson(home, away, how.teach, how.keep)
     spec = how.spec or module.spec
     rate = how.learning_rate or technique_named(spec.kind).learning_rates[away.host.kind]
+    start = away.fresh(spec, how.seed)  # before the module is asked: the host may refuse the technique
     asked = AskedModule(module, home, away, texts, taught_targets(module, home, texts, progress))
     lesson = lesson_of(asked, how.teach, how.keep, progress)
     learnt = lesson.encoded
-    entry = Entry(away.fresh(spec, how.seed), learnt.rows, learnt.targets, how.seed, rate)
+    entry = Entry(start, learnt.rows, learnt.targets, how.seed, rate)
     advance = progress.stage(f"distilling into {spec.kind} on {away.host.name}", how.steps)
     [kept] = train_entries(away.host, away.readout, spec, [entry], [how.steps], away.settings, advance)
     made = away.module(spec, kept[how.steps], how.seed, rate)
@@ -180,7 +182,18 @@ def distill_for(request: PortRequest, module: Module, away: BoundTask) -> Distil
         *before, port = made.ports
         port = port.model_copy(update={"settings": {**port.settings, "prompts": request.prompts}})
         made = replace(made, ports=(*before, port))
-    return Distilled(made, tuple(filter(None, (home.cut(),))))
+    return Distilled(made, tuple(filter(None, (home.cut(), _left_out(made.ports[-1], settings.max_tokens)))))
+
+
+def _left_out(port: PortRecord, max_tokens: int) -> str:
+    """What of the module's answers was not learnt, in one line; empty where all was."""
+    count = port.settings.get("left_out")
+    if not count:
+        return ""
+    return (
+        f"{count} of {port.settings['texts']} answers of the module were left out: they are empty, or do not end in "
+        f"--max-tokens {max_tokens}"
+    )
 
 
 def spec_into(request: PortRequest) -> TechniqueSpec | None:

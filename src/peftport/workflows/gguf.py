@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftport.core.errors import SlotMismatch
+from peftport.core.places import check_place
 from peftport.hosts.opening import open_host
 from peftport.modules.folders import read_module
 from peftport.modules.formats.gguf import ARCHITECTURES, check_gguf, gguf_bytes
@@ -56,5 +57,6 @@ def write_gguf(request: GgufRequest) -> GgufFile:
     check_all_read(module, "gguf")
     with HeldFolder("gguf") as temporary:
         data = gguf_bytes(module, host, folder.resolve().name, Path(temporary))
+    check_place(out, "new file")  # once more: it may be taken meanwhile
     write_bytes(out, data)
     return GgufFile(host.name, ARCHITECTURES[host.fingerprint.model_type], module, len(data))

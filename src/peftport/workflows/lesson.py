@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, TaskRefused
 from peftport.core.progress import Progress
 from peftport.modules.module import Module
 from peftport.objectives.answer_tokens import AnswerRow, AnswerTokens, TaughtRow
@@ -68,17 +68,24 @@ def check_lesson(home: BoundTask, away: BoundTask, teach: Teaching, keep: float)
 
 
 def lesson_of(asked: AskedModule, teach: Teaching, keep: float, progress: Progress) -> Lesson:
-    """Choose the texts and what of each is taught.
+    """Choose the texts and what of each is taught. Answers that cannot be learnt are left out, and counted.
 
     Raises:
         BadRequest: tokens are to be taught, and the hosts read the answers as different ones.
         TaskRefused: there is no answer to learn from.
 
     """
-    settings: dict[str, str | int | float | bool] = {}
+    texts = len(asked.texts)
+    asked = asked.only(both_can_read(asked))
+    if not asked.texts:
+        raise TaskRefused(
+            f"{asked.away.task.spec.name}: expected answers to learn from, of {texts} of the module's none has 1 to "
+            f"{asked.away.readout.max_tokens} tokens and an end on both hosts; give other texts, or more --max-tokens"
+        )
+    left_out = texts - len(asked.texts)
+    settings: dict[str, str | int | float | bool] = {"left_out": left_out} if left_out else {}
     if keep < 1:
-        able = asked.only(both_can_read(asked))
-        asked = able.only(largest_share(gains(able, progress), keep))
+        asked = asked.only(largest_share(gains(asked, progress), keep))
         settings |= {"keep": keep, "kept": len(asked.texts)}
     encoded = asked.away.readout.lesson(asked.texts, asked.taught)
     if teach == "sequences":
@@ -101,8 +108,6 @@ def both_can_read(asked: AskedModule) -> list[int]:
 def gains(asked: AskedModule, progress: Progress) -> npt.NDArray[np.float64]:
     """How much likelier the module makes what it says than its bare host does, (N,): a difference of logarithms."""
     home, module = asked.home, asked.module
-    if not len(asked.texts):
-        return np.zeros(0)
     rows = home.readout.lesson(asked.texts, asked.taught).rows
     advance = progress.stage(f"choosing texts on {home.host.name}", 2 * len(rows))
     [own] = predict_entries(home.host, home.readout, module.spec, [home.startable(module)], rows, advance)
@@ -112,7 +117,8 @@ def gains(asked: AskedModule, progress: Progress) -> npt.NDArray[np.float64]:
 
 def largest_share(values: npt.NDArray[np.float64], share: float) -> list[int]:
     """The places of the largest values, in their order: a share of N, rounded up; among equals the first are taken."""
-    order = np.argsort(-values, kind="stable")[: math.ceil(round(share * len(values), 9))]
+    count = max(1, math.ceil(round(share * len(values), 9)))  # rounded, since 0.1 * 30 is a little more than 3
+    order = np.argsort(-values, kind="stable")[:count]
     return sorted(int(place) for place in order)
 
 
@@ -138,7 +144,7 @@ def unlike_tokens(home: BoundTask, away: BoundTask) -> str:
 def unlike_answers(asked: AskedModule, learnt: Encoded) -> str:
     """Why the answers are not of the same tokens on both hosts, as chat templates decide it; empty where they are."""
     for ours, theirs in zip(_home_rows(asked), learnt.rows, strict=True):
-        if ours is None or ours.target != _answer(theirs).target:
+        if ours.target != _answer(theirs).target:
             return (
                 f"expected the answers to have the same tokens on both hosts, they do not ({asked.home.host.name} and "
                 f"{asked.away.host.name} put other tokens around an answer)"
@@ -146,18 +152,15 @@ def unlike_answers(asked: AskedModule, learnt: Encoded) -> str:
     return ""
 
 
-def _home_rows(asked: AskedModule) -> list[AnswerRow | None]:
-    """The answers that can be learnt as the module's own host reads them; None where one is too long for it."""
-    learnable, able = asked.away.readout.learnable(asked.texts, asked.taught), both_can_read(asked)
-    ours = {place: number for number, place in enumerate(able)}
-    rows = asked.home.readout.lesson(asked.only(able).texts, asked.only(able).taught).rows if able else []
-    return [_answer(rows[ours[place]]) if place in ours else None for place in learnable]
+def _home_rows(asked: AskedModule) -> list[AnswerRow]:
+    """The answers as the module's own host reads them, which can read them all."""
+    return [_answer(row) for row in asked.home.readout.lesson(asked.texts, asked.taught).rows]
 
 
 def _by_tokens(asked: AskedModule, learnt: Encoded, progress: Progress) -> Encoded:
     """The same rows, with the module's distributions at the places of its answers."""
     home, away = asked.home, asked.away
-    rows = [row for row in _home_rows(asked) if row is not None]
+    rows = _home_rows(asked)
     known = min(int(bound.host.config.vocab_size) for bound in (home, away))
     objective = NextTokens(home.host, home.task.spec, home.readout.max_tokens, known)
     advance = progress.stage(f"asking the module on {home.host.name} for every token", len(rows))

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from peftport.core.arms import FEW_SHOT, LOGIT_OFFSET
-from peftport.core.errors import BadRequest, ModuleRefused, TaskRefused, UnknownName
+from peftport.core.errors import BadRequest, ModuleRefused, NotFinite, TaskRefused, UnknownName
 from peftport.core.libraries import F, torch, without_gradients
 from peftport.core.progress import Progress
 from peftport.hosts.loading import Loading
@@ -57,12 +57,25 @@ class ReferenceArm:
     """One reference arm: its tests, and what it costs.
 
     ``tests`` are by budget and seed; a test without a seed is one for all seeds and budgets, and is under budget 0.
+
+    Raises:
+        NotFinite: a score is no number, so that nothing can be read from it.
+
     """
 
     name: str
     title: str
     cost: str
     tests: Mapping[tuple[int, int | None], Scores] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for test in self.tests.values():
+            wrong = int((~np.isfinite(test.values).all(1)).sum())
+            if wrong:
+                raise NotFinite(
+                    f"reference arm {self.name}: expected finite scores, got NaN or infinity for {wrong} of "
+                    f"{len(test)} items; use another host, or leave the arm out"
+                )
 
     def as_json(self, metric: str) -> dict[str, Any]:
         """Return everything but the per-item scores."""
@@ -236,8 +249,9 @@ def _offset(module: Module, home: BoundTask, progress: Progress, *, valid: bool)
 
 
 def _added(bare: Scores, offset: npt.NDArray[np.float64], factor: float) -> Scores:
-    values = bare.values.astype(np.float64) + factor * offset
-    return Scores(values.astype(np.float32), bare.targets)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number then is refused by the arm
+        values = bare.values.astype(np.float64) + factor * offset
+        return Scores(values.astype(np.float32), bare.targets)
 
 
 def runs_of(arms: Sequence[ReferenceArm]) -> Iterator[tuple[str, int, int | None, Scores]]:

@@ -6,6 +6,7 @@ quick.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -332,8 +333,8 @@ class CompareRequest(Request):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_distilling(self, (self.method,))
-        if isinstance(self.offset, str) and self.offset != VALIDATION:
-            self.refuse("offset", f"expected a number or {VALIDATION}", self.offset)
+        if self.offset != VALIDATION and (isinstance(self.offset, str) or not math.isfinite(self.offset)):
+            self.refuse("offset", f"expected a finite number or {VALIDATION}", self.offset)
         if self.offset != 1 and LOGIT_OFFSET not in self.references:
             self.refuse("offset", f"expected with --references {LOGIT_OFFSET}; name that arm", self.offset)
 

@@ -44,7 +44,7 @@ class Upgrade:
     """What became of every module, in the order in which they were named.
 
     ``done_before`` counts those that an earlier process had done; ``remarks`` say how the task was read, where that was
-    guessed.
+    guessed, and what was cut off texts.
     """
 
     old: str
@@ -96,9 +96,8 @@ def push_upgrade(request: UpgradeRequest, upgrade: Upgrade) -> Upgrade:
 
 
 def _upgrade(pair: HostPair, records: Sequence[UpgradeRecord], before: int) -> Upgrade:
-    task, remarks = pair.task, () if pair.task is None else pair.task.remarks
-    name = None if task is None else task.spec.name
-    return Upgrade(pair.old.name, pair.new.name, name, tuple(records), before, remarks)
+    name = None if pair.task is None else pair.task.spec.name
+    return Upgrade(pair.old.name, pair.new.name, name, tuple(records), before, pair.remarks)
 
 
 def _checked(pair: HostPair, name: str, folder: Path) -> UpgradeRecord:
@@ -201,7 +200,7 @@ def _ported(pair: HostPair, candidate: UpgradeCandidate) -> Module:
     origin = pair.running_old(candidate.readout) if runs else pair.old
     inputs = open_port_inputs(
         porter, module, receiver, origin=origin, texts=texts, bound_task=bound, progress=pair.progress,
-        shared=pair.cache,
+        shared=pair.cache, max_tokens=pair.request.max_tokens,
     )  # fmt: skip
     return porter.port(module, receiver, rng_for(0, "porting"), inputs)
 

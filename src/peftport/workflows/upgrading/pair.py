@@ -21,6 +21,7 @@ from peftport.workflows.checking import AvailableInputs, FoundOrigin, MethodChoi
 from peftport.workflows.checking.choice import choose_method
 from peftport.workflows.checking.host_comparison import HostComparison, compare_hosts
 from peftport.workflows.job_inputs import train_settings
+from peftport.workflows.port_inputs import cut_remarks
 from peftport.workflows.upgrade_requests import UpgradeRequest
 
 
@@ -31,6 +32,7 @@ class HostPair:
     request: UpgradeRequest
     task: Task | None
     cache: PortCache = field(default_factory=PortCache)
+    tested_on: list[BoundTask] = field(default_factory=list)
 
     @property
     def progress(self) -> Progress:
@@ -75,13 +77,23 @@ class HostPair:
         """Return the task bound to the new or the old host with a readout; None is the default of the host's kind."""
         assert self.task is not None, "asked for only where a task is given"
         task, r = self.task, self.request
-        return self.cache.cached(
-            ("task", new, readout),
-            lambda: bind_task(
-                str(r.new if new else r.old), task, readout, train_settings(r.max_tokens, r.batch_size), r.test_items,
-                loading_of(r.load), r.generate,
-            ),
-        )  # fmt: skip
+
+        def bind() -> BoundTask:
+            settings = train_settings(r.max_tokens, r.batch_size)
+            host = str(r.new if new else r.old)
+            self.tested_on.append(
+                bind_task(host, task, readout, settings, r.test_items, loading_of(r.load), r.generate)
+            )
+            return self.tested_on[-1]
+
+        return self.cache.cached(("task", new, readout), bind)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to tell users of how the task was read, and what was cut off its texts and those that ports compared."""
+        of_task = () if self.task is None else self.task.remarks
+        of_tests = (remark for bound in self.tested_on for remark in bound.remarks)
+        return tuple(dict.fromkeys((*of_task, *of_tests, *cut_remarks(self.cache, self.request.max_tokens))))
 
     def bare(self, readout: str | None) -> Predictions:
         """Return what the bare new host predicts.
