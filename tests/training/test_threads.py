@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import psutil
 import pytest
 import torch
 
@@ -31,11 +30,6 @@ def test_another_process_is_seen_as_soon_as_it_computes() -> None:
         during = busy_cores()
         other.kill()
     assert 0.4 < during <= (os.cpu_count() or 1)
-
-
-def test_idle_cores_are_told_as_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: 0.0)
-    assert busy_cores() == 0
 
 
 @pytest.mark.parametrize("own", [{0, 1}, {2, 5, 7}, set()])
