@@ -69,7 +69,7 @@ from peftport.workflows.requests import PortRequest
 
 ASKED_AT_ONCE = 64  # texts between two steps of the progress bar
 NAME = DISTILL
-TITLE = "a new module trained to say what the old one says"
+TITLE = "a new module trained to predict what the old one predicts"
 SOURCE = "Trans-LoRA, arXiv 2405.17258; arXiv 2403.18804"
 
 

@@ -96,7 +96,7 @@ READOUT = option(
     "saves it). The default depends on the host's kind and the task's; it is head if the labels of the host's own head "
     "have the names of the task's, and classifier if the module has such a head."
 )
-MAX_TOKENS = option("Texts are cut to this many tokens; how many were cut is said.", at_least=1)
+MAX_TOKENS = option("Texts are cut to this many tokens; a note says how many were cut.", at_least=1)
 DISTILL_STEPS = option("Training steps of the method distill; no other method trains.", at_least=1)
 TEACH = option(
     "What the method distill teaches of answers: sequences (the texts that the module generates; for any pair of "
@@ -129,7 +129,7 @@ NORM_PENALTY = option(
     between=(0, 1e6),
 )
 DROP_FFN = option(
-    "For a module that shall go to updates of its host: in each step, leave out the FFN of each layer with this "
+    "For a module that is to be ported to updates of its host: in each step, leave out the FFN of each layer with this "
     "probability, such as 0.1 (Trans-PEFT). Tests run on the whole host.",
     between=(0, 1),
 )

@@ -77,7 +77,7 @@ class TaskRequest(Request):
         metadata=option(
             "The prompt that hosts read, which contains {text}, or both columns of pairs, such as {premise} and "
             "{hypothesis}. A masked language model reads one that contains {mask}, too, and hosts that generate read "
-            "what stands before {mask}. Where it does not act, that is said."
+            "what stands before {mask}. A note says so where a host does not read the prompt."
         ),
     )
     template: str | None = field(

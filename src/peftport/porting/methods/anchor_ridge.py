@@ -15,7 +15,7 @@ prefix, have no order that two trainings share, so the sum of two of them is no 
 own task, so no anchor says anything about it: it is kept where the hosts are equally wide, and refused otherwise.
 
 anchor_mean is the control: the plain mean of the B_i, a_i = 1 / n, which does not look at the module at all. Where
-anchor_ridge does not beat it, what the module holds did not matter.
+anchor_ridge does not beat it, nothing shows that what the module holds mattered.
 """
 
 from __future__ import annotations
