@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.hosts.host import Host
-from peftport.modules.module import HEAD, Module
+from peftport.modules.module import HEAD, Module, TaskRecord
 from peftport.porting import porter_named
 from peftport.porting.base import Anchor, PortInputs
 from peftport.techniques import make_spec, technique_named
@@ -177,3 +177,25 @@ def test_a_head_goes_only_where_the_host_is_as_wide() -> None:
     anchors = [Anchor(module_on(origin, seed), module_on(same, seed + 9)) for seed in (1, 2)]
     made = ported("anchor_mean", module, anchors, same)
     assert wider.width != same.width and torch.equal(made.matrices[HEAD]["weight"], head["weight"])
+
+
+def test_anchors_without_a_slot_or_for_two_tasks_are_refused() -> None:
+    module, anchors = module_on(hosts()[0], 9), four_anchors()
+
+    def shorter(one: Module) -> Module:
+        return one.with_matrices(dict(list(one.matrices.items())[1:]))
+
+    first, second = anchors[1]
+    for pair in ((shorter(first), second), (first, shorter(second))):
+        with pytest.raises(SlotMismatch, match="module of anchor 2: layers.0.*got nothing"):
+            ported("anchor_ridge", module, [anchors[0], Anchor(*pair)])
+    tasks = [TaskRecord(name=n, labels=("a", "b"), digest=n, readout="prototype") for n in ("one", "other")]
+    pair = Anchor(*(m.with_matrices(m.matrices, task=t) for m, t in zip(anchors[1], tasks, strict=True)))
+    with pytest.raises(BadRequest, match="anchor 2: expected two modules for one task"):
+        ported("anchor_ridge", module, [anchors[0], pair])
+
+
+def test_of_a_module_without_effect_nothing_is_explained() -> None:
+    module = module_on(hosts()[0], 9)
+    silent = module.with_matrices({s: {n: 0 * t for n, t in own.items()} for s, own in module.matrices.items()})
+    assert "changes nothing" in ported("anchor_ridge", silent, four_anchors()).ports[-1].slots["anchors"]

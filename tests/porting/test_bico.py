@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, NotFinite
 from peftport.hosts.host import Host
 from peftport.modules.module import Module
 from peftport.objectives.linear import Linear
@@ -179,3 +179,29 @@ def test_what_is_no_product_of_gradients_and_activations_is_refused() -> None:
         porter_named("bico").port(a_module(host, "prefix"), host, np.random.default_rng(0), PortInputs(host, TEXTS))
     with pytest.raises(BadRequest, match="bico: needs unlabelled texts, none given; name some with --texts"):
         porter_named("bico").port(a_module(host), host, np.random.default_rng(0), PortInputs(host))
+
+
+@pytest.mark.parametrize("method", ["bico", "gradfix"])
+def test_a_loss_that_does_not_reach_a_decoder_says_nothing_of_it(method: str) -> None:
+    one, other = named(pico_host("t5"), "home"), bound_task(named(pico_host("t5", 1), "away"))
+    module, porter = a_module(one), porter_named(method)
+    given = open_port_inputs(porter, module, other.host, origin=one, bound_task=other)
+    notes = porter.port(module, other.host, np.random.default_rng(0), given).ports[-1].slots
+    assert all(("not reach" in note) == slot.startswith("decoder") for slot, note in notes.items())
+
+
+@pytest.mark.parametrize("method", ["bico", "gradfix"])
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_gradient_that_is_no_number_is_refused(method: str, wrong: int) -> None:
+    """Of whichever text, held out or not."""
+    one = pico_host("bert", dtype=torch.float64)
+    good = ReadOut(one, gaussian(16, 3, seed=0))
+
+    class Broken:
+        def losses(self) -> Iterator[Tensor]:
+            for index, loss in enumerate(good.losses()):
+                yield loss * (float("nan") if index == wrong else 1.0)
+
+    given = PortInputs(one, TEXTS, labelled=Broken(), labelled_at_home=good)
+    with pytest.raises(NotFinite, match="expected finite gradients"):
+        porter_named(method).port(a_module(one), one, np.random.default_rng(0), given)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftport.core.errors import BadRequest
+from peftport.core.errors import BadRequest, NotFinite
 from peftport.hosts.host import Host
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
@@ -125,3 +125,14 @@ def test_without_the_origin_it_is_refused() -> None:
     host = pico_host("bert")
     with pytest.raises(BadRequest, match=r"needs the origin host's weights, none given; name it with --from"):
         porter_named("orthogonal_shift").port(a_module(host), host, np.random.default_rng(0), PortInputs())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_host_that_is_not_finite_has_not_stayed_as_it_was(number: float) -> None:
+    host = pico_host("bert")
+    module, other = a_module(host), nudged(host, 0.1)
+    slot = other.slots[next(iter(module.matrices))]
+    with torch.no_grad():
+        other.slot_module(slot).weight[0, 0] = number
+    with pytest.raises(NotFinite, match="expected finite numbers"):
+        port(module, host, other)

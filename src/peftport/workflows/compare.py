@@ -99,7 +99,7 @@ def _references(
     """Test the reference arms that are asked for; also return why some cannot be tested."""
     progress, arms = request.progress or Silent(), []
     names = reference_names(request.references)
-    notes = left_out(names, bound, plan.budgets, plan.shots)
+    notes = left_out(names, module, bound, plan.budgets, plan.shots)
     able = [name for name in names if name not in notes and isinstance(bound.task.spec, Classification)]
     if FEW_SHOT in able:
         arms.append(few_shot_of_classes(bound, plan.budgets, plan.seeds, progress))

@@ -86,17 +86,25 @@ class ReferenceArm:
         return {"name": self.name, "title": self.title, "cost": self.cost, "rows": rows}
 
 
-def left_out(names: Sequence[str], bound_task: BoundTask, budgets: Sequence[int], shots: int | None) -> dict[str, str]:
+def left_out(
+    names: Sequence[str], module: Module, bound_task: BoundTask, budgets: Sequence[int], shots: int | None
+) -> dict[str, str]:
     """Return the reference arms that cannot be tested like this, each with a sentence that says why."""
-    notes = _reasons(bound_task, budgets, shots)
+    notes = _reasons(module, bound_task, budgets, shots)
     return {name: f"reference arm {name} is left out: {notes[name]}" for name in names if name in notes}
 
 
-def _reasons(bound_task: BoundTask, budgets: Sequence[int], shots: int | None) -> dict[str, str]:
+def _reasons(module: Module, bound_task: BoundTask, budgets: Sequence[int], shots: int | None) -> dict[str, str]:
     spec = bound_task.task.spec
     if isinstance(spec, Classification):
         unread = "it has as many labels as training reads, and no budget is over 0"
-        return {} if max(budgets) else {FEW_SHOT: unread}
+        reasons = {} if max(budgets) else {FEW_SHOT: unread}
+        if bound_task.readout.head_shapes() and module.head is None:
+            reasons[LOGIT_OFFSET] = (
+                f"the module has no head, and readout {bound_task.readout.name} scores nothing without one, on either "
+                "host"
+            )
+        return reasons
     notes = {
         LOGIT_OFFSET: f"it offsets the scores of classes, and {spec.name} is of kind {spec.kind}; where texts are "
         "generated, the two hosts would need one vocabulary"

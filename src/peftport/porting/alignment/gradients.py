@@ -10,7 +10,7 @@ through T, the best orthogonal map between these states:
 One backward pass takes both to the outputs y of the slots. A row is a word: the sum of dL / dy over its tokens, which
 is what a change of all of them does. With labels, both hosts give the losses of the same texts. The prompt around a
 text may be another for either host, so a row is a token where both hosts read the text as the same number of tokens of
-one vocabulary, and the sum over the whole text elsewhere.
+one vocabulary, and the sum over the whole text elsewhere. Slots that no loss reaches have no rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
+from peftport.core.errors import NotFinite
 from peftport.core.libraries import torch, without_gradients
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, in_host_dtype, stack
@@ -115,11 +116,18 @@ def label_gradients(inputs: AlignInputs) -> Gradients:
     ours = list(dict.fromkeys(pair.origin for pair in inputs.pairs.values()))
     with probed(origin, ours) as at_home, probed(receiver, list(inputs.pairs)) as away:
         for losses in zip(given.labelled_at_home.losses(), given.labelled.losses(), strict=False):
-            here, there = (_of_loss(loss, probes) for loss, probes in zip(losses, (at_home, away), strict=True))
+            here, there = (
+                _of_loss(host, loss, probes)
+                for host, loss, probes in zip((origin, receiver), losses, (at_home, away), strict=True)
+            )
             for name, pair in inputs.pairs.items():
+                if pair.origin not in here or name not in there:
+                    continue  # no loss reaches it, such as a decoder's where only the encoder is read
                 a, b = here[pair.origin], there[name]
                 by_token = alike and len(a) == len(b)
                 moments[name].add(*((a, b) if by_token else (a.sum(0, keepdim=True), b.sum(0, keepdim=True))))
+            at_home.clear()  # the next text may not reach every slot
+            away.clear()
     return moments
 
 
@@ -140,10 +148,12 @@ def _of_words(
         gradients = torch.autograd.grad(
             states, list(probes.values()), spread(pooling, wanted, states), allow_unused=True
         )
-    return {
+    found = {
         name: pooling(torch.zeros_like(probe) if gradient is None else gradient) * pooling.counts.unsqueeze(1)
         for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
     }
+    check_gradients(host, found)
+    return found
 
 
 def spread(pooling: Pooling, rows: Tensor, states: Tensor) -> Tensor:
@@ -153,10 +163,27 @@ def spread(pooling: Pooling, rows: Tensor, states: Tensor) -> Tensor:
     return made.to(states)
 
 
-def _of_loss(loss: Tensor, probes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_loss(host: Host, loss: Tensor, probes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The gradients of one text's loss at slots, a row a token, (T, D)."""
     gradients = torch.autograd.grad(loss, list(probes.values()), allow_unused=True)
-    return {
+    found = {
         name: (torch.zeros_like(probe) if gradient is None else gradient).detach().flatten(0, -2).cpu().double()
         for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
     }
+    check_gradients(host, found)
+    return found
+
+
+def check_gradients(host: Host, gradients: Mapping[str, Tensor]) -> None:
+    """Refuse gradients that are no numbers: neither a sign nor a map can be read from them.
+
+    Raises:
+        NotFinite: one is NaN or infinite; the message names the first slot.
+
+    """
+    for name, gradient in gradients.items():
+        if not bool(gradient.isfinite().all()):
+            raise NotFinite(
+                f"{name}: expected finite gradients of the loss on {host.name}, got NaN or infinity; use a method that "
+                "needs no gradients, or a host whose numbers are not extremely large"
+            )

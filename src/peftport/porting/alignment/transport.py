@@ -28,15 +28,17 @@ import numpy as np
 from peftport.core.errors import BadRequest, SlotMismatch
 from peftport.core.libraries import torch
 from peftport.hosts.host import Host
+from peftport.hosts.slots import Slot
 from peftport.modules.module import HEAD, Module
 from peftport.porting.alignment.carried_heads import head_note, mapped_head
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.low_rank import compress
 from peftport.porting.alignment.maps import Map
-from peftport.porting.base import PortedMatrices, Porter, PortInputs
+from peftport.porting.alignment.places import unread
+from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.porting.pairs import Pair, by_end, pair_slots, unused
 from peftport.techniques import technique_named
-from peftport.techniques.base import SHARED, Parameters, TechniqueSpec, normal
+from peftport.techniques.base import SHARED, Parameters, Technique, TechniqueSpec, normal
 from peftport.techniques.roles import BOTTLENECK, PRODUCT, Inner, Reads, Role, Roles, Scales, Space
 
 if TYPE_CHECKING:
@@ -117,6 +119,17 @@ class AligningPorter(Porter):
             self.check_slots(module, [pair.origin for pair in paired.values()], inputs.origin)
         aligner = self.align(AlignInputs(module, receiver, paired, rng, inputs))
         return carry_through(module, receiver, pairs, aligner, rng, inputs)
+
+
+class ReadingPorter(AligningPorter):
+    """A method whose maps come from the activations of both loaded hosts on texts."""
+
+    needs = "texts"
+    fits = Fits(width="any", depth="any")
+
+    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
+        """As every method's: the slots whose activations cannot be told apart by text and word."""
+        return unread(slot)
 
 
 def check_pairs(module: Module[Any], receiver: Host, pairs: Mapping[str, Pair | None], method: str) -> None:

@@ -22,14 +22,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from typing_extensions import override
 
-from peftport.core.errors import BadRequest, SlotMismatch
+from peftport.core.errors import BadRequest, ModuleRefused, SlotMismatch
 from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.hosts.slots import Slot
@@ -38,7 +38,7 @@ from peftport.porting.alignment.carried_heads import head_note
 from peftport.porting.alignment.low_rank import compress
 from peftport.porting.base import Anchor, Fits, PortedMatrices, Porter, PortInputs
 from peftport.techniques import technique_named
-from peftport.techniques.base import Matrices, Parameters, Technique
+from peftport.techniques.base import Matrices, Parameters, Shapes, Technique
 from peftport.techniques.roles import PRODUCT, only_scales
 
 if TYPE_CHECKING:
@@ -108,9 +108,12 @@ class AnchorRidge(AnchorPorter):
         penalty = PENALTIES[int(np.argmin(errors))] if len(products.slots) > 1 else 0.0
         factors = products.solve(penalty)
         said = ", ".join(f"{factor:.3f}" for factor in factors.tolist())
-        shown = f"{1 - min(errors):.0%} of the update explained at slots left out" if len(products.slots) > 1 else (
-            "one slot, so nothing was left out"
-        )  # fmt: skip
+        if not bool(products.slots[:, 0, 0].any()):
+            shown = "the module changes nothing, so there was nothing to explain"
+        elif len(products.slots) == 1:
+            shown = "one slot, so nothing was left out"
+        else:
+            shown = f"{1 - min(errors):.0%} of the update explained at slots left out"
         return factors, f"factors {said}; ridge {penalty:g}; {shown}"
 
 
@@ -181,13 +184,15 @@ def _sum(owns: Sequence[Matrices], factors: Tensor) -> tuple[dict[str, Tensor], 
 
 
 def check_anchors(name: str, module: Module[Any], anchors: Sequence[Anchor], receiver: Host | None = None) -> None:
-    """Refuse anchors that are too few, of another technique or settings, or not on the origin and the receiver.
+    """Refuse anchors that are too few, or are no pairs that the module can be compared with.
 
-    Without the receiver, all but the second module's host is checked.
+    Both modules of a pair have the module's technique and settings, are for one task, and are on the origin and on the
+    receiver, with matrices at every slot. Without the receiver, what is known of it only is not checked.
 
     Raises:
-        BadRequest: there are fewer than two, or one has other settings than the module.
-        SlotMismatch: one is on another host than it should be.
+        BadRequest: there are fewer than two, one has other settings than the module, or a pair is for two tasks.
+        ModuleRefused: one changes weights that its matrices do not have.
+        SlotMismatch: one is on another host than it should be, or has other slots.
 
     """
     if len(anchors) < FEWEST:
@@ -203,6 +208,14 @@ def check_anchors(name: str, module: Module[Any], anchors: Sequence[Anchor], rec
                     f"{name}: the {part} module of anchor {place}: expected {_settings(module)}, as the module "
                     f"has, got {_settings(side)}; train anchors with the module's technique and settings"
                 )
+            outside = side.kept.outside_modules if side.kept is not None else ()
+            if outside:
+                raise ModuleRefused(
+                    f"{name}: the {part} module of anchor {place}: expected changes of the linear maps of the layers, "
+                    f"got one of {', '.join(outside[:3])}, too, which cannot be summed; train it without "
+                    "(modules_to_save)"
+                )
+        _check_one_task(name, place, anchor)
         hosts = [("first", anchor.origin, module.host)]
         hosts += [("second", anchor.receiver, receiver.fingerprint)] if receiver is not None else []
         for part, side, host in hosts:
@@ -211,6 +224,53 @@ def check_anchors(name: str, module: Module[Any], anchors: Sequence[Anchor], rec
                     f"{name}: the {part} module of anchor {place}: expected one of {host.name}, got one of "
                     f"{side.host.name} ({host.told_from(side.host)}); write --anchors ON_ORIGIN=ON_RECEIVER"
                 )
+        _check_slots(f"{name}: the first module of anchor {place}", anchor.origin, _shapes(module))
+        if receiver is not None:
+            slots = technique_named(module.spec.kind).slots(module.spec, receiver.slots)
+            wanted = {slot: technique_named(module.spec.kind).shapes(module.spec, own) for slot, own in slots.items()}
+            _check_slots(f"{name}: the second module of anchor {place}", anchor.receiver, wanted)
+
+
+def _check_one_task(name: str, place: int, anchor: Anchor) -> None:
+    """Refuse a pair whose records name two tasks: the sum on the receiver would be of other tasks than on the origin.
+
+    Raises:
+        BadRequest: they do.
+
+    """
+    ours, theirs = anchor.origin.task, anchor.receiver.task
+    if ours is None or theirs is None or ours.digest == theirs.digest:
+        return
+    if (ours.name, ours.labels) != (theirs.name, theirs.labels):
+        raise BadRequest(
+            f"{name}: anchor {place}: expected two modules for one task, got one for {ours.name} and one for "
+            f"{theirs.name}; pair modules that were trained for the same task"
+        )
+
+
+def _shapes(module: Module[Any]) -> dict[str, Shapes]:
+    return {
+        slot: {name: tuple(array.shape) for name, array in named.items()}
+        for slot, named in module.matrices.items()
+        if slot != HEAD
+    }
+
+
+def _check_slots(what: str, module: Module[Any], wanted: Mapping[str, Shapes]) -> None:
+    """Refuse a module that has not the matrices that are wanted at each slot.
+
+    Raises:
+        SlotMismatch: it has others at some slot.
+
+    """
+    found = _shapes(module)
+    for slot in sorted(wanted.keys() | found.keys()):
+        if found.get(slot) != wanted.get(slot):
+            expected, got = (
+                ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.get(slot, {}).items()) or "nothing"
+                for shapes in (wanted, found)
+            )
+            raise SlotMismatch(f"{what}: {slot}: expected {expected}, got {got}; train anchors at the module's slots")
 
 
 def _settings(module: Module[Any]) -> str:

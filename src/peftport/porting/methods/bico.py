@@ -14,30 +14,26 @@ forward and backward pass over a few texts. It takes the loss of the task. Two l
 Ours, too: rows are words that both hosts read. R_in, and the map by which answers are carried, are those of `theseus`,
 which are completed where rows leave them open. R_out is completed by the map of `theseus` between the outputs, and
 drawn towards it as far as that costs nothing on held-out texts, since the gradients of one task may span few
-dimensions. An adapter's down matrix reads activations, so it goes through their map, and its up matrix and bias through
-that of the gradients. A module with a head of its own is carried by its own answers, because the receiver has no head
-yet whose loss could be taken; the head goes through the map of the last hidden states. Prefixes and scalings are no
+dimensions; where no loss reaches a slot, it is that map alone. An adapter's down matrix reads activations, so it goes
+through their map, and its up matrix and bias through that of the gradients. A module with a head of its own is carried by its own
+answers, because the receiver has no head yet whose loss could be taken; the head goes through the map of the last hidden states. Prefixes and scalings are no
 products of a gradient and an activation, and are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from peftport.hosts.slots import Slot
 from peftport.porting.alignment.gradients import Gradients, answer_gradients, label_gradients
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, SecondMoments
 from peftport.porting.alignment.parts import Part, parts, rotation_of
-from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.spaces import Spaces, collect_spaces
-from peftport.porting.alignment.transport import Aligner, AligningPorter
-from peftport.porting.base import Fits
+from peftport.porting.alignment.transport import Aligner, ReadingPorter
 from peftport.porting.methods.theseus import Rotations
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
@@ -47,14 +43,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class BiCo(AligningPorter):
+class BiCo(ReadingPorter):
     """Orthogonal maps of the inputs and of the gradients at the outputs."""
 
     name = "bico"
     title = "orthogonal maps between both hosts' inputs and between their loss gradients"
     source = "BiCo, arXiv 2605.28444; without labels, and adapters: ours"
-    needs = "texts"
-    fits = Fits(width="any", depth="any")
     takes_labels = True
 
     @override
@@ -62,10 +56,6 @@ class BiCo(AligningPorter):
         if technique.roles in (PRODUCT, BOTTLENECK):
             return ""
         return "its matrices are no sums of products of a gradient and an activation, which this method carries"
-
-    @override
-    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
-        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
@@ -91,6 +81,9 @@ class Bilinear(Rotations):
     def of_gradients(self, pair: Pair) -> Dense:
         """The map of the gradients at the outputs, which follows that of the outputs where they leave it open."""
         gradients, outputs = self.gradients[pair.receiver.name], self.spaces.out[pair.receiver.name]
+        if not gradients.all.count:
+            found = self.out(pair)
+            return Dense(found.there, found.back, f"{found.note} of outputs, which the loss does not reach")
         of = parts(self.origin, self.receiver, pair, "out")
         told = Moments(left=outputs.left, right=outputs.right)
         told.fit = outputs.fit

@@ -26,21 +26,17 @@ and a scaling between two heads is no scaling: both are refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import override
 
 from peftport.core.libraries import torch
-from peftport.hosts.slots import Slot
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Regression, ridge
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts
-from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import measured, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces
-from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own
-from peftport.porting.base import Fits
+from peftport.porting.alignment.transport import Aligner, CarriedSlot, Own, ReadingPorter
 from peftport.porting.methods.theseus import Rotations
 from peftport.porting.pairs import Pair
 from peftport.techniques.base import Technique
@@ -49,24 +45,18 @@ from peftport.techniques.roles import BOTTLENECK, PRODUCT, Roles
 WHOLE = [Part(slice(None), slice(None), unmoved)]
 
 
-class Cast(AligningPorter):
+class Cast(ReadingPorter):
     """The origin's module between two linear heads."""
 
     name = "cast"
     title = "the module between two linear heads that translate activations, folded in"
     source = "after CAST, arXiv 2510.17902 (its heads are nonlinear and trained); linear heads in closed form: ours"
-    needs = "texts"
-    fits = Fits(width="any", depth="any")
 
     @override
     def cannot_carry(self, technique: Technique[Any]) -> str:
         if technique.roles in (PRODUCT, BOTTLENECK):
             return ""
         return "its matrices do not stand between a state that a head could translate and a change that goes back"
-
-    @override
-    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
-        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:

@@ -6,7 +6,7 @@ From the paper: the mask, which is the sign of the gradient of the receiver's lo
 majority over a few labelled examples. The paper masks whole weight matrices. Ours: the mask is applied to the matrices
 in which a module's update is linear (LoRA's B, an adapter's up, a Compacter's up_right), and the gradient is taken
 where they are zero, that is, at the bare receiver. So the rank or the bottleneck does not change. A prefix has no such
-matrices, since even keys and values of zero change the host.
+matrices, since even keys and values of zero change the host. Where no loss reaches a slot, nothing is masked.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from peftport.core.errors import BadRequest
 from peftport.core.libraries import torch
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module, stack
+from peftport.porting.alignment.gradients import check_gradients
 from peftport.porting.base import Fits, PortedMatrices, Porter, PortInputs
 from peftport.techniques import technique_named
 from peftport.techniques.attach import attached
@@ -48,6 +49,9 @@ class GradFix(Porter):
         made: Parameters = {slot: dict(named) for slot, named in module.matrices.items()}
         notes = {slot: "copied" for slot in made}
         for slot, named in votes.items():
+            if not named:
+                notes[slot] = "copied: the loss does not reach it"
+                continue
             kept = total = 0
             for name, vote in named.items():
                 matrix = made[slot][name]
@@ -63,6 +67,7 @@ def _votes(module: Module, receiver: Host, inputs: PortInputs) -> tuple[dict[str
 
     Raises:
         BadRequest: there is no example.
+        NotFinite: a gradient is NaN or infinite.
 
     """
     assert inputs.labelled is not None  # checked: needs labels
@@ -78,7 +83,11 @@ def _votes(module: Module, receiver: Host, inputs: PortInputs) -> tuple[dict[str
     with attached(receiver, module.spec, stacked):
         for loss in inputs.labelled.losses():
             examples += 1
-            for (slot, name), gradient in zip(outputs, torch.autograd.grad(loss, leaves), strict=True):
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for (slot, name), gradient in zip(outputs, gradients, strict=True):
+                if gradient is None:
+                    continue  # the loss does not reach it, such as a decoder's where only the encoder is read
+                check_gradients(receiver, {slot: gradient})
                 votes[slot][name] = votes[slot].get(name, torch.zeros(())) + gradient[0].sign()
     if not examples:
         raise BadRequest("gradfix: expected at least one labelled text, got none; give a task with training items")

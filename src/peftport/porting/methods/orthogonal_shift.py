@@ -19,6 +19,7 @@ depends on the direction of D and not on its size, so a small change of the host
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,11 +77,11 @@ class OrthogonalShift(Porter):
         for name in slots:
             old, new = before.matrix(inputs.origin.slots[name]).double(), after.matrix(receiver.slots[name]).double()
             shift, own = new - old, made[name]
-            if float(shift.norm()) > ROUNDING * float(old.norm()):
+            if float(shift.norm()) <= ROUNDING * float(old.norm()) < math.inf:
+                notes[name] = "copied: the host's matrix has not changed"
+            else:  # also where a number is NaN or infinite, which then shows in the result
                 a, b, notes[name] = orthogonal_to(shift, own["A"].double(), own["B"].double())
                 made[name] = {"A": a.to(own["A"].dtype), "B": b.to(own["B"].dtype)}
-            else:
-                notes[name] = "copied: the host's matrix has not changed"
             advance(1)
         return PortedMatrices(made, notes)
 

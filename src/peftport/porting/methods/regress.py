@@ -26,7 +26,6 @@ loss, no gradient and no backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +33,14 @@ import numpy as np
 from typing_extensions import override
 
 from peftport.core.libraries import torch
-from peftport.hosts.slots import Slot
 from peftport.porting.alignment.activations import SlotRows
 from peftport.porting.alignment.heads import HeadMap, by_head, heads_of, match_heads
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, Prior, Regression, SecondMoments, ridge
 from peftport.porting.alignment.parts import Part, Side, multiple_of, parts, rotation_of
-from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import measured, rotation, scaled, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces, state_rows, watched_rows
-from peftport.porting.alignment.transport import Aligner, AligningPorter, CarriedSlot, Own, expanded, fit_units
-from peftport.porting.base import Fits
+from peftport.porting.alignment.transport import Aligner, CarriedSlot, Own, ReadingPorter, expanded, fit_units
 from peftport.porting.pairs import Pair
 from peftport.techniques import technique_named
 from peftport.techniques.base import Technique
@@ -56,23 +52,17 @@ if TYPE_CHECKING:
 SHOWN = 1e-12  # times the largest sum of squares: a coordinate with less may be rounding error, and is left alone
 
 
-class Regress(AligningPorter):
+class Regress(ReadingPorter):
     """The module's own change at each slot, regressed on what the receiver has there."""
 
     name = "regress"
     title = "the module's change at each slot, regressed on the receiver's activations"
     source = "ours"
-    needs = "texts"
-    fits = Fits(width="any", depth="any")
 
     @override
     def cannot_carry(self, technique: Technique[Any]) -> str:
         known = technique.roles in (PRODUCT, BOTTLENECK, ATTENTION) or only_scales(technique.roles)
         return "" if known else "no regression is known for the roles of its matrices"
-
-    @override
-    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
-        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:

@@ -13,13 +13,9 @@ a port to the same host the identity for every shape. The queries, keys and valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from typing_extensions import override
 
 from peftport.hosts.host import Host
-from peftport.hosts.slots import Slot
 from peftport.porting.alignment.heads import (
     HeadMap,
     by_head,
@@ -32,27 +28,18 @@ from peftport.porting.alignment.heads import (
 from peftport.porting.alignment.inputs import AlignInputs
 from peftport.porting.alignment.maps import Dense, Map, Moments, SecondMoments
 from peftport.porting.alignment.parts import parts, rotation_of
-from peftport.porting.alignment.places import unread
 from peftport.porting.alignment.rotations import rotation, unmoved
 from peftport.porting.alignment.spaces import Spaces, collect_spaces
-from peftport.porting.alignment.transport import Aligner, AligningPorter
-from peftport.porting.base import Fits
+from peftport.porting.alignment.transport import Aligner, ReadingPorter
 from peftport.porting.pairs import Pair
-from peftport.techniques.base import Technique
 
 
-class Theseus(AligningPorter):
+class Theseus(ReadingPorter):
     """Orthogonal maps between both hosts' activations."""
 
     name = "theseus"
     title = "orthogonal maps between both hosts' activations"
     source = "arXiv 2602.12952; adapters, prefixes and Compacters: ours"
-    needs = "texts"
-    fits = Fits(width="any", depth="any")
-
-    @override
-    def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:
-        return unread(slot)
 
     @override
     def align(self, inputs: AlignInputs) -> Aligner:
@@ -70,7 +57,7 @@ class Rotations(Aligner):
         return rotation_of(self.spaces.into[pair.receiver.name], parts(self.origin, self.receiver, pair, "in"))
 
     @override
-    def out(self, pair: Pair) -> Map:
+    def out(self, pair: Pair) -> Dense:
         return rotation_of(self.spaces.out[pair.receiver.name], parts(self.origin, self.receiver, pair, "out"))
 
     @override
