@@ -15,9 +15,9 @@ Ours, too: rows are words that both hosts read. R_in, and the map by which answe
 which are completed where rows leave them open. R_out is completed by the map of `theseus` between the outputs, and
 drawn towards it as far as that costs nothing on held-out texts, since the gradients of one task may span few
 dimensions; where no loss reaches a slot, it is that map alone. An adapter's down matrix reads activations, so it goes
-through their map, and its up matrix and bias through that of the gradients. A module with a head of its own is carried by its own
-answers, because the receiver has no head yet whose loss could be taken; the head goes through the map of the last hidden states. Prefixes and scalings are no
-products of a gradient and an activation, and are refused.
+through their map, and its up matrix and bias through that of the gradients. A module with a head of its own is carried
+by its own answers, because the receiver has no head yet whose loss could be taken; the head goes through the map of the
+last hidden states. Prefixes and scalings are no products of a gradient and an activation, and are refused.
 """
 
 from __future__ import annotations
