@@ -1,4 +1,4 @@
-"""Every porting method and what could be done instead of porting, on four kinds of base-model upgrades.
+"""Every porting method and what could be done instead of porting, on base-model upgrades of several kinds.
 
     PYTHONPATH=src:benchmarks python benchmarks/upgrades.py [--receivers NAME,NAME] [--techniques NAME,NAME]
         writes benchmarks/results/upgrades/RECEIVER-TECHNIQUE.json, arm after arm: what is there is not done again
@@ -9,10 +9,12 @@
 
 `benchmarks/upgrades.toml` says what is run and what is called a win; `benchmarks/upgrades.md` has what came out.
 Modules are trained on the origin on texts that nothing on the receivers sees. On a receiver all arms have the same
-2,000 further texts: without labels for methods that read texts and for distilling, with labels for the further steps.
+further texts: without labels for methods that read texts and for distilling, with labels for the further steps.
+What answers with a text is right where the whole answer is (`exact_match`).
 
     METHOD     every method of `peftport methods` that can carry the module to this receiver
-    distill    trained without labels to predict what the module predicts, also into the other technique
+    distill    trained without labels to predict what the module predicts, also into the other technique, and by every
+               lesson that is declared: what of answers is taught, which texts are kept, prompts that the origin makes
     offset     both hosts at test time: the receiver's scores and what the module changes in the origin's
     sampled, fresh, equal, few_shot, ceiling, bare     what a port has to beat, and what frames it (upgrades.toml)
 """
@@ -47,13 +49,18 @@ from peftport.modules.module import Module
 from peftport.porting import METHODS, porter_named, sampler_named
 from peftport.porting.base import Anchor, PortCache, Porter, PortInputs
 from peftport.tasks import load_task
-from peftport.tasks.kinds.classification import Scores, as_scores
+from peftport.tasks.kinds.classification import as_scores
+from peftport.tasks.kinds.completion import Answers, Completion
+from peftport.tasks.spec import Example, Predictions
 from peftport.tasks.task import Split, Task
 from peftport.techniques import make_spec
 from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, Start, bind_task
 from peftport.training.loop import Entry, TrainSettings, train_entries
+from peftport.workflows.answers import SHOTS, few_shot
 from peftport.workflows.distill import DistillOptions, distill
+from peftport.workflows.host_prompts import made_prompts
+from peftport.workflows.lesson import Teaching
 from peftport.workflows.port_inputs import MOST_TEXTS, TaskLosses, open_port_inputs
 from peftport.workflows.references import few_shot_of_classes, labelled_items, logit_offset
 
@@ -62,20 +69,21 @@ NAME = os.environ.get("DECLARED", "upgrades")
 DECLARED, RESULTS = HERE / f"{NAME}.toml", HERE / "results" / NAME
 PLAN: dict[str, Any] = tomllib.loads(DECLARED.read_text(encoding="utf-8"))
 SEEDS, MORE = tuple(PLAN["seeds"]), int(PLAN["further_steps"])
-SETTINGS = TrainSettings(batch_size=16, max_tokens=64)
+SETTINGS = TrainSettings(batch_size=PLAN.get("batch_size", 16), max_tokens=PLAN.get("max_tokens", 64))
+MEASURE = metric_named(PLAN.get("measure", "auroc"))  # beside how much is right
 OTHER = {"lora": "adapter", "adapter": "lora"}
 Bits = npt.NDArray[np.uint8]
 
 
 def bound(host: str, task: Task) -> BoundTask:
     """A task on a host, as everything here is trained and tested."""
-    return bind_task(host, task, None, SETTINGS, PLAN["items"], Loading(dtype=PLAN["dtype"]))
+    return bind_task(host, task, None, SETTINGS, PLAN["items"], Loading(dtype=PLAN["dtype"]), PLAN["items"])
 
 
 def halves(task: Task) -> tuple[Task, Task]:
     """The task with the texts that origins learn from, and with those that receivers have."""
     n, train = PLAN["texts"], task.train
-    rest = Split(train.ids[n:], train.texts[n:], train.labels[n:])
+    rest = Split(train.ids[n:], train.examples[n:], train.targets[n:])
     return replace(task, train=rest), replace(task, train=train.head(n))
 
 
@@ -115,7 +123,7 @@ class Pair:
         """All that a method may use."""
         texts, losses = self.away.task.train.texts[:MOST_TEXTS], TaskLosses(self.away, module)
         anchors = self.anchors if porter.needs == "anchors" else ()
-        return PortInputs(self.home.host, texts, losses, shared=self.cache, anchors=anchors, max_tokens=64)
+        return PortInputs(self.home.host, texts, losses, shared=self.cache, anchors=anchors, max_tokens=SETTINGS.max_tokens)
 
 
 # --- arms: what each seed's further steps begin with -----------------------------------------------------------------
@@ -135,7 +143,7 @@ def bico_with_labels(pair: Pair) -> list[Module]:
     for seed, module in zip(SEEDS, pair.modules, strict=True):
         inputs = open_port_inputs(
             porter, module, pair.away.host, origin=pair.home.host, bound_task=pair.away, shared=pair.cache,
-            max_tokens=64,
+            max_tokens=SETTINGS.max_tokens,
         )  # fmt: skip
         made.append(porter.port(module, pair.away.host, rng_for(seed, "port"), inputs))
     return made
@@ -148,16 +156,20 @@ def sampled(pair: Pair) -> list[Module]:
     return [draw.port(m, pair.away.host, rng_for(s, "sample")) for s, m in zip(SEEDS, resized, strict=True)]
 
 
-def distilled(into: str | None = None) -> Callable[[Pair], list[Module]]:
-    """Every module distilled, into its own technique or another one."""
+def distilled(
+    into: str | None = None, prompts: int = 0, teach: Teaching = "sequences", keep: float = 1.0
+) -> Callable[[Pair], list[Module]]:
+    """Every module distilled, into its own technique or another one, on the texts or on so many made prompts."""
 
     def make(pair: Pair) -> list[Module]:
-        kind, texts = into or pair.technique, pair.away.task.train.examples
-        how = DistillOptions(PLAN["distill_steps"], 0, PLAN["learning_rates"][kind], make_spec(kind))
-        return [
-            distill(module, pair.home, pair.away, texts, replace(how, seed=seed))
-            for seed, module in zip(SEEDS, pair.modules, strict=True)
-        ]
+        kind, made = into or pair.technique, []
+        how = DistillOptions(PLAN["distill_steps"], 0, PLAN["learning_rates"][kind], make_spec(kind), teach, keep)
+        for seed, module in zip(SEEDS, pair.modules, strict=True):
+            texts: Sequence[Example] = pair.away.task.train.examples
+            if prompts:
+                texts = made_prompts(module, pair.home, prompts, seed, Silent())
+            made.append(distill(module, pair.home, pair.away, texts, replace(how, seed=seed)))
+        return made
 
     return make
 
@@ -190,6 +202,7 @@ def ceiling(pair: Pair) -> list[Module]:
 
 EQUAL = f"equal, {MORE + PLAN['distill_steps']} steps"  # what distilling is held against, as fresh is what others are
 LONGER = {f"equal, {steps} steps": steps for steps in PLAN.get("longer", ())}  # as much time as distilling takes
+LESSONS: dict[str, dict[str, Any]] = PLAN.get("lessons", {})
 # Every arm, whether it gets the further steps, and how many steps it has taken before.
 ARMS: dict[str, tuple[Callable[[Pair], list[Module]], bool, int]] = {
     "fresh": (fresh, True, 0),
@@ -197,12 +210,14 @@ ARMS: dict[str, tuple[Callable[[Pair], list[Module]], bool, int]] = {
     **{porter.name: (ported(porter), True, 0) for porter in METHODS},
     "bico, 128 labels": (bico_with_labels, True, 0),
     "distill": (distilled(), True, PLAN["distill_steps"]),
+    **{f"distill, {name}": (distilled(**how), True, PLAN["distill_steps"]) for name, how in LESSONS.items()},
     "distill into the other technique": (lambda p: distilled(OTHER[p.technique])(p), True, PLAN["distill_steps"]),
     EQUAL: (equal(MORE + PLAN["distill_steps"]), False, MORE + PLAN["distill_steps"]),
     **{name: (equal(steps), False, steps) for name, steps in LONGER.items()},
     "ceiling": (ceiling, False, PLAN["origin_steps"]),
 }
 UNTRAINED = ("bare", "few_shot", "offset")
+PLANNED: list[str] = PLAN.get("arms", [*UNTRAINED, *ARMS])
 FRAMES = ("bare", "fresh", "sampled", EQUAL, *LONGER, "few_shot", "offset", "ceiling")
 RIVALS = ("resize", "sampled", "equal", *LONGER, "few_shot")
 
@@ -229,31 +244,46 @@ def rows_of_arm(pair: Pair, arm: str) -> Iterator[dict[str, Any]]:
     starts = [Start(pair.away.startable(module), seed) for seed, module in zip(SEEDS, modules, strict=True)]
     kept = pair.away.train(spec, starts, budgets, PLAN["learning_rates"][spec.kind])
     for steps in budgets:
-        tests = [as_scores(one) for one in pair.away.test(spec, [each[steps].matrices for each in kept])]
+        tests = pair.away.test(spec, [each[steps].matrices for each in kept])
         notes = {seed: module.ports[-1].slots for seed, module in zip(SEEDS, modules, strict=True) if module.ports}
         yield row(arm, steps, tests, seconds) | ({"slots": notes[0]} if 0 in notes and steps == 0 else {})
 
 
-def untrained(pair: Pair, arm: str) -> list[Scores]:
+def untrained(pair: Pair, arm: str) -> Sequence[Predictions]:
     """The tests of an arm that trains nothing, one a seed."""
-    [bare] = (as_scores(one) for one in pair.away.test(None, []))
-    if arm == "bare":
-        return [bare] * len(SEEDS)
+    answers = isinstance(pair.away.task.spec, Completion)
+    if arm == "few_shot" and answers:
+        by_seed = few_shot(pair.away, SHOTS, SEEDS, Silent())
+        return [by_seed[seed] for seed in SEEDS]
     if arm == "few_shot":
         tests = few_shot_of_classes(pair.away, (MORE,), SEEDS, Silent()).tests
         return [tests[MORE, seed] for seed in SEEDS]
+    [bare] = pair.away.test(None, [])
+    if arm == "bare":
+        return [bare] * len(SEEDS)
+    bare = as_scores(bare)
     arms = [logit_offset(module, pair.home, pair.away, bare, 1.0, "accuracy", Silent()) for module in pair.modules]
     return [each.tests[0, None] for each in arms]
 
 
-def row(arm: str, steps: int, tests: Sequence[Scores], seconds: float) -> dict[str, Any]:
+def row(arm: str, steps: int, tests: Sequence[Predictions], seconds: float) -> dict[str, Any]:
     """One arm after so many further steps: measures by seed, and which items were right."""
+    correct = [right(test) for test in tests]
     return {
         "arm": arm, "steps": steps, "seconds_a_module": round(seconds / len(SEEDS), 1),
-        "accuracy": [float(test.correct.mean()) for test in tests],
-        "auroc": [metric_named("auroc").aggregate(test) for test in tests],
-        "correct": ["".join(map(str, test.correct.astype(int))) for test in tests],
+        "accuracy": [float(each.mean()) for each in correct],
+        MEASURE.name: [MEASURE.aggregate(test) for test in tests],
+        "correct": ["".join(map(str, each.astype(int))) for each in correct],
     }  # fmt: skip
+
+
+def right(test: Predictions) -> npt.NDArray[Any]:
+    """Which items were predicted right, (N,): the class, or the whole answer."""
+    if not isinstance(test, Answers):
+        return as_scores(test).correct
+    exact = metric_named("exact_match").per_item(test)
+    assert exact is not None, "the items of upgrades are all answered"
+    return exact
 
 
 def run(receiver: str, technique: str, home: BoundTask, modules: Sequence[Module], arms: Sequence[str]) -> None:
@@ -287,7 +317,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 def write(file: Path, rows: Sequence[Mapping[str, Any]], pair: Pair) -> None:
     """All rows, with what they were measured with."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    at_home = [float(as_scores(t).correct.mean()) for t in home_tests(pair)] if not file.is_file() else None
+    at_home = [float(right(t).mean()) for t in home_tests(pair)] if not file.is_file() else None
     kept = {"at_home": at_home} if at_home else {"at_home": json.loads(file.read_text())["at_home"]}
     head = {"declared": declared(), "machine": machine_facts(), "hosts": [pair.home.host.name, pair.away.host.name]}
     file.write_text(json.dumps({**head, **kept, "rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -355,10 +385,11 @@ def markdown() -> Iterator[str]:
         *own, alone = found["at_home"]
         yield f"### {file.stem}\n\nAt home {np.mean(own):.3f}, the origin alone {alone:.3f}.\n"
         over = " | ".join(f"over {name}" for name in RIVALS)
-        yield f"| arm | as it is | after {MORE} steps | {over} | AUROC, as it is | after {MORE} | seconds |"
+        title = {"auroc": "AUROC", "negative_log_likelihood": "nats"}[MEASURE.name]
+        yield f"| arm | as it is | after {MORE} steps | {over} | {title}, as it is | after {MORE} | seconds |"
         yield f"| --- |{' ---: |' * (5 + len(RIVALS))}"
         gate = passes(rows)
-        lacking = [arm for arm in (*UNTRAINED, *ARMS) if all(each["arm"] != arm for each in rows)]
+        lacking = [arm for arm in PLANNED if all(each["arm"] != arm for each in rows)]
         for arm in arms_of(rows):
             yield line(rows, arm, gate.get(arm, False))
         if lacking:
@@ -380,7 +411,7 @@ def line(rows: Sequence[Mapping[str, Any]], arm: str, won: bool) -> str:
         cells += [interval(found[each]) if each in found and each != arm else "" for each in RIVALS]
     else:
         cells += [""] * len(RIVALS)
-    cells += [f"{np.mean(own[s]['auroc']):.3f}" if s in own else "" for s in (0, MORE)]
+    cells += [f"{np.mean(own[s][MEASURE.name]):.3f}" if s in own else "" for s in (0, MORE)]
     cells.append(f"{own[max(own)]['seconds_a_module']:.0f}")
     return f"| {' | '.join(cells)} |"
 
@@ -396,7 +427,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--receivers", default=",".join(reversed(PLAN["receivers"])))
     parser.add_argument("--techniques", default=",".join(PLAN["techniques"]))
-    parser.add_argument("--arms", nargs="+", default=[*UNTRAINED, *ARMS], choices=[*UNTRAINED, *ARMS], metavar="ARM")
+    parser.add_argument("--arms", nargs="+", default=PLANNED, choices=[*UNTRAINED, *ARMS], metavar="ARM")
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
     asked = parser.parse_args()
     if asked.table:
