@@ -123,7 +123,8 @@ class Pair:
         """All that a method may use."""
         texts, losses = self.away.task.train.texts[:MOST_TEXTS], TaskLosses(self.away, module)
         anchors = self.anchors if porter.needs == "anchors" else ()
-        return PortInputs(self.home.host, texts, losses, shared=self.cache, anchors=anchors, max_tokens=SETTINGS.max_tokens)
+        most = SETTINGS.max_tokens
+        return PortInputs(self.home.host, texts, losses, shared=self.cache, anchors=anchors, max_tokens=most)
 
 
 # --- arms: what each seed's further steps begin with -----------------------------------------------------------------
