@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 from slice import ARMS, BATCH, PAIRS, RESULTS, TRAINED
 
+PEERS_FILE, SLICE_FILE = "peers_avx512_bf16.json", "slice_avx512_bf16.json"
 MINILM, FLAN = "all-MiniLM-L6-v2", "flan-t5-small"
 GOALS = {(MINILM, "trainer"): 3.5, (MINILM, "lean"): 2.5, (FLAN, "trainer"): 3.0, (FLAN, "lean"): 2.5}
 SLICE_GOALS = {"trainer": 6.0, "lean": 4.0}
@@ -97,20 +98,27 @@ def slices(found: dict[str, Any], peers: dict[str, Any], processor: str) -> Iter
                 )
 
 
-def main() -> None:
-    """Print every figure that there is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default="peers_avx512_bf16.json")
-    parser.add_argument("--slice", default="slice_avx512_bf16.json")
-    asked = parser.parse_args()
-    peers, found = read(asked.peers), read(asked.slice)
+def table(peers_file: str = PEERS_FILE, slice_file: str = SLICE_FILE) -> str:
+    """Every figure that there is, as Markdown."""
+    peers, found = read(peers_file), read(slice_file)
     processor = found["peers"][0]["machine"]["processor"]
-    print("| what | goal, times | reached | our seconds | the goal allows | products alone | |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     wide, narrow = (last_step(MINILM, 8, dtype, processor) for dtype in ("float32", "mixed"))
-    print(Figure("a step of 8 entries on MiniLM beside float32", STEP_GOAL, wide[0], narrow[0], narrow[1]).line())
-    for figure in (*single_runs(peers, processor), *slices(found, peers, processor)):
-        print(figure.line())
+    step = Figure("a step of 8 entries on MiniLM beside float32", STEP_GOAL, wide[0], narrow[0], narrow[1])
+    head = [
+        "| what | goal, times | reached | our seconds | the goal allows | products alone | |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    figures = (step, *single_runs(peers, processor), *slices(found, peers, processor))
+    return "\n".join([*head, *(figure.line() for figure in figures)])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", default=PEERS_FILE)
+    parser.add_argument("--slice", default=SLICE_FILE)
+    asked = parser.parse_args()
+    print(table(asked.peers, asked.slice))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,18 @@ MEASUREMENTS = BENCHMARKS.parent / "docs" / "measurements.md"
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
-    for name in ("agreement", "contestants", "work", "slice", "machine", "run", "same_host", "faults", "sweep"):
+    for name in (
+        "agreement",
+        "contestants",
+        "work",
+        "slice",
+        "machine",
+        "run",
+        "same_host",
+        "faults",
+        "sweep",
+        "floors",
+    ):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -279,6 +290,14 @@ def test_what_is_written_of_commands_is_their_file_s() -> None:
 
     found = json.loads(OUT.read_text(encoding="utf-8"))
     assert table(found) in MEASUREMENTS.read_text(encoding="utf-8")
+
+
+def test_what_is_written_of_goals_out_of_reach_is_what_the_files_say() -> None:
+    from floors import Figure, table
+
+    assert table() in MEASUREMENTS.read_text(encoding="utf-8")
+    assert Figure("", goal=2.0, against=10.0, ours=6.0, floor=5.1).line().endswith("| out of reach |")
+    assert Figure("", goal=2.0, against=10.0, ours=6.0, floor=4.9).line().endswith("| not excluded |")
 
 
 def test_what_is_written_of_fewer_bits_is_its_file_s() -> None:
