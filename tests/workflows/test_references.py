@@ -17,7 +17,7 @@ import peftport
 from peftport.core.errors import BadRequest, NotFinite, TaskRefused, UnknownName
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
+from peftport.modules.module import HEAD, Module
 from peftport.objectives import bind_objective
 from peftport.objectives.base import mean_pooled
 from peftport.report.compared import comparison_page
@@ -29,7 +29,7 @@ from peftport.training.loop import TrainSettings, batches
 from peftport.workflows import references
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import ComparisonPlan, run_comparison
-from peftport.workflows.references import few_shot_of_classes, labelled_items, logit_offset
+from peftport.workflows.references import few_shot_of_classes, labelled_items, left_out, logit_offset
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices
 from pico_folders import Run, cut_off, in_process, save_hosts, save_reviews
 
@@ -131,6 +131,23 @@ def test_validation_items_alone_choose_the_factor(monkeypatch: pytest.MonkeyPatc
     empty = replace(TASK, valid=TASK.valid.head(0))
     with pytest.raises(TaskRefused, match="--offset validation: toy: expected validation items"):
         offset_arm(module, replace(origin, task=empty), replace(away, task=empty), "validation")
+
+
+@pytest.mark.parametrize("headed", [False, True])
+@pytest.mark.parametrize("readout", ["prototype", "label_tokens", "linear"])
+def test_the_offset_is_left_out_where_the_module_lacks_the_head_that_the_readout_needs(
+    readout: str, headed: bool
+) -> None:
+    """A fresh head knows nothing, so what it changes on the origin would be no offset of the module's."""
+    away = receiver(readout)
+    module = module_of(home(readout))
+    if headed:
+        head = {"weight": torch.ones(2, away.host.width), "bias": torch.zeros(2)}
+        module = module.with_matrices({**module.matrices, HEAD: head})
+    notes = left_out(["few_shot", "logit_offset"], module, away, PLAN.budgets, None)
+    assert list(notes) == (["logit_offset"] if readout == "linear" and not headed else [])
+    told = f"reference arm logit_offset is left out: the module has no head, and readout {readout} scores nothing"
+    assert all(note.startswith(told) for note in notes.values())
 
 
 # --- few_shot ---------------------------------------------------------------------------------------------------------
@@ -255,6 +272,9 @@ def test_compare_takes_them(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     assert len(found.json["references_summary"]) == 2
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "--references few_shot,logit_offset --offset validation" in page
+    headless = run(*asked[:6], "--budgets", "0", "--seeds", 1, "--readout", "linear", *both, "--json")
+    assert headless.code == 0 and headless.json.get("references", []) == []
+    assert any("logit_offset is left out: the module has no head" in line for line in headless.json["remarks"])
     for wrong, says in (
         (["--references", "fewshot"], "unknown reference arm 'fewshot': did you mean 'few_shot'"),
         (["--offset", "2"], "--offset 2.0: expected with --references logit_offset"),
