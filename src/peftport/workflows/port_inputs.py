@@ -6,7 +6,7 @@ The origin is only opened where a method needs its weights, and loaded where it 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +16,14 @@ import numpy as np
 from peftport.core.errors import BadRequest, UnknownName
 from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
+from peftport.core.request import Place
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
 from peftport.objectives import objective_for
 from peftport.objectives.cuts import CutTexts
+from peftport.porting import PORTERS
 from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import Anchor, PortCache, Porter, PortInputs
 from peftport.tasks.load import check_task_name, load_task
@@ -127,6 +129,29 @@ def cut_remarks(shared: PortCache, max_tokens: int) -> tuple[str, ...]:
 
 def _most_tokens(host: Host) -> int | None:
     return None if host.positions is None else host.positions - tokens_around(host)
+
+
+def unused_remarks(
+    methods: Sequence[str],
+    module: Module[Any],
+    receiver: Host,
+    texts: Place | None,
+    anchors: Mapping[Place, Place] | None,
+) -> tuple[str, ...]:
+    """Say which of the texts and anchors that are given none of these methods uses for this port, in sentences."""
+    given = {"texts": texts is not None, "anchors": bool(anchors)}
+    used = {_used(name, module, receiver) for name in methods} if any(given.values()) else set()
+    return tuple(
+        f"--{name} is not used by {' or '.join(methods)}" for name, there in given.items() if there and name not in used
+    )
+
+
+def _used(method: str, module: Module[Any], receiver: Host) -> str:
+    """What a method needs for this port; the method that trains, which is no porter, reads texts."""
+    if method not in PORTERS:
+        return "texts"
+    porter = PORTERS[method]
+    return porter.needs if porter.refusal(module, receiver) else porter.needs_for(module, receiver)
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:
