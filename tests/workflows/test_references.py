@@ -164,6 +164,18 @@ def test_examples_are_what_the_arms_have_learnt_from() -> None:
     assert len(labelled_items(bound, 500, 0)) == len(TASK.train)  # no more than there are
 
 
+@pytest.mark.parametrize("seeds", [(0,), (3,), (0, 1, 2, 3, 4, 5)])
+def test_the_cost_counts_the_labels_of_every_seed(seeds: tuple[int, ...]) -> None:
+    """In the second epoch some items come again and some for the first time, more or fewer with another seed."""
+    bound = replace(receiver(), task=replace(TASK, train=split_of(150, 3)))  # 37 batches an epoch, and two items
+    arm = few_shot_of_classes(bound, (0, 3, 55), seeds, Silent())
+    counts = {budget: {len(labelled_items(bound, budget, seed)) for seed in seeds} for budget in (3, 55)}
+    assert counts[3] == {12} and (len(counts[55]) > 1) == (len(seeds) > 1)
+    low, high = min(counts[55]), max(counts[55])
+    span = f"{low} to {high}" if low < high else f"{low}"
+    assert arm.cost.startswith(f"12 labels at 3 steps, {span} labels at 55 steps; each example")
+
+
 @pytest.mark.parametrize("model_type", ["bert", "t5", "llama"])
 def test_scores_are_cosines_to_the_means_of_classes(model_type: str) -> None:
     readout = "prototype" if model_type == "bert" else "label_tokens"
