@@ -56,6 +56,13 @@ class TaskLosses:
             targets = torch.as_tensor(np.asarray(target)[None], device=host.device)
             yield self.bound_task.readout.loss([row], targets, stacked, shift)[0]
 
+    def reads_as(self, other: TaskLosses) -> bool:
+        """Whether two hosts read each of these items as the same tokens of one vocabulary."""
+        ours, theirs = self.bound_task, other.bound_task
+        if ours.host.tokenizer.get_vocab() != theirs.host.tokenizer.get_vocab():
+            return False
+        return ours.train_split.rows[: self.items] == theirs.train_split.rows[: other.items]
+
 
 def open_port_inputs(
     porter: Porter,
@@ -91,12 +98,14 @@ def open_port_inputs(
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None
-    at_home = None
+    at_home, same_tokens = None, False
     headless = bound_task is not None and module.head is None and not bound_task.readout.head_shapes()
     if porter.takes_labels and bound_task is not None and host is not None and texts is None and headless:
         labelled, at_home = TaskLosses(bound_task, module, MOST_ON_BOTH), _at_home(host, bound_task, module, shared)
-        host = at_home.bound_task.host
-    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home)
+        host, same_tokens = at_home.bound_task.host, at_home.reads_as(labelled)
+    return PortInputs(
+        host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home, same_tokens
+    )
 
 
 def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache) -> TaskLosses:
