@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peftport.core.errors import BadRequest, NotFinite
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
+from peftport.modules.module import Module, TaskRecord
 from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
 from peftport.objectives.prototype import Prototype
@@ -27,8 +27,8 @@ from peftport.porting.methods.bico import Bilinear
 from peftport.porting.methods.theseus import Rotations
 from peftport.porting.pairs import pair_slots
 from peftport.techniques.attach import changed_at
-from peftport.workflows.port_inputs import open_port_inputs
-from pico import SPECS, pico_host, random_matrices
+from peftport.workflows.port_inputs import TaskLosses, open_port_inputs
+from pico import SPECS, TOY, pico_host, random_matrices
 from porting.rebase import named, sentences
 from porting.test_rebased import BASES, EVERYWHERE, answers, apart, away, home
 from workflows.test_distill import bound_task
@@ -225,6 +225,21 @@ def test_a_task_gives_labels_and_texts_take_them_back(tmp_path) -> None:  # type
     for given, word in ((by_labels, "by labels"), (by_texts, "own answers"), (headed, "own answers")):
         ported = porter.port(module, other.host, np.random.default_rng(0), given)
         assert all(word in note for note in ported.ports[-1].slots.values())
+
+
+@pytest.mark.parametrize("recorded", [None, "prototype", "label_tokens"])
+@pytest.mark.parametrize("asked", [None, "prototype", "label_tokens"])
+def test_both_hosts_are_read_as_the_user_says(asked: str | None, recorded: str | None) -> None:
+    """Else as the module was trained, and a module of another library, which does not say, as is usual for the host."""
+    one, away_ = named(pico_host("bert"), "home"), named(pico_host("bert", 1), "away")
+    task = None if recorded is None else TaskRecord(name="toy", labels=TOY.labels, digest="", readout=recorded)
+    module = a_module(one)
+    module = module.with_matrices(module.matrices, task=task)
+    expected = asked or recorded or "prototype"
+    other = bound_task(away_, {"prototype": Prototype, "label_tokens": LabelTokens}[expected])
+    given = open_port_inputs(porter_named("bico"), module, away_, origin=one, bound_task=other, readout=asked)
+    assert isinstance(given.labelled_at_home, TaskLosses)
+    assert given.labelled_at_home.bound_task.readout.name == expected and given.same_tokens
 
 
 def test_what_is_no_product_of_gradients_and_activations_is_refused() -> None:

@@ -88,7 +88,7 @@ def _ported(
     origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
         porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-        progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
+        progress=request.progress, max_tokens=request.max_tokens, anchors=anchors, readout=request.readout,
     )  # fmt: skip
     ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
     return ported, (*cut_remarks(inputs.shared, request.max_tokens), *fold_remarks(module))

@@ -135,6 +135,7 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
     inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
         as_technique=request.as_, progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
+        readout=request.readout,
     )  # fmt: skip
     ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
     return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))

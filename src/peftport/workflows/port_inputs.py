@@ -77,14 +77,15 @@ def open_port_inputs(
     shared: PortCache | None = None,
     max_tokens: int | None = None,
     anchors: Sequence[Anchor] = (),
+    readout: str | None = None,
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
     ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts.
     ``bound_task`` is a task bound to the receiver. A method that takes labels on both hosts gets it on the origin, too,
-    where no texts are named and the module has no head of its own. ``shared`` caches what earlier ports computed, so
-    that the origin is loaded only once. ``max_tokens`` is how much is read of each text of which activations are
-    compared.
+    where no texts are named and the module has no head of its own: by the ``readout`` that the user names for both
+    hosts, or else the one that the module was trained with. ``shared`` caches what earlier ports computed, so that the
+    origin is loaded only once. ``max_tokens`` is how much is read of each text of which activations are compared.
 
     Raises:
         BadRequest: the origin cannot be found, or the texts cannot be read.
@@ -101,18 +102,19 @@ def open_port_inputs(
     at_home, same_tokens = None, False
     headless = bound_task is not None and module.head is None and not bound_task.readout.head_shapes()
     if porter.takes_labels and bound_task is not None and host is not None and texts is None and headless:
-        labelled, at_home = TaskLosses(bound_task, module, MOST_ON_BOTH), _at_home(host, bound_task, module, shared)
+        labelled = TaskLosses(bound_task, module, MOST_ON_BOTH)
+        at_home = _at_home(host, bound_task, module, shared, readout)
         host, same_tokens = at_home.bound_task.host, at_home.reads_as(labelled)
     return PortInputs(
         host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home, same_tokens
     )
 
 
-def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache) -> TaskLosses:
+def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache, named: str | None) -> TaskLosses:
     """The losses of the same items on the origin, which is loaded again if it lacks the head that the readout needs."""
 
     def bind() -> BoundTask:
-        readout = objective_for(own_readout(module, None), origin.kind, away.task.spec)
+        readout = objective_for(own_readout(module, named), origin.kind, away.task.spec)
         if readout.view == "body" or origin.folder is None:
             bound = readout(origin, away.task.spec, away.settings.max_tokens)
             return BoundTask(origin, away.task, bound, away.settings, trained_on=away.trained_on)

@@ -200,7 +200,7 @@ def _ported(pair: HostPair, candidate: UpgradeCandidate) -> Module:
     origin = pair.running_old(candidate.readout) if runs else pair.old
     inputs = open_port_inputs(
         porter, module, receiver, origin=origin, texts=texts, bound_task=bound, progress=pair.progress,
-        shared=pair.cache, max_tokens=pair.request.max_tokens,
+        shared=pair.cache, max_tokens=pair.request.max_tokens, readout=pair.request.readout,
     )  # fmt: skip
     return porter.port(module, receiver, rng_for(0, "porting"), inputs)
 
