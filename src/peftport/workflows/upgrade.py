@@ -169,7 +169,7 @@ def _done(
             continue
         record = _unmeasured(candidate, content).model_copy(update={"out": True} | _measures(result))
         _write(pair, folder.module(candidate.name), candidate, made, record)
-        yield folder.keep(record)
+        yield folder.keep(record.model_copy(update={"written": folder.written(candidate.name)}))
 
 
 def _write(pair: HostPair, out: Path, candidate: UpgradeCandidate, ported: Module, record: UpgradeRecord) -> None:
