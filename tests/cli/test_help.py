@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import pydoc
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,17 @@ def test_python_says_what_the_help_page_says(words: str) -> None:
     of_file = " ".join(pydoc.render_doc(Study.from_file, renderer=pydoc.plaintext).split())
     for name in said.keys() & set(options(StudyRequest)) if words.startswith("study ") else ():
         assert said[name].help == options(StudyRequest)[name].help and in_python(said[name].help) in of_file
+
+
+@pytest.mark.parametrize("words", MADE)
+def test_the_help_of_an_option_names_options_that_the_command_has(words: str) -> None:
+    command: Any = typer.main.get_command(app)
+    for word in words.split():
+        command = command.commands[word]
+    own = {option for parameter in command.params for option in parameter.opts}
+    for parameter in command.params:
+        named = set(re.findall(r"(?<!\w)--[a-z][a-z-]*", parameter.help or ""))
+        assert named <= own, parameter.name
 
 
 def test_every_study_command_is_made_from_a_request() -> None:

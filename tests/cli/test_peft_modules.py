@@ -10,6 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
+from peftport.workflows.port_inputs import TaskLosses
 from pico_folders import Run
 
 # peft 0.21 asks transformers 5.23 for this under its old name.
@@ -112,3 +113,30 @@ def test_what_serving_and_upgrading_lose_of_a_folder_is_said_or_refused(
     assert peftport(*upgrade).json["modules"][0]["outcome"] == "copy"
     [tested] = peftport(*upgrade, "--task", reviews).json["modules"]
     assert tested["outcome"] == "refused" and "changes lm_head too" in tested["why"]
+
+
+def test_bico_reads_both_hosts_by_the_readout_that_is_given(
+    peftport: Run, hosts: Folders, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PEFT folder does not say how its module was trained; the readout of the user is that of both hosts."""
+    read: list[tuple[str, str]] = []
+    losses = TaskLosses.losses
+
+    def watched(self: TaskLosses) -> Any:
+        read.append((self.bound_task.host.name, self.bound_task.readout.name))
+        return losses(self)
+
+    monkeypatch.setattr(TaskLosses, "losses", watched)
+    module = made(hosts["bert-masked"], "AutoModelForMaskedLM", tmp_path / "made", target_modules=["query", "value"])
+    there = ("--from", hosts["bert-masked"], "--to", hosts["bert-masked"], "--task", reviews, "--test-items", 6)
+    short = ("--budgets", "0", "--seeds", 1)
+    for readout in ("label_tokens", "prototype"):
+        for number, words in enumerate((
+            ("port", module, *there, "--method", "bico", "--out", tmp_path / readout),
+            ("port", module, *there, "--method", "copy,bico", "--out", tmp_path / f"{readout}-of-two"),
+            ("compare", module, *there, "--method", "bico", *short),
+        )):  # fmt: skip
+            read.clear()
+            done = peftport(*words, "--readout", readout)
+            assert done.code == 0, done.err
+            assert read == [("bert-masked", readout)] * 2, number

@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from peftport.core.errors import UnknownName
+from peftport import port
+from peftport.core.errors import BadRequest, UnknownName
 from peftport.core.guesses import ON_A_HUB
+from peftport.core.numbers import tensor_of
 from peftport.hosts.offline.catalogue import offline_catalogue
 from peftport.hosts.sources import find_host, told_by_hub
+from peftport.modules.module import Module
+from peftport.porting import PORTERS
 from peftport.techniques.lora import Lora, LoraSpec
 from peftport.workflows import evaluate
-from pico import pico_host
+from pico import WORDS, pico_host
 
 Run = Callable[..., Any]
 Folders = dict[str, Path]
+
+
+def numbers_of(module: Module[Any]) -> list[torch.Tensor]:
+    return [tensor_of(array) for own in module.matrices.values() for array in own.values()]
 
 
 def test_a_port_to_the_modules_own_host_says_that_there_is_nothing_to_port(
@@ -31,6 +41,57 @@ def test_a_port_to_the_modules_own_host_says_that_there_is_nothing_to_port(
         result = peftport("port", modules["lora"], "--to", hosts[receiver], "--out", out, "--json")
         assert result.code == 0 and (out / "module.safetensors").is_file()
         assert [said in remark for remark in result.json["remarks"]] == [True] * own
+
+
+@pytest.mark.parametrize("receiver", ["bert-updated", "bert-wide", "bert-deep"])
+def test_texts_that_a_port_does_not_use_are_said(
+    receiver: str, hosts: Folders, modules: Folders, reviews: Path, tmp_path: Path
+) -> None:
+    """Where the remark is, other texts make the same module; where it is not, a port without texts is refused."""
+    rng, unused = np.random.default_rng(0), {}
+    files = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for file in files:
+        file.write_text("\n".join(" ".join(rng.choice(WORDS, size=9)) for _ in range(40)), encoding="utf-8")
+    for method in (name for name in PORTERS if PORTERS[name].needs != "anchors"):
+        task: Any = {"task": reviews} if PORTERS[method].needs == "labels" else {}
+        asked: Any = dict(to=hosts[receiver], from_=hosts["bert"], method=method, **task)
+        try:
+            one, other = (port(modules["lora"], texts=file, **asked) for file in files)
+        except BadRequest:
+            continue  # the method cannot carry it to this host
+        unused[method] = f"--texts is not used by {method}" in one.remarks()
+        if unused[method]:
+            pairs = zip(numbers_of(one.module), numbers_of(other.module), strict=True)
+            assert all(torch.equal(ours, theirs) for ours, theirs in pairs), method
+        else:
+            with pytest.raises(BadRequest, match="needs unlabelled texts"):
+                port(modules["lora"], **asked)
+    assert len(unused) >= 7 and any(unused.values()) and not all(unused.values())
+    assert unused["lorasuite"] == (receiver != "bert-deep") and unused["skip"] == (receiver != "bert-wide")
+
+
+def test_inputs_that_no_method_uses_are_said(
+    peftport: Run, hosts: Folders, modules: Folders, reviews: Path, tmp_path: Path
+) -> None:
+    """Of several methods one that uses them is enough; `compare` says the same."""
+    to = ("--to", hosts["bert-updated"], "--from", hosts["bert"])
+    task = ("--task", reviews, "--test-items", 6)
+    texts, anchors = ("--texts", reviews), ("--anchors", f"{modules['lora']}={modules['lora']}")
+    asked = {
+        ("--method", "copy"): ["--texts is not used by copy", "--anchors is not used by copy"],
+        ("--method", "copy,skip"): ["--texts is not used by copy or skip", "--anchors is not used by copy or skip"],
+        ("--method", "copy,theseus"): ["--anchors is not used by copy or theseus"],
+        ("--method", "distill", "--steps", 1): ["--anchors is not used by distill"],
+    }
+    for place, (method, told) in enumerate(asked.items()):
+        out = ("--out", tmp_path / str(place), "--json")
+        done = peftport("port", modules["lora"], *to, *task, *texts, *anchors, *method, *out)
+        assert done.code == 0 and [r for r in done.json["remarks"] if "is not used by" in r] == told, done
+        none = peftport("port", modules["lora"], *to, *task, *method, "--out", tmp_path / f"{place}-none", "--json")
+        assert none.code == 0 and not any("is not used by" in remark for remark in none.json["remarks"])
+    short = ("--budgets", "0", "--seeds", 1, "--json")
+    compared = peftport("compare", modules["lora"], *to, *task, *texts, *anchors, *short)
+    assert {"--texts is not used by copy", "--anchors is not used by copy"} <= set(compared.json["remarks"])
 
 
 @pytest.mark.parametrize("rank", [1, 15, 16, 17, 500])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftport.core.errors import BadRequest, SlotMismatch
+from peftport.core.errors import BadRequest, ModuleRefused, SlotMismatch
 from peftport.hosts.host import Host
+from peftport.modules.kept import Kept
 from peftport.modules.module import HEAD, Module, TaskRecord
 from peftport.porting import porter_named
 from peftport.porting.base import Anchor, PortInputs
@@ -193,6 +195,27 @@ def test_anchors_without_a_slot_or_for_two_tasks_are_refused() -> None:
     pair = Anchor(*(m.with_matrices(m.matrices, task=t) for m, t in zip(anchors[1], tasks, strict=True)))
     with pytest.raises(BadRequest, match="anchor 2: expected two modules for one task"):
         ported("anchor_ridge", module, [anchors[0], pair])
+
+
+@pytest.mark.parametrize("method", ["anchor_ridge", "anchor_mean"])
+@pytest.mark.parametrize("side", ["first", "second"])
+def test_anchors_that_change_weights_outside_the_layers_are_refused(method: str, side: str) -> None:
+    """The sum would leave these changes out; a folded file that changes maps of the layers only is its matrices."""
+    module, anchors = module_on(hosts()[0], 9), four_anchors()
+    trained = {"embeddings.word_embeddings.weight": torch.ones(1), "pooler.dense.bias": torch.ones(1)}
+
+    def with_folded(outside: dict[str, Tensor]) -> list[Anchor]:
+        first, second = anchors[2]
+        folded = Kept(config={}, tensors={}, outside=outside)
+        pair = (replace(first, kept=folded), second) if side == "first" else (first, replace(second, kept=folded))
+        return [*anchors[:2], Anchor(*pair), anchors[3]]
+
+    with pytest.raises(ModuleRefused, match=f"{method}: the {side} module of anchor 3: ") as refused:
+        ported(method, module, with_folded(trained))
+    assert "got one of embeddings.word_embeddings, pooler.dense, too" in str(refused.value)
+    plain, same = ported(method, module, anchors), ported(method, module, with_folded({}))
+    for slot, own in plain.matrices.items():
+        assert all(torch.equal(matrix, same.matrices[slot][name]) for name, matrix in own.items())
 
 
 def test_of_a_module_without_effect_nothing_is_explained() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,20 +12,23 @@ from torch import Tensor
 
 from peftport.core.errors import BadRequest, NotFinite
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
+from peftport.modules.module import Module, TaskRecord
+from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
+from peftport.objectives.prototype import Prototype
 from peftport.porting import porter_named
-from peftport.porting.alignment.gradients import last_states, probed, spread
+from peftport.porting.alignment.gradients import label_gradients, last_states, probed, spread
 from peftport.porting.alignment.inputs import AlignInputs
-from peftport.porting.alignment.maps import Moments
+from peftport.porting.alignment.maps import Moments, SecondMoments
 from peftport.porting.alignment.spaces import Spaces
 from peftport.porting.alignment.words import read
 from peftport.porting.base import PortInputs
 from peftport.porting.methods.bico import Bilinear
+from peftport.porting.methods.theseus import Rotations
 from peftport.porting.pairs import pair_slots
 from peftport.techniques.attach import changed_at
-from peftport.workflows.port_inputs import open_port_inputs
-from pico import SPECS, pico_host, random_matrices
+from peftport.workflows.port_inputs import TaskLosses, open_port_inputs
+from pico import SPECS, TOY, pico_host, random_matrices
 from porting.rebase import named, sentences
 from porting.test_rebased import BASES, EVERYWHERE, answers, apart, away, home
 from workflows.test_distill import bound_task
@@ -120,9 +123,10 @@ class ReadOut:
 
     host: Host
     weight: Tensor
+    texts: Sequence[str] = tuple(TEXTS)
 
     def losses(self) -> Iterator[Tensor]:
-        for index, text in enumerate(TEXTS):
+        for index, text in enumerate(self.texts):
             states = last_states(self.host, read(self.host, [text]))[0].mean(0)
             yield torch.nn.functional.cross_entropy(states @ self.weight, torch.tensor(index % 3))
 
@@ -135,12 +139,62 @@ def test_a_change_of_basis_is_undone_by_labels(technique: str, model_type: str) 
     module = Module(spec, one.fingerprint, random_matrices(one, spec))
     weight = gaussian(one.width, 3, seed=0)
     given = PortInputs(
-        one, TEXTS, labelled=ReadOut(other.host, other.basis.T @ weight), labelled_at_home=ReadOut(one, weight)
-    )
+        one, TEXTS, labelled=ReadOut(other.host, other.basis.T @ weight), labelled_at_home=ReadOut(one, weight),
+        same_tokens=True,
+    )  # fmt: skip
     ported = porter_named("bico").port(module, other.host, np.random.default_rng(0), given)
     at_home = answers(one, module)
     assert apart(answers(other.host, ported, other.basis), at_home) < 1e-4 < apart(at_home, answers(one, None))
     assert all("by labels" in note for note in ported.ports[-1].slots.values())
+
+
+def gradients_of(here: Sequence[str], there: Sequence[str], same_tokens: bool) -> list[SecondMoments]:
+    """The moments at every slot of two hosts, of which one reads these texts and the other one those."""
+    one, other = pico_host("bert", dtype=torch.float64), pico_host("bert", 1, dtype=torch.float64)
+    module, weight = a_module(one), gaussian(16, 3, seed=0)
+    pairs = {name: pair for name, pair in pair_slots(module, other.slots, other.kind).items() if pair is not None}
+    given = PortInputs(
+        one, TEXTS, labelled=ReadOut(other, weight, there), labelled_at_home=ReadOut(one, weight, here),
+        same_tokens=same_tokens,
+    )  # fmt: skip
+    found = label_gradients(AlignInputs(module, other, pairs, np.random.default_rng(0), given))
+    return [moments.all for moments in found.values()]
+
+
+def test_rows_of_gradients_are_tokens_or_texts_but_never_both() -> None:
+    """Some texts that are longer on one host turn the rows of all into sums over the text, whatever was read before."""
+    texts, host = TEXTS[:9], pico_host("bert")
+    longer = [text + " good" * (place in (4, 7)) for place, text in enumerate(texts)]
+    tokens = sum(read(host, [text]).length for text in texts)
+    assert {sums.count for sums in gradients_of(texts, texts, same_tokens=True)} == {tokens}
+    assert {sums.count for sums in gradients_of(texts, texts, same_tokens=False)} == {len(texts)}
+    mixed, apart_ = (gradients_of(texts, longer, same_tokens=flag) for flag in (True, False))
+    assert {sums.count for sums in mixed} == {len(texts)}
+    for one, other in zip(mixed, apart_, strict=True):
+        assert torch.equal(one.ab, other.ab)
+    with pytest.raises(ValueError, match="shorter"):
+        gradients_of(texts, texts[:-1], same_tokens=True)
+
+
+@pytest.mark.parametrize(("model_type", "same"), [("distilbert", True), ("llama", False)])
+def test_tokens_are_paired_only_where_both_hosts_read_the_same(model_type: str, same: bool) -> None:
+    """A decoder of the same vocabulary reads a prompt around the text, which may be as long by chance."""
+    one = named(pico_host("bert"), "home")
+    other = bound_task(named(pico_host(model_type, 1), "away"), Prototype if same else LabelTokens)
+    given = open_port_inputs(porter_named("bico"), a_module(one), other.host, origin=one, bound_task=other)
+    assert given.labelled is not None and given.same_tokens == same
+
+
+def test_no_map_of_outputs_is_fitted_where_the_loss_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = pico_host("bert", dtype=torch.float64), pico_host("bert", 1, dtype=torch.float64)
+    module, weight, porter = a_module(one), gaussian(16, 3, seed=0), porter_named("bico")
+    given = PortInputs(one, TEXTS, labelled=ReadOut(other, weight), labelled_at_home=ReadOut(one, weight))
+    before = porter.port(module, other, np.random.default_rng(0), given)
+    monkeypatch.setattr(Rotations, "out", lambda *_: pytest.fail("a map was fitted that nobody uses"))
+    after = porter.port(module, other, np.random.default_rng(0), given)
+    for slot, own in before.matrices.items():
+        assert all(torch.equal(matrix, after.matrices[slot][name]) for name, matrix in own.items())
+    assert before.ports[-1].slots == after.ports[-1].slots
 
 
 def test_widths_and_tokenizers_may_differ_by_labels_and_without() -> None:
@@ -171,6 +225,21 @@ def test_a_task_gives_labels_and_texts_take_them_back(tmp_path) -> None:  # type
     for given, word in ((by_labels, "by labels"), (by_texts, "own answers"), (headed, "own answers")):
         ported = porter.port(module, other.host, np.random.default_rng(0), given)
         assert all(word in note for note in ported.ports[-1].slots.values())
+
+
+@pytest.mark.parametrize("recorded", [None, "prototype", "label_tokens"])
+@pytest.mark.parametrize("asked", [None, "prototype", "label_tokens"])
+def test_both_hosts_are_read_as_the_user_says(asked: str | None, recorded: str | None) -> None:
+    """Else as the module was trained, and a module of another library, which does not say, as is usual for the host."""
+    one, away_ = named(pico_host("bert"), "home"), named(pico_host("bert", 1), "away")
+    task = None if recorded is None else TaskRecord(name="toy", labels=TOY.labels, digest="", readout=recorded)
+    module = a_module(one)
+    module = module.with_matrices(module.matrices, task=task)
+    expected = asked or recorded or "prototype"
+    other = bound_task(away_, {"prototype": Prototype, "label_tokens": LabelTokens}[expected])
+    given = open_port_inputs(porter_named("bico"), module, away_, origin=one, bound_task=other, readout=asked)
+    assert isinstance(given.labelled_at_home, TaskLosses)
+    assert given.labelled_at_home.bound_task.readout.name == expected and given.same_tokens
 
 
 def test_what_is_no_product_of_gradients_and_activations_is_refused() -> None:

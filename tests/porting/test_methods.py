@@ -16,6 +16,7 @@ from peftport.core.errors import BadRequest, HostRefused
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
+from peftport.hosts.slots import OUTSIDE
 from peftport.hosts.weights import HostWeights
 from peftport.modules.module import Module
 from peftport.porting import porter_named
@@ -26,6 +27,7 @@ from peftport.porting.alignment.maps import Moments, assignment, matched, ridge
 from peftport.porting.alignment.rotations import rotation, unmoved
 from peftport.porting.alignment.words import read, shared_words
 from peftport.porting.base import PortCache, PortInputs
+from peftport.porting.methods.lorasuite import LoraSuite
 from peftport.porting.methods.subspace import above_chance
 from peftport.porting.pairs import by_end, by_position
 from peftport.techniques.attach import attached
@@ -351,6 +353,17 @@ def test_an_opened_host_has_the_slots_and_weights_of_the_loaded_one(model_type: 
         if slot.kind == "linear":
             assert torch.equal(files.matrix(slot), memory.matrix(slot)), slot.name
     assert torch.equal(files.embeddings(), memory.embeddings())
+
+
+@pytest.mark.parametrize("technique", SPECS)
+@pytest.mark.parametrize("model_type", ["bert", "llama", "t5"])
+def test_lorasuite_reads_texts_only_where_depths_differ(model_type: str, technique: str) -> None:
+    """Whatever linear maps the hosts have outside their layers, such as a pooler."""
+    one, same = (pico_host(model_type, seed, view="body") for seed in (0, 1))
+    deep = pico_host(model_type, view="body", **{"num_layers" if model_type == "t5" else "num_hidden_layers": 3})
+    assert (model_type == "bert") == any(name.startswith(OUTSIDE) for name in one.slots)
+    module, porter = Module(SPECS[technique], one.fingerprint, random_matrices(one, SPECS[technique])), LoraSuite()
+    assert [porter.needs_for(module, other) for other in (one, same, deep)] == ["weights", "weights", "texts"]
 
 
 @pytest.mark.parametrize("method", ["resize", "subspace", "crosslora", "transfusion", "lorasuite"])

@@ -17,7 +17,7 @@ import peftport
 from peftport.core.errors import BadRequest, NotFinite, TaskRefused, UnknownName
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
-from peftport.modules.module import Module
+from peftport.modules.module import HEAD, Module
 from peftport.objectives import bind_objective
 from peftport.objectives.base import mean_pooled
 from peftport.report.compared import comparison_page
@@ -29,7 +29,7 @@ from peftport.training.loop import TrainSettings, batches
 from peftport.workflows import references
 from peftport.workflows.compare_tables import ComparisonAnalysis
 from peftport.workflows.comparison import ComparisonPlan, run_comparison
-from peftport.workflows.references import few_shot_of_classes, labelled_items, logit_offset
+from peftport.workflows.references import few_shot_of_classes, labelled_items, left_out, logit_offset
 from pico import SPECS, TOY, WORDS, pico_host, random_matrices
 from pico_folders import Run, cut_off, in_process, save_hosts, save_reviews
 
@@ -133,6 +133,23 @@ def test_validation_items_alone_choose_the_factor(monkeypatch: pytest.MonkeyPatc
         offset_arm(module, replace(origin, task=empty), replace(away, task=empty), "validation")
 
 
+@pytest.mark.parametrize("headed", [False, True])
+@pytest.mark.parametrize("readout", ["prototype", "label_tokens", "linear"])
+def test_the_offset_is_left_out_where_the_module_lacks_the_head_that_the_readout_needs(
+    readout: str, headed: bool
+) -> None:
+    """A fresh head knows nothing, so what it changes on the origin would be no offset of the module's."""
+    away = receiver(readout)
+    module = module_of(home(readout))
+    if headed:
+        head = {"weight": torch.ones(2, away.host.width), "bias": torch.zeros(2)}
+        module = module.with_matrices({**module.matrices, HEAD: head})
+    notes = left_out(["few_shot", "logit_offset"], module, away, PLAN.budgets, None)
+    assert list(notes) == (["logit_offset"] if readout == "linear" and not headed else [])
+    told = f"reference arm logit_offset is left out: the module has no head, and readout {readout} scores nothing"
+    assert all(note.startswith(told) for note in notes.values())
+
+
 # --- few_shot ---------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +162,18 @@ def test_examples_are_what_the_arms_have_learnt_from() -> None:
             assert labelled_items(bound, budget, seed).tolist() == expected
     assert labelled_items(bound, 2, 0).tolist() != labelled_items(bound, 2, 1).tolist()
     assert len(labelled_items(bound, 500, 0)) == len(TASK.train)  # no more than there are
+
+
+@pytest.mark.parametrize("seeds", [(0,), (3,), (0, 1, 2, 3, 4, 5)])
+def test_the_cost_counts_the_labels_of_every_seed(seeds: tuple[int, ...]) -> None:
+    """In the second epoch some items come again and some for the first time, more or fewer with another seed."""
+    bound = replace(receiver(), task=replace(TASK, train=split_of(150, 3)))  # 37 batches an epoch, and two items
+    arm = few_shot_of_classes(bound, (0, 3, 55), seeds, Silent())
+    counts = {budget: {len(labelled_items(bound, budget, seed)) for seed in seeds} for budget in (3, 55)}
+    assert counts[3] == {12} and (len(counts[55]) > 1) == (len(seeds) > 1)
+    low, high = min(counts[55]), max(counts[55])
+    span = f"{low} to {high}" if low < high else f"{low}"
+    assert arm.cost.startswith(f"12 labels at 3 steps, {span} labels at 55 steps; each example")
 
 
 @pytest.mark.parametrize("model_type", ["bert", "t5", "llama"])
@@ -255,6 +284,9 @@ def test_compare_takes_them(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     assert len(found.json["references_summary"]) == 2
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "--references few_shot,logit_offset --offset validation" in page
+    headless = run(*asked[:6], "--budgets", "0", "--seeds", 1, "--readout", "linear", *both, "--json")
+    assert headless.code == 0 and headless.json.get("references", []) == []
+    assert any("logit_offset is left out: the module has no head" in line for line in headless.json["remarks"])
     for wrong, says in (
         (["--references", "fewshot"], "unknown reference arm 'fewshot': did you mean 'few_shot'"),
         (["--offset", "2"], "--offset 2.0: expected with --references logit_offset"),

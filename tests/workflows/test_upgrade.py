@@ -23,7 +23,7 @@ from peftport.modules.module import Module
 from peftport.porting import porter_named
 from peftport.workflows import upgrade as job
 from peftport.workflows.upgrading.candidates import output_names
-from peftport.workflows.upgrading.ledger import UpgradeRecord
+from peftport.workflows.upgrading.ledger import UpgradeFolder, UpgradeRecord
 from pico import SPECS, random_matrices
 from pico import WORDS as ALL_WORDS
 from pico_folders import cut_off, in_process, process_environment, save_hosts, save_reviews
@@ -292,6 +292,63 @@ def test_a_changed_module_is_done_again_and_another_upgrade_refused(
         pp.upgrade(old, new, [module], out=tmp_path / "full")
     with pytest.raises(BadRequest, match="expected each module once"):
         pp.upgrade(old, new, [module, module], out=out)
+
+
+def test_a_record_is_believed_of_the_module_beside_it_alone(
+    modules: list[Path], hosts: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between another module and its record, and the first one put back: its old record is of no use."""
+    old, new, module, out = hosts["bert"], hosts["bert-updated"], tmp_path / "mine", tmp_path / "out"
+
+    def upgraded(source: Path) -> pp.Upgraded:
+        shutil.rmtree(module, ignore_errors=True)
+        shutil.copytree(source, module)
+        return pp.upgrade(old, new, [module], out=out)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    first = upgraded(modules[0])
+    whole = marks(out / "modules")
+    assert upgraded(modules[0]).found.done_before == 1 and marks(out / "modules") == whole
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(UpgradeFolder, "keep", killed)
+        upgraded(modules[2])
+    again = upgraded(modules[0])
+    assert again.found.done_before == 0 and as_records(again) == as_records(first)
+    wanted, found = pp.port(modules[0], new, from_=old).module, read_module(out / "modules" / "mine")
+    for slot, own in wanted.matrices.items():
+        assert all(np.array_equal(array, found.matrices[slot][name]) for name, array in own.items())
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_what_was_done_to_a_ported_module_is_undone_but_not_to_its_card(
+    number: int, modules: list[Path], hosts: Folders, tmp_path: Path
+) -> None:
+    """Whichever of its files was altered, taken away or added, in whichever format."""
+    old, new, out = hosts["bert"], hosts["bert-updated"], tmp_path / "out"
+    folder = out / "modules" / modules[number].name
+
+    def upgraded() -> int:
+        return pp.upgrade(old, new, [modules[number]], out=out).found.done_before
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert upgraded() == 0
+    whole = contents()
+    for name in whole.keys() - {"README.md"}:
+        (folder / name).write_bytes(whole[name][:-1] + b" ")
+        assert upgraded() == 0 and contents() == whole, name
+        (folder / name).unlink()
+        assert upgraded() == 0 and contents() == whole, name
+    (folder / "more.txt").write_text("mine")
+    assert upgraded() == 0 and contents() == whole
+    (folder / "README.md").write_text("my own words")
+    assert upgraded() == 1 and contents() == whole | {"README.md": b"my own words"}
 
 
 def test_names_of_output_folders_are_different(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Upgraded(Result):
         """Every module's record, and what they come to."""
         return {
             "old": self.found.old, "new": self.found.new, "task": self.found.task,
-            "modules": [record.model_dump(exclude={"content"}) for record in self.records],
+            "modules": [record.model_dump(exclude={"content", "written"}) for record in self.records],
             "summary": str(self), "exit_code": self.exit_code,
         }  # fmt: skip
 
@@ -106,7 +106,7 @@ class Upgraded(Result):
 
 
 def _flat(record: UpgradeRecord) -> dict[str, Any]:
-    values = record.model_dump(exclude={"content", "gain", "change"})
+    values = record.model_dump(exclude={"content", "written", "gain", "change"})
     for name in ("gain", "change"):
         span = getattr(record, name)
         values |= {f"{name}{end}": getattr(span, part, None) for end, part in _ENDS}

@@ -94,6 +94,7 @@ class PortInputs:
         max_tokens: how many tokens of each of them are read; None: as many as go into a row of 96.
         labelled: labelled texts, as losses on the receiver.
         labelled_at_home: the same texts as losses on the origin.
+        same_tokens: whether both hosts read each of the labelled texts as the same tokens, in the same order.
         as_technique: the technique of the ported module, if the module's own expands to it; with ``adapter``, a
             Compacter is ported exactly.
         progress: receives the progress of the port.
@@ -111,6 +112,7 @@ class PortInputs:
     max_tokens: int | None = None
     anchors: Sequence[Anchor] = ()
     labelled_at_home: LabelledLosses | None = None
+    same_tokens: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,10 @@ WORKERS = option(
     "Worker processes. The default is one per GPU, or without GPUs the number of cores divided by --threads.",
     at_least=1,
 )
+PLANNED_WORKERS = option(
+    "Worker processes that --calibrate reckons with. The default is one per GPU, or without GPUs one per core.",
+    at_least=1,
+)
 THREADS = option("Threads per worker.", at_least=1)
 
 
@@ -66,8 +70,8 @@ class StudyRequest(Request):
     shard: str | None = field(
         default=None,
         metadata=option(
-            "Only one of several parts, such as 3/16, which study merge joins again. The default of --dir is then "
-            "runs/NAME-3-of-16.",
+            "Only one of several parts, such as 3/16, which study merge joins again. Its folder is runs/NAME-3-of-16 "
+            "where no other is named.",
             metavar="NUMBER/COUNT",
         ),
     )  # fmt: skip
@@ -96,7 +100,7 @@ class PlanRequest(Request):
             "Estimate the duration: time a few steps of every technique on every host that is installed."
         ),
     )  # fmt: skip
-    workers: int | None = field(default=None, metadata=WORKERS)
+    workers: int | None = field(default=None, metadata=PLANNED_WORKERS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

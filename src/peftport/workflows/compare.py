@@ -32,7 +32,7 @@ from peftport.workflows.job_inputs import (
     train_settings,
 )
 from peftport.workflows.named import check_names
-from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs, unused_remarks
 from peftport.workflows.references import ReferenceArm, bind_home, few_shot_of_classes, left_out, logit_offset
 from peftport.workflows.requests import CompareRequest, PortRequest
 
@@ -71,7 +71,8 @@ def compare_module(request: CompareRequest) -> Comparison:
     ported, remarks = _ported(request, plan.method, module, bound, anchors)
     references, notes = _references(request, origin or module.host.name, module, bound, plan)
     comparison = run_comparison(module, bound, plan, request.progress, ported)
-    told = (*comparison.remarks, *remarks, *notes, *fast)
+    idle = unused_remarks([plan.method], module, bound.host, request.texts, request.anchors)
+    told = (*comparison.remarks, *remarks, *idle, *notes, *fast)
     comparison = replace(comparison, references=references, choice=choice, remarks=told)
     return with_home(comparison, module, origin or module.host.name, bound, request.progress or Silent())
 
@@ -87,7 +88,7 @@ def _ported(
     origin, porter = name_of(request.trust_origin or request.from_), porter_named(method)
     inputs = open_port_inputs(
         porter, module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
-        progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
+        progress=request.progress, max_tokens=request.max_tokens, anchors=anchors, readout=request.readout,
     )  # fmt: skip
     ported = porter.port(module, bound.host, rng_for(0, "porting"), inputs)
     return ported, (*cut_remarks(inputs.shared, request.max_tokens), *fold_remarks(module))

@@ -262,7 +262,7 @@ def _port_all(
                 inputs = open_port_inputs(
                     PORTERS[name], module, bound.host, origin=origin, texts=name_of(request.texts), bound_task=bound,
                     as_technique=request.as_, progress=progress, shared=cache, max_tokens=request.max_tokens,
-                    anchors=anchors,
+                    anchors=anchors, readout=request.readout,
                 )  # fmt: skip
                 ported[name] = PORTERS[name].port(module, bound.host, rng_for(request.seed, "porting"), inputs)
         except BadRequest as error:

@@ -34,7 +34,7 @@ from peftport.workflows.job_inputs import (
 )
 from peftport.workflows.method_selection import MethodSelection, check_methods, select_method
 from peftport.workflows.named import check_names
-from peftport.workflows.port_inputs import cut_remarks, open_port_inputs
+from peftport.workflows.port_inputs import cut_remarks, open_port_inputs, unused_remarks
 from peftport.workflows.requests import PortRequest
 
 
@@ -96,6 +96,9 @@ def port_module(request: PortRequest) -> PortedModule:
         ported, receiver = _port_by_one(request, module, task, file_format)
     if out is not None:
         write_module(ported.module, receiver, out, file_format)
+    used = methods if ported.choice is None else (ported.choice.method or DISTILL,)
+    idle = unused_remarks(used, module, receiver, request.texts, request.anchors)
+    ported = replace(ported, remarks=(*ported.remarks, *idle))
     if ported.choice is None and file_format == format_of(folder) and module.host.same_host(receiver.fingerprint):
         same = f"{folder} was trained on this very host: there is nothing to port, and it can be used as it is"
         ported = replace(ported, remarks=(*ported.remarks, same))
@@ -132,6 +135,7 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
     inputs = open_port_inputs(
         porter, module, receiver, origin=request.origin, texts=name_of(request.texts), bound_task=bound,
         as_technique=request.as_, progress=request.progress, max_tokens=request.max_tokens, anchors=anchors,
+        readout=request.readout,
     )  # fmt: skip
     ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
     return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))

@@ -6,7 +6,7 @@ The origin is only opened where a method needs its weights, and loaded where it 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +16,14 @@ import numpy as np
 from peftport.core.errors import BadRequest, UnknownName
 from peftport.core.libraries import torch
 from peftport.core.progress import Progress, Silent
+from peftport.core.request import Place
 from peftport.hosts.host import Host
 from peftport.hosts.load import load_host
 from peftport.hosts.opening import open_host
 from peftport.modules.module import Module
 from peftport.objectives import objective_for
 from peftport.objectives.cuts import CutTexts
+from peftport.porting import PORTERS
 from peftport.porting.alignment.words import tokens_around
 from peftport.porting.base import Anchor, PortCache, Porter, PortInputs
 from peftport.tasks.load import check_task_name, load_task
@@ -54,6 +56,13 @@ class TaskLosses:
             targets = torch.as_tensor(np.asarray(target)[None], device=host.device)
             yield self.bound_task.readout.loss([row], targets, stacked, shift)[0]
 
+    def reads_as(self, other: TaskLosses) -> bool:
+        """Whether two hosts read each of these items as the same tokens of one vocabulary."""
+        ours, theirs = self.bound_task, other.bound_task
+        if ours.host.tokenizer.get_vocab() != theirs.host.tokenizer.get_vocab():
+            return False
+        return ours.train_split.rows[: self.items] == theirs.train_split.rows[: other.items]
+
 
 def open_port_inputs(
     porter: Porter,
@@ -68,14 +77,15 @@ def open_port_inputs(
     shared: PortCache | None = None,
     max_tokens: int | None = None,
     anchors: Sequence[Anchor] = (),
+    readout: str | None = None,
 ) -> PortInputs:
     """Open and read what this port needs, and nothing else.
 
     ``origin`` is the name of the origin or the host itself, which must be loaded if this port needs texts.
     ``bound_task`` is a task bound to the receiver. A method that takes labels on both hosts gets it on the origin, too,
-    where no texts are named and the module has no head of its own. ``shared`` caches what earlier ports computed, so
-    that the origin is loaded only once. ``max_tokens`` is how much is read of each text of which activations are
-    compared.
+    where no texts are named and the module has no head of its own: by the ``readout`` that the user names for both
+    hosts, or else the one that the module was trained with. ``shared`` caches what earlier ports computed, so that the
+    origin is loaded only once. ``max_tokens`` is how much is read of each text of which activations are compared.
 
     Raises:
         BadRequest: the origin cannot be found, or the texts cannot be read.
@@ -89,19 +99,22 @@ def open_port_inputs(
     else:
         read = read_texts(texts) if texts is not None else ()
     labelled = TaskLosses(bound_task, module) if bound_task is not None else None
-    at_home = None
+    at_home, same_tokens = None, False
     headless = bound_task is not None and module.head is None and not bound_task.readout.head_shapes()
     if porter.takes_labels and bound_task is not None and host is not None and texts is None and headless:
-        labelled, at_home = TaskLosses(bound_task, module, MOST_ON_BOTH), _at_home(host, bound_task, module, shared)
-        host = at_home.bound_task.host
-    return PortInputs(host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home)
+        labelled = TaskLosses(bound_task, module, MOST_ON_BOTH)
+        at_home = _at_home(host, bound_task, module, shared, readout)
+        host, same_tokens = at_home.bound_task.host, at_home.reads_as(labelled)
+    return PortInputs(
+        host, read, labelled, as_technique, progress or Silent(), shared, max_tokens, anchors, at_home, same_tokens
+    )
 
 
-def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache) -> TaskLosses:
+def _at_home(origin: Host, away: BoundTask, module: Module, shared: PortCache, named: str | None) -> TaskLosses:
     """The losses of the same items on the origin, which is loaded again if it lacks the head that the readout needs."""
 
     def bind() -> BoundTask:
-        readout = objective_for(own_readout(module, None), origin.kind, away.task.spec)
+        readout = objective_for(own_readout(module, named), origin.kind, away.task.spec)
         if readout.view == "body" or origin.folder is None:
             bound = readout(origin, away.task.spec, away.settings.max_tokens)
             return BoundTask(origin, away.task, bound, away.settings, trained_on=away.trained_on)
@@ -127,6 +140,29 @@ def cut_remarks(shared: PortCache, max_tokens: int) -> tuple[str, ...]:
 
 def _most_tokens(host: Host) -> int | None:
     return None if host.positions is None else host.positions - tokens_around(host)
+
+
+def unused_remarks(
+    methods: Sequence[str],
+    module: Module[Any],
+    receiver: Host,
+    texts: Place | None,
+    anchors: Mapping[Place, Place] | None,
+) -> tuple[str, ...]:
+    """Say which of the texts and anchors that are given none of these methods uses for this port, in sentences."""
+    given = {"texts": texts is not None, "anchors": bool(anchors)}
+    used = {_used(name, module, receiver) for name in methods} if any(given.values()) else set()
+    return tuple(
+        f"--{name} is not used by {' or '.join(methods)}" for name, there in given.items() if there and name not in used
+    )
+
+
+def _used(method: str, module: Module[Any], receiver: Host) -> str:
+    """What a method needs for this port; the method that trains, which is no porter, reads texts."""
+    if method not in PORTERS:
+        return "texts"
+    porter = PORTERS[method]
+    return porter.needs if porter.refusal(module, receiver) else porter.needs_for(module, receiver)
 
 
 def read_texts(ref: str, most: int = MOST_TEXTS) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from peftport.analysis.prediction.predict import as_range
 from peftport.core.arms import FEW_SHOT, LOGIT_OFFSET
 from peftport.core.errors import BadRequest, ModuleRefused, NotFinite, TaskRefused, UnknownName
 from peftport.core.libraries import F, torch, without_gradients
@@ -138,8 +139,9 @@ def few_shot_of_classes(
         (budget, seed): Scores(_class_scores(tested, features[seen[picks]], targets[picks], classes), right)
         for (budget, seed), picks in items.items()
     }
-    counts = [(budget, len(items[budget, seeds[0]])) for budget in steps]
-    labels = ", ".join(f"{count} labels at {budget} steps" for budget, count in counts) or "no budget with labels"
+    counts = {budget: [len(items[budget, seed]) for seed in seeds] for budget in steps}
+    labels = ", ".join(f"{as_range(count)} labels at {budget} steps" for budget, count in counts.items())
+    labels = labels or "no budget with labels"
     cost = f"{labels}; each example is read once, and nothing is trained"
     return ReferenceArm(FEW_SHOT, "the bare host by the means of labelled examples", cost, tests)
 

@@ -169,7 +169,7 @@ def _done(
             continue
         record = _unmeasured(candidate, content).model_copy(update={"out": True} | _measures(result))
         _write(pair, folder.module(candidate.name), candidate, made, record)
-        yield folder.keep(record)
+        yield folder.keep(record.model_copy(update={"written": folder.written(candidate.name)}))
 
 
 def _write(pair: HostPair, out: Path, candidate: UpgradeCandidate, ported: Module, record: UpgradeRecord) -> None:
@@ -200,7 +200,7 @@ def _ported(pair: HostPair, candidate: UpgradeCandidate) -> Module:
     origin = pair.running_old(candidate.readout) if runs else pair.old
     inputs = open_port_inputs(
         porter, module, receiver, origin=origin, texts=texts, bound_task=bound, progress=pair.progress,
-        shared=pair.cache, max_tokens=pair.request.max_tokens,
+        shared=pair.cache, max_tokens=pair.request.max_tokens, readout=pair.request.readout,
     )  # fmt: skip
     return porter.port(module, receiver, rng_for(0, "porting"), inputs)
 

@@ -138,7 +138,7 @@ def predict(ports: Iterable[RecordedPort], asked: Asked) -> Prediction:
 def strength(records: Sequence[RecordedPort]) -> str:
     """What records rest on, in words: seeds, test items, and the task, steps and gain at home of their modules."""
     told = {
-        name: _span([getattr(port, name) for port in records]) for name in ("seeds", "items", "origin_steps")
+        name: as_range([getattr(port, name) for port in records]) for name in ("seeds", "items", "origin_steps")
     }  # fmt: skip
     tasks = " and ".join(dict.fromkeys(port.task for port in records))
     untold = sum(port.home is None for port in records)
@@ -149,7 +149,8 @@ def strength(records: Sequence[RecordedPort]) -> str:
     )
 
 
-def _span(values: Sequence[int]) -> str:
+def as_range(values: Sequence[int]) -> str:
+    """The values in words: one number where they agree, else the least and the most."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
 
@@ -202,5 +203,7 @@ def _unseen(others: Sequence[RecordedPort], asked: Asked) -> str:
         return (
             f"the module's own gain at home is not settled to reach {FLOOR:g}, and of such modules nothing is on record"
         )
-    here = f"{', '.join(sorted({port.task for port in alike}))}, {_span([port.origin_steps for port in alike])} steps"
+    here = (
+        f"{', '.join(sorted({port.task for port in alike}))}, {as_range([port.origin_steps for port in alike])} steps"
+    )
     return f"modules on record are of other tasks or trainings than {asked.task}, {asked.steps} steps ({here})"

@@ -8,9 +8,10 @@ through T, the best orthogonal map between these states:
     L_t = sum |h_t - (h_t + d T)|^2 / 2                              dL_t / dh_t = -d T
 
 One backward pass takes both to the outputs y of the slots. A row is a word: the sum of dL / dy over its tokens, which
-is what a change of all of them does. With labels, both hosts give the losses of the same texts. The prompt around a
-text may be another for either host, so a row is a token where both hosts read the text as the same number of tokens of
-one vocabulary, and the sum over the whole text elsewhere. Slots that no loss reaches have no rows.
+is what a change of all of them does. With labels, both hosts give the losses of the same texts. Where both read every
+text as the same tokens, a row is a token. Elsewhere (another vocabulary, another prompt around the text, a host that
+pads texts to its window) it is the sum over the whole text, for all texts alike. Slots that no loss reaches have no
+rows.
 """
 
 from __future__ import annotations
@@ -107,28 +108,49 @@ def last_states(host: Host, reading: Reading) -> Tensor:
     return found[-1]
 
 
+class _TextRows:
+    """The gradients of texts at one slot of both hosts, with rows of one kind: a token each, or a whole text each."""
+
+    def __init__(self, by_token: bool) -> None:
+        self.tokens = Moments(left=False, right=False) if by_token else None
+        self.texts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Take in one text, a row a token, (T_s, D_s) and (T_t, D_t)."""
+        self.texts.append((a.sum(0, keepdim=True), b.sum(0, keepdim=True)))
+        if self.tokens is not None and len(a) == len(b):
+            self.tokens.add(a, b)
+        else:
+            self.tokens = None
+
+    def moments(self) -> Moments:
+        """The moments of tokens if all texts have as many on both hosts, else of whole texts."""
+        if self.tokens is not None:
+            return self.tokens
+        made = Moments(left=False, right=False)
+        for pair in self.texts:
+            made.add(*pair)
+        return made
+
+
 def label_gradients(inputs: AlignInputs) -> Gradients:
     """The moments of both hosts' gradients of the loss of the same labelled texts."""
     given, origin, receiver = inputs.port_inputs, inputs.origin, inputs.receiver
     assert given.labelled is not None and given.labelled_at_home is not None
-    moments = {name: Moments(left=False, right=False) for name in inputs.pairs}
-    alike = origin.tokenizer.get_vocab() == receiver.tokenizer.get_vocab()
+    rows = {name: _TextRows(given.same_tokens) for name in inputs.pairs}
     ours = list(dict.fromkeys(pair.origin for pair in inputs.pairs.values()))
     with probed(origin, ours) as at_home, probed(receiver, list(inputs.pairs)) as away:
-        for losses in zip(given.labelled_at_home.losses(), given.labelled.losses(), strict=False):
+        for losses in zip(given.labelled_at_home.losses(), given.labelled.losses(), strict=True):
             here, there = (
                 _of_loss(host, loss, probes)
                 for host, loss, probes in zip((origin, receiver), losses, (at_home, away), strict=True)
             )
             for name, pair in inputs.pairs.items():
-                if pair.origin not in here or name not in there:
-                    continue  # no loss reaches it, such as a decoder's where only the encoder is read
-                a, b = here[pair.origin], there[name]
-                by_token = alike and len(a) == len(b)
-                moments[name].add(*((a, b) if by_token else (a.sum(0, keepdim=True), b.sum(0, keepdim=True))))
+                if pair.origin in here and name in there:  # not a decoder's, where the loss reads the encoder alone
+                    rows[name].add(here[pair.origin], there[name])
             at_home.clear()  # the next text may not reach every slot
             away.clear()
-    return moments
+    return {name: found.moments() for name, found in rows.items()}
 
 
 def _answers(host: Host, module: Module, reading: Reading, words: Sequence[Word]) -> Tensor:

@@ -74,7 +74,7 @@ class Bilinear(Rotations):
 
     @override
     def _maps(self, pair: Pair, spaces: AbstractSet[Space]) -> dict[Space, Map]:
-        maps = super()._maps(pair, spaces)
+        maps = super()._maps(pair, spaces - {"out"})
         read: dict[Space, Map] = {space: found for space, found in maps.items() if space != "out"}
         return {**read, "out": self.of_gradients(pair)} if "out" in spaces else read
 

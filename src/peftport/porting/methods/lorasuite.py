@@ -43,6 +43,7 @@ from peftport.porting.alignment.transport import Aligner, AligningPorter
 from peftport.porting.alignment.words import shared_tokens
 from peftport.porting.base import Fits, Need, PortInputs
 from peftport.porting.pairs import Pair, by_end, depths, pair_slots
+from peftport.techniques import technique_named
 from peftport.techniques.base import Technique
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class LoraSuite(AligningPorter):
     @override
     def needs_for(self, module: Module, receiver: Host) -> Need:
         # Texts serve only to pair layers of hosts that differ in depth.
-        return "weights" if depths(module.matrices) == depths(receiver.slots) else "texts"
+        slots = technique_named(module.spec.kind).slots(module.spec, receiver.slots)
+        return "weights" if depths(module.matrices) == depths(slots) else "texts"
 
     @override
     def cannot_carry_at(self, technique: Technique[Any], slot: Slot, slots: Mapping[str, Slot]) -> str:

@@ -78,10 +78,13 @@ def output_names(folders: Sequence[Place]) -> dict[str, Path]:
     return found
 
 
-def content_of(folder: Path) -> str:
-    """Return a digest of the files of a module's folder; of a folder that cannot be read, of its name alone."""
+def content_of(folder: Path, but: Sequence[str] = ()) -> str:
+    """Return a digest of the files of a module's folder; of a folder that cannot be read, of its name alone.
+
+    ``but``: the names of files that do not count.
+    """
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file())
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in but)
         rows = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
     except OSError:
         rows = []

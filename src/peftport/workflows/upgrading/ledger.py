@@ -5,7 +5,8 @@
     OUT/modules/NAME         the ported module
 
 A process that is killed leaves whole records only; the next one does what has no record. A record is of one content of
-a module's folder and one upgrade (hosts, task, options, version), and is taken for no other.
+a module's folder, of the ported module whose digest it has, and of one upgrade (hosts, task, options, version), and is
+taken for no other. The card beside a ported module may be edited.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from peftport.core.errors import BadRequest, OutputRefused
 from peftport.core.hashing import digest
 from peftport.core.places import check_place
 from peftport.hosts.loading import loading_of
+from peftport.modules.readme import README
 from peftport.modules.record import Closed
 from peftport.store.artifacts import write_text
 from peftport.store.held import sweep_beside
 from peftport.workflows.job_inputs import name_of
 from peftport.workflows.port_inputs import read_texts
+from peftport.workflows.upgrading.candidates import content_of
 from peftport.workflows.upgrading.pair import HostPair
 
 PLAN, RECORDS, MODULES, LOCK = "plan.json", "records", "modules", ".lock"
@@ -58,6 +61,7 @@ class UpgradeRecord(Closed):
         why: the verdict in words; of what was not measured, why the check chose the method; of a refused one, the
             reason.
         out: whether there is a ported module.
+        written: the digest of the ported module's files, without its card.
         home: its metric on the old host.
         bare: that of the new host alone.
         ported: that of the new host with it.
@@ -77,6 +81,7 @@ class UpgradeRecord(Closed):
     parameters: int | None = None
     method: str | None = None
     out: bool = False
+    written: str | None = None
     metric: str | None = None
     items: int | None = None
     home: float | None = None
@@ -113,12 +118,20 @@ class UpgradeFolder:
         return self.path / MODULES / name
 
     def record(self, name: str, content: str) -> UpgradeRecord | None:
-        """Return the record of a module whose folder has this content; None where it is not done."""
+        """Return the record of a module whose folder has this content; None where it is not done.
+
+        It is not done either where another ported module lies there than the one that the record is of.
+        """
         try:
             found = UpgradeRecord.model_validate_json((self.path / RECORDS / f"{name}.json").read_bytes())
         except (OSError, ValidationError):
             return None
-        return found if found.content == content and (not found.out or self.module(name).is_dir()) else None
+        beside = self.written(name) if found.out else found.written
+        return found if (found.content, found.written) == (content, beside) else None
+
+    def written(self, name: str) -> str:
+        """Return the digest of what lies in the folder of a ported module, without its card."""
+        return content_of(self.module(name), but=(README,))
 
     def keep(self, record: UpgradeRecord) -> UpgradeRecord:
         """Write a record, completely or not at all."""

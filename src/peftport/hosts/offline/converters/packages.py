@@ -14,6 +14,8 @@ from pathlib import Path
 from peftport.core.errors import BadRequest, PeftportError
 from peftport.hosts.offline.catalogue import PinnedArtifact
 
+STOP_SECONDS = 5.0  # for pip to end by itself
+
 
 class Artifact:
     """A wheel (zip) or sdist (tar) opened for reading; or several wheels, whose members are read as if of one."""
@@ -73,10 +75,17 @@ class Download:
         return self.path
 
     def stop(self) -> None:
-        """End pip if it still runs."""
-        if self._pip.poll() is None:
-            self._pip.terminate()
-            self._pip.communicate()
+        """End pip if it still runs: ask it to, and end it by force where it has not done so in time."""
+        if self._pip.poll() is not None:
+            return
+        self._pip.terminate()
+        try:
+            self._pip.communicate(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._pip.kill()
+            self._pip.wait()  # not for its words: a process that it started may keep their pipe open
+            if self._pip.stderr is not None:
+                self._pip.stderr.close()
 
 
 def check_sha256(spec: PinnedArtifact, path: Path, refused: type[BadRequest]) -> None:
