@@ -78,7 +78,7 @@ def test_inputs_that_no_method_uses_are_said(
     task = ("--task", reviews, "--test-items", 6)
     texts, anchors = ("--texts", reviews), ("--anchors", f"{modules['lora']}={modules['lora']}")
     asked = {
-        ("--method", "copy"): ["--texts is not used by copy", "--anchors is not used by copy"],
+        ("--method", "copy"): [f"--{name} is not used by copy" for name in ("task", "texts", "anchors")],
         ("--method", "copy,skip"): ["--texts is not used by copy or skip", "--anchors is not used by copy or skip"],
         ("--method", "copy,theseus"): ["--anchors is not used by copy or theseus"],
         ("--method", "distill", "--steps", 1): ["--anchors is not used by distill"],
@@ -88,7 +88,12 @@ def test_inputs_that_no_method_uses_are_said(
         done = peftport("port", modules["lora"], *to, *task, *texts, *anchors, *method, *out)
         assert done.code == 0 and [r for r in done.json["remarks"] if "is not used by" in r] == told, done
         none = peftport("port", modules["lora"], *to, *task, *method, "--out", tmp_path / f"{place}-none", "--json")
-        assert none.code == 0 and not any("is not used by" in remark for remark in none.json["remarks"])
+        assert none.code == 0 and [r for r in none.json["remarks"] if "is not used by" in r] == [
+            each for each in told if each.startswith("--task")
+        ]
+    out = ("--out", tmp_path / "read", "--json")
+    read = peftport("port", modules["lora"], *to, *task, *texts, "--method", "theseus", *out)
+    assert read.code == 0 and "--task is not used by theseus beside --texts" in read.json["remarks"]
     short = ("--budgets", "0", "--seeds", 1, "--json")
     compared = peftport("compare", modules["lora"], *to, *task, *texts, *anchors, *short)
     assert {"--texts is not used by copy", "--anchors is not used by copy"} <= set(compared.json["remarks"])

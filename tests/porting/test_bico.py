@@ -44,23 +44,29 @@ def a_module(host: Host, technique: str = "lora") -> Module:
     return Module(SPECS[technique], host.fingerprint, random_matrices(host, SPECS[technique]))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "gpt2", "bart", "phi"])
-def test_probes_give_the_gradients_of_outputs(model_type: str) -> None:
-    """Against differences of the loss, at maps, parts of fused maps and sums; probes change nothing."""
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "bart", "phi", "albert"])
+def test_probes_give_the_gradients_of_outputs(model_type: str, passes: int) -> None:
+    """Against differences of the loss, at maps, parts of fused maps and sums; probes change nothing.
+
+    A slot that layers share (ALBERT), or a loss that runs the host twice, has a gradient for every run.
+    """
     host = pico_host(model_type, dtype=torch.float64)
     reading = read(host, sentences(3))
-    wanted = gaussian(*last_states(host, reading).shape, seed=1)
+    wanted = gaussian(passes, *last_states(host, reading).shape, seed=1)
     names = [name for name, slot in host.slots.items() if slot.kind != "attention" and slot.in_order]
 
     def loss() -> Tensor:
-        return (last_states(host, reading) * wanted).sum()
+        return torch.stack([(last_states(host, reading) * each).sum() for each in wanted]).sum()
 
     bare = loss().detach()
     with probed(host, names) as probes:
         found = loss()
         torch.testing.assert_close(found.detach(), bare)
-        gradients = dict(zip(probes, torch.autograd.grad(found, list(probes.values())), strict=True))
-    assert set(gradients) == set(names)
+        runs = {name: torch.autograd.grad(found, zeros, retain_graph=True) for name, zeros in probes.items()}
+    shared = int(host.config.num_hidden_layers) if model_type == "albert" else 1
+    assert {name: len(each) for name, each in runs.items()} == dict.fromkeys(names, passes * shared)
+    gradients = {name: torch.stack(each).sum(0) for name, each in runs.items()}
     torch.testing.assert_close(loss().detach(), bare)  # nothing is left attached
     for name in names:
         step = 1e-5 * gaussian(*gradients[name].shape, seed=2)
@@ -119,16 +125,20 @@ def test_the_map_of_gradients_is_theirs_and_not_that_of_outputs() -> None:
 
 @dataclass
 class ReadOut:
-    """Labels read off the mean of the last hidden states by a fixed matrix, which follows the basis of a host."""
+    """Labels read off the mean of the last hidden states by a fixed matrix, which follows the basis of a host.
+
+    ``parts``: the host reads the text so many times, as it does where pairs are read apart.
+    """
 
     host: Host
     weight: Tensor
     texts: Sequence[str] = tuple(TEXTS)
+    parts: int = 1
 
     def losses(self) -> Iterator[Tensor]:
         for index, text in enumerate(self.texts):
-            states = last_states(self.host, read(self.host, [text]))[0].mean(0)
-            yield torch.nn.functional.cross_entropy(states @ self.weight, torch.tensor(index % 3))
+            parts = [last_states(self.host, read(self.host, [text]))[0].mean(0) for _ in range(self.parts)]
+            yield torch.nn.functional.cross_entropy(sum(parts) @ self.weight, torch.tensor(index % 3))
 
 
 @pytest.mark.parametrize("model_type", BASES)
@@ -148,13 +158,13 @@ def test_a_change_of_basis_is_undone_by_labels(technique: str, model_type: str) 
     assert all("by labels" in note for note in ported.ports[-1].slots.values())
 
 
-def gradients_of(here: Sequence[str], there: Sequence[str], same_tokens: bool) -> list[SecondMoments]:
+def gradients_of(here: Sequence[str], there: Sequence[str], same_tokens: bool, parts: int = 1) -> list[SecondMoments]:
     """The moments at every slot of two hosts, of which one reads these texts and the other one those."""
     one, other = pico_host("bert", dtype=torch.float64), pico_host("bert", 1, dtype=torch.float64)
     module, weight = a_module(one), gaussian(16, 3, seed=0)
     pairs = {name: pair for name, pair in pair_slots(module, other.slots, other.kind).items() if pair is not None}
     given = PortInputs(
-        one, TEXTS, labelled=ReadOut(other, weight, there), labelled_at_home=ReadOut(one, weight, here),
+        one, TEXTS, labelled=ReadOut(other, weight, there, parts), labelled_at_home=ReadOut(one, weight, here, parts),
         same_tokens=same_tokens,
     )  # fmt: skip
     found = label_gradients(AlignInputs(module, other, pairs, np.random.default_rng(0), given))
@@ -174,6 +184,14 @@ def test_rows_of_gradients_are_tokens_or_texts_but_never_both() -> None:
         assert torch.equal(one.ab, other.ab)
     with pytest.raises(ValueError, match="shorter"):
         gradients_of(texts, texts[:-1], same_tokens=True)
+
+
+def test_every_pass_of_a_loss_counts() -> None:
+    """The two passes of a text are two texts as far as gradients go, each with that of the loss."""
+    texts = TEXTS[:6]
+    once, twice = (gradients_of(texts, texts, same_tokens=True, parts=parts) for parts in (1, 2))
+    assert [sums.count for sums in twice] == [2 * sums.count for sums in once]
+    assert all(bool((sums.ab != 0).any()) for sums in twice)
 
 
 @pytest.mark.parametrize(("model_type", "same"), [("distilbert", True), ("llama", False)])

@@ -138,7 +138,11 @@ def _carried(method: str, request: PortRequest, module: Module[Any], task: Task 
         readout=request.readout,
     )  # fmt: skip
     ported = porter.port(module, receiver, rng_for(request.seed, "porting"), inputs)
-    return _Landed(ported, receiver, (*_remarks(task, bound), *cut_remarks(inputs.shared, request.max_tokens)))
+    idle = task is not None and bound is None and request.methods != (AUTO,)
+    beside = " beside --texts" if porter.needs == "texts" else ""
+    told = (f"--task is not used by {method}{beside}",) if idle else ()
+    cut = cut_remarks(inputs.shared, request.max_tokens)
+    return _Landed(ported, receiver, (*_remarks(task, bound), *cut, *told))
 
 
 def _distilled(request: PortRequest, module: Module, task: Task | None, file_format: Format) -> _Landed:

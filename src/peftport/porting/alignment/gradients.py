@@ -35,21 +35,24 @@ from peftport.techniques.attach import attached, changed_at
 if TYPE_CHECKING:
     from torch import Tensor
 
+Probes: TypeAlias = "dict[str, list[Tensor]]"  # by slot: the zeros that were added to its outputs, a run each
 Gradients: TypeAlias = "Mapping[str, Moments]"  # by the receiver's slot; a of the origin, b of the receiver
 
 
 @contextmanager
-def probed(host: Host, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Add zeros to the outputs of slots, and give those of the last run: the gradients there are those of the outputs.
+def probed(host: Host, names: Sequence[str]) -> Iterator[Probes]:
+    """Add zeros to the outputs of slots, and give those of every run: the gradients there are those of the outputs.
 
-    The weights are frozen, so without these zeros no graph would be kept at all.
+    A slot runs several times where layers share it, and where a text is read in parts. The weights are frozen, so
+    without these zeros no graph would be kept at all.
     """
-    probes: dict[str, Tensor] = {}
+    probes: Probes = {}
 
     def probe(name: str) -> None:
         def add(x: Tensor, y: Tensor) -> Tensor:
-            probes[name] = torch.zeros_like(y, requires_grad=True)
-            return y + probes[name]
+            zeros = torch.zeros_like(y, requires_grad=True)
+            probes.setdefault(name, []).append(zeros)
+            return y + zeros
 
         slot = host.slots[name]
         handles.callback(changed_at(host.slot_module(slot), slot, add).remove)
@@ -167,14 +170,26 @@ def _of_words(
     pooling = reading.pooling(words)
     with probed(host, names) as probes:
         states = last_states(host, reading)
-        gradients = torch.autograd.grad(
-            states, list(probes.values()), spread(pooling, wanted, states), allow_unused=True
-        )
+        gradients = _at_probes(states, probes, spread(pooling, wanted, states))
     found = {
-        name: pooling(torch.zeros_like(probe) if gradient is None else gradient) * pooling.counts.unsqueeze(1)
-        for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
+        name: torch.stack([pooling(run) for run in runs]).sum(0) * pooling.counts.unsqueeze(1)
+        for name, runs in gradients.items()
     }
     check_gradients(host, found)
+    return {name: found.get(name, pooling(torch.zeros_like(runs[0]))) for name, runs in probes.items()}
+
+
+def _at_probes(of: Tensor, probes: Probes, given: Tensor | None = None) -> dict[str, list[Tensor]]:
+    """The gradients at the outputs of slots, by slot, of every run that ``of`` depends on; slots without one have none.
+
+    ``given`` is the gradient of ``of``, where that is no single number.
+    """
+    places = [(name, zeros) for name, runs in probes.items() for zeros in runs]
+    gradients = torch.autograd.grad(of, [zeros for _, zeros in places], given, allow_unused=True)
+    found: dict[str, list[Tensor]] = {}
+    for (name, _), gradient in zip(places, gradients, strict=True):
+        if gradient is not None:
+            found.setdefault(name, []).append(gradient.detach())
     return found
 
 
@@ -185,12 +200,11 @@ def spread(pooling: Pooling, rows: Tensor, states: Tensor) -> Tensor:
     return made.to(states)
 
 
-def _of_loss(host: Host, loss: Tensor, probes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients of one text's loss at slots, a row a token, (T, D)."""
-    gradients = torch.autograd.grad(loss, list(probes.values()), allow_unused=True)
+def _of_loss(host: Host, loss: Tensor, probes: Probes) -> dict[str, Tensor]:
+    """The gradients of one text's loss at the slots that it depends on, a row a token of every run, (T, D)."""
     found = {
-        name: (torch.zeros_like(probe) if gradient is None else gradient).detach().flatten(0, -2).cpu().double()
-        for (name, probe), gradient in zip(probes.items(), gradients, strict=True)
+        name: torch.cat([run.flatten(0, -2).cpu().double() for run in runs])
+        for name, runs in _at_probes(loss, probes).items()
     }
     check_gradients(host, found)
     return found
