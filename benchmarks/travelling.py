@@ -6,6 +6,9 @@
 LoRAs on the origin of `benchmarks/upgrades.toml`, with its settings and seeds, trained plainly and with each option of
 `peftport train` that is made for portability, are tested at home, and copied to the relative and the drifted receiver:
 as they are, and after the further steps there. Differences to plain training are paired over seeds and test items.
+
+"by turns" is no option of `train`: as many steps, on the relative and on the origin in turn (Adam starts anew at each
+turn), so that the drifted receiver alone is an update that the module has not seen.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from peftport.porting import porter_named
 from peftport.tasks import load_task
 from peftport.tasks.kinds.classification import as_scores
 from peftport.techniques import make_spec
+from peftport.techniques.base import TechniqueSpec
 from peftport.training.bound_task import BoundTask, Start
 
 OUT = Path(__file__).parent / "results" / "travelling.json"
@@ -40,7 +44,19 @@ OPTIONS: dict[str, dict[str, float]] = {
     "mask_ffn=0.1": {"mask_ffn": 0.1},
     "drop_ffn=0.1, mask_ffn=0.1": {"drop_ffn": 0.1, "mask_ffn": 0.1},
 }
-RECEIVERS = ("relative", "drifted")
+BY_TURNS, TURNS, SEEN = "by turns", 4, "relative"
+RECEIVERS = (SEEN, "drifted")
+
+
+def by_turns(hosts: Sequence[BoundTask], spec: TechniqueSpec) -> list[Module]:
+    """A fresh module a seed, trained on these hosts of one shape in turn; its numbers go on as they are."""
+    rate, steps = PLAN["learning_rates"][spec.kind], PLAN["origin_steps"] // TURNS
+    starts = [Start(hosts[-1].fresh(spec, seed), seed) for seed in SEEDS]
+    for turn in range(TURNS):
+        on = hosts[turn % len(hosts)]
+        kept = [one[steps] for one in on.train(spec, starts, (steps,), rate)]
+        starts = [Start(one.matrices, 1000 * (turn + 1) + seed) for seed, one in zip(SEEDS, kept, strict=True)]
+    return [hosts[-1].module(spec, one, seed, rate) for seed, one in zip(SEEDS, kept, strict=True)]
 
 
 def tests_away(away: BoundTask, modules: Sequence[Module]) -> Iterator[tuple[int, list[Any]]]:
@@ -54,10 +70,13 @@ def tests_away(away: BoundTask, modules: Sequence[Module]) -> Iterator[tuple[int
 
 
 def rows_of(option: str, home: BoundTask, away: Mapping[str, BoundTask]) -> Iterator[dict[str, Any]]:
-    """The tests of modules that were trained with an option: at home, and on each receiver."""
-    disturbed = replace(home, settings=SETTINGS.model_copy(update=OPTIONS[option]))
+    """The tests of modules that were trained with an option, or by turns: at home, and on each receiver."""
     spec = make_spec("lora")
-    modules = trained(disturbed, spec, PLAN["origin_steps"])
+    if option == BY_TURNS:
+        modules = by_turns([replace(away[SEEN], task=home.task), home], spec)
+    else:
+        disturbed = replace(home, settings=SETTINGS.model_copy(update=OPTIONS[option]))
+        modules = trained(disturbed, spec, PLAN["origin_steps"])
     tests = [as_scores(one) for one in home.test(spec, [home.startable(module) for module in modules])]
     yield {"where": "home", **row(option, 0, tests, 0.0)}
     for name, bound_task in away.items():
@@ -97,7 +116,7 @@ def main() -> None:
     ours, theirs = halves(load_task(PLAN["task"]))
     home = bound(PLAN["origin"], ours)
     away = {name: bound(PLAN["receivers"][name], theirs) for name in RECEIVERS}
-    for option in OPTIONS:
+    for option in (*OPTIONS, BY_TURNS):
         if any(each["arm"] == option for each in rows):
             continue
         rows += list(rows_of(option, home, away))
