@@ -101,7 +101,9 @@ def test_several_methods_are_tried_and_one_is_kept(
     close = [name for name in known if not by_name[name]["told_apart"]]
     assert selection["chosen"] == close[0] == found["method"]
 
-    document(peftport("port", modules["prefix"], *more, "--method", selection["chosen"], "--out", alone, "--json"))
+    chosen = selection["chosen"]
+    again = peftport("port", modules["prefix"], *more, "--method", chosen, "--out", alone, "--json")
+    assert (again.code, again.err) == (0, f"--task is not used by {chosen}\n")
     assert (out / "module.safetensors").read_bytes() == (alone / "module.safetensors").read_bytes()
     tested = document(peftport("evaluate", hosts["bert-updated"], reviews, "--module", out, "--json"))
     assert tested["accuracy"] == selection["test_accuracy"] and tested["n_items"] == selection["test_items"]
