@@ -12,11 +12,13 @@ from peftport.core.errors import BadRequest
 from peftport.core.progress import Silent
 from peftport.hosts.host import Host
 from peftport.modules.module import HEAD, Module
+from peftport.objectives.label_tokens import LabelTokens
 from peftport.objectives.linear import Linear
 from peftport.objectives.prototype import Prototype
 from peftport.porting import porter_named
 from peftport.tasks.task import Dropped, Split, Task
 from peftport.training.bound_task import BoundTask
+from peftport.training.evaluation import predict_entries
 from peftport.training.loop import TrainSettings
 from peftport.workflows.distill import DistillOptions, distill, taught_targets
 from peftport.workflows.port_inputs import TaskLosses, open_port_inputs, read_texts
@@ -59,6 +61,36 @@ def test_the_new_module_says_what_the_old_one_says(technique: str) -> None:
     assert (record.method, record.origin, record.receiver) == ("distill", module.host, away.host.fingerprint)
     assert record.settings == {"steps": 60, "texts": len(TEXTS), "seed": 0}
     assert made.spec == SPECS[technique] and made.host == away.host.fingerprint
+
+
+WORDINGS = {  # of one token, and of several that hang together
+    "words": TOY,
+    "phrases": TOY.model_copy(
+        update={"words": ("a terrible film", "great"), "masked_words": ("terrible film", "great film")}
+    ),
+}
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+@pytest.mark.parametrize("model_type", ["bert", "gpt2", "llama", "t5", "bart"])
+def test_label_words_learn_probabilities(model_type: str, wording: str) -> None:
+    """The loss is the cross-entropy among the labels by their losses as right ones, and a student comes to say them."""
+    host, task = pico_host(model_type, 1, dtype=torch.float64), WORDINGS[wording]
+    readout = LabelTokens(host, task, 24)
+    rows = readout.encode(TEXTS[:6])
+    taught = torch.from_numpy(np.random.default_rng(0).dirichlet((1.0, 1.0), size=6))
+    with torch.no_grad():
+        as_right = torch.stack([readout.loss(rows, torch.full((6,), label), None, 0) for label in (0, 1)], 1)
+        expected = -(taught * torch.log_softmax(-as_right, 1)).sum(1)
+        torch.testing.assert_close(readout.loss(rows, taught, None, 0), expected)
+
+    home, away = bound_task(named(pico_host("bert"), "home")), bound_task(named(pico_host(model_type, 1), "away"))
+    away = replace(away, readout=LabelTokens(away.host, task, 24))
+    module = a_module(home.host)
+    made = distill(module, home, away, TEXTS, DistillOptions(steps=120, learning_rate=0.03, spec=SPECS["lora"]))
+    wanted, found = (taught_targets(one, on, TEXTS, Silent()) for one, on in ((module, home), (made, away)))
+    bare = away.readout.taught(predict_entries(away.host, away.readout, None, [], away.readout.encode(TEXTS))[0])
+    assert np.abs(found - wanted).mean() < 0.9 * np.abs(bare - wanted).mean()
 
 
 def test_distilling_is_refused_without_texts_or_with_other_labels() -> None:
