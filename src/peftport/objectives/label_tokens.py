@@ -6,8 +6,8 @@ encoder-decoder   the decoder says the words                       "Is this revi
 decoder           the words follow the prompt's last position      "Review: ... Sentiment:"
 masked LM         the words fill masks, as many as they have tokens "... It was [MASK]."
 
-Training minimises -score of the right label over the whole vocabulary, which is the language-model loss. All labels
-are scored in one pass; nothing is generated.
+Training minimises -score of the right label over the whole vocabulary, which is the language-model loss; distilling,
+the cross-entropy among the labels. All labels are scored in one pass; nothing is generated.
 """
 
 from __future__ import annotations
@@ -66,7 +66,13 @@ class LabelTokens(LabelScorer):
         return self._sequence_log_probability(logits, self.tokens, self.counted)
 
     def loss(self, rows: Sequence[Row], targets: Tensor, head: Head, shift: int) -> Tensor:
-        """Negative log-probability of the right label's words, (N,)."""
+        """Negative log-probability of the right label's words, (N,).
+
+        Where the targets are the probabilities of the labels, (N, C), it is the cross-entropy to these, among the
+        labels alone: what else the host might say is no lesson.
+        """
+        if targets.is_floating_point():
+            return super().loss(rows, targets, head, shift)
         said = [self.labels[int(label)] for label in targets]
         logits = self._logits(rows, said if self._branches() else None, shift)  # (N, S, V)
         return -self._sequence_log_probability(logits, self.tokens[targets], self.counted[targets])
