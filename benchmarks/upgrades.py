@@ -364,7 +364,7 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
     """Whether each method passes the gate on one pair and technique, by Holm over methods and rivals."""
     methods = [a for a in arms_of(rows) if a not in FRAMES and a != "resize"]
     found, above = {arm: contrasts(rows, arm, MORE) for arm in methods}, PLAN["gate"]["above"]
-    if any(name not in of_arm for of_arm in found.values() for name in above):
+    if not methods or any(name not in of_arm for of_arm in found.values() for name in above):
         return {}  # not all was run yet
     p = holm(np.array([float(found[arm][name].p[0]) for arm in methods for name in above])).reshape(len(methods), -1)
     return {

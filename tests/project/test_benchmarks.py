@@ -182,6 +182,16 @@ def test_what_is_written_of_modules_that_travel_is_what_was_measured(monkeypatch
     assert "\n".join(markdown(rows)) in page
 
 
+def test_what_is_written_of_the_lost_change_is_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/results.md has the table that `benchmarks/lost_change.py --table` prints."""
+    monkeypatch.delenv("DECLARED", raising=False)
+    from lost_change import OUT, markdown
+
+    rows = json.loads(OUT.read_text(encoding="utf-8"))["rows"]
+    page = (BENCHMARKS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "\n".join(markdown(rows)).strip() in page
+
+
 def test_texts_without_labels_are_new_to_the_module() -> None:
     from unlabelled import TEXTS, others, unseen
 
