@@ -106,7 +106,9 @@ class Crossed:
     def contrast(self, weights: npt.ArrayLike) -> Estimates:
         """The weighted sum of the arms in every group; weights (K,) or (G, K)."""
         w = np.broadcast_to(np.asarray(weights, dtype=np.float64), self.mean.shape)
-        seed, item, rest = (_form(w, part, w) for part in (self.by_seed, self.by_item, self.rest))
+        # Arms that are alike cancel out, but for rounding, which may leave less than nothing.
+        seed, item = (np.maximum(_form(w, part, w), 0.0) for part in (self.by_seed, self.by_item))
+        rest = _form(w, self.rest, w)
         variance = np.maximum(seed + item - rest, (seed + item) / 2)  # the rest counts for half of the sum at most
         return Estimates((w * self.mean).sum(1), variance, self._df(variance, seed, item, rest))
 
