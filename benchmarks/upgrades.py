@@ -4,6 +4,8 @@
         writes benchmarks/results/upgrades/RECEIVER-TECHNIQUE.json, arm after arm: what is there is not done again
     PYTHONPATH=src:benchmarks python benchmarks/upgrades.py --table
         prints what is there as Markdown, and whether a method passes the gate
+    PYTHONPATH=src:benchmarks python benchmarks/upgrades.py --between RECEIVER-TECHNIQUE ARM STEPS ARM STEPS
+        prints the difference of two arms, after so many further steps each, of which the table has none
     DECLARED=upgrades_confirmed ...
         does either for another declaration of this folder
 
@@ -38,7 +40,7 @@ import numpy.typing as npt
 import torch
 from machine import machine_facts
 
-from peftport.analysis.stats.crossed import Estimates, crossed_from_items
+from peftport.analysis.stats.crossed import Estimates, crossed_from_items, crossed_from_means
 from peftport.analysis.stats.permutation import holm
 from peftport.core.errors import PeftportError
 from peftport.core.hashing import rng_for
@@ -417,6 +419,17 @@ def line(rows: Sequence[Mapping[str, Any]], arm: str, won: bool) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def between(stem: str, one: str, steps: str, other: str, other_steps: str) -> str:
+    """The difference of two rows of a file: of what is right over seeds and items, and of the measure over seeds."""
+    found = {(each["arm"], str(each["steps"])): each for each in read(RESULTS / f"{stem}.json") if "steps" in each}
+    pair = [found[one, steps], found[other, other_steps]]
+    right = crossed_from_items(np.stack([bits(each) for each in pair])[None])
+    measured = np.array([each[MEASURE.name] for each in pair])[None]  # (1, 2, S)
+    seeds = crossed_from_means(measured, np.zeros((1, 2)), np.array([PLAN["items"]]))
+    of_right, of_measure = (interval(each.contrast([1.0, -1.0])) for each in (right, seeds))
+    return f"right {of_right}; {MEASURE.title}, over seeds, {of_measure}"
+
+
 def interval(of: Estimates) -> str:
     """An estimate and its 95 % interval."""
     estimate, margin = float(of.estimate[0]), float(of.margin(0.95)[0])
@@ -430,7 +443,11 @@ def main() -> None:
     parser.add_argument("--techniques", default=",".join(PLAN["techniques"]))
     parser.add_argument("--arms", nargs="+", default=PLANNED, choices=[*UNTRAINED, *ARMS], metavar="ARM")
     parser.add_argument("--table", action="store_true", help="print what is there, measure nothing")
+    parser.add_argument("--between", nargs=5, metavar=("FILE", "ARM", "STEPS", "ARM", "STEPS"), help="two rows")
     asked = parser.parse_args()
+    if asked.between:
+        print(between(*asked.between))
+        return
     if asked.table:
         print("\n".join(markdown()))
         return
